@@ -1,0 +1,1 @@
+"""One module per client dialect: parse a body into a contract, format a result, shape an error."""

@@ -1,0 +1,1 @@
+"""Runtime sessions over one model each: token ids in, arrays out."""

@@ -1,0 +1,108 @@
+"""Every error this project raises on purpose, with the HTTP status it means.
+
+It does not know any dialect's body shape: dialects format these, one handler each.
+
+BlitzError
+├── InvalidInput            400  the caller can fix it; `field` names what
+│   ├── EmptyInput          400  nothing to embed
+│   └── InputTooLong        400  more tokens than the model reads, truncation off
+├── PayloadTooLarge         413  body, inputs or tokens over a limit
+├── UnsupportedMediaType    415  a content type we do not read
+├── UnknownModel            404  no such model in the store
+├── Overloaded              429  the queue is full; `retry_after_s`
+├── Unavailable             503  not now; `retry_after_s` when known
+│   ├── ModelLoadFailed     503  the model is there but did not load
+│   └── StoreUnavailable    503  the model store did not answer
+├── BackendFailed           502  a backend broke the contract or the connection
+├── DeadlineExceeded        504  the caller's or our time is up
+└── Misconfigured           500  settings or files are wrong: fail at load
+    └── InvalidArtefact     500  a model's files do not match their manifest
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class BlitzError(Exception):
+    """Base of the tree. `str(error)` is safe to show to a client.
+
+    field: dotted path of the offending request field, e.g. "input[3]"; None if none.
+    retry_after_s: seconds after which a retry may work; None if unknown.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(
+        self, message: str, *, field: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.retry_after_s = retry_after_s
+
+
+class InvalidInput(BlitzError):
+    status = 400
+    code = "invalid_input"
+
+
+class EmptyInput(InvalidInput):
+    code = "empty_input"
+
+
+class InputTooLong(InvalidInput):
+    code = "input_too_long"
+
+
+class PayloadTooLarge(BlitzError):
+    status = 413
+    code = "payload_too_large"
+
+
+class UnsupportedMediaType(BlitzError):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class UnknownModel(BlitzError):
+    status = 404
+    code = "model_not_found"
+
+
+class Overloaded(BlitzError):
+    status = 429
+    code = "overloaded"
+
+
+class Unavailable(BlitzError):
+    status = 503
+    code = "unavailable"
+
+
+class ModelLoadFailed(Unavailable):
+    code = "model_load_failed"
+
+
+class StoreUnavailable(Unavailable):
+    code = "store_unavailable"
+
+
+class BackendFailed(BlitzError):
+    status = 502
+    code = "backend_failed"
+
+
+class DeadlineExceeded(BlitzError):
+    status = 504
+    code = "deadline_exceeded"
+
+
+class Misconfigured(BlitzError):
+    status = 500
+    code = "misconfigured"
+
+
+class InvalidArtefact(Misconfigured):
+    code = "invalid_artefact"

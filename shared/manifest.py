@@ -1,0 +1,154 @@
+"""What a published model is: the one description that builder, store and server share.
+
+A manifest is `NAME/REVISION/manifest.json`, written last, so that its presence means every file it
+lists is there. `NAME/current` (JSON, device -> revision) points at what is served. This module does
+not know where files live.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from shared.errors import InvalidArtefact, InvalidInput
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+POINTER_FILE = "current"
+
+Device: TypeAlias = Literal["cpu", "gpu"]
+Target: TypeAlias = Literal["cpu-int8", "cpu-fp32", "gpu-fp16"]
+Pooling: TypeAlias = Literal["mean", "cls", "max", "last", "weighted_mean"]
+Activation: TypeAlias = Literal["identity", "tanh", "relu"]
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One artefact: a flat file name, size in bytes, sha256 as lower-case hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Dense(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A sentence-transformers Dense layer after pooling. file: safetensors with `weight` (out, in), `bias`?"""
+
+    file: str
+    activation: Activation
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the weights came from: a hub id, package or folder name, and its revision or content hash."""
+
+    name: str
+    revision: str
+
+
+class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Measured through the serving code against the FP32 original, on the machine that built it."""
+
+    cosine_mean: float
+    cosine_p01: float
+    cosine_min: float
+    batch_max_abs_diff: float
+    load_s: float
+    texts_per_s: float
+    evaluations: dict[str, float] = {}
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A published model.
+
+    max_tokens: longest input the model reads, special tokens included.
+    dimensions: length of the full vector. matryoshka_dimensions: lengths it was trained to be cut to.
+    prompts: name -> text prepended; default_prompt: the one used when a request names none.
+    normalize: whether the original ends in a Normalize module (what "the model's own vector" means).
+    tools: name -> version of what built it.
+    """
+
+    schema_version: int
+    name: str
+    revision: str
+    task: Literal["embedding"]
+    target: Target
+    architecture: str
+    source: Source
+    files: tuple[File, ...]
+    model_file: str
+    tokenizer_file: str
+    pad_token_id: int
+    max_tokens: int
+    dimensions: int
+    pooling: Pooling
+    normalize: bool
+    matryoshka_dimensions: tuple[int, ...] = ()
+    prompts: dict[str, str] = {}
+    default_prompt: str | None = None
+    dense: tuple[Dense, ...] = ()
+    tools: dict[str, str] = {}
+    quality: Quality | None = None
+
+    @property
+    def device(self) -> Device:
+        return "gpu" if self.target.startswith("gpu") else "cpu"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def check_name(name: str, *, field: str = "model") -> str:
+    """Return `name` if it can be a model's name; InvalidInput otherwise.
+
+    The pattern is what keeps a name inside the store: no separators, no leading or trailing dot.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(
+            "a model name is 1 to 128 letters, digits, '.', '_' or '-', "
+            "and begins and ends with a letter or digit",
+            field=field,
+        )
+    return name
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Parse and check a manifest. Raises InvalidArtefact that says what is wrong."""
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise InvalidArtefact(f"the manifest is not valid: {error}") from error
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise InvalidArtefact(
+            f"the manifest has schema {manifest.schema_version}; this version reads {SCHEMA_VERSION}"
+        )
+    names = {file.name for file in manifest.files}
+    for name in names:
+        if not _FILE.fullmatch(name):
+            raise InvalidArtefact("the manifest lists a file name with a path or odd characters")
+    needed = {manifest.model_file, manifest.tokenizer_file, *(d.file for d in manifest.dense)}
+    if missing := needed - names:
+        raise InvalidArtefact(f"the manifest does not list {', '.join(sorted(missing))}")
+    return manifest
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Pretty JSON, stable field order, one trailing newline."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def decode_pointer(data: bytes) -> dict[Device, str]:
+    """Parse `NAME/current`: device -> revision. Raises InvalidArtefact."""
+    try:
+        return msgspec.json.decode(data, type=dict[Device, str])
+    except msgspec.DecodeError as error:
+        raise InvalidArtefact(f"the pointer '{POINTER_FILE}' is not valid: {error}") from error
+
+
+def encode_pointer(revisions: dict[Device, str]) -> bytes:
+    return msgspec.json.encode(revisions, order="sorted") + b"\n"

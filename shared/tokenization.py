@@ -1,0 +1,91 @@
+"""Text to ids: the only user of the `tokenizers` library.
+
+Knows a model's longest input; does not know batches, prompts' names or padding.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer as HfTokenizer
+
+from shared.contracts import TextInput, TruncationSide
+from shared.errors import InputTooLong, InvalidArtefact, InvalidInput
+
+
+class Tokenizer:
+    """Encodes texts as the model's own tokenizer does, special tokens included. Thread-safe.
+
+    Truncation is state of the underlying object, so each way of truncating has an object of its own:
+    requests that differ in it never see each other's setting.
+    """
+
+    def __init__(self, serialized: str, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self._serialized = serialized
+        self._lock = threading.Lock()
+        self._by_side: dict[TruncationSide | None, HfTokenizer] = {}
+        self._vocabulary_size = self._for_side("right").get_vocab_size(with_added_tokens=True)
+
+    @classmethod
+    def from_file(cls, path: Path, max_tokens: int) -> Tokenizer:
+        """Read a `tokenizer.json`. Raises InvalidArtefact."""
+        try:
+            return cls(path.read_text("utf-8"), max_tokens)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise InvalidArtefact(f"{path.name} is not a tokenizer this version reads") from error
+
+    def encode(
+        self,
+        inputs: Sequence[TextInput],
+        *,
+        truncate: bool = True,
+        side: TruncationSide = "right",
+        prefix: str = "",
+    ) -> list[list[int]]:
+        """Ids of each input, at most `max_tokens` long.
+
+        prefix: prepended to texts; inputs that are ids already are taken as they are.
+        Raises InputTooLong if `truncate` is off and an input does not fit, InvalidInput for ids
+        that are not in the vocabulary.
+        """
+        tokenizer = self._for_side(side if truncate else None)
+        texts = [prefix + item for item in inputs if isinstance(item, str)]
+        encoded = iter(tokenizer.encode_batch_fast(texts))
+        result = []
+        for index, item in enumerate(inputs):
+            if isinstance(item, str):
+                ids = next(encoded).ids
+            else:
+                ids = self._checked_ids(item, index)
+                if truncate:
+                    ids = ids[: self.max_tokens] if side == "right" else ids[-self.max_tokens :]
+            if len(ids) > self.max_tokens:
+                raise InputTooLong(
+                    f"the input has {len(ids)} tokens, the model reads {self.max_tokens}: "
+                    "shorten it or set truncate",
+                    field=f"input[{index}]",
+                )
+            result.append(ids)
+        return result
+
+    def _checked_ids(self, ids: Sequence[int], index: int) -> list[int]:
+        if not all(0 <= token < self._vocabulary_size for token in ids):
+            raise InvalidInput(
+                f"token ids must be between 0 and {self._vocabulary_size - 1}, this model's vocabulary",
+                field=f"input[{index}]",
+            )
+        return list(ids)
+
+    def _for_side(self, side: TruncationSide | None) -> HfTokenizer:
+        with self._lock:
+            if side not in self._by_side:
+                tokenizer = HfTokenizer.from_str(self._serialized)
+                tokenizer.no_padding()
+                tokenizer.no_truncation()
+                if side is not None:
+                    tokenizer.enable_truncation(self.max_tokens, direction=side)
+                self._by_side[side] = tokenizer
+            return self._by_side[side]
