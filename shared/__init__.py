@@ -1,1 +1,1 @@
-"""What every role shares: contracts, the model layer, routing. Imports nothing of ours outside itself."""
+"""What every role shares: contracts, the model layer, routing. Imports nothing else of ours."""

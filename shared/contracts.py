@@ -85,7 +85,7 @@ class ModelState:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What callers may know of a published model. created: Unix seconds of its publication, 0 if unknown."""
+    """What callers may know of a published model. created: Unix seconds, 0 if unknown."""
 
     name: str
     revision: str

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """At least 1. The smaller of the affinity mask and the cgroup (v2, then v1) CPU quota, rounded up."""
+    """At least 1: the smaller of the affinity mask and the cgroup (v2, v1) CPU quota, rounded up."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota_v2(cgroup) or _quota_v1(cgroup)
     return max(1, min(affinity, math.ceil(quota))) if quota else affinity

@@ -36,14 +36,14 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Dense(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A sentence-transformers Dense layer after pooling. file: safetensors with `weight` (out, in), `bias`?"""
+    """A Dense layer after pooling. file: safetensors with `weight` (out, in) and maybe `bias` (out,)."""
 
     file: str
     activation: Activation
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the weights came from: a hub id, package or folder name, and its revision or content hash."""
+    """Where the weights came from: a hub id, package or folder name; its revision or content hash."""
 
     name: str
     revision: str

@@ -24,6 +24,7 @@ class Settings:
     role: which app this process is: router or cpu.
     model_store: file://FOLDER, or https://ACCOUNT.blob.core.windows.net/CONTAINER.
     storage_connection_string: for Azurite or key access; otherwise DefaultAzureCredential.
+    default_model: what a request that names no model gets; empty: the only model there is.
     cpu_backend_url: where the router finds the CPU backend; empty: in this process.
     cache_dir, cache_disk_bytes: local copies of blobs, and how much they may take
         (Flex Consumption has 0.8 GB of temporary storage).
@@ -42,6 +43,7 @@ class Settings:
     role: str = "router"
     model_store: str = "file://.blitz/models"
     storage_connection_string: str = ""
+    default_model: str = ""
     cpu_backend_url: str = ""
     cache_dir: Path = Path(tempfile.gettempdir()) / "blitz-models"
     cache_disk_bytes: int = 600_000_000

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from shared.errors import InvalidArtefact, InvalidInput
+from shared.manifest import (
+    File,
+    Manifest,
+    Source,
+    check_name,
+    decode_manifest,
+    decode_pointer,
+    encode_manifest,
+    encode_pointer,
+)
+
+MANIFEST = Manifest(
+    schema_version=1,
+    name="m",
+    revision="r1",
+    task="embedding",
+    target="cpu-int8",
+    architecture="BertModel",
+    source=Source("somewhere", "1.0"),
+    files=(File("model.onnx", 10, "00"), File("tokenizer.json", 5, "11")),
+    model_file="model.onnx",
+    tokenizer_file="tokenizer.json",
+    pad_token_id=0,
+    max_tokens=256,
+    dimensions=384,
+    pooling="mean",
+    normalize=True,
+)
+
+
+def test_a_manifest_survives_writing_and_reading() -> None:
+    """What the builder wrote is what the server reads."""
+    assert decode_manifest(encode_manifest(MANIFEST)) == MANIFEST
+    assert MANIFEST.size == 15
+    assert MANIFEST.device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 2}, "schema 2"),
+        ({"pooling": "median"}, r"\$.pooling"),
+        ({"surprise": 1}, "surprise"),
+        ({"model_file": "other.onnx"}, "does not list other.onnx"),
+        ({"files": [{"name": "../x", "size": 1, "sha256": ""}]}, "file name"),
+    ],
+)
+def test_a_manifest_that_is_not_right_is_refused(change: dict[str, object], message: str) -> None:
+    """Unknown fields, newer schemas, missing files and paths all stop the load."""
+    content = msgspec.to_builtins(MANIFEST) | change
+    with pytest.raises(InvalidArtefact, match=message):
+        decode_manifest(msgspec.json.encode(content))
+
+
+def test_the_pointer_holds_a_revision_per_device() -> None:
+    """Publishing for one device leaves the other's revision alone."""
+    assert encode_pointer({"gpu": "b", "cpu": "a"}) == b'{"cpu":"a","gpu":"b"}\n'
+    assert decode_pointer(b'{"cpu":"a"}') == {"cpu": "a"}
+    with pytest.raises(InvalidArtefact):
+        decode_pointer(b'{"tpu":"a"}')
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..", "../m", "a/b", "a\\b", ".m", "m.", "m\n", "a%2fb", "ä", "x" * 129]
+)
+def test_names_that_could_leave_the_store_are_refused(name: str) -> None:
+    """No separator, no dot at an end, no odd character."""
+    with pytest.raises(InvalidInput):
+        check_name(name)
+
+
+@pytest.mark.parametrize("name", ["a", "all-MiniLM-L6-v2", "e5_small.v2", "x" * 128])
+def test_usual_names_pass(name: str) -> None:
+    """Names come back unchanged."""
+    assert check_name(name) == name

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer as HfTokenizer
+from tokenizers import models, pre_tokenizers, processors
+
+from shared.errors import InputTooLong, InvalidArtefact, InvalidInput
+from shared.tokenization import Tokenizer
+
+VOCABULARY = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3, "b": 4, "c": 5, "d": 6}
+
+
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    hf = HfTokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
+    hf.pre_tokenizer = pre_tokenizers.Whitespace()
+    hf.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    return Tokenizer(hf.to_str(), max_tokens=4)
+
+
+def test_long_texts_are_cut_on_the_side_asked_for(tokenizer: Tokenizer) -> None:
+    """Special tokens stay; the text loses its end or its beginning."""
+    assert tokenizer.encode(["a b c d"]) == [[1, 3, 4, 2]]
+    assert tokenizer.encode(["a b c d"], side="left") == [[1, 5, 6, 2]]
+
+
+def test_without_truncation_a_long_text_is_an_error_that_names_it(tokenizer: Tokenizer) -> None:
+    """The second input is the long one."""
+    with pytest.raises(InputTooLong, match="6 tokens, the model reads 4") as caught:
+        tokenizer.encode(["a", "a b c d"], truncate=False)
+    assert caught.value.field == "input[1]"
+
+
+def test_ids_are_taken_as_they_are_between_texts(tokenizer: Tokenizer) -> None:
+    """Order is kept when texts and ids are mixed; ids are cut like texts."""
+    assert tokenizer.encode(["a", (6, 5, 4, 3, 3), "b"]) == [[1, 3, 2], [6, 5, 4, 3], [1, 4, 2]]
+    assert tokenizer.encode([(6, 5, 4, 3, 3)], side="left") == [[5, 4, 3, 3]]
+
+
+def test_ids_outside_the_vocabulary_are_refused(tokenizer: Tokenizer) -> None:
+    """An id of another vocabulary must not reach the embedding table."""
+    with pytest.raises(InvalidInput, match="between 0 and 6") as caught:
+        tokenizer.encode([(1, 7)])
+    assert caught.value.field == "input[0]"
+
+
+def test_a_prompt_is_put_before_texts_only(tokenizer: Tokenizer) -> None:
+    """Ids carry their own prompt, if any."""
+    assert tokenizer.encode(["b", (4,)], prefix="a ") == [[1, 3, 4, 2], [4]]
+
+
+def test_a_broken_file_is_an_invalid_artefact(tmp_path: Path) -> None:
+    """The error names the file, not its folder."""
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(InvalidArtefact, match=r"^tokenizer.json is not"):
+        Tokenizer.from_file(tmp_path / "tokenizer.json", 4)

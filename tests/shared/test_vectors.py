@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from shared.manifest import Pooling
+from shared.vectors import DenseLayer, apply_dense, finish, pool
+
+HIDDEN = np.array([[[1, 0], [3, 4], [9, 9]], [[2, 6], [0, 0], [0, 0]]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        ("mean", [[2, 2], [2, 6]]),
+        ("cls", [[1, 0], [2, 6]]),
+        ("max", [[3, 4], [2, 6]]),
+        ("last", [[3, 4], [2, 6]]),
+        ("weighted_mean", [[7 / 3, 8 / 3], [2, 6]]),
+    ],
+)
+def test_pooling_never_reads_padding(pooling: Pooling, expected: list[list[float]]) -> None:
+    """Row 0 has two tokens, row 1 has one; what lies beyond them changes nothing."""
+    np.testing.assert_allclose(pool(HIDDEN, [2, 1], pooling), expected, rtol=1e-6)
+
+
+def test_a_row_is_the_same_bits_alone_and_among_others() -> None:
+    """Mean pooling must not sum in an order that depends on batch-mates."""
+    hidden = np.random.default_rng(0).standard_normal((32, 57, 384)).astype(np.float32)
+    lengths = [57 - row for row in range(32)]
+    together = pool(hidden, lengths, "mean")
+    for row, length in enumerate(lengths):
+        alone = pool(hidden[row : row + 1, :length], [length], "mean")
+        assert np.array_equal(alone[0], together[row])
+
+
+def test_truncation_comes_before_normalisation() -> None:
+    """A shortened vector has unit length again."""
+    vectors = finish(np.array([[3, 4, 12]], np.float32), 2, True)
+    np.testing.assert_allclose(vectors, [[0.6, 0.8]], rtol=1e-6)
+
+
+def test_raw_vectors_keep_their_length_and_zeros_stay_zero() -> None:
+    """Normalising is optional, and never divides by zero."""
+    assert finish(np.array([[3, 4]], np.float32), None, False).tolist() == [[3, 4]]
+    assert finish(np.zeros((1, 2), np.float32), None, True).tolist() == [[0, 0]]
+
+
+def test_a_dense_layer_is_torchs_linear_then_its_activation() -> None:
+    """weight is (out, in), as torch stores it."""
+    layer = DenseLayer(np.array([[1, 2], [0, -1]], np.float32), np.array([1, 1], np.float32), "relu")
+    assert apply_dense(np.array([[1, 3]], np.float32), layer).tolist() == [[8, 0]]

@@ -1,0 +1,61 @@
+"""The house rules that a reviewer would otherwise have to remember."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ALLOWED = {
+    "shared": {"shared"},
+    "functions": {"functions", "shared"},
+    "model_build": {"model_build", "shared"},
+}
+OURS = {"shared", "functions", "model_build", "tests", "infra", "function_app"}
+
+
+def _imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_imports_point_one_way(package: str) -> None:
+    """functions -> shared <- model_build, and nothing else."""
+    for path in (ROOT / package).rglob("*.py"):
+        assert _imports(path) & OURS <= ALLOWED[package], path.name
+
+
+def test_nothing_that_serves_imports_a_builder_or_a_pickle() -> None:
+    """The router and the CPU app never need torch, and no served byte is unpickled."""
+    for package in ("shared", "functions"):
+        for path in (ROOT / package).rglob("*.py"):
+            forbidden = {"sentence_transformers", "transformers", "pickle", "msgpack_numpy"}
+            assert not _imports(path) & forbidden, path.name
+
+
+def test_only_settings_and_entry_points_touch_the_environment() -> None:
+    """`os.environ` is handed to Settings.from_env by entry points and read nowhere else."""
+    entry_points = {ROOT / "functions" / "local.py"}
+    for package in ("shared", "functions", "model_build"):
+        for path in set((ROOT / package).rglob("*.py")) - entry_points:
+            used = {
+                n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)
+            }
+            assert not used & {"environ", "getenv"}, path.name
+
+
+def test_the_zip_apps_requirements_are_pinned_and_hold_no_torch() -> None:
+    """Flex Consumption builds requirements.txt into router and CPU app."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    packages = [line for line in lines if line and not line.startswith("#")]
+    assert packages
+    assert all("==" in line for line in packages)
+    assert not any(line.startswith(("torch", "sentence-transformers")) for line in packages)
