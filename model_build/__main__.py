@@ -1,0 +1,220 @@
+"""`python -m model_build MODEL`: export, quantise, evaluate and publish a model; says what it did.
+
+It does not know how any of these steps is done.
+
+Exit codes: 0 done, 2 bad input, 3 a gate failed (nothing is published), 4 the push failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from model_build.sources import Located, locate
+from shared.errors import BlitzError, InvalidInput
+from shared.manifest import MANIFEST_FILE, Manifest, check_name, encode_manifest
+from shared.model_store import ModelStore, open_store_url
+
+BAD_INPUT, GATE_FAILED, PUSH_FAILED = 2, 3, 4
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class CpuTarget(StrEnum):
+    """What the graph runs on, and in which numbers."""
+
+    int8 = "cpu-int8"
+    fp32 = "cpu-fp32"
+
+
+class Progressing:
+    """Steps of the build on stderr: a bar on a terminal, a line each otherwise."""
+
+    def __init__(self, steps: int) -> None:
+        self._console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task = self._bar.add_task("", total=steps)
+
+    def __enter__(self) -> Progressing:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        self._bar.update(self._task, description=name)
+        if not self._console.is_terminal:
+            typer.echo(name, err=True)
+        yield
+        self._bar.advance(self._task)
+
+
+@app.command()
+def build(
+    model: Annotated[str, typer.Argument(help="A folder, a name in models.toml, or a hub id ORG/NAME.")],
+    target: Annotated[CpuTarget, typer.Option(help="What to build.")],
+    name: Annotated[str, typer.Option(help="Publish under this name. Default: MODEL's last part.")] = "",
+    revision: Annotated[
+        str | None, typer.Option(help="Commit, branch or tag of a hub model; a commit is best.")
+    ] = None,
+    push: Annotated[
+        str, typer.Option(help="Publish to this store: file://FOLDER or a blob container's https:// URL.")
+    ] = "",
+    connection_string: Annotated[
+        str,
+        typer.Option(
+            envvar="BLITZ_STORAGE_CONNECTION_STRING",
+            show_default=False,
+            help="For blob containers. Default: DefaultAzureCredential.",
+        ),
+    ] = "",
+    min_cosine: Annotated[
+        float, typer.Option(min=-1, max=1, help="Refuse below this mean cosine with the original.")
+    ] = 0.99,
+    evaluations: Annotated[
+        list[Path] | None,
+        typer.Option("--eval", help="A .tsv of score, a, b, or a BEIR folder. May be repeated."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also keep the built files in this folder.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")
+    ] = False,
+) -> None:
+    """Build MODEL for the CPU, measure it against the original, and publish it.
+
+    Exit codes: 0 done, 2 bad input, 3 a gate failed, 4 the push failed.
+    """
+    # Libraries print to stdout now and then; machines read it.
+    with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        try:
+            store = _open(push, connection_string, folder / "cache") if push else None
+            located = locate(model, revision)
+            check_name(name or located.name, field="name")
+            with Progressing(5) as progress:
+                manifest, short = _make(
+                    folder, located, target, name or located.name, min_cosine, evaluations or [], progress
+                )
+        except BlitzError as error:
+            _fail(error.message, BAD_INPUT, as_json)
+        if short:
+            _fail("not published: " + "; ".join(short), GATE_FAILED, as_json, manifest)
+        status = "built"
+        try:
+            if out is not None:
+                _keep(folder, manifest, out)
+            if store is not None:
+                status = "published" if store.publish(folder, manifest) else "unchanged"
+        except (BlitzError, OSError) as error:
+            message = error.message if isinstance(error, BlitzError) else "--out cannot be written"
+            code = PUSH_FAILED if isinstance(error, BlitzError) else BAD_INPUT
+            _fail(f"the push failed: {message}" if code == PUSH_FAILED else message, code, as_json, manifest)
+    _report(status, manifest, as_json)
+
+
+def _open(url: str, connection_string: str, cache: Path) -> ModelStore:
+    return open_store_url(url, connection_string=connection_string, cache_dir=cache, cache_disk_bytes=1)
+
+
+def _make(
+    folder: Path,
+    located: Located,
+    target: CpuTarget,
+    name: str,
+    min_cosine: float,
+    evaluations: list[Path],
+    progress: Progressing,
+) -> tuple[Manifest, list[str]]:
+    """Fill `folder`; return the manifest with its quality, and which gates it does not pass."""
+    with progress.step("read the model"):
+        # torch takes seconds to import: a mistyped name must not wait for it.
+        from transformers.utils.logging import disable_progress_bar
+
+        from model_build.evaluate import evaluate, read_evaluation, shortfalls
+        from model_build.export import export_onnx, inspect_source, optimize_offline
+        from model_build.int8 import quantize_per_row
+        from model_build.publish import MODEL_FILE, describe
+
+        disable_progress_bar()
+        logging.getLogger("onnxruntime").setLevel(logging.ERROR)
+        tasks = [read_evaluation(path) for path in evaluations]
+        source = inspect_source(located.folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = Path(scratch) / "fp32.onnx"
+        with progress.step("export"):
+            export_onnx(source, graph)
+        with progress.step("quantise" if target is CpuTarget.int8 else "optimise"):
+            if target is CpuTarget.int8:
+                if not quantize_per_row(graph, graph.with_name("int8.onnx")):
+                    raise InvalidInput("the model has no layer that can be INT8", field="target")
+                graph = graph.with_name("int8.onnx")
+            optimize_offline(graph, folder / MODEL_FILE)
+    with progress.step("describe"):
+        manifest = describe(folder, source, located.source, name, target.value)
+    with progress.step("evaluate"):
+        quality = evaluate(folder, manifest, located.folder, source, tasks)
+    return msgspec.structs.replace(manifest, quality=quality), shortfalls(quality, min_cosine)
+
+
+def _keep(folder: Path, manifest: Manifest, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for file in manifest.files:
+        shutil.copyfile(folder / file.name, out / file.name)
+    (out / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+
+
+def _fail(message: str, code: int, as_json: bool, manifest: Manifest | None = None) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    if as_json:
+        _print_json({"status": "failed", "exit_code": code, "error": message, "manifest": manifest})
+    raise typer.Exit(code)
+
+
+def _report(status: str, manifest: Manifest, as_json: bool) -> None:
+    if as_json:
+        _print_json({"status": status, "exit_code": 0, "error": None, "manifest": manifest})
+        return
+    quality = manifest.quality
+    assert quality is not None
+    where = {
+        "built": "built; --push publishes it",
+        "published": "published",
+        "unchanged": "nothing to do: this content was published already",
+    }
+    typer.echo(f"{manifest.name} {manifest.revision} ({manifest.target}): {where[status]}")
+    typer.echo(
+        f"  cosine with the original: mean {quality.cosine_mean:.6f}, "
+        f"1st percentile {quality.cosine_p01:.6f}, min {quality.cosine_min:.6f}"
+    )
+    typer.echo(f"  change with the batch: {quality.batch_max_abs_diff:.1e}")
+    typer.echo(
+        f"  {manifest.size / 1e6:.1f} MB, loads in {quality.load_s:.2f} s, "
+        f"{quality.texts_per_s:.0f} texts/s on this machine"
+    )
+    for task, score in quality.evaluations.items():
+        typer.echo(f"  {task}: {score:.4f}")
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    # The real stdout, also while it is redirected for libraries.
+    print(msgspec.json.encode(value).decode(), file=sys.__stdout__, flush=True)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m model_build")

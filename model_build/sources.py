@@ -1,0 +1,138 @@
+"""MODEL as typed -> a folder of weights on this machine and where it came from.
+
+It does not know what is in the folder: export.py reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from shared.errors import InvalidInput, Unavailable
+from shared.manifest import Source
+
+CATALOGUE = Path(__file__).with_name("models.toml")
+
+# What a model is made of here. Pickles (*.bin, *.pt) are never fetched, code (*.py) neither.
+_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model")
+_OTHER_FORMATS = ("onnx/*", "openvino/*", "coreml/*", "tf_model*")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A line of the catalogue: `package`, `module` and `folder`, or `hub` and `revision`."""
+
+    package: str = ""
+    module: str = ""
+    folder: str = ""
+    hub: str = ""
+    revision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """folder: holds the model. name: the default name to publish under."""
+
+    folder: Path
+    name: str
+    source: Source
+
+
+def read_catalogue(path: Path = CATALOGUE) -> dict[str, Entry]:
+    """Name -> entry."""
+    return msgspec.convert(tomllib.loads(path.read_text("utf-8")), dict[str, Entry])
+
+
+def locate(model: str, revision: str | None = None) -> Located:
+    """Find or download MODEL: a folder, a name of the catalogue, or a hub id ORG/NAME.
+
+    revision: a commit, branch or tag of a hub model. Raises InvalidInput (field "model" or "revision"),
+    and Unavailable when the hub does not answer.
+    """
+    catalogue = read_catalogue()
+    if Path(model).is_dir():
+        folder = Path(model).resolve()
+        _refuse_revision(revision)
+        return Located(folder, folder.name, Source(folder.name, _content_hash(folder)))
+    if entry := catalogue.get(model):
+        if entry.hub:
+            return _from_hub(entry.hub, revision or entry.revision, model)
+        _refuse_revision(revision)
+        return _from_package(entry, model)
+    if _HUB_ID.fullmatch(model) and not Path(model).exists():
+        return _from_hub(model, revision, model.rpartition("/")[2])
+    raise InvalidInput(
+        f"{model} is neither a folder, nor a hub id (ORG/NAME), nor one of: {', '.join(sorted(catalogue))}",
+        field="model",
+    )
+
+
+def _refuse_revision(revision: str | None) -> None:
+    if revision is not None:
+        raise InvalidInput("only models of the hub have revisions to choose from", field="revision")
+
+
+def _from_package(entry: Entry, name: str) -> Located:
+    spec = importlib.util.find_spec(entry.module)
+    if spec is None or not spec.submodule_search_locations:
+        raise InvalidInput(
+            f"the package {entry.package} is not installed: see model_build/requirements.txt",
+            field="model",
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))) / entry.folder
+    return Located(folder, name, Source(entry.package, importlib.metadata.version(entry.package)))
+
+
+def _from_hub(repository: str, revision: str | None, name: str) -> Located:
+    # Slow to import, and most builds do not need it.
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        folder = Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                allow_patterns=list(_PATTERNS),
+                ignore_patterns=list(_OTHER_FORMATS),
+            )
+        )
+    except RevisionNotFoundError as error:
+        raise InvalidInput(f"{repository} has no revision {revision}", field="revision") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise InvalidInput(
+            f"the hub has no model {repository} that you may read", field="model"
+        ) from error
+    except (LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        raise Unavailable(
+            f"{repository} cannot be downloaded: the model hub does not answer. "
+            "Give a folder that holds the model instead"
+        ) from error
+    # The snapshot's folder is named after the commit, whatever branch or tag was asked for.
+    commit = folder.name if _COMMIT.fullmatch(folder.name) else (revision or "unknown")
+    return Located(folder, name, Source(repository, commit))
+
+
+def _content_hash(folder: Path) -> str:
+    """12 hex digits over the names and contents of the files that make a model."""
+    files = {path for pattern in _PATTERNS for path in folder.rglob(pattern) if path.is_file()}
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        with path.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,366 @@
+"""Many callers' sequences through few engine threads, in shared micro-batches, fairly.
+
+Does not know texts, tokenizers, HTTP or which engine runs. Everything that decides (`plan_batches`,
+`choose`) is a pure function; `Batcher` adds threads and an asyncio front.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import logging
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from shared import telemetry
+from shared.contracts import FloatMatrix
+from shared.errors import BlitzError, EmptyInput, Overloaded, Unavailable
+from shared.telemetry import Telemetry
+
+_log = logging.getLogger(__name__)
+
+LOOKAHEAD = 32
+"""How many waiting requests are looked at to fill a batch: bounds the work done under the lock."""
+
+
+class Embeds(Protocol):
+    """What a batch runs on; `shared.model.Model` is one. Called from many threads at once."""
+
+    def embed(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
+        """B sequences of ids -> (B, D) float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batched:
+    """vectors: (N, D) float32 in input order. queue_s: until the first batch started, inference_s: the
+    rest of the wall time, both in seconds."""
+
+    vectors: FloatMatrix
+    queue_s: float
+    inference_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The next micro-batch of a waiting request. longest: its padded length; tokens: its real ones."""
+
+    model: object
+    texts: int
+    longest: int
+    tokens: int
+
+
+def plan_batches(lengths: Sequence[int], *, budget_tokens: int, max_texts: int) -> list[list[int]]:
+    """Positions of `lengths` grouped into micro-batches of like lengths, longest first.
+
+    Each has at most max_texts and max_len * count <= budget_tokens; a longer text goes alone. Longest
+    first, so that threads working on one request finish together.
+    >>> plan_batches([5, 20, 6], budget_tokens=20, max_texts=8)
+    [[1], [2, 0]]
+    """
+    batches: list[list[int]] = []
+    room = 0
+    for index in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
+        if room == 0:
+            batches.append([])
+            room = max(1, min(max_texts, budget_tokens // max(1, lengths[index])))
+        batches[-1].append(index)
+        room -= 1
+    return batches
+
+
+def choose(offers: Sequence[Offer], *, budget_tokens: int, max_texts: int) -> list[int]:
+    """Positions of the offers that make the next micro-batch; `offers` are in order of fairness.
+
+    The first is always taken. Others of the same model join while the padded whole stays within the
+    limits and the padding added by joining is at most a quarter of the real tokens.
+    """
+    first = offers[0]
+    chosen, texts, longest, tokens = [0], first.texts, first.longest, first.tokens
+    alone = first.texts * first.longest
+    for position, offer in enumerate(offers[1:], start=1):
+        if offer.model is not first.model or texts + offer.texts > max_texts:
+            continue
+        together = (texts + offer.texts) * max(longest, offer.longest)
+        apart = alone + offer.texts * offer.longest
+        if together > budget_tokens or 4 * (together - apart) > tokens + offer.tokens:
+            continue
+        chosen.append(position)
+        texts, longest = texts + offer.texts, max(longest, offer.longest)
+        tokens, alone = tokens + offer.tokens, apart
+    return chosen
+
+
+@dataclass(eq=False, slots=True)
+class _Ticket:
+    """One submitted request. `done` is resolved when nothing of it is queued or running any more."""
+
+    model: Embeds
+    sequences: list[list[int]]
+    waiting: deque[list[int]]
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[None]
+    virtual_time: float
+    order: int
+    submitted: float = field(default_factory=time.perf_counter)
+    started: float | None = None
+    running: int = 0
+    vectors: FloatMatrix | None = None
+    error: BlitzError | None = None
+
+    def __lt__(self, other: _Ticket) -> bool:
+        return self._key() < other._key()
+
+    def _key(self) -> tuple[float, bool, int]:
+        # At equal service the request that had nothing yet goes first.
+        return self.virtual_time, self.started is not None, self.order
+
+    def tokens(self, batch: list[int]) -> int:
+        return sum(len(self.sequences[index]) for index in batch)
+
+    def offer(self) -> Offer:
+        batch = self.waiting[0]
+        return Offer(
+            self.model, len(batch), max(len(self.sequences[i]) for i in batch), self.tokens(batch)
+        )
+
+
+_Part = tuple[_Ticket, list[int]]
+
+
+class Batcher:
+    """One per process, shared by all models: `threads` daemon threads take the next micro-batch.
+
+    Fair queueing: each request's virtual time is the padded tokens it was served; the least served
+    goes next. A new one starts at the process's virtual time, which advances by service / waiting
+    requests: so 5,000 texts do not starve one text behind them, nor a stream of single texts them.
+
+    budget_tokens, max_texts: a micro-batch's limits. max_wait_s: how long a free thread waits for a
+    fuller batch; 0 never waits. max_queue_tokens: beyond it `submit` raises Overloaded.
+    """
+
+    def __init__(
+        self,
+        *,
+        threads: int,
+        budget_tokens: int,
+        max_texts: int,
+        max_wait_s: float,
+        max_queue_tokens: int,
+        metrics: Telemetry = telemetry.PROCESS,
+    ) -> None:
+        self._metrics = metrics
+        self._budget_tokens = budget_tokens
+        self._max_texts = max_texts
+        self._max_wait_s = max_wait_s
+        self._max_queue_tokens = max_queue_tokens
+        self._changed = threading.Condition()
+        self._heap: list[_Ticket] = []
+        self._queued_tokens = 0
+        self._clock = 0.0
+        self._orders = 0
+        self._closed = False
+        self._tokens_per_s = 0.0
+        self._threads = [
+            threading.Thread(target=self._work, name=f"batcher-{index}", daemon=True)
+            for index in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def queued_tokens(self) -> int:
+        """Real tokens accepted and not yet given to an engine."""
+        return self._queued_tokens
+
+    async def submit(self, model: Embeds, sequences: list[list[int]]) -> Batched:
+        """Embed `sequences` with `model`, which must stay usable until this returns or raises.
+
+        Raises Overloaded (with retry_after_s), Unavailable after `close`, EmptyInput, and what
+        model.embed raises (anything that is no BlitzError becomes one). When cancelled, it drops what
+        is queued and leaves only after the batches already running have ended.
+        """
+        if not sequences:
+            raise EmptyInput("there is nothing to embed", field="input")
+        ticket = self._enqueue(model, sequences)
+        try:
+            await asyncio.shield(ticket.done)
+        except asyncio.CancelledError:
+            self._drop(ticket)
+            while not ticket.done.done():
+                # The caller's lease on the model must outlive the running batch.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.shield(ticket.done)
+            raise
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.vectors is not None
+        assert ticket.started is not None
+        ended = time.perf_counter()
+        return Batched(ticket.vectors, ticket.started - ticket.submitted, ended - ticket.started)
+
+    def close(self) -> None:
+        """Fail what is queued with Unavailable, let running batches end, stop the threads."""
+        with self._changed:
+            self._closed = True
+            for ticket in self._heap:
+                self._fail(ticket, Unavailable("the service is shutting down"))
+            self._heap.clear()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _enqueue(self, model: Embeds, sequences: list[list[int]]) -> _Ticket:
+        loop = asyncio.get_running_loop()
+        lengths = [len(ids) for ids in sequences]
+        batches = plan_batches(lengths, budget_tokens=self._budget_tokens, max_texts=self._max_texts)
+        total = sum(lengths)
+        with self._changed:
+            if self._closed:
+                raise Unavailable("the service is shutting down")
+            excess = self._queued_tokens + total - self._max_queue_tokens
+            # A request alone is always served: otherwise one above the limit never would be.
+            if self._queued_tokens and excess > 0:
+                raise Overloaded(
+                    "too many requests are waiting: retry later", retry_after_s=self._drain_s(excess)
+                )
+            self._orders += 1
+            ticket = _Ticket(
+                model, sequences, deque(batches), loop, loop.create_future(), self._clock, self._orders
+            )
+            heapq.heappush(self._heap, ticket)
+            self._queued_tokens += total
+            self._changed.notify_all()
+        return ticket
+
+    def _drain_s(self, tokens: int) -> float:
+        """Seconds until `tokens` are worked off at the recent rate: 1 to 60."""
+        rate = self._tokens_per_s * len(self._threads)
+        return min(60.0, max(1.0, tokens / rate)) if rate else 1.0
+
+    def _work(self) -> None:
+        while (parts := self._take()) is not None:
+            self._run(parts)
+
+    def _take(self) -> list[_Part] | None:
+        """Block until there is a micro-batch to run; None when closed."""
+        with self._changed:
+            while not self._closed:
+                if not self._heap:
+                    self._changed.wait()
+                    continue
+                self._wait_for_more()
+                parts = self._pop()
+                if parts:
+                    return parts
+            return None
+
+    def _wait_for_more(self) -> None:
+        if self._max_wait_s:
+            self._changed.wait_for(
+                lambda: self._closed or not self._heap or self._queued_tokens >= self._budget_tokens,
+                timeout=self._max_wait_s,
+            )
+
+    def _pop(self) -> list[_Part]:
+        tickets: list[_Ticket] = []
+        while self._heap and len(tickets) < LOOKAHEAD:
+            ticket = heapq.heappop(self._heap)
+            if ticket.waiting:  # a dropped ticket stays in the heap until it comes up
+                tickets.append(ticket)
+                first = tickets[0].offer()
+                if (first.texts + 1) * first.longest > self._budget_tokens:
+                    break  # full already: nothing can join
+        if not tickets:
+            return []
+        active = len(tickets) + len(self._heap)
+        chosen = choose(
+            [ticket.offer() for ticket in tickets],
+            budget_tokens=self._budget_tokens,
+            max_texts=self._max_texts,
+        )
+        parts = [(tickets[position], tickets[position].waiting.popleft()) for position in chosen]
+        longest = max(len(ticket.sequences[i]) for ticket, batch in parts for i in batch)
+        for ticket, batch in parts:
+            self._clock += longest * len(batch) / active
+            ticket.virtual_time += longest * len(batch)
+            ticket.started = ticket.started or time.perf_counter()
+            ticket.running += 1
+            self._queued_tokens -= ticket.tokens(batch)
+        for ticket in tickets:
+            if ticket.waiting:
+                heapq.heappush(self._heap, ticket)
+        return parts
+
+    def _run(self, parts: list[_Part]) -> None:
+        sequences = [ticket.sequences[index] for ticket, batch in parts for index in batch]
+        self._metrics.batch_ran(
+            texts=len(sequences), padded_tokens=len(sequences) * max(map(len, sequences))
+        )
+        began = time.perf_counter()
+        try:
+            vectors = parts[0][0].model.embed(sequences)
+            if vectors.shape[0] != len(sequences):
+                raise ValueError("the model returned another number of rows than it was given")
+            self._deliver(parts, vectors)
+        except Exception as error:  # an engine may raise anything; the thread has to live on
+            # Without its message: that may quote an input.
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("a micro-batch failed: %s\n%s", type(error).__qualname__, frames)
+            with self._changed:
+                for ticket, _ in parts:
+                    self._fail(ticket, _public(error))
+        with self._changed:
+            rate = sum(map(len, sequences)) / max(time.perf_counter() - began, 1e-6)
+            self._tokens_per_s += (rate - self._tokens_per_s) * (0.1 if self._tokens_per_s else 1.0)
+            for ticket, _ in parts:
+                ticket.running -= 1
+                self._settle(ticket)
+
+    def _deliver(self, parts: list[_Part], vectors: FloatMatrix) -> None:
+        row = 0
+        for ticket, batch in parts:
+            with self._changed:
+                if ticket.vectors is None:
+                    shape = (len(ticket.sequences), vectors.shape[1])
+                    ticket.vectors = np.empty(shape, np.float32)
+            ticket.vectors[batch] = vectors[row : row + len(batch)]
+            row += len(batch)
+
+    def _drop(self, ticket: _Ticket) -> None:
+        with self._changed:
+            self._fail(ticket, Unavailable("the caller left"))
+
+    def _fail(self, ticket: _Ticket, error: BlitzError) -> None:
+        """Under the lock: nothing more of `ticket` is run; its first error stays."""
+        ticket.error = ticket.error or error
+        self._queued_tokens -= sum(map(ticket.tokens, ticket.waiting))
+        ticket.waiting.clear()
+        self._settle(ticket)
+
+    def _settle(self, ticket: _Ticket) -> None:
+        """Under the lock: tell the caller once nothing of the ticket is queued or running."""
+        if ticket.waiting or ticket.running:
+            return
+        with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits any more
+            ticket.loop.call_soon_threadsafe(_resolve, ticket.done)
+
+
+def _resolve(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
+
+
+def _public(error: Exception) -> BlitzError:
+    """A new error for each caller: one object raised in several tasks mixes their tracebacks."""
+    if isinstance(error, BlitzError):
+        return type(error)(error.message, field=error.field, retry_after_s=error.retry_after_s)
+    return BlitzError("the model failed on this input")

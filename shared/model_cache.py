@@ -1,0 +1,355 @@
+"""Loaded models by name: leased, loaded once, least recently used evicted, renewed when republished.
+
+It does not know the store, engines or requests: `find_revision` and `load` are given. One lock guards
+a few dicts and is never held over I/O; loads and closes run in the cache's own threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from shared.contracts import ModelState
+from shared.errors import BlitzError, ModelLoadFailed, Unavailable
+from shared.model import Model
+
+_log = logging.getLogger(__name__)
+
+_LOAD_THREADS = 4
+_FIRST_RETRY_S = 1.0
+_LONGEST_RETRY_S = 60.0
+
+
+class Observer(Protocol):
+    """What the cache tells as it happens; shared.telemetry.Telemetry is one. Must be quick."""
+
+    def cache_hit(self) -> None: ...
+    def cache_missed(self) -> None: ...
+    def model_loaded(self, *, seconds: float) -> None: ...
+    def model_load_failed(self) -> None: ...
+    def model_evicted(self) -> None: ...
+    def cache_holds(self, *, models: int, memory_bytes: int) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A loaded model. retired: replaced or dropped; closed when its last lease ends."""
+
+    model: Model
+    revision: str
+    memory_bytes: int
+    checked_at: float
+    leases: int = 0
+    checking: bool = False
+    retired: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Load:
+    """One load in flight. waiters: callers who each own a lease the moment it is done."""
+
+    future: Future[_Entry] = field(default_factory=Future)
+    waiters: int = 0
+    entry: _Entry | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    reason: str
+    delay_s: float
+    retry_at: float
+
+
+class ModelCache:
+    """At most `max_models` and `max_bytes` of models, and always the one used last.
+
+    Leased models are never closed: when all are leased the cache exceeds its limits until one is back.
+    refresh_s: age at which a hit makes the cache look for a new revision, in the background.
+    clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        *,
+        find_revision: Callable[[str], str],
+        load: Callable[[str, str], Model],
+        max_models: int,
+        max_bytes: int,
+        refresh_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        observer: Observer | None = None,
+    ) -> None:
+        self._find_revision = find_revision
+        self._load = load
+        self._max_models = max_models
+        self._max_bytes = max_bytes
+        self._refresh_s = refresh_s
+        self._clock = clock
+        self._observer = observer
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
+        self._retired: set[_Entry] = set()
+        self._loads: dict[str, _Load] = {}
+        self._failures: dict[str, _Failure] = {}
+        self._wanted: dict[str, str | None] = {}  # names given to warm -> why the last load failed
+        self._closed = threading.Event()
+        self._pool = ThreadPoolExecutor(_LOAD_THREADS, thread_name_prefix="model-load")
+
+    @asynccontextmanager
+    async def lease(self, name: str) -> AsyncIterator[Model]:
+        """The loaded model, kept open until the block ends; a hit costs a lock and a dict.
+
+        Raises what find_revision and load raise when the caller can fix it (UnknownModel);
+        ModelLoadFailed with retry_after_s otherwise, at once while the last failure is recent.
+        """
+        taken = self._take(name)
+        entry = taken if isinstance(taken, _Entry) else await self._arrival(taken)
+        try:
+            yield entry.model
+        finally:
+            self._release(entry)
+
+    def warm(self, names: Iterable[str]) -> None:
+        """Load models in the background, trying again until they are loaded once. Returns at once."""
+        names = list(names)
+        with self._lock:
+            self._wanted.update(dict.fromkeys(names))
+        if names:
+            threading.Thread(target=self._warm, args=(names,), name="model-warm", daemon=True).start()
+
+    def states(self) -> dict[str, ModelState]:
+        """Every model that is loaded, loading, failed, or was to be warmed."""
+        with self._lock:
+            states = {name: ModelState(name, "cold") for name in self._wanted}
+            for name, reason in self._wanted.items():
+                if reason:
+                    states[name] = ModelState(name, "failed", reason)
+            for name, failure in self._failures.items():
+                states[name] = ModelState(name, "failed", failure.reason)
+            for name in self._loads:
+                states[name] = ModelState(name, "loading")
+            for name, entry in self._entries.items():
+                states[name] = ModelState(name, "warm", revision=entry.revision)
+            return states
+
+    def close(self) -> None:
+        """Close idle models now and leased ones when they are back; later leases are Unavailable."""
+        with self._lock:
+            self._closed.set()
+            loads = list(self._loads.values())
+            self._loads.clear()
+            closing = [entry for name in list(self._entries) if (entry := self._retire(name))]
+        for load in loads:
+            load.future.set_exception(Unavailable("the service is shutting down"))
+        for entry in closing:
+            entry.model.close()
+        self._pool.shutdown(wait=False)  # queued closes still run; queued loads see that we are closed
+
+    def _take(self, name: str) -> _Entry | _Load:
+        """A lease on a loaded model, or a place among the waiters of its load."""
+        with self._lock:
+            entry = self._entries.get(name)
+            if entry is None:
+                load = self._begin(name)
+                load.waiters += 1
+                if self._observer:
+                    self._observer.cache_missed()
+                return load
+            entry.leases += 1
+            self._entries.move_to_end(name)
+            if not entry.checking and self._clock() - entry.checked_at >= self._refresh_s:
+                entry.checking = True
+                self._pool.submit(self._refresh, name, entry)
+            if self._observer:
+                self._observer.cache_hit()
+            return entry
+
+    def _begin(self, name: str) -> _Load:
+        """The load in flight, or a new one. Call with the lock held."""
+        if self._closed.is_set():
+            raise Unavailable("the service is shutting down")
+        if load := self._loads.get(name):
+            return load
+        failure = self._failures.get(name)
+        if failure and (left := failure.retry_at - self._clock()) > 0:
+            raise ModelLoadFailed(failure.reason, retry_after_s=left)
+        load = self._loads[name] = _Load()
+        # A running future cannot be cancelled, so no caller that leaves can end it for the others.
+        load.future.set_running_or_notify_cancel()
+        self._pool.submit(self._run, name, load)
+        return load
+
+    async def _arrival(self, load: _Load) -> _Entry:
+        try:
+            return await asyncio.wrap_future(load.future)
+        except BaseException:
+            # The load may have finished in the moment we were cancelled: then the lease is ours.
+            with self._lock:
+                load.waiters -= 1
+                entry = load.entry
+            if entry:
+                self._release(entry)
+            raise
+
+    def _release(self, entry: _Entry) -> None:
+        with self._lock:
+            entry.leases -= 1
+            closing = self._shrink()
+            if entry.retired and not entry.leases:
+                self._retired.discard(entry)
+                closing.append(entry)
+        self._close_later(closing)
+
+    def _run(self, name: str, load: _Load) -> None:
+        if self._closed.is_set():
+            return
+        try:
+            entry = self._open(name, self._find_revision(name))
+        except Exception as error:
+            self._fail(name, load, error)
+            return
+        if not self._arrive(name, load, entry):
+            entry.model.close()
+
+    def _arrive(self, name: str, load: _Load, entry: _Entry) -> bool:
+        """Serve a loaded model and hand its waiters their leases; False if the cache is closed."""
+        with self._lock:
+            if self._closed.is_set():
+                return False
+            del self._loads[name]
+            self._failures.pop(name, None)
+            if name in self._wanted:
+                self._wanted[name] = None
+            load.entry = entry
+            entry.leases = load.waiters
+            self._entries[name] = entry
+            closing = self._shrink()
+        self._close_later(closing)
+        load.future.set_result(entry)
+        return True
+
+    def _fail(self, name: str, load: _Load, error: Exception) -> None:
+        known = isinstance(error, BlitzError)
+        _log.warning("the model %s did not load", name, exc_info=None if known else error)
+        passed_on = isinstance(error, BlitzError) and error.status < 500
+        reason = f"the model {name} did not load" + (f": {error}" if known else "")
+        now = self._clock()
+        with self._lock:
+            if self._closed.is_set():
+                return
+            del self._loads[name]
+            if name in self._wanted:
+                self._wanted[name] = reason
+            if not passed_on:
+                error = self._remember(name, reason, now)
+            if self._observer:
+                self._observer.model_load_failed()
+        load.future.set_exception(error)
+
+    def _remember(self, name: str, reason: str, now: float) -> ModelLoadFailed:
+        """Note the failure, double its back-off. Call with the lock held."""
+        before = self._failures.get(name)
+        delay_s = min(before.delay_s * 2, _LONGEST_RETRY_S) if before else _FIRST_RETRY_S
+        # Old ones are dropped here, or a dead store would let callers fill memory with made-up names.
+        self._failures = {
+            other: failure
+            for other, failure in self._failures.items()
+            if now - failure.retry_at < _LONGEST_RETRY_S
+        }
+        self._failures[name] = _Failure(reason, delay_s, now + delay_s)
+        return ModelLoadFailed(reason, retry_after_s=delay_s)
+
+    def _open(self, name: str, revision: str) -> _Entry:
+        started = self._clock()
+        model = self._load(name, revision)
+        now = self._clock()
+        if self._observer:
+            self._observer.model_loaded(seconds=now - started)
+        return _Entry(model, revision, model.memory_bytes, checked_at=now)
+
+    def _refresh(self, name: str, old: _Entry) -> None:
+        """Swap in a new revision if there is one; whatever goes wrong, the old one keeps serving."""
+        new = None
+        try:
+            revision = self._find_revision(name)
+            if revision != old.revision:
+                new = self._open(name, revision)
+        except Exception as error:
+            known = isinstance(error, BlitzError)
+            _log.warning("the model %s was not refreshed", name, exc_info=None if known else error)
+        with self._lock:
+            old.checked_at = self._clock()
+            old.checking = False
+            closing: list[_Entry] = []
+            if new and self._entries.get(name) is old:
+                if retired := self._retire(name, successor=new):
+                    closing.append(retired)
+                closing += self._shrink()
+            elif new:
+                closing.append(new)  # the old one was evicted meanwhile: nobody waits for this
+        self._close_later(closing)
+
+    def _retire(self, name: str, successor: _Entry | None = None) -> _Entry | None:
+        """Stop serving a model; returned if it can be closed now. Call with the lock held."""
+        entry = self._entries[name]
+        if successor:
+            self._entries[name] = successor  # keeps its place in the order of use
+        else:
+            del self._entries[name]
+        entry.retired = True
+        if entry.leases:
+            self._retired.add(entry)
+            return None
+        return entry
+
+    def _shrink(self) -> list[_Entry]:
+        """Drop idle models, least recently used first, until limits hold. Call with the lock held."""
+        dropped = []
+        held = sum(entry.memory_bytes for entry in (*self._entries.values(), *self._retired))
+        for name in list(self._entries)[:-1]:
+            if len(self._entries) <= self._max_models and held <= self._max_bytes:
+                break
+            if not self._entries[name].leases:
+                entry = self._entries.pop(name)
+                held -= entry.memory_bytes
+                dropped.append(entry)
+                if self._observer:
+                    self._observer.model_evicted()
+        if self._observer:
+            self._observer.cache_holds(models=len(self._entries), memory_bytes=held)
+        return dropped
+
+    def _close_later(self, entries: list[_Entry]) -> None:
+        """Freeing an engine takes milliseconds that an event loop does not have."""
+        for entry in entries:
+            try:
+                self._pool.submit(entry.model.close)
+            except RuntimeError:  # the pool is shut down
+                entry.model.close()
+
+    def _warm(self, names: list[str]) -> None:
+        delay_s = _FIRST_RETRY_S
+        while names and not self._closed.is_set():
+            futures = {}
+            for name in names:
+                try:
+                    with self._lock:
+                        if name not in self._entries:
+                            futures[name] = self._begin(name).future
+                except ModelLoadFailed as error:
+                    futures[name] = Future()
+                    futures[name].set_exception(error)
+                except Unavailable:
+                    return
+            wait(futures.values())
+            names = [name for name, future in futures.items() if future.exception()]
+            self._closed.wait(delay_s if names else 0)
+            delay_s = min(delay_s * 2, _LONGEST_RETRY_S)

@@ -1,0 +1,282 @@
+"""Keys to bytes, in a folder or in an Azure Blob container; the only user of azure-storage-blob.
+
+It does not know models, revisions or hashes beyond the `File` it is asked about. azure is imported when
+a blob container is opened, so that a process which uses a folder does not pay for it at startup.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from shared.errors import BlitzError, InvalidArtefact, Misconfigured, StoreUnavailable, Unavailable
+from shared.manifest import File
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobClient
+
+_CONCURRENCY = 4
+_CHUNK_BYTES = 4 << 20
+# A dead store must be answered for in about 15 s: three tries of 4 s to connect or of silence.
+_RETRIES, _CONNECT_S, _READ_S, _BACKOFF_S = 2, 4, 4, 1
+_POINTER_TRIES = 20
+
+
+class ObjectStore(Protocol):
+    """Every method raises StoreUnavailable or Unavailable when the store or the disk does not serve."""
+
+    def keys(self) -> list[str]:
+        """Keys of two parts at most ("NAME/current"); deeper ones may be among them."""
+
+    def read(self, key: str) -> bytes | None:
+        """A small object; None if there is none."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Readers see the old bytes or the new, never a mixture."""
+
+    def update(self, key: str, change: Callable[[bytes | None], bytes]) -> None:
+        """Read, change, write; `change` runs again if another writer came between."""
+
+    def holds(self, key: str, file: File) -> bool:
+        """Whether the object is there with the file's size and hash."""
+
+    def upload(self, key: str, path: Path, file: File) -> None:
+        """Store a file under `key`, replacing what is there."""
+
+    def download(self, key: str, path: Path, file: File) -> None:
+        """Fetch into `path`. InvalidArtefact if it is not there or has another size."""
+
+    def local(self, prefix: str) -> Path | None:
+        """The folder where objects under `prefix` can be read in place; None if they are remote."""
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turn an OSError into a BlitzError that names no path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Unavailable("there is no disk space left for the model's files") from error
+        raise StoreUnavailable("the model store's files cannot be read or written") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Lower-case hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class FolderObjects:
+    """Objects are files below `root`, which need not exist before the first write."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lock = threading.Lock()
+
+    def keys(self) -> list[str]:
+        with disk_errors():
+            return [path.relative_to(self._root).as_posix() for path in self._root.glob("*/*")]
+
+    def read(self, key: str) -> bytes | None:
+        with disk_errors():
+            try:
+                return (self._root / key).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def write(self, key: str, data: bytes) -> None:
+        self._replace(key, lambda path: path.write_bytes(data))
+
+    def update(self, key: str, change: Callable[[bytes | None], bytes]) -> None:
+        with self._lock:
+            self.write(key, change(self.read(key)))
+
+    def holds(self, key: str, file: File) -> bool:
+        path = self._root / key
+        with disk_errors():
+            return path.is_file() and path.stat().st_size == file.size and sha256_of(path) == file.sha256
+
+    def upload(self, key: str, path: Path, file: File) -> None:
+        def copy(target: Path) -> None:
+            with path.open("rb") as source, target.open("wb") as sink:
+                while block := source.read(_CHUNK_BYTES):
+                    sink.write(block)
+
+        self._replace(key, copy)
+
+    def download(self, key: str, path: Path, file: File) -> None:
+        raise NotImplementedError("a folder's files are read in place")
+
+    def local(self, prefix: str) -> Path | None:
+        return self._root / prefix
+
+    def _replace(self, key: str, fill: Callable[[Path], object]) -> None:
+        target = self._root / key
+        with disk_errors():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".partial-", dir=target.parent)
+            os.close(handle)
+            partial = Path(name)
+            try:
+                fill(partial)
+                partial.chmod(0o644)  # mkstemp makes 0600, which another user's server cannot read
+                partial.replace(target)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+
+
+class BlobObjects:
+    """Objects are blobs of one container, which must exist.
+
+    url: https://ACCOUNT.blob.core.windows.net/CONTAINER, or Azurite's http://HOST:PORT/ACCOUNT/CONTAINER.
+    connection_string: empty for DefaultAzureCredential, which needs https.
+    """
+
+    def __init__(self, url: str, connection_string: str) -> None:
+        from azure.storage.blob import ContainerClient, LinearRetry
+
+        options: dict[str, Any] = {
+            "retry_policy": LinearRetry(backoff=_BACKOFF_S, retry_total=_RETRIES, random_jitter_range=0),
+            "connection_timeout": _CONNECT_S,
+            "read_timeout": _READ_S,
+            "max_single_get_size": _CHUNK_BYTES,
+            "max_chunk_get_size": _CHUNK_BYTES,
+            "max_single_put_size": _CHUNK_BYTES,
+            "max_block_size": _CHUNK_BYTES,
+        }
+        url = url.rstrip("/")
+        if connection_string:
+            try:
+                self._container = ContainerClient.from_connection_string(
+                    connection_string, url.rpartition("/")[2], **options
+                )
+            except ValueError as error:
+                raise Misconfigured("the storage connection string is not valid") from error
+            if self._container.url.rstrip("/") != url:
+                raise Misconfigured("the storage connection string is of another account than the store")
+        elif url.startswith("http://"):
+            raise Misconfigured("a model store over http needs a storage connection string")
+        else:
+            from azure.identity import DefaultAzureCredential
+
+            self._container = ContainerClient.from_container_url(
+                url, DefaultAzureCredential(), **options
+            )
+
+    def keys(self) -> list[str]:
+        with _azure_errors():
+            return list(self._container.list_blob_names())
+
+    def read(self, key: str) -> bytes | None:
+        with _azure_errors():
+            return _read(self._blob(key))[0]
+
+    def write(self, key: str, data: bytes) -> None:
+        with _azure_errors():
+            self._blob(key).upload_blob(data, overwrite=True)
+
+    def update(self, key: str, change: Callable[[bytes | None], bytes]) -> None:
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceExistsError, ResourceModifiedError
+
+        blob = self._blob(key)
+        with _azure_errors():
+            for _ in range(_POINTER_TRIES):
+                data, etag = _read(blob)
+                try:
+                    if etag is None:
+                        blob.upload_blob(change(None), overwrite=False)
+                    else:
+                        blob.upload_blob(
+                            change(data),
+                            overwrite=True,
+                            etag=etag,
+                            match_condition=MatchConditions.IfNotModified,
+                        )
+                    return
+                except (ResourceExistsError, ResourceModifiedError):
+                    continue  # another publisher wrote between our read and our write
+        raise StoreUnavailable("other publishers kept changing the model's pointer")
+
+    def holds(self, key: str, file: File) -> bool:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with _azure_errors():
+            try:
+                properties = self._blob(key).get_blob_properties()
+            except ResourceNotFoundError:
+                return False
+        # Only what we uploaded carries the hash: a blob that something else wrote is uploaded anew.
+        return properties.size == file.size and (properties.metadata or {}).get("sha256") == file.sha256
+
+    def upload(self, key: str, path: Path, file: File) -> None:
+        with disk_errors(), _azure_errors(), path.open("rb") as stream:
+            self._blob(key).upload_blob(
+                stream,
+                length=file.size,
+                overwrite=True,
+                metadata={"sha256": file.sha256},
+                max_concurrency=_CONCURRENCY,
+            )
+
+    def download(self, key: str, path: Path, file: File) -> None:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with disk_errors(), _azure_errors():
+            try:
+                blob = self._blob(key).download_blob(max_concurrency=_CONCURRENCY)
+            except ResourceNotFoundError as error:
+                raise InvalidArtefact(
+                    f"the model's file {file.name} is missing from the store"
+                ) from error
+            if blob.size != file.size:
+                raise InvalidArtefact(f"the model's file {file.name} does not have its manifest's size")
+            with path.open("wb") as stream:
+                blob.readinto(stream)
+
+    def local(self, prefix: str) -> Path | None:
+        return None
+
+    def _blob(self, key: str) -> BlobClient:
+        return self._container.get_blob_client(key)
+
+
+def _read(blob: BlobClient) -> tuple[bytes | None, str | None]:
+    """A small blob's bytes and ETag; (None, None) if it is not there."""
+    from azure.core.exceptions import ResourceNotFoundError
+
+    try:
+        download = blob.download_blob()
+        return download.readall(), download.properties.etag
+    except ResourceNotFoundError as error:
+        if getattr(error, "error_code", None) == "ContainerNotFound":
+            raise
+        return None, None
+
+
+@contextmanager
+def _azure_errors() -> Iterator[None]:
+    """The one place where azure's exceptions become ours."""
+    from azure.core.exceptions import AzureError, HttpResponseError
+
+    try:
+        yield
+    except BlitzError:
+        raise
+    except HttpResponseError as error:
+        if getattr(error, "error_code", None) == "ContainerNotFound":
+            raise StoreUnavailable("the model store's container does not exist") from error
+        if error.status_code in (401, 403):
+            raise StoreUnavailable("the model store refused this service's credentials") from error
+        raise StoreUnavailable("the model store answered with an error") from error
+    except AzureError as error:
+        raise StoreUnavailable("the model store did not answer") from error

@@ -1,0 +1,145 @@
+"""Metric names and what feeds them, in one table. Knows neither requests, models nor exporters.
+
+Names, labels and units are Text Embeddings Inference's where it has the metric, so that its
+dashboards work unchanged; what is ours begins with blitz_. Durations are seconds.
+
+te_request_count{method}              counter    requests that reached inference; method: single | batch
+te_request_success{method}            counter    answered
+te_request_failure{err}               counter    refused or failed; err: the error's code
+te_request_duration                   histogram  arrival of the body to the answer's last byte encoded
+te_request_tokenization_duration      histogram  of it, tokenisation
+te_request_queue_duration             histogram  of it, waiting
+te_request_inference_duration         histogram  of it, the model
+te_embed_count, te_embed_success      counter    inputs asked for, inputs embedded
+te_queue_size                         gauge      tokens waiting
+te_batch_next_size                    histogram  texts in a micro-batch
+te_batch_next_tokens                  histogram  padded tokens in a micro-batch
+blitz_embed_tokens{model}             counter    tokens fed, by model
+blitz_cache_hits, blitz_cache_misses  counter    leases of loaded models, of models not loaded
+blitz_cache_evictions                 counter    models closed to make room
+blitz_cache_load_failures             counter    loads that failed
+blitz_cache_load_duration             histogram  fetch and load of a model
+blitz_cache_models, blitz_cache_bytes gauge      models loaded, bytes they hold
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from shared.contracts import Timings
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 230)
+_TEXTS = tuple(2**n for n in range(11))
+_TOKENS = tuple(2**n for n in range(4, 18))
+
+# prometheus-client adds `_total` to counters and a `_created` gauge to each series; TEI has neither.
+_TOTAL = re.compile(rb"^(# (?:HELP|TYPE) )?((?:te|blitz)_\w+)_total\b", re.MULTILINE)
+_CREATED = re.compile(rb"^(?:# (?:HELP|TYPE) )?(?:te|blitz)_\w+_created\b.*\n", re.MULTILINE)
+
+
+class Telemetry:
+    """The metrics of one process. Thread-safe: prometheus-client locks each value."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._requests = self._counter("te_request_count", "Requests", "method")
+        self._successes = self._counter("te_request_success", "Requests answered", "method")
+        self._failures = self._counter("te_request_failure", "Requests refused or failed", "err")
+        self._duration = self._histogram("te_request_duration", "Whole request, s", _SECONDS)
+        self._tokenization = self._histogram(
+            "te_request_tokenization_duration", "Tokenisation of a request, s", _SECONDS
+        )
+        self._queue = self._histogram("te_request_queue_duration", "Waiting of a request, s", _SECONDS)
+        self._inference = self._histogram(
+            "te_request_inference_duration", "Inference of a request, s", _SECONDS
+        )
+        self._inputs = self._counter("te_embed_count", "Inputs asked for")
+        self._embedded = self._counter("te_embed_success", "Inputs embedded")
+        self._queue_size = self._gauge("te_queue_size", "Tokens waiting")
+        self._batch_texts = self._histogram("te_batch_next_size", "Texts in a micro-batch", _TEXTS)
+        self._batch_tokens = self._histogram(
+            "te_batch_next_tokens", "Padded tokens in a micro-batch", _TOKENS
+        )
+        self._tokens = self._counter("blitz_embed_tokens", "Tokens fed", "model")
+        self._hits = self._counter("blitz_cache_hits", "Leases of loaded models")
+        self._misses = self._counter("blitz_cache_misses", "Leases of models not loaded")
+        self._evictions = self._counter("blitz_cache_evictions", "Models closed to make room")
+        self._load_failures = self._counter("blitz_cache_load_failures", "Loads that failed")
+        self._loads = self._histogram("blitz_cache_load_duration", "Fetch and load, s", _SECONDS)
+        self._models = self._gauge("blitz_cache_models", "Models loaded")
+        self._bytes = self._gauge("blitz_cache_bytes", "Bytes of loaded models")
+
+    def request_arrived(self, inputs: int) -> None:
+        """A valid request of `inputs` texts goes to inference."""
+        self._requests.labels(_method(inputs)).inc()
+        self._inputs.inc(inputs)
+
+    def request_succeeded(
+        self, *, model: str, inputs: int, tokens: int, duration_s: float, timings: Timings
+    ) -> None:
+        """A request was answered. model: a name that exists, so that labels stay few."""
+        self._successes.labels(_method(inputs)).inc()
+        self._embedded.inc(inputs)
+        self._tokens.labels(model).inc(tokens)
+        self._duration.observe(duration_s)
+        self._tokenization.observe(timings.tokenization_s)
+        self._queue.observe(timings.queue_s)
+        self._inference.observe(timings.inference_s)
+
+    def request_failed(self, code: str) -> None:
+        """A request was refused or failed. code: of the error class, so that labels stay few."""
+        self._failures.labels(code).inc()
+
+    def watch_queue(self, queued_tokens: Callable[[], float]) -> None:
+        """Read te_queue_size from `queued_tokens` at each scrape."""
+        self._queue_size.set_function(queued_tokens)
+
+    def batch_ran(self, *, texts: int, padded_tokens: int) -> None:
+        self._batch_texts.observe(texts)
+        self._batch_tokens.observe(padded_tokens)
+
+    def cache_hit(self) -> None:
+        self._hits.inc()
+
+    def cache_missed(self) -> None:
+        self._misses.inc()
+
+    def model_loaded(self, *, seconds: float) -> None:
+        self._loads.observe(seconds)
+
+    def model_load_failed(self) -> None:
+        self._load_failures.inc()
+
+    def model_evicted(self) -> None:
+        self._evictions.inc()
+
+    def cache_holds(self, *, models: int, memory_bytes: int) -> None:
+        self._models.set(models)
+        self._bytes.set(memory_bytes)
+
+    def render(self) -> bytes:
+        """Prometheus text format, media type CONTENT_TYPE."""
+        return _CREATED.sub(b"", _TOTAL.sub(rb"\1\2", generate_latest(self._registry)))
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(name, help_text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, help_text: str) -> Gauge:
+        return Gauge(name, help_text, registry=self._registry)
+
+    def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, help_text, buckets=buckets, registry=self._registry)
+
+
+def _method(inputs: int) -> str:
+    return "single" if inputs == 1 else "batch"
+
+
+PROCESS = Telemetry(CollectorRegistry())
+"""This process's metrics: what /metrics shows. Tests make their own."""

@@ -1,0 +1,183 @@
+"""What stands around the engine: HTTP, formats, the cache, and a fresh process."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import pickle
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from shared.contracts import EmbedResult
+from shared.dialects import openai
+from shared.engines.onnx import OnnxEngine
+from shared.model import load_model
+from shared.model_cache import ModelCache
+from shared.model_store import open_store_url
+from shared.wire import pack
+from tests.azurite import running_azurite
+from tests.server import running_service
+
+MODEL = "all-MiniLM-L6-v2"
+
+
+def median_ms(action: Callable[[], object], repeats: int = 15) -> float:
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        action()
+        times.append((time.perf_counter() - started) * 1e3)
+    return statistics.median(times)
+
+
+def formats() -> dict[str, float]:
+    """Milliseconds to encode a 1,024 x 384 answer, and the blog's matrix as it measured it."""
+    vectors = np.random.default_rng(0).standard_normal((1024, 384)).astype(np.float32)
+    result = EmbedResult(vectors, (10,) * 1024, MODEL, "r")
+    wide = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.float64)
+    return {
+        "JSON answer, ms": median_ms(lambda: openai.format_result(result, openai.Body("x"))),
+        "base64 answer, ms": median_ms(
+            lambda: openai.format_result(result, openai.Body("x", encoding_format="base64"))
+        ),
+        "msgpack answer, ms": median_ms(lambda: pack({"data": vectors})),
+        "blog matrix float64 8.4 MB: msgpack, ms": median_ms(lambda: pack({"data": wide})),
+        "blog matrix float64 8.4 MB: pickle, ms": median_ms(lambda: pickle.dumps(wide.tolist())),
+        "blog matrix float64 8.4 MB: json of lists, ms": median_ms(lambda: json.dumps(wide.tolist()), 3),
+    }
+
+
+async def _load(url: str, texts: list[str], clients: int, per_request: int, seconds: float) -> float:
+    """Texts per second over HTTP (base64 answers, as the official client asks for)."""
+    done = 0
+    deadline = time.perf_counter() + seconds
+
+    async def client(session: aiohttp.ClientSession, offset: int) -> None:
+        nonlocal done
+        position = offset * per_request
+        while time.perf_counter() < deadline:
+            batch = [texts[(position + i) % len(texts)] for i in range(per_request)]
+            position += per_request * clients
+            body = {"model": MODEL, "input": batch, "encoding_format": "base64"}
+            async with session.post(f"{url}/v1/embeddings", json=body) as response:
+                answer = await response.json()
+                assert response.status == 200, answer
+                assert len(base64.b64decode(answer["data"][0]["embedding"])) == 384 * 4
+            done += per_request
+
+    async with aiohttp.ClientSession() as session:
+        started = time.perf_counter()
+        await asyncio.gather(*(client(session, n) for n in range(clients)))
+        return done / (time.perf_counter() - started)
+
+
+def http(store: Path, texts: list[str], seconds: float = 20) -> float:
+    """Texts/s of 8 clients with 64 texts a request against the real local service."""
+    with running_service(f"file://{store}") as url:
+        asyncio.run(_load(url, texts, 8, 64, 2))
+        return asyncio.run(_load(url, texts, 8, 64, seconds))
+
+
+def http_latency(store: Path) -> float:
+    """Median milliseconds of one short text over HTTP, keep-alive."""
+
+    async def measure(url: str) -> float:
+        body = {"model": MODEL, "input": "how do I reset my password?"}
+        times = []
+        async with aiohttp.ClientSession() as session:
+            for _ in range(200):
+                started = time.perf_counter()
+                async with session.post(f"{url}/v1/embeddings", json=body) as response:
+                    await response.read()
+                times.append((time.perf_counter() - started) * 1e3)
+        return statistics.median(times)
+
+    with running_service(f"file://{store}") as url:
+        return asyncio.run(measure(url))
+
+
+def cache(store: Path, work: Path) -> dict[str, float]:
+    """Hit, miss from a real Azurite, and how many downloads 50 callers at once make."""
+    source = open_store_url(f"file://{store}", cache_dir=work / "a", cache_disk_bytes=10**9)
+    folder, manifest = source.fetch(MODEL, source.current(MODEL, "cpu"))
+    with running_azurite() as azurite:
+        remote = open_store_url(
+            azurite.container_url("bench"),
+            connection_string=azurite.connection_string,
+            cache_dir=work / "b",
+            cache_disk_bytes=10**9,
+        )
+        remote.publish(folder, manifest)
+        downloads = 0
+
+        def load(name: str, revision: str) -> Any:
+            nonlocal downloads
+            downloads += 1
+            return load_model(*remote.fetch(name, revision), OnnxEngine)
+
+        models = ModelCache(
+            find_revision=lambda name: remote.current(name, "cpu"),
+            load=load,
+            max_models=4,
+            max_bytes=10**9,
+            refresh_s=3600,
+        )
+
+        async def lease() -> None:
+            async with models.lease(MODEL):
+                pass
+
+        async def measure() -> dict[str, float]:
+            started = time.perf_counter()
+            await asyncio.gather(*(lease() for _ in range(50)))
+            miss = time.perf_counter() - started
+            started = time.perf_counter()
+            for _ in range(1000):
+                await lease()
+            return {"miss from Azurite, s": miss, "hit, ms": time.perf_counter() - started}
+
+        try:
+            return asyncio.run(measure()) | {"downloads for 50 callers": float(downloads)}
+        finally:
+            models.close()
+
+
+_FIRST_VECTOR = """
+import asyncio, resource, sys
+from functions.inference import build_inference
+from shared.contracts import EmbedRequest
+from shared.settings import Settings
+import functions.cpu
+settings = Settings(role="cpu", model_store=sys.argv[1])
+functions.cpu.create_app(settings)
+inference = build_inference(settings)
+async def main(texts):
+    await inference.embed(EmbedRequest(sys.argv[2], texts))
+asyncio.run(main(("hello",)))
+if len(sys.argv) > 3:
+    for _ in range(20):
+        asyncio.run(main(tuple("a longer text " * n for n in range(1, 65))))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def process(store: Path) -> dict[str, float]:
+    """Seconds from exec to the first vector, and the CPU backend's peak memory after real work."""
+
+    def run(*extra: str) -> tuple[float, float]:
+        started = time.perf_counter()
+        command = [sys.executable, "-c", _FIRST_VECTOR, f"file://{store}", MODEL, *extra]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return time.perf_counter() - started, float(output)
+
+    seconds = statistics.median(run()[0] for _ in range(5))
+    return {"process start to first vector, s": seconds, "peak memory, MiB": run("work")[1]}

@@ -1,0 +1,395 @@
+"""Batching: the pure plan and choice by tables, then the Batcher with models that a test can hold."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from shared.batching import Batched, Batcher, Offer, choose, plan_batches
+from shared.contracts import FloatMatrix
+from shared.errors import BlitzError, EmptyInput, InvalidInput, Overloaded, Unavailable
+from shared.telemetry import Telemetry
+
+POISON = 666
+
+
+class FakeModel:
+    """Row = (first id, length). Holds every batch until `gate` is set; keeps what it was given."""
+
+    def __init__(self, *, held: bool = False) -> None:
+        self.gate = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self.calls: list[list[list[int]]] = []
+        if not held:
+            self.gate.set()
+
+    def embed(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
+        self.calls.append([list(ids) for ids in sequences])
+        self.entered.release()
+        assert self.gate.wait(10)
+        if any(POISON in ids for ids in sequences):
+            raise RuntimeError("internal detail")
+        return np.array([[ids[0], len(ids)] for ids in sequences], np.float32)
+
+
+@contextmanager
+def batcher(
+    *,
+    threads: int = 1,
+    budget_tokens: int = 8,
+    max_texts: int = 4,
+    max_wait_s: float = 0.0,
+    max_queue_tokens: int = 1000,
+    metrics: Telemetry | None = None,
+) -> Iterator[Batcher]:
+    made = Batcher(
+        threads=threads,
+        budget_tokens=budget_tokens,
+        max_texts=max_texts,
+        max_wait_s=max_wait_s,
+        max_queue_tokens=max_queue_tokens,
+        metrics=metrics or Telemetry(CollectorRegistry()),
+    )
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+async def entered(model: FakeModel) -> None:
+    """Wait until the model has been given one more batch."""
+    assert await asyncio.to_thread(model.entered.acquire, timeout=10)
+
+
+def start(batches: Batcher, model: FakeModel, sequences: list[list[int]]) -> asyncio.Task[Batched]:
+    return asyncio.create_task(batches.submit(model, sequences))
+
+
+async def queued(batches: Batcher, tokens: int) -> None:
+    """Wait until exactly `tokens` are queued."""
+    while batches.queued_tokens != tokens:  # noqa: ASYNC110 - threads change it, no event tells
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([], []),
+        ([3], [[0]]),
+        ([5, 20, 6], [[1], [2, 0]]),
+        ([100], [[0]]),
+        ([100, 1], [[0], [1]]),
+        ([2, 2, 2, 2, 2], [[0, 1, 2, 3], [4]]),
+        ([10, 10, 10], [[0, 1], [2]]),
+        ([0, 0], [[0, 1]]),
+    ],
+)
+def test_plans_are_the_expected_ones(lengths: list[int], expected: list[list[int]]) -> None:
+    """A budget of 20 padded tokens and 4 texts, longest first."""
+    assert plan_batches(lengths, budget_tokens=20, max_texts=4) == expected
+
+
+@settings(deadline=None, database=None)
+@given(
+    st.lists(st.integers(1, 60), max_size=80),
+    st.integers(1, 100),
+    st.integers(1, 10),
+)
+def test_a_plan_holds_each_text_once_within_the_limits(
+    lengths: list[int], budget: int, texts: int
+) -> None:
+    """No text is lost or doubled, and only a text alone may exceed the budget."""
+    batches = plan_batches(lengths, budget_tokens=budget, max_texts=texts)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert 1 <= len(batch) <= texts
+        assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= budget
+
+
+A, B = object(), object()
+
+
+@pytest.mark.parametrize(
+    ("offers", "expected"),
+    [
+        ([Offer(A, 1, 10, 10)], [0]),
+        ([Offer(A, 1, 500, 500), Offer(A, 1, 5, 5)], [0]),
+        ([Offer(A, 1, 10, 10), Offer(A, 1, 10, 10)], [0, 1]),
+        ([Offer(A, 1, 10, 10), Offer(B, 1, 10, 10), Offer(A, 1, 9, 9)], [0, 2]),
+        # 2 x 10 padded for 15 real: 5 added, more than a quarter of 15.
+        ([Offer(A, 1, 10, 10), Offer(A, 1, 5, 5)], [0]),
+        # 2 x 10 padded for 18 real: 2 added.
+        ([Offer(A, 1, 8, 8), Offer(A, 1, 10, 10)], [0, 1]),
+        # Budget 100: the second would make 120, the third fits.
+        ([Offer(A, 2, 20, 40), Offer(A, 4, 20, 80), Offer(A, 3, 20, 60)], [0, 2]),
+        # At most 8 texts.
+        ([Offer(A, 6, 1, 6), Offer(A, 3, 1, 3), Offer(A, 2, 1, 2)], [0, 2]),
+    ],
+)
+def test_the_choice_is_the_expected_one(offers: list[Offer], expected: list[int]) -> None:
+    """The first always goes; others join if model, limits and padding allow."""
+    assert choose(offers, budget_tokens=100, max_texts=8) == expected
+
+
+@pytest.mark.anyio
+async def test_vectors_come_back_in_input_order() -> None:
+    """Sorting by length and splitting into batches does not show."""
+    model = FakeModel()
+    sequences = [[n] * (1 + n % 5) for n in range(1, 40)]
+    with batcher(threads=2) as batches:
+        result = await batches.submit(model, sequences)
+    assert result.vectors.dtype == np.float32
+    assert result.vectors.tolist() == [[ids[0], len(ids)] for ids in sequences]
+    assert len(model.calls) > 5
+    assert result.queue_s >= 0
+    assert result.inference_s > 0
+
+
+@pytest.mark.anyio
+async def test_callers_share_a_micro_batch() -> None:
+    """While the thread is busy, single texts of several callers gather into one batch."""
+    model = FakeModel(held=True)
+    with batcher() as batches:
+        first = start(batches, model, [[1] * 8])
+        await entered(model)
+        singles = [start(batches, model, [[n, n]]) for n in (2, 3, 4)]
+        await queued(batches, 6)
+        model.gate.set()
+        results = await asyncio.gather(first, *singles)
+    assert sorted(model.calls[1]) == [[2, 2], [3, 3], [4, 4]]
+    assert [r.vectors[0, 0] for r in results] == [1, 2, 3, 4]
+
+
+@pytest.mark.anyio
+async def test_models_do_not_share_a_micro_batch() -> None:
+    """Texts for two models that wait together run apart."""
+    one, other = FakeModel(held=True), FakeModel()
+    with batcher() as batches:
+        tasks = [start(batches, one, [[1]])]
+        await entered(one)
+        tasks += [start(batches, one, [[2]]), start(batches, other, [[3]])]
+        await queued(batches, 2)
+        one.gate.set()
+        await asyncio.gather(*tasks)
+    assert one.calls == [[[1]], [[2]]]
+    assert other.calls == [[[3]]]
+
+
+@pytest.mark.anyio
+async def test_a_large_request_does_not_starve_a_single_text() -> None:
+    """A text that arrives behind 5,000 runs in the very next batch."""
+    model = FakeModel(held=True)
+    with batcher(max_queue_tokens=10**6) as batches:
+        large = start(batches, model, [[1] * 4 for _ in range(5000)])
+        await entered(model)
+        single = start(batches, model, [[7] * 8])
+        await queued(batches, 4 * 4998 + 8)
+        model.gate.set()
+        await single
+        assert [7] * 8 in [ids for call in model.calls[:2] for ids in call]
+        assert not large.done()
+        large.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await large
+
+
+class SteppedModel(FakeModel):
+    """Ends one batch for each release of `permits`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.permits = threading.Semaphore(0)
+
+    def embed(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
+        vectors = super().embed(sequences)
+        assert self.permits.acquire(timeout=10)
+        return vectors
+
+
+@pytest.mark.anyio
+async def test_a_stream_of_single_texts_does_not_starve_a_large_request() -> None:
+    """With a new full-sized single before each batch, so that one always waits, the large one ends."""
+    model = SteppedModel()
+    with batcher() as batches:
+        large = start(batches, model, [[1] * 8 for _ in range(6)])
+        singles = []
+        for _ in range(100):
+            await entered(model)
+            singles.append(start(batches, model, [[2] * 8]))
+            await asyncio.sleep(0)  # it is queued now
+            if large.done():
+                break
+            model.permits.release()
+        else:
+            pytest.fail("the large request got less than 6 of 100 batches")
+        assert len(model.calls) > 7  # and the singles were not starved either
+        for _ in singles:
+            model.permits.release()
+        await asyncio.gather(large, *singles)
+
+
+@pytest.mark.anyio
+async def test_a_full_queue_refuses_with_a_time_to_retry() -> None:
+    """Beyond max_queue_tokens: Overloaded; what waits already is served."""
+    model = FakeModel(held=True)
+    with batcher(max_queue_tokens=10) as batches:
+        tasks = [start(batches, model, [[1]])]
+        await entered(model)
+        tasks.append(start(batches, model, [[2] * 8]))
+        await queued(batches, 8)
+        with pytest.raises(Overloaded) as refused:
+            await batches.submit(model, [[3] * 3])
+        assert refused.value.retry_after_s is not None
+        assert 1 <= refused.value.retry_after_s <= 60
+        model.gate.set()
+        await asyncio.gather(*tasks)
+        assert batches.queued_tokens == 0
+
+
+@pytest.mark.anyio
+async def test_a_request_alone_is_accepted_however_large() -> None:
+    """A limit below one request must not make that request impossible for ever."""
+    with batcher(max_queue_tokens=10) as batches:
+        result = await batches.submit(FakeModel(), [[1] * 30, [2] * 30])
+    assert result.vectors.shape == (2, 2)
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_callers_queued_batches_never_run() -> None:
+    """They leave the queue at once; the caller leaves after its running batch has ended."""
+    model = FakeModel(held=True)
+    with batcher() as batches:
+        task = start(batches, model, [[1] * 8, [2] * 8, [3] * 8])
+        await entered(model)
+        task.cancel()
+        await queued(batches, 0)
+        assert not task.done()  # the model is in use: its lease must not end yet
+        model.gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await batches.submit(model, [[4]])
+    assert model.calls == [[[1] * 8], [[4]]]
+
+
+@pytest.mark.anyio
+async def test_a_failing_batch_fails_its_callers_only() -> None:
+    """The rest of the failed request is dropped, others and the thread go on."""
+    model = FakeModel(held=True)
+    with batcher() as batches:
+        first = start(batches, model, [[1] * 8])
+        await entered(model)
+        bad = start(batches, model, [[POISON] * 8, [5] * 7, [6] * 6])
+        good = start(batches, model, [[2] * 8])
+        await queued(batches, 29)
+        model.gate.set()
+        with pytest.raises(BlitzError) as failed:
+            await bad
+        assert (await good).vectors[0, 0] == 2
+        assert (await first).vectors[0, 0] == 1
+        assert "internal detail" not in str(failed.value)
+        assert batches.queued_tokens == 0
+        assert (await batches.submit(model, [[9]])).vectors[0, 0] == 9
+    assert not any([5] * 7 in call for call in model.calls)
+
+
+@pytest.mark.anyio
+async def test_errors_of_ours_keep_their_class() -> None:
+    """What an engine raises on purpose reaches the caller as it is, as an object of its own."""
+
+    class Refusing:
+        error = InvalidInput("no", field="input[0]")
+
+        def embed(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
+            raise self.error
+
+    with batcher() as batches, pytest.raises(InvalidInput) as caught:
+        await batches.submit(Refusing(), [[1]])
+    assert caught.value.field == "input[0]"
+    assert caught.value is not Refusing.error
+
+
+@pytest.mark.anyio
+async def test_a_model_that_loses_rows_is_an_error_and_not_a_wrong_answer() -> None:
+    """Fewer rows than sequences must not leave uninitialised vectors."""
+
+    class Short:
+        def embed(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
+            return np.zeros((len(sequences) - 1, 2), np.float32)
+
+    with batcher() as batches, pytest.raises(BlitzError):
+        await batches.submit(Short(), [[1], [2]])
+
+
+@pytest.mark.anyio
+async def test_close_fails_what_waits_and_lets_running_batches_end() -> None:
+    """Pending: Unavailable. Running: its result. Later: Unavailable."""
+    model = FakeModel(held=True)
+    with batcher() as batches:
+        running = start(batches, model, [[1] * 8])
+        await entered(model)
+        waiting = start(batches, model, [[2] * 8])
+        await queued(batches, 8)
+        closing = asyncio.create_task(asyncio.to_thread(batches.close))
+        with pytest.raises(Unavailable):
+            await waiting
+        model.gate.set()
+        assert (await running).vectors[0, 0] == 1
+        await closing
+        with pytest.raises(Unavailable):
+            await batches.submit(model, [[3]])
+
+
+@pytest.mark.anyio
+async def test_waiting_lets_a_batch_fill() -> None:
+    """With max_wait_s, two texts that arrive one after the other run together on a free thread."""
+    model = FakeModel()
+    with batcher(max_wait_s=30, budget_tokens=4) as batches:
+        first = start(batches, model, [[1, 1]])
+        await queued(batches, 2)
+        second = start(batches, model, [[2, 2]])
+        await asyncio.gather(first, second)  # 4 tokens are a full batch: the 30 s are not waited for
+    assert model.calls == [[[1, 1], [2, 2]]]
+
+
+@pytest.mark.anyio
+async def test_waiting_ends() -> None:
+    """A text that stays alone is run after max_wait_s."""
+    with batcher(max_wait_s=0.01) as batches:
+        assert (await batches.submit(FakeModel(), [[1]])).vectors.tolist() == [[1, 1]]
+
+
+@pytest.mark.anyio
+async def test_nothing_to_embed_is_refused() -> None:
+    """An empty list would otherwise wait for ever."""
+    with batcher() as batches, pytest.raises(EmptyInput):
+        await batches.submit(FakeModel(), [])
+
+
+@pytest.mark.anyio
+async def test_batches_are_counted() -> None:
+    """Texts and padded tokens of each micro-batch reach the metrics."""
+    metrics = Telemetry(CollectorRegistry())
+    with batcher(metrics=metrics) as batches:
+        await batches.submit(FakeModel(), [[1, 1], [2]])
+    assert b"te_batch_next_size_sum 2.0" in metrics.render()
+    assert b"te_batch_next_tokens_sum 4.0" in metrics.render()
+
+
+@pytest.mark.anyio
+async def test_many_callers_on_many_threads_each_get_their_own() -> None:
+    """400 requests of mixed sizes at once on 4 threads: every row is the right one."""
+    model = FakeModel()
+    requests = [[[r * 10 + i + 1] * (1 + (r + i) % 8) for i in range(1 + r % 6)] for r in range(400)]
+    with batcher(threads=4, max_queue_tokens=10**6) as batches:
+        results = await asyncio.gather(*(batches.submit(model, request) for request in requests))
+        assert batches.queued_tokens == 0
+    for request, result in zip(requests, results, strict=True):
+        assert result.vectors.tolist() == [[ids[0], len(ids)] for ids in request]
