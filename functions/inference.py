@@ -145,6 +145,7 @@ def build_inference(settings: Settings, open_engine: Callable[[Path], Engine] = 
         max_models=settings.cache_models,
         max_bytes=settings.cache_memory_bytes,
         refresh_s=settings.refresh_s,
+        observer=telemetry.PROCESS,
     )
     cache.warm(settings.warm_models)
     batcher = Batcher(

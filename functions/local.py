@@ -8,16 +8,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import socket
 import sys
 from typing import Annotated
 
 import typer
 import uvicorn
-from shared.model_store import open_store
 
 from functions.inference import build_inference
 from functions.router import create_app
 from shared.errors import BlitzError
+from shared.model_store import open_store
 from shared.settings import Settings
 
 
@@ -39,20 +40,20 @@ def serve(
             )
         settings = dataclasses.replace(settings, warm_models=settings.warm_models or (names[0],))
         app = create_app(settings, build_inference(settings))
-    except BlitzError as error:
+        listener = socket.create_server((host, port))
+    except (BlitzError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
-    _say_hello(f"http://{host}:{port}", names)
-    uvicorn.run(app, host=host, port=port, log_level="warning", lifespan="off", access_log=False)
+    _say_hello(f"http://{host}:{listener.getsockname()[1]}", names)
+    config = uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False)
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def _say_hello(url: str, names: list[str]) -> None:
     body = f'{{"model": "{names[0]}", "input": "hello world"}}'
     curl = f"curl -s {url}/v1/embeddings -H 'Content-Type: application/json' -d {shlex.quote(body)}"
-    print(
-        f"models: {', '.join(names)}\nkeys:   off (local)\ndocs:   {url}/docs\ntry:    {curl}",
-        flush=True,
-    )
+    print(f"models: {', '.join(names)}\nkeys:   off (local)\ndocs:   {url}/docs", flush=True)
+    print(f"try:    {curl}", flush=True)
 
 
 if __name__ == "__main__":

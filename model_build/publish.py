@@ -62,7 +62,7 @@ def describe(folder: Path, source: SourceModel, origin: Source, name: str, targe
 
 
 def revision_of(manifest: Manifest) -> str:
-    """First 12 hex digits of the sha256 over the files' hashes and every field that matters to callers."""
+    """First 12 hex digits of the sha256 over the files' hashes and all that describes them."""
     content = msgspec.to_builtins(manifest)
     for field in _NOT_CONTENT:
         content.pop(field)

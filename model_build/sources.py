@@ -69,8 +69,9 @@ def locate(model: str, revision: str | None = None) -> Located:
         return _from_package(entry, model)
     if _HUB_ID.fullmatch(model) and not Path(model).exists():
         return _from_hub(model, revision, model.rpartition("/")[2])
+    known = ", ".join(sorted(catalogue))
     raise InvalidInput(
-        f"{model} is neither a folder, nor a hub id (ORG/NAME), nor one of: {', '.join(sorted(catalogue))}",
+        f"{model} is neither a folder, nor a hub id (ORG/NAME), nor one of: {known}",
         field="model",
     )
 

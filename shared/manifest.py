@@ -103,12 +103,17 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return sum(file.size for file in self.files)
 
 
-def check_name(name: str, *, field: str = "model") -> str:
-    """Return `name` if it can be a model's name; InvalidInput otherwise.
+def is_name(name: str) -> bool:
+    """Whether `name` can be a model's or a revision's name.
 
     The pattern is what keeps a name inside the store: no separators, no leading or trailing dot.
     """
-    if not _NAME.fullmatch(name):
+    return _NAME.fullmatch(name) is not None
+
+
+def check_name(name: str, *, field: str = "model") -> str:
+    """Return `name` if it can be one; InvalidInput otherwise."""
+    if not is_name(name):
         raise InvalidInput(
             "a model name is 1 to 128 letters, digits, '.', '_' or '-', "
             "and begins and ends with a letter or digit",

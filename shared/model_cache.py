@@ -238,9 +238,10 @@ class ModelCache:
 
     def _fail(self, name: str, load: _Load, error: Exception) -> None:
         known = isinstance(error, BlitzError)
-        _log.warning("the model %s did not load", name, exc_info=None if known else error)
         passed_on = isinstance(error, BlitzError) and error.status < 500
         reason = f"the model {name} did not load" + (f": {error}" if known else "")
+        if not passed_on:  # callers can send any name: theirs are not worth a log line each
+            _log.warning("%s", reason, exc_info=None if known else error)
         now = self._clock()
         with self._lock:
             if self._closed.is_set():
@@ -250,8 +251,8 @@ class ModelCache:
                 self._wanted[name] = reason
             if not passed_on:
                 error = self._remember(name, reason, now)
-            if self._observer:
-                self._observer.model_load_failed()
+                if self._observer:
+                    self._observer.model_load_failed()
         load.future.set_exception(error)
 
     def _remember(self, name: str, reason: str, now: float) -> ModelLoadFailed:
@@ -284,7 +285,10 @@ class ModelCache:
                 new = self._open(name, revision)
         except Exception as error:
             known = isinstance(error, BlitzError)
-            _log.warning("the model %s was not refreshed", name, exc_info=None if known else error)
+            reason = f": {error}" if known else ""
+            _log.warning(
+                "the model %s was not refreshed%s", name, reason, exc_info=None if known else error
+            )
         with self._lock:
             old.checked_at = self._clock()
             old.checking = False
@@ -347,7 +351,7 @@ class ModelCache:
                 except ModelLoadFailed as error:
                     futures[name] = Future()
                     futures[name].set_exception(error)
-                except Unavailable:
+                except (Unavailable, RuntimeError):  # closed, or the interpreter is ending
                     return
             wait(futures.values())
             names = [name for name, future in futures.items() if future.exception()]

@@ -27,6 +27,7 @@ from shared.manifest import (
     decode_pointer,
     encode_manifest,
     encode_pointer,
+    is_name,
 )
 from shared.object_store import BlobObjects, FolderObjects, ObjectStore, disk_errors, sha256_of
 from shared.settings import Settings
@@ -66,8 +67,8 @@ def open_store_url(
 class ModelStore:
     """Thread-safe and blocking: call it off the event loop.
 
-    Every method raises StoreUnavailable when the store does not answer, and InvalidInput for a name or
-    revision that could not be one.
+    Every method raises StoreUnavailable when the store does not answer. `manifest` and `fetch` raise
+    InvalidInput for a name or revision that could not be one.
     """
 
     def __init__(self, objects: ObjectStore, copies: LocalCopies) -> None:
@@ -76,20 +77,16 @@ class ModelStore:
 
     def names(self) -> list[str]:
         """Models that have a pointer, sorted."""
-        names = []
-        for key in self._objects.keys():  # noqa: SIM118 - not a dict
-            name, _, rest = key.partition("/")
-            with suppress(InvalidInput):
-                if rest == POINTER_FILE:
-                    names.append(check_name(name))
-        return sorted(names)
+        parts = (key.partition("/") for key in self._objects.keys())  # noqa: SIM118 - not a dict
+        return sorted(name for name, _, rest in parts if rest == POINTER_FILE and is_name(name))
 
     def current(self, name: str, device: Device) -> str:
         """The revision served on `device`. Raises UnknownModel that lists the names there are."""
-        data = self._objects.read(f"{check_name(name)}/{POINTER_FILE}")
+        # A name that cannot be one is no path, and for the caller simply a model that is not there.
+        data = self._objects.read(f"{name}/{POINTER_FILE}") if is_name(name) else None
         if data is None:
             known = ", ".join(self.names()) or "none"
-            raise UnknownModel(f"there is no model {name}; available models: {known}", field="model")
+            raise UnknownModel(f"no model has that name; available models: {known}", field="model")
         revision = decode_pointer(data).get(device)
         if revision is None:
             raise UnknownModel(f"the model {name} is not published for {device}", field="model")

@@ -228,5 +228,5 @@ def test_the_function_app_serves_any_path(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(cpu, "create_app", lambda settings: app)
     (function,) = cpu.function_app(Settings(role="cpu")).get_functions()
     trigger = json.loads(function.get_function_json())["bindings"][0]
-    assert trigger["authLevel"] == "anonymous"
+    assert trigger["authLevel"].lower() == "anonymous"
     assert trigger["route"] == "/{*route}"
