@@ -17,7 +17,7 @@ import uvicorn
 
 from functions.inference import build_inference
 from functions.router import create_app
-from shared.errors import BlitzError
+from shared.errors import BlitzError, Misconfigured
 from shared.model_store import open_store
 from shared.settings import Settings
 
@@ -34,7 +34,7 @@ def serve(
             settings = dataclasses.replace(settings, model_store=model_store)
         names = open_store(settings).names()
         if not names:
-            raise typer.BadParameter(
+            raise Misconfigured(
                 f"{settings.model_store} holds no model; build one with: "
                 f"python -m model_build all-MiniLM-L6-v2 --target cpu-int8 --push {settings.model_store}"
             )

@@ -34,7 +34,7 @@ class Settings:
     threads: engine threads; 0: as many as the container's CPU quota.
     batch_tokens, batch_texts: a micro-batch's limits, padded tokens and texts.
     max_wait_ms: how long a free engine waits for a batch to fill; 0 never waits.
-    queue_tokens: tokens waiting per model beyond which requests get 429.
+    queue_tokens: tokens waiting in this process beyond which requests get 429.
     max_body_bytes, max_inputs, max_request_tokens: a request's limits.
     allow_token_ids: accept OpenAI inputs of token ids as ids of the model's own vocabulary.
     request_timeout_s: after that a request is answered 504 (Functions cuts HTTP at 230 s).

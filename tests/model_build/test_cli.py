@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel
 
+from model_build.__main__ import app
 from model_build.sources import read_catalogue
 from shared.manifest import decode_manifest, decode_pointer, encode_manifest
 from shared.model_store import ModelStore, open_store_url
 
-ROOT = Path(__file__).parents[2]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 VOCABULARY = [*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS), *"0123456789.,:;!?'"]
@@ -49,16 +49,33 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "model_build", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@dataclass(frozen=True)
+class Ran:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """The command in this process, which imports torch once; --json writes to the real stdout."""
+
+    def command(*arguments: object) -> Ran:
+        with pytest.raises(SystemExit) as ended:
+            app([str(argument) for argument in arguments], prog_name="model_build")
+        return Ran(int(ended.value.code or 0), *capfd.readouterr())
+
+    return command
 
 
 def open_folder(path: Path) -> ModelStore:
     return open_store_url(f"file://{path}", cache_dir=path / "cache", cache_disk_bytes=1)
 
 
-def test_a_folder_is_published_and_the_second_time_nothing_changes(tiny: Path, tmp_path: Path) -> None:
+def test_publishing_the_same_content_twice_changes_nothing(run: Run, tiny: Path, tmp_path: Path) -> None:
     """Layout, pointer, manifest, card and JSON; the same content again is a no-op that says so."""
     store = tmp_path / "store"
     command = (tiny, "--target", "cpu-int8", "--push", f"file://{store}")
@@ -87,7 +104,7 @@ def test_a_folder_is_published_and_the_second_time_nothing_changes(tiny: Path, t
     assert (folder / "manifest.json").read_bytes() == encode_manifest(manifest)
 
 
-def test_a_model_below_the_gate_is_not_published(tiny: Path, tmp_path: Path) -> None:
+def test_a_model_below_the_gate_is_not_published(run: Run, tiny: Path, tmp_path: Path) -> None:
     """Exit 3, the gate is named, and the store stays empty."""
     store = tmp_path / "store"
     gate = ("--min-cosine", "0.9999999", "--push", f"file://{store}", "--name", "strict")
@@ -97,7 +114,7 @@ def test_a_model_below_the_gate_is_not_published(tiny: Path, tmp_path: Path) -> 
     assert not store.exists()
 
 
-def test_a_store_that_cannot_be_written_is_exit_4(tiny: Path, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_is_exit_4(run: Run, tiny: Path, tmp_path: Path) -> None:
     """The build itself is fine: --out keeps it."""
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
@@ -121,8 +138,10 @@ def test_a_store_that_cannot_be_written_is_exit_4(tiny: Path, tmp_path: Path) ->
         (("all-MiniLM-L6-v2", "--target", "cpu-int8", "--revision", "main"), "revisions"),
     ],
 )
-def test_bad_input_is_exit_2_and_says_what_is_wrong(arguments: tuple[str, ...], message: str) -> None:
-    """Before torch is imported, so in a moment."""
+def test_bad_input_is_exit_2_and_says_what_is_wrong(
+    run: Run, arguments: tuple[str, ...], message: str
+) -> None:
+    """One sentence on stderr, and no traceback."""
     refused = run(*arguments)
     assert refused.returncode == 2
     assert message in refused.stderr
