@@ -61,7 +61,7 @@ def _engines(work: Path, texts: list[str]) -> dict[str, dict[str, float]]:
         "fastembed, INT8, its defaults": engines.fastembed(
             source, work / "dynamic.onnx", manifest.max_tokens, work
         ),
-        "OpenVINO static INT8 (NNCF)": engines.openvino_static(fp32, model, texts),
+        "OpenVINO static INT8 (NNCF)": engines.openvino_static(source, model, texts),
     }
     figures = engines.compare(contenders, texts)
     ours = figures["BlitzEmbedding INT8 per row"]["texts/s"]
