@@ -122,6 +122,7 @@ def _card_of(manifest: Manifest) -> ModelCard:
         manifest.dimensions,
         manifest.max_tokens,
         tuple(sorted(manifest.prompts)),
+        manifest.created,
     )
 
 

@@ -40,13 +40,26 @@ def serve(
             )
         settings = dataclasses.replace(settings, warm_models=settings.warm_models or (names[0],))
         app = create_app(settings, build_inference(settings))
-        listener = socket.create_server((host, port))
+        listener = listen(host, port)
     except (BlitzError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
     _say_hello(f"http://{host}:{listener.getsockname()[1]}", names)
     config = uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False)
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound TCP socket. Raises OSError.
+
+    The protocol is named because asyncio turns Nagle's algorithm off only where it is; with it on, each
+    answer waits 40 ms for the client's delayed acknowledgement.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    return listener
 
 
 def _say_hello(url: str, names: list[str]) -> None:

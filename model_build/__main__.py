@@ -8,7 +8,9 @@ Exit codes: 0 done, 2 bad input, 3 a gate failed (nothing is published), 4 the p
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -26,7 +28,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from model_build.sources import Located, locate
 from shared.errors import BlitzError, InvalidInput
 from shared.manifest import MANIFEST_FILE, Manifest, check_name, encode_manifest
-from shared.model_store import ModelStore, open_store_url
+from shared.model_store import ModelStore, open_store
+from shared.settings import Settings
 
 BAD_INPUT, GATE_FAILED, PUSH_FAILED = 2, 3, 4
 
@@ -77,14 +80,6 @@ def build(
         str,
         typer.Option(help="Publish to this store: file://FOLDER or a blob container's URL."),
     ] = "",
-    connection_string: Annotated[
-        str,
-        typer.Option(
-            envvar="BLITZ_STORAGE_CONNECTION_STRING",
-            show_default=False,
-            help="For blob containers. Default: DefaultAzureCredential.",
-        ),
-    ] = "",
     min_cosine: Annotated[
         float, typer.Option(min=-1, max=1, help="Refuse below this mean cosine with the original.")
     ] = 0.99,
@@ -105,7 +100,7 @@ def build(
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         try:
-            store = _open(push, connection_string, folder / "cache") if push else None
+            store = _open(push, folder / "cache") if push else None
             located = locate(model, revision)
             final_name = check_name(name or located.name, field="name")
             with Progressing(5) as progress:
@@ -130,8 +125,9 @@ def build(
     _report(status, manifest, as_json)
 
 
-def _open(url: str, connection_string: str, cache: Path) -> ModelStore:
-    return open_store_url(url, connection_string=connection_string, cache_dir=cache, cache_disk_bytes=1)
+def _open(url: str, cache: Path) -> ModelStore:
+    settings = Settings.from_env(os.environ)
+    return open_store(dataclasses.replace(settings, model_store=url, cache_dir=cache))
 
 
 def _make(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import time
 from pathlib import Path
 
 import msgspec
@@ -21,8 +22,8 @@ TOKENIZER_FILE = "tokenizer.json"
 CARD_FILE = "README.md"
 
 _TOOLS = ("numpy", "onnx", "onnxruntime", "sentence-transformers", "tokenizers", "torch", "transformers")
-# What was measured and what measured it differ from build to build of the same model.
-_NOT_CONTENT = ("revision", "quality", "tools")
+# What was measured, when and with what differs from build to build of the same model.
+_NOT_CONTENT = ("revision", "quality", "tools", "created")
 
 
 def describe(folder: Path, source: SourceModel, origin: Source, name: str, target: Target) -> Manifest:
@@ -54,6 +55,7 @@ def describe(folder: Path, source: SourceModel, origin: Source, name: str, targe
         default_prompt=source.default_prompt,
         dense=dense,
         tools={tool: importlib.metadata.version(tool) for tool in _TOOLS},
+        created=int(time.time()),
     )
     (folder / CARD_FILE).write_text(card(manifest), "utf-8")
     names = (MODEL_FILE, TOKENIZER_FILE, *(layer.file for layer in dense), CARD_FILE)

@@ -68,7 +68,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     dimensions: length of the full vector. matryoshka_dimensions: lengths it was trained to be cut to.
     prompts: name -> text prepended; default_prompt: the one used when a request names none.
     normalize: whether the original ends in a Normalize module (what "the model's own vector" means).
-    tools: name -> version of what built it.
+    tools: name -> version of what built it. created: when, in Unix seconds.
     """
 
     schema_version: int
@@ -91,6 +91,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     default_prompt: str | None = None
     dense: tuple[Dense, ...] = ()
     tools: dict[str, str] = {}
+    created: int = 0
     quality: Quality | None = None
 
     @property

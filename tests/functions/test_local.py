@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from openai import OpenAI
 
+from functions.local import listen
 from tests.server import ROOT, running_service
 
 TEXTS = [f"text number {n} about " + "cats and the weather " * (n % 9) for n in range(32)]
@@ -77,6 +79,12 @@ def test_the_printed_curl_line_works_as_it_is(minilm_store: Path) -> None:
     finally:
         process.terminate()
         process.communicate(timeout=10)
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """asyncio sets TCP_NODELAY only on sockets whose protocol is named."""
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 @pytest.mark.parametrize(
