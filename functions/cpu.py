@@ -19,10 +19,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from functions.caller import read_body, while_connected
 from shared import telemetry, wire
 from shared.backend_client import Backend
-from shared.contracts import EmbedRequest, EmbedResult
-from shared.errors import BlitzError, DeadlineExceeded, PayloadTooLarge, UnsupportedMediaType
+from shared.errors import BlitzError, UnsupportedMediaType
 from shared.settings import Settings
 from shared.telemetry import Telemetry
 
@@ -73,13 +73,15 @@ class _Endpoints:
         if media_type != wire.CONTENT_TYPE:
             raise UnsupportedMediaType(f"send {wire.CONTENT_TYPE} as Content-Type")
         limit = self._settings.max_body_bytes
-        data = await _read_body(request, limit)
+        data = await read_body(request, limit)
         if len(data) > LARGE_BODY_BYTES:
             embed_request = await asyncio.to_thread(wire.unpack_embed_request, data, max_bytes=limit)
         else:
             embed_request = wire.unpack_embed_request(data, max_bytes=limit)
         self._metrics.request_arrived(len(embed_request.inputs))
-        result = await self._while_connected(request, embed_request)
+        result = await while_connected(
+            request, self._inference.embed(embed_request), self._settings.request_timeout_s
+        )
         content = wire.pack_embed_result(result)
         self._metrics.request_succeeded(
             model=result.model,
@@ -107,46 +109,6 @@ class _Endpoints:
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(), media_type=telemetry.CONTENT_TYPE)
-
-    async def _while_connected(self, request: Request, embed_request: EmbedRequest) -> EmbedResult:
-        """The result; gives up, dropping queued work, when the caller leaves or time is up."""
-        embedding = asyncio.ensure_future(self._inference.embed(embed_request))
-        leaving = asyncio.ensure_future(_disconnected(request))
-        try:
-            done, _ = await asyncio.wait(
-                {embedding, leaving},
-                timeout=self._settings.request_timeout_s,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if embedding in done:
-                return embedding.result()
-            if leaving in done:
-                raise ClientDisconnect
-            raise DeadlineExceeded("the request took too long")
-        finally:
-            embedding.cancel()
-            leaving.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    """Return when the client is gone. Call it after the body was read: it takes the messages."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body, or PayloadTooLarge as soon as it is known to be longer than `max_bytes`."""
-    too_large = PayloadTooLarge(f"the body is larger than {max_bytes} bytes")
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > max_bytes:
-        raise too_large
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > max_bytes:
-            raise too_large
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 def create_app(

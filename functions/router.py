@@ -11,7 +11,7 @@ import math
 import re
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
@@ -21,6 +21,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from functions.caller import read_body, while_connected
 from shared import telemetry, wire
 from shared.contracts import EmbedRequest, EmbedResult, ModelCard, ModelState
 from shared.dialects import openai, tei
@@ -28,7 +29,6 @@ from shared.errors import (
     BlitzError,
     DeadlineExceeded,
     InvalidInput,
-    PayloadTooLarge,
     UnknownModel,
     UnsupportedMediaType,
 )
@@ -100,7 +100,7 @@ class Endpoints:
 
     async def embed(self, request: Request, dialect: Dialect) -> Response:
         started = time.perf_counter()
-        data = await _read_body(request, self._settings.max_body_bytes)
+        data = await read_body(request, self._settings.max_body_bytes)
         decode = partial(decode_body, data, request.headers.get("content-type", ""), dialect.Body)
         body = await _off_loop_if(len(data) > LARGE_BODY_BYTES, decode)
         named = request.path_params.get("model") or body.model or request.query_params.get("model")
@@ -108,7 +108,9 @@ class Endpoints:
             body, model=named or (await self._default_card()).name, settings=self._settings
         )
         self._metrics.request_arrived(len(embed_request.inputs))
-        result = await _unless_gone(request, self._backend.embed(embed_request))
+        result = await while_connected(
+            request, self._backend.embed(embed_request), self._settings.request_timeout_s
+        )
         if _accepts_msgpack(request):
             media_type, encode = wire.CONTENT_TYPE, partial(dialect.format_result_msgpack, result)
         else:
@@ -259,35 +261,6 @@ def function_app(settings: Settings) -> func.AsgiFunctionApp:
         backend = build_inference(settings)
     app = create_app(settings, backend)
     return func.AsgiFunctionApp(app=app, http_auth_level=func.AuthLevel.ANONYMOUS)
-
-
-async def _read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body, or PayloadTooLarge as soon as it is known to be longer than `max_bytes`."""
-    too_large = PayloadTooLarge(f"the body is larger than {max_bytes} bytes")
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > max_bytes:
-        raise too_large
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > max_bytes:
-            raise too_large
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """`work`'s result, or ClientDisconnect: whatever waits for a caller that left is cancelled."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(request.receive())  # the body is read: only a disconnect can follow
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
-    finally:
-        leaving.cancel()
-        working.cancel()
 
 
 async def _off_loop_if(large: bool, work: Callable[[], T]) -> T:
