@@ -6,12 +6,19 @@ Does not know dialects, the wire format or what the work is.
 from __future__ import annotations
 
 import asyncio
+import logging
+import traceback
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
 from shared.errors import DeadlineExceeded, PayloadTooLarge
+
+LARGE_BODY_BYTES = 256 * 1024
+"""Decoding more than this on the event loop would hold other requests for milliseconds."""
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -48,6 +55,12 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T], timeou
     finally:
         working.cancel()
         leaving.cancel()
+
+
+def log_without_content(error: Exception) -> None:
+    """Where an unexpected error happened, without its message: that may quote what a client sent."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    _log.error("unexpected %s\n%s", type(error).__qualname__, frames)
 
 
 async def _disconnected(request: Request) -> None:

@@ -6,10 +6,8 @@ Does not know dialects: bodies are `shared.wire`; what people read (/models, /re
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from functions.caller import read_body, while_connected
+from functions.caller import LARGE_BODY_BYTES, log_without_content, read_body, while_connected
 from shared import telemetry, wire
 from shared.backend_client import Backend
 from shared.errors import BlitzError, UnsupportedMediaType
@@ -30,11 +28,6 @@ if TYPE_CHECKING:
     import azure.functions as func
 
 JSON = "application/json"
-LARGE_BODY_BYTES = 256 * 1024
-"""Decoding more than this on the event loop would hold other requests for milliseconds."""
-
-_log = logging.getLogger(__name__)
-
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
@@ -55,9 +48,7 @@ class _Endpoints:
             except BlitzError as raised:
                 error = raised
             except Exception as raised:
-                # Without its message: that may quote what a client sent.
-                frames = "".join(traceback.format_tb(raised.__traceback__))
-                _log.error("unexpected %s\n%s", type(raised).__qualname__, frames)
+                log_without_content(raised)
                 error = BlitzError("internal error")
             self._metrics.request_failed(error.code)
             headers = {}

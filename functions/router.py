@@ -6,11 +6,9 @@ Does not know models, batches or where the backend is; dialects know the shapes.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import re
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -21,7 +19,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from functions.caller import read_body, while_connected
+from functions.caller import LARGE_BODY_BYTES, log_without_content, read_body, while_connected
 from shared import telemetry, wire
 from shared.contracts import EmbedRequest, EmbedResult, ModelCard, ModelState
 from shared.dialects import openai, tei
@@ -46,10 +44,8 @@ JSON = "application/json"
 # More than this is coded in a thread, so that the event loop goes on between the steps. One call of
 # orjson keeps the GIL (about 11 ms for 1,024 x 384 floats): encoding chunks of rows would halve that
 # pause, and was measured to take 40 % longer in all.
-LARGE_BODY_BYTES = 256 * 1024
 LARGE_RESULT_FLOATS = 64 * 1024
 
-_log = logging.getLogger(__name__)
 _AT_PATH = re.compile(r" - at `(?:key` in `)?\$\.?(?P<field>[^`]*)`$")
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
 
@@ -91,7 +87,7 @@ class Endpoints:
                 if isinstance(raised, TimeoutError) and deadline.expired():
                     error = DeadlineExceeded("the request took too long")
                 else:
-                    _log_without_content(raised)
+                    log_without_content(raised)
                     error = BlitzError("internal error")
             self._metrics.request_failed(error.code)
             return _error_response(dialect, error)
@@ -308,12 +304,6 @@ async def _answer_unrouted(request: Request, error: Exception) -> Response:
     response = _json(orjson.dumps({"error": shape}), error.status_code)
     response.headers.update(error.headers or {})
     return response
-
-
-def _log_without_content(error: Exception) -> None:
-    """Where it happened, without its message: that may quote what a client sent."""
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    _log.error("unexpected %s\n%s", type(error).__qualname__, frames)
 
 
 def _json(content: bytes, status: int = 200) -> Response:
