@@ -36,8 +36,9 @@ clean:
 	$(BIN)/pip install -q -r model_build/requirements.txt
 	touch $@
 
-.venv/test: .venv/build tests/requirements.txt
+.venv/test: .venv/build tests/requirements.txt tests/requirements-worker.txt
 	$(BIN)/pip install -q -r tests/requirements.txt
+	$(BIN)/pip install -q --no-deps --ignore-requires-python -r tests/requirements-worker.txt
 	touch $@
 
 .venv/bench: .venv/test tests/benchmarks/requirements.txt

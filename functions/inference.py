@@ -1,87 +1,124 @@
-"""Embedding in this process: lease a model, tokenise, batch, finish. What every backend app serves.
+"""Running models in this process: lease one, tokenise, batch, finish. What every backend app serves.
 
-Does not know HTTP, dialects or how vectors are packed.
+Does not know HTTP, dialects or how arrays are packed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
 
 from shared import telemetry
-from shared.batching import Batcher
-from shared.contracts import EmbedRequest, EmbedResult, ModelCard, ModelState, Timings
-from shared.cpus import usable_cpus
-from shared.engines.base import Engine
-from shared.engines.onnx import OnnxEngine
-from shared.errors import InvalidArtefact, PayloadTooLarge, UnknownModel
-from shared.manifest import Manifest
+from shared.batching import Batched, Batcher, Capacity
+from shared.catalogue import Catalogue
+from shared.contracts import (
+    EmbedRequest,
+    EmbedResult,
+    ModelState,
+    PredictRequest,
+    PredictResult,
+    RerankRequest,
+    RerankResult,
+    Timings,
+    Tokens,
+)
+from shared.engines.base import OpenEngine
+from shared.errors import InputTooLong, InvalidInput, PayloadTooLarge
+from shared.manifest import Device
 from shared.model import Model, load_model
 from shared.model_cache import ModelCache
-from shared.model_store import ModelStore, open_store
+from shared.model_store import open_store
 from shared.settings import Settings
-from shared.vectors import finish
+from shared.vectors import finish, sigmoid, softmax
 
-_log = logging.getLogger(__name__)
+T = TypeVar("T", bound=Tokens)
 
 INLINE_CHARACTERS = 2_000
 """Up to here tokenising takes less than a millisecond: a thread would cost more than it frees."""
-CARDS_S = 5.0
-"""How long a listing of the store is reused, in seconds."""
+
+
+CHARACTERS_PER_TOKEN = 16
+"""More than in any language. Beyond it a request is refused unread: tokenising takes 1 s a megabyte."""
 
 
 class Inference:
-    """A `shared.backend_client.Backend` in process. Safe to use from one event loop at a time."""
+    """A `shared.backend_client.Backend` in process. Safe to use from one event loop at a time.
+
+    `embed`, `rerank` and `predict` raise UnknownModel, ModelLoadFailed, InvalidInput, InputTooLong,
+    PayloadTooLarge (more tokens than max_request_tokens), Overloaded and Unavailable.
+    """
 
     def __init__(
-        self, store: ModelStore, cache: ModelCache, batcher: Batcher, max_request_tokens: int
+        self, catalogue: Catalogue, cache: ModelCache, batcher: Batcher, max_request_tokens: int
     ) -> None:
-        self._store = store
+        self._catalogue = catalogue
         self._cache = cache
         self._batcher = batcher
         self._max_request_tokens = max_request_tokens
-        self._listing = threading.Lock()
-        self._cards: list[ModelCard] = []
-        self._cards_until = 0.0
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
-        """Vectors of all inputs, in order.
-
-        Raises UnknownModel, ModelLoadFailed, InvalidInput, InputTooLong, PayloadTooLarge (more tokens
-        than max_request_tokens), Overloaded and Unavailable.
-        """
+        """Vectors of all inputs, in order."""
         async with self._cache.lease(request.model) as model:
-            began = time.perf_counter()
-            sequences = await _tokenize(model, request)
-            tokenization_s = time.perf_counter() - began
-            counts = tuple(len(ids) for ids in sequences)
-            if sum(counts) > self._max_request_tokens:
-                raise PayloadTooLarge(
-                    f"the inputs have {sum(counts)} tokens, a request may have "
-                    f"{self._max_request_tokens}: send fewer inputs at once",
-                    field="input",
-                )
-            batched = await self._batcher.submit(model, sequences)
-            return EmbedResult(
-                finish(batched.vectors, request.dimensions, request.normalize),
-                counts,
-                model.manifest.name,
-                model.manifest.revision,
-                Timings(tokenization_s, batched.queue_s, batched.inference_s),
+            batched, counts, timings = await self._run(
+                model, lambda: model.tokenize(request), _characters(request.inputs), "input"
             )
+        return EmbedResult(
+            finish(batched.rows, request.dimensions, request.normalize),
+            counts,
+            model.manifest.name,
+            model.manifest.revision,
+            timings,
+            model.manifest.device,
+        )
 
-    async def cards(self) -> list[ModelCard]:
-        """The store's models for the CPU, as it was at most CARDS_S ago. Raises StoreUnavailable."""
-        return await asyncio.to_thread(self._list_cards)
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        """Scores of all documents, in order: a cross-encoder's, or an embedding model's cosines."""
+        async with self._cache.lease(request.model) as model:
+            if model.manifest.task == "embedding":
+                return await self._rerank_by_cosine(model, request)
+            characters = len(request.query) + _characters(request.documents)
+            batched, counts, timings = await self._run(
+                model, lambda: model.tokenize_pairs(request), characters, "documents"
+            )
+        logits = batched.rows[:, 0]
+        return RerankResult(
+            np.ascontiguousarray(logits if request.raw_scores else sigmoid(logits)),
+            counts,
+            model.manifest.name,
+            model.manifest.revision,
+            "cross-encoder",
+            timings,
+            model.manifest.device,
+        )
+
+    async def predict(self, request: PredictRequest) -> PredictResult:
+        """Each label's score for all inputs, in order: softmax, or sigmoid of a single label."""
+        async with self._cache.lease(request.model) as model:
+            batched, counts, timings = await self._run(
+                model, lambda: model.tokenize_inputs(request), _characters(request.inputs), "inputs"
+            )
+        scores = batched.rows
+        if not request.raw_scores:
+            scores = softmax(scores) if scores.shape[1] > 1 else sigmoid(scores)
+        manifest = model.manifest
+        return PredictResult(
+            scores,
+            counts,
+            manifest.name,
+            manifest.revision,
+            manifest.labels,
+            timings,
+            manifest.device,
+        )
 
     async def states(self) -> list[ModelState]:
         """Every model the cache or the store knows, by name. Raises StoreUnavailable."""
-        states = {card.name: ModelState(card.name, "cold") for card in await self.cards()}
-        states |= self._cache.states()
+        cards = await self._catalogue.cards()
+        states = {card.name: ModelState(card.name, "cold") for card in cards} | self._cache.states()
         return [states[name] for name in sorted(states)]
 
     async def close(self) -> None:
@@ -89,52 +126,94 @@ class Inference:
         await asyncio.to_thread(self._batcher.close)
         await asyncio.to_thread(self._cache.close)
 
-    def _list_cards(self) -> list[ModelCard]:
-        with self._listing:  # many callers, one listing
-            if time.monotonic() >= self._cards_until:
-                cards = (self._card(name) for name in sorted(self._store.names()))
-                self._cards = [card for card in cards if card is not None]
-                self._cards_until = time.monotonic() + CARDS_S
-            return self._cards
+    async def _rerank_by_cosine(self, model: Model, request: RerankRequest) -> RerankResult:
+        """Query and documents in one batch, with the model's prompts for each if it has them."""
+        if request.max_document_tokens is not None:
+            raise InvalidInput(
+                f"{model.manifest.name} is an embedding model: max_tokens_per_doc is for cross-encoders",
+                field="max_document_tokens",
+            )
 
-    def _card(self, name: str) -> ModelCard | None:
-        """None for what cannot be served here: one broken model must not hide the others."""
-        try:
-            return _card_of(self._store.manifest(name, self._store.current(name, "cpu")))
-        except (UnknownModel, InvalidArtefact) as error:
-            _log.warning("model %s is not listed: %s", name, error.message)
-            return None
+        def tokenize() -> list[list[int]]:
+            query = _tokenize_as(_QUERY, (request.query,), model, request)
+            return query + _tokenize_as(_DOCUMENT, request.documents, model, request)
+
+        characters = len(request.query) + _characters(request.documents)
+        batched, counts, timings = await self._run(model, tokenize, characters, "documents")
+        vectors = finish(batched.rows, None, normalize=True)
+        # Not one matrix product: its rounding may depend on how many documents there are.
+        scores = np.array([float(vectors[0] @ row) for row in vectors[1:]], np.float32)
+        counts = (counts[0] + counts[1], *counts[2:])
+        manifest = model.manifest
+        return RerankResult(
+            scores, counts, manifest.name, manifest.revision, "cosine", timings, manifest.device
+        )
+
+    async def _run(
+        self, model: Model, tokenize: Callable[[], Sequence[T]], characters: int, field: str
+    ) -> tuple[Batched, tuple[int, ...], Timings]:
+        """Tokenise, off the loop if long, and batch. field: what is too much when it is."""
+        if characters > self._max_request_tokens * CHARACTERS_PER_TOKEN:
+            raise PayloadTooLarge(
+                f"the {field} have {characters} characters, far more than the "
+                f"{self._max_request_tokens} tokens that a request may have: send fewer at once",
+                field=field,
+            )
+        began = time.perf_counter()
+        inline = characters <= INLINE_CHARACTERS
+        sequences = tokenize() if inline else await asyncio.to_thread(tokenize)
+        tokenization_s = time.perf_counter() - began
+        counts = tuple(len(tokens) for tokens in sequences)
+        if sum(counts) > self._max_request_tokens:
+            raise PayloadTooLarge(
+                f"the {field} have {sum(counts)} tokens, a request may have "
+                f"{self._max_request_tokens}: send fewer at once",
+                field=field,
+            )
+        batched = await self._batcher.submit(model, sequences)
+        return batched, counts, Timings(tokenization_s, batched.queue_s, batched.inference_s)
 
 
-async def _tokenize(model: Model, request: EmbedRequest) -> list[list[int]]:
-    if sum(map(len, request.inputs)) <= INLINE_CHARACTERS:
-        return model.tokenize(request)
-    return await asyncio.to_thread(model.tokenize, request)
+_QUERY, _DOCUMENT = ("query",), ("document", "passage")
+"""The names of a model's prompts for either side, first choice first."""
 
 
-def _card_of(manifest: Manifest) -> ModelCard:
-    return ModelCard(
-        manifest.name,
-        manifest.revision,
-        manifest.target,
-        manifest.architecture,
-        manifest.pooling,
-        manifest.dimensions,
-        manifest.max_tokens,
-        tuple(sorted(manifest.prompts)),
-        manifest.created,
+def _tokenize_as(
+    prompts: tuple[str, ...], texts: tuple[str, ...], model: Model, request: RerankRequest
+) -> list[list[int]]:
+    embedding = EmbedRequest(
+        request.model,
+        texts,
+        truncate=request.truncate,
+        truncation_side=request.truncation_side,
+        prompt_name=next((name for name in prompts if name in model.manifest.prompts), None),
     )
+    try:
+        return model.tokenize(embedding)
+    except InputTooLong as error:
+        # The model speaks of input[i], the caller sent a query and documents.
+        index = (error.field or "").removeprefix("input")
+        error.field = "query" if prompts is _QUERY else f"documents{index}"
+        raise
 
 
-def build_inference(settings: Settings, open_engine: Callable[[Path], Engine] = OnnxEngine) -> Inference:
+def _characters(inputs: Sequence[str | tuple[object, ...]]) -> int:
+    return sum(len(item) if isinstance(item, str) else sum(map(len, map(str, item))) for item in inputs)
+
+
+def build_inference(
+    settings: Settings, device: Device, open_engine: OpenEngine, capacity: Capacity
+) -> Inference:
     """Everything of this process, from settings; warming goes on in the background.
+
+    capacity: what the settings leave to the engine.
 
     Raises Misconfigured for a store that cannot be.
     """
     store = open_store(settings)
 
     def find_revision(name: str) -> str:
-        return store.current(name, "cpu")
+        return store.current(name, device)
 
     def load(name: str, revision: str) -> Model:
         folder, manifest = store.fetch(name, revision)
@@ -150,11 +229,12 @@ def build_inference(settings: Settings, open_engine: Callable[[Path], Engine] = 
     )
     cache.warm(settings.warm_models)
     batcher = Batcher(
-        threads=settings.threads or usable_cpus(),
-        budget_tokens=settings.batch_tokens,
-        max_texts=settings.batch_texts,
+        threads=settings.threads or capacity.threads,
+        budget_tokens=settings.batch_tokens or capacity.batch_tokens,
+        max_texts=settings.batch_texts or capacity.batch_texts,
         max_wait_s=settings.max_wait_ms / 1000,
         max_queue_tokens=settings.queue_tokens,
+        max_queue_s=settings.max_queue_s,
     )
     telemetry.PROCESS.watch_queue(lambda: batcher.queued_tokens)
-    return Inference(store, cache, batcher, settings.max_request_tokens)
+    return Inference(Catalogue(store, (device,)), cache, batcher, settings.max_request_tokens)

@@ -1,72 +1,164 @@
-"""The service on one machine, no Azure: the router's app with the CPU backend in the same process.
+"""The service on one machine, no Azure: router and CPU backend in one process, or each in its own.
 
-Serves the very app objects that Functions serves; only the HTTP server differs.
+Serves the very app objects that Functions serves; only the HTTP server differs. BLITZ_ROLE picks the
+app, as in Azure: with cpu or gpu this is a backend by itself.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import asyncio
+import json
 import os
 import shlex
+import signal
 import socket
 import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib import import_module
 from typing import Annotated
 
 import typer
 import uvicorn
+from starlette.types import ASGIApp
 
-from functions.inference import build_inference
-from functions.router import create_app
-from shared.errors import BlitzError, Misconfigured
+from functions import backend, router
+from functions.separate import BAD_START, running_backends
+from shared.catalogue import Catalogue
+from shared.contracts import ModelCard
+from shared.errors import BlitzError, Misconfigured, Unavailable
+from shared.manifest import Device
 from shared.model_store import open_store
 from shared.settings import Settings
+
+GRACE_S = 5
+"""Requests under way at the end are given so long."""
+
+_DEVICES: dict[str, tuple[Device, ...]] = {"router": ("cpu", "gpu"), "cpu": ("cpu",), "gpu": ("gpu",)}
 
 
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 7071,
     model_store: Annotated[str, typer.Option(help="file://FOLDER or a blob container's URL.")] = "",
+    separate: Annotated[
+        bool, typer.Option("--separate", help="CPU and GPU backend as processes, on the next two ports.")
+    ] = False,
 ) -> None:
     """Serve the router and the CPU backend in one process. BLITZ_ variables set everything else."""
+    _leave_on_signals()
+    with ExitStack() as stack:
+        try:
+            settings = Settings.from_env(os.environ)
+            if model_store:
+                settings = replace(settings, model_store=model_store)
+            if separate and settings.role != "router":
+                raise Misconfigured("--separate starts a router and its backends: unset BLITZ_ROLE")
+            cards = _cards(settings)
+            if cards == [] and settings.role == "router":
+                raise Misconfigured(
+                    f"{settings.model_store} holds no model; build one with: python -m model_build "
+                    f"all-MiniLM-L6-v2 --target cpu-int8 --push {settings.model_store}"
+                )
+            listener = stack.enter_context(listen(host, port))
+            bound = listener.getsockname()[1]
+            if separate:
+                settings = stack.enter_context(running_backends(settings, os.environ, bound + 1))
+            app = _app(_warming(settings, cards or []))
+        except BlitzError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(BAD_START) from error
+        if settings.role == "router":
+            _say_hello(f"http://{host}:{bound}", cards or [], len(settings.api_key_hashes))
+            if not settings.api_key_hashes and host not in _LOOPBACK:
+                print(
+                    f"warning: whoever reaches {host} can use this service: no key is needed",
+                    file=sys.stderr,
+                )
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            lifespan="off",
+            access_log=False,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _leave_on_signals() -> None:
+    """Exit with code 0, and through every `finally`, whenever one of them comes.
+
+    uvicorn catches two of them while it serves, ends what is under way, and raises them again.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # there is no SIGHUP on Windows
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: sys.exit(0))
+
+
+def _cards(settings: Settings) -> list[ModelCard] | None:
+    """What can be served; None if the store does not answer now, which it may do later."""
     try:
-        settings = Settings.from_env(os.environ)
-        if model_store:
-            settings = dataclasses.replace(settings, model_store=model_store)
-        names = open_store(settings).names()
-        if not names:
-            raise Misconfigured(
-                f"{settings.model_store} holds no model; build one with: "
-                f"python -m model_build all-MiniLM-L6-v2 --target cpu-int8 --push {settings.model_store}"
-            )
-        settings = dataclasses.replace(settings, warm_models=settings.warm_models or (names[0],))
-        app = create_app(settings, build_inference(settings))
-        listener = listen(host, port)
-    except (BlitzError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
-    _say_hello(f"http://{host}:{listener.getsockname()[1]}", names)
-    config = uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False)
-    uvicorn.Server(config).run(sockets=[listener])
+        return asyncio.run(Catalogue(open_store(settings), _DEVICES[settings.role]).cards())
+    except Unavailable as error:
+        print(f"warning: {error.message}; models are found once it does", file=sys.stderr)
+        return None
+
+
+def _warming(settings: Settings, cards: list[ModelCard]) -> Settings:
+    """With the first model to be loaded at the start, where models run in this process."""
+    role, elsewhere = settings.role, settings.role == "router" and settings.cpu_backend_url
+    device = "cpu" if role == "router" else role
+    names = [card.name for card in cards if card.device == device]
+    if settings.warm_models or elsewhere or not names:
+        return settings
+    return replace(settings, warm_models=(names[0],))
+
+
+def _app(settings: Settings) -> ASGIApp:
+    if settings.role == "router":
+        return router.create_app(settings, *router.connect(settings))
+    # Imported by name, so that the CPU backend never loads what the GPU's needs.
+    inference = import_module(f"functions.{settings.role}").create_inference(settings)
+    return backend.create_app(settings, inference)
+
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound TCP socket. Raises OSError.
+    """A bound TCP socket. Raises Misconfigured.
 
     The protocol is named because asyncio turns Nagle's algorithm off only where it is; with it on, each
     answer waits 40 ms for the client's delayed acknowledgement.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or "it is no address of this machine"
+        raise Misconfigured(f"cannot listen on {host}, port {port}: {reason}") from error
     return listener
 
 
-def _say_hello(url: str, names: list[str]) -> None:
-    body = f'{{"model": "{names[0]}", "input": "hello world"}}'
-    curl = f"curl -s {url}/v1/embeddings -H 'Content-Type: application/json' -d {shlex.quote(body)}"
-    print(f"models: {', '.join(names)}\nkeys:   off (local)\ndocs:   {url}/docs", flush=True)
-    print(f"try:    {curl}", flush=True)
+def _say_hello(url: str, cards: list[ModelCard], keys: int) -> None:
+    turn_on = "off (local); python -m functions.keys makes one and its hash for BLITZ_API_KEY_HASHES"
+    names = dict.fromkeys(card.name for card in cards)
+    print(f"models: {', '.join(names) or 'none yet'}\nkeys:   {f'on ({keys})' if keys else turn_on}")
+    print(f"docs:   {url}/docs", flush=True)
+    if not cards:
+        return
+    path: str
+    body: dict[str, object]
+    if embedding := next((card.name for card in cards if card.task == "embedding"), None):
+        path, body = "/v1/embeddings", {"model": embedding, "input": "hello world"}
+    else:
+        path, body = "/rerank", {"model": cards[0].name, "query": "hello", "texts": ["hello world"]}
+    headers = "-H 'Content-Type: application/json'" + (' -H "api-key: $KEY"' if keys else "")
+    print(f"try:    curl -s {url}{path} {headers} -d {shlex.quote(json.dumps(body))}", flush=True)
 
 
 if __name__ == "__main__":

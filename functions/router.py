@@ -1,35 +1,48 @@
 """Public HTTP: read a body in a client's dialect, call a backend, answer in the same dialect.
 
-Does not know models, batches or where the backend is; dialects know the shapes.
+Does not know batches or where the backend is; dialects know the shapes.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
-import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
-from functions.caller import LARGE_BODY_BYTES, log_without_content, read_body, while_connected
-from shared import telemetry, wire
-from shared.contracts import EmbedRequest, EmbedResult, ModelCard, ModelState
-from shared.dialects import openai, tei
-from shared.errors import (
-    BlitzError,
-    DeadlineExceeded,
-    InvalidInput,
-    UnknownModel,
-    UnsupportedMediaType,
+from functions.caller import (
+    LARGE_BODY_BYTES,
+    Endpoint,
+    answering,
+    off_loop_if,
+    read_body,
+    while_connected,
 )
+from functions.keys import RequireKey
+from functions.openapi import DescribedApp, describe_get, describe_post
+from shared import telemetry, wire
+from shared.contracts import (
+    EmbedRequest,
+    EmbedResult,
+    ModelCard,
+    ModelState,
+    PredictRequest,
+    RerankRequest,
+    RerankResult,
+    Result,
+    texts_of,
+)
+from shared.contracts import Request as Asked
+from shared.dialects import openai, tei
+from shared.dialects.body import JSON, decode_body, read_marks
+from shared.dialects.operations import PATHS, FormatError, Operation, choose, operations_at
+from shared.errors import BlitzError, InvalidInput, UnknownModel
+from shared.manifest import Device, Task
 from shared.settings import Settings
 from shared.telemetry import Telemetry
 
@@ -37,93 +50,80 @@ if TYPE_CHECKING:
     import azure.functions as func
 
     from shared.backend_client import Backend
+    from shared.catalogue import Catalogue
 
 VERSION = "0.1.0"
-JSON = "application/json"
 
 # More than this is coded in a thread, so that the event loop goes on between the steps. One call of
 # orjson keeps the GIL (about 11 ms for 1,024 x 384 floats): encoding chunks of rows would halve that
 # pause, and was measured to take 40 % longer in all.
 LARGE_RESULT_FLOATS = 64 * 1024
 
-_AT_PATH = re.compile(r" - at `(?:key` in `)?\$\.?(?P<field>[^`]*)`$")
-_MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
-
-T = TypeVar("T")
-Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
-
-
-class Dialect(Protocol):
-    """What a module of shared.dialects offers to a route that embeds."""
-
-    @property
-    def Body(self) -> type[Any]: ...
-    def request_from(self, body: Any, *, model: str, settings: Settings) -> EmbedRequest: ...
-    def format_result(self, result: EmbedResult, body: Any) -> bytes: ...
-    def format_result_msgpack(self, result: EmbedResult) -> bytes: ...
-    def format_error(self, error: BlitzError) -> tuple[int, bytes]: ...
-
 
 class Endpoints:
     """One method per kind of route; each raises BlitzError, `answering` makes that a response."""
 
-    def __init__(self, settings: Settings, backend: Backend, metrics: Telemetry) -> None:
+    def __init__(
+        self, settings: Settings, backend: Backend, catalogue: Catalogue, metrics: Telemetry
+    ) -> None:
         self._settings = settings
         self._backend = backend
+        self._catalogue = catalogue
         self._metrics = metrics
 
-    def answering(self, dialect: Dialect, endpoint: Endpoint) -> Endpoint:
-        """`endpoint` within the deadline, its errors in `dialect`'s shape and no other."""
+    def answering(self, format_error: FormatError, endpoint: Endpoint) -> Endpoint:
+        """`endpoint` within the deadline, its errors in a dialect's shape and no other."""
+        respond = partial(_error_response, format_error)
+        return answering(endpoint, respond, self._metrics, self._settings.request_timeout_s)
 
-        async def answer(request: Request) -> Response:
-            try:
-                async with asyncio.timeout(self._settings.request_timeout_s) as deadline:
-                    return await endpoint(request)
-            except ClientDisconnect:
-                return Response(status_code=499)  # nobody reads it
-            except BlitzError as raised:
-                error = raised
-            except Exception as raised:
-                if isinstance(raised, TimeoutError) and deadline.expired():
-                    error = DeadlineExceeded("the request took too long")
-                else:
-                    log_without_content(raised)
-                    error = BlitzError("internal error")
-            self._metrics.request_failed(error.code)
-            return _error_response(dialect, error)
+    def posting(self, operations: Sequence[Operation]) -> Endpoint:
+        """A path's POST: whichever of `operations` the body is meant for."""
 
-        return answer
+        async def post(request: Request) -> Response:
+            operation = operations[-1]
 
-    async def embed(self, request: Request, dialect: Dialect) -> Response:
-        started = time.perf_counter()
-        data = await read_body(request, self._settings.max_body_bytes)
-        decode = partial(decode_body, data, request.headers.get("content-type", ""), dialect.Body)
-        body = await _off_loop_if(len(data) > LARGE_BODY_BYTES, decode)
+            async def answer(request: Request) -> Response:
+                nonlocal operation
+                started = time.perf_counter()
+                data = await read_body(request, self._settings.max_body_bytes)
+                if len(operations) > 1:
+                    read = partial(read_marks, data, request.headers.get("content-type", ""))
+                    operation = choose(operations, await off_loop_if(len(data) > LARGE_BODY_BYTES, read))
+                return await self._run(request, operation, data, started)
+
+            # Anew for each request: in whose shape an error is told depends on the body.
+            return await self.answering(lambda error: operation.format_error(error), answer)(request)
+
+        return post
+
+    async def _run(
+        self, request: Request, operation: Operation, data: bytes, started: float
+    ) -> Response:
+        """Decode, ask the backend, format. started: a perf_counter."""
+        decode = partial(decode_body, data, request.headers.get("content-type", ""), operation.body)
+        body = await off_loop_if(len(data) > LARGE_BODY_BYTES, decode)
         named = request.path_params.get("model") or body.model or request.query_params.get("model")
-        embed_request = dialect.request_from(
-            body, model=named or (await self._default_card()).name, settings=self._settings
-        )
-        self._metrics.request_arrived(len(embed_request.inputs))
-        result = await while_connected(
-            request, self._backend.embed(embed_request), self._settings.request_timeout_s
-        )
-        if _accepts_msgpack(request):
-            media_type, encode = wire.CONTENT_TYPE, partial(dialect.format_result_msgpack, result)
-        else:
-            media_type, encode = JSON, partial(dialect.format_result, result, body)
-        content = await _off_loop_if(result.vectors.size > LARGE_RESULT_FLOATS, encode)
+        model = named or (await self._default_card(operation.task)).name
+        asked = operation.request_from(body, model=model, settings=self._settings)
+        inputs = len(texts_of(asked))
+        self._metrics.request_arrived(inputs)
+        result = await while_connected(request, self._ask(asked))
+        packed = _accepts_msgpack(request)
+        encode = operation.format_result_msgpack if packed else operation.format_result
+        content = await off_loop_if(_is_large(result), partial(encode, result, body))
         total_s = time.perf_counter() - started
         self._metrics.request_succeeded(
             model=result.model,
-            inputs=len(embed_request.inputs),
+            inputs=inputs,
             tokens=result.total_tokens,
             duration_s=total_s,
             timings=result.timings,
         )
-        return Response(content, 200, _timing_headers(embed_request, result, total_s), media_type)
+        media_type = wire.CONTENT_TYPE if packed else JSON
+        return Response(content, 200, _headers(asked, result, total_s), media_type)
 
     async def models(self, request: Request) -> Response:
-        return _json(openai.format_models(await self._backend.cards()))
+        return _json(openai.format_models(await self._cards()))
 
     async def model(self, request: Request) -> Response:
         return _json(openai.format_model(await self._card(request.path_params["model"])))
@@ -148,20 +148,38 @@ class Endpoints:
     async def metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(), media_type=telemetry.CONTENT_TYPE)
 
+    async def _ask(self, asked: Asked) -> Result:
+        match asked:
+            case EmbedRequest():
+                return await self._backend.embed(asked)
+            case RerankRequest():
+                return await self._backend.rerank(asked)
+            case PredictRequest():
+                return await self._backend.predict(asked)
+
+    async def _cards(self) -> list[ModelCard]:
+        """One card a model: the CPU's, where it is published for both."""
+        cards = sorted(await self._catalogue.cards(), key=lambda card: card.device, reverse=True)
+        return sorted({card.name: card for card in cards}.values(), key=lambda card: card.name)
+
     async def _card(self, name: str) -> ModelCard:
-        cards = await self._backend.cards()
+        cards = await self._cards()
         for card in cards:
             if card.name == name:
                 return card
         raise UnknownModel(f"there is no model of that name; there are: {_names(cards)}", field="model")
 
-    async def _default_card(self) -> ModelCard:
-        """The card of the model that a request gets when it names none."""
+    async def _default_card(self, task: Task | None = None) -> ModelCard:
+        """The card of the model that a request gets when it names none.
+
+        That of the settings, else the only one there is, else the only one for `task`.
+        """
         if self._settings.default_model:
             return await self._card(self._settings.default_model)
-        cards = await self._backend.cards()
-        if len(cards) == 1:
-            return cards[0]
+        cards = await self._cards()
+        for candidates in (cards, [card for card in cards if card.task == task]):
+            if len(candidates) == 1:
+                return candidates[0]
         raise InvalidInput(f"name a model; there are: {_names(cards)}", field="model")
 
 
@@ -177,90 +195,90 @@ def is_ready(states: list[ModelState], warm_models: tuple[str, ...]) -> bool:
     return bool(warm) or all(state.state == "cold" for state in states)
 
 
-def decode_body(data: bytes, content_type: str, kind: type[T]) -> T:
-    """JSON or msgpack -> `kind`, a msgspec Struct. An absent content type means JSON.
-
-    Raises InvalidInput with the field's path, UnsupportedMediaType.
-    """
-    media_type = content_type.partition(";")[0].strip().lower()
-    try:
-        if media_type in ("", JSON):
-            return msgspec.json.decode(data, type=kind)
-        if media_type == wire.CONTENT_TYPE:
-            return msgspec.convert(wire.unpack(data, max_bytes=len(data)), type=kind)
-    except msgspec.ValidationError as error:
-        message = str(error)
-        found = _AT_PATH.search(message) or _MISSING.search(message)
-        field = found["field"] if found else ""
-        raise InvalidInput(_AT_PATH.sub("", message), field=field or None) from error
-    except msgspec.DecodeError as error:
-        raise InvalidInput(f"the body is not valid JSON: {error}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput("the body is not valid JSON") from error
-    raise UnsupportedMediaType(f"send {JSON} or {wire.CONTENT_TYPE} as Content-Type")
-
-
-def create_app(settings: Settings, backend: Backend, metrics: Telemetry = telemetry.PROCESS) -> FastAPI:
+def create_app(
+    settings: Settings,
+    backend: Backend,
+    catalogue: Catalogue,
+    metrics: Telemetry = telemetry.PROCESS,
+) -> FastAPI:
     """The public ASGI app over `backend`. Starts and stops nothing: no lifespan."""
-    app = FastAPI(title="BlitzEmbedding", version=VERSION, redoc_url=None)
+    app = DescribedApp(title="BlitzEmbedding", version=VERSION, redoc_url=None, redirect_slashes=False)
     app.add_exception_handler(HTTPException, _answer_unrouted)
-    endpoints = Endpoints(settings, backend, metrics)
+    if settings.api_key_hashes:
+        app.add_middleware(RequireKey, hashes=settings.api_key_hashes, metrics=metrics)
+    endpoints = Endpoints(settings, backend, catalogue, metrics)
 
-    def add(method: str, path: str, summary: str, dialect: Dialect, endpoint: Endpoint) -> None:
+    def add(method: str, path: str, summary: str, endpoint: Endpoint, described: dict[str, Any]) -> None:
         app.add_api_route(
             path,
-            endpoints.answering(dialect, endpoint),
+            endpoint,
             methods=[method],
             summary=summary,
             name=f"{method} {path}",
+            response_class=Response,
             response_model=None,
-            openapi_extra=_openapi(path, dialect if method == "POST" else None),
+            openapi_extra=described,
         )
 
-    embed: list[tuple[Dialect, str, tuple[str, ...]]] = [
-        (
-            openai,
-            "Embed (OpenAI)",
-            (
-                "/v1/embeddings",
-                "/embeddings",
-                "/openai/v1/embeddings",
-                "/openai/deployments/{model}/embeddings",
-            ),
-        ),
-        (tei, "Embed (Text Embeddings Inference)", ("/embed", "/")),
-    ]
-    for dialect, summary, paths in embed:
-        for path in paths:
-            add("POST", path, summary, dialect, partial(endpoints.embed, dialect=dialect))
-    add("GET", "/v1/models", "The models there are", openai, endpoints.models)
-    add("GET", "/v1/models/{model}", "One model", openai, endpoints.model)
-    add("GET", "/info", "One model and the limits (Text Embeddings Inference)", tei, endpoints.info)
-    add("GET", "/health", "Whether this process lives", tei, endpoints.health)
-    add("GET", "/ready", "The state of each model", tei, endpoints.ready)
-    add("GET", "/metrics", "Prometheus metrics", tei, endpoints.metrics)
+    for path in PATHS:
+        operations = operations_at(path)
+        summary = "; or ".join(each.summary for each in operations)
+        add("POST", path, summary, endpoints.posting(operations), describe_post(path, operations))
+    models, info = openai.format_error, tei.format_error
+    for path, summary, format_error, endpoint, described in (
+        ("/v1/models", "The models there are", models, endpoints.models, describe_get(JSON)),
+        ("/v1/models/{model}", "One model", models, endpoints.model, describe_get(JSON, model="path")),
+        ("/info", "One model (TEI)", info, endpoints.info, describe_get(JSON, model="query")),
+        ("/health", "Whether this process lives", info, endpoints.health, describe_get(None)),
+        ("/ready", "The state of each model", info, endpoints.ready, describe_get(JSON)),
+        ("/metrics", "Prometheus metrics", info, endpoints.metrics, describe_get("text/plain")),
+    ):
+        add("GET", path, summary, endpoints.answering(format_error, endpoint), described)
     return app
 
 
 def function_app(settings: Settings) -> func.AsgiFunctionApp:
-    """The router as an Azure Functions app, over HTTP to the CPU app or with it in this process."""
+    """The router as an Azure Functions app; its backends are where the settings say."""
     # Imported here, because each is slow to import and only one deployment or the other needs it.
     import azure.functions as func
 
-    if settings.cpu_backend_url:
-        from shared.backend_client import HttpBackend
-
-        backend: Backend = HttpBackend(settings.cpu_backend_url, settings.request_timeout_s)
-    else:
-        from functions.inference import build_inference
-
-        backend = build_inference(settings)
-    app = create_app(settings, backend)
+    app = create_app(settings, *connect(settings))
     return func.AsgiFunctionApp(app=app, http_auth_level=func.AuthLevel.ANONYMOUS)
 
 
-async def _off_loop_if(large: bool, work: Callable[[], T]) -> T:
-    return await asyncio.to_thread(work) if large else work()
+def connect(settings: Settings) -> tuple[Backend, Catalogue]:
+    """What the router calls and what it knows of models, from settings. Raises Misconfigured."""
+    from shared.backend_auth import authorization_of
+    from shared.backend_client import HttpBackend
+    from shared.catalogue import Catalogue
+    from shared.dispatch import Dispatcher
+    from shared.model_store import open_store
+    from shared.routing import policy_of
+
+    catalogue = Catalogue(open_store(settings), ("cpu", "gpu"))
+    timeout_s, authorize = settings.request_timeout_s, authorization_of(settings)
+    urls: dict[Device, str] = {"cpu": settings.cpu_backend_url, "gpu": settings.gpu_backend_url}
+    remote = {
+        device: HttpBackend(url, timeout_s, authorize=authorize) for device, url in urls.items() if url
+    }
+    backends: dict[Device, Backend] = {**remote}
+    if "cpu" not in remote:
+        from functions.cpu import create_inference
+
+        backends["cpu"] = create_inference(settings)
+    dispatcher = Dispatcher(
+        backends,
+        catalogue,
+        policy_of(settings),
+        chunk_texts=settings.chunk_texts,
+        concurrency=dict.fromkeys(remote, settings.backend_concurrency),
+        max_queue_s=settings.max_queue_s,
+        max_request_tokens=settings.max_request_tokens,
+        timeout_s=timeout_s,
+        gpu_idle_s=settings.gpu_idle_s,
+        wake_gpu=remote["gpu"].wake if "gpu" in remote else None,
+    )
+    return dispatcher, catalogue
 
 
 def _accepts_msgpack(request: Request) -> bool:
@@ -268,8 +286,12 @@ def _accepts_msgpack(request: Request) -> bool:
     return any(item.partition(";")[0].strip() == wire.CONTENT_TYPE for item in accepted)
 
 
-def _timing_headers(request: EmbedRequest, result: EmbedResult, total_s: float) -> dict[str, str]:
-    """TEI's: whole milliseconds."""
+def _is_large(result: Result) -> bool:
+    return isinstance(result, EmbedResult) and result.vectors.size > LARGE_RESULT_FLOATS
+
+
+def _headers(asked: Asked, result: Result, total_s: float) -> dict[str, str]:
+    """TEI's, in whole milliseconds; and what a reranker's score is."""
     timings = result.timings
     milliseconds = {
         "x-compute-time": total_s,
@@ -278,16 +300,30 @@ def _timing_headers(request: EmbedRequest, result: EmbedResult, total_s: float) 
         "x-queue-time": timings.queue_s,
         "x-inference-time": timings.inference_s,
     }
-    return {
-        "x-compute-type": "cpu",
-        "x-compute-characters": str(sum(len(item) for item in request.inputs if isinstance(item, str))),
+    headers = {
+        "x-compute-type": result.device,
+        "x-compute-characters": str(_characters(asked)),
         "x-compute-tokens": str(result.total_tokens),
         **{name: str(round(seconds * 1000)) for name, seconds in milliseconds.items()},
     }
+    if isinstance(result, RerankResult):
+        headers["x-rerank-method"] = result.method
+    return headers
 
 
-def _error_response(dialect: Dialect, error: BlitzError) -> Response:
-    status, body = dialect.format_error(error)
+def _characters(asked: Asked) -> int:
+    """Of all texts; ids have none."""
+    texts = [asked.query, *asked.documents] if isinstance(asked, RerankRequest) else asked.inputs
+    return sum(
+        len(part)
+        for text in texts
+        for part in ((text,) if isinstance(text, str) else text)
+        if isinstance(part, str)
+    )
+
+
+def _error_response(format_error: FormatError, error: BlitzError) -> Response:
+    status, body = format_error(error)
     response = _json(body, status)
     if status in (429, 503):
         wait_s = 1.0 if error.retry_after_s is None else error.retry_after_s
@@ -312,16 +348,3 @@ def _json(content: bytes, status: int = 200) -> Response:
 
 def _names(cards: list[ModelCard]) -> str:
     return ", ".join(card.name for card in cards) or "none"
-
-
-def _openapi(path: str, dialect: Dialect | None) -> dict[str, Any]:
-    """What FastAPI cannot see, because bodies are read by msgspec."""
-    extra: dict[str, Any] = {}
-    if "{model}" in path:
-        schema = {"type": "string"}
-        extra["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": schema}]
-    if dialect:
-        _, components = msgspec.json.schema_components([dialect.Body])
-        content = {"schema": components[dialect.Body.__name__]}
-        extra["requestBody"] = {"required": True, "content": {JSON: content, wire.CONTENT_TYPE: content}}
-    return extra

@@ -5,32 +5,23 @@ It does not know how the model was made or where it will be published.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+import torch
+from scipy.stats import spearmanr
 
-from model_build.export import SourceModel
-from model_build.tasks import CUT, Embed, Pairs, Retrieval, ndcg, sts_spearman
-from shared.batching import plan_batches
-from shared.contracts import EmbedRequest, FloatMatrix
-from shared.cpus import usable_cpus
-from shared.engines.onnx import OnnxEngine
-from shared.manifest import Manifest, Quality
-from shared.model import Model, load_model
-from shared.settings import Settings
-from shared.vectors import finish
+from model_build.originals import embedder, scorer
+from model_build.samples import sample_rankings, sample_texts
+from model_build.serving import Served, probabilities
+from model_build.source import SourceModel
+from model_build.tasks import Evaluation, score_cross_encoder, score_embedding
+from shared.contracts import FloatMatrix
+from shared.manifest import Manifest, Quality, Target
 
-MAX_BATCH_DIFFERENCE = 1e-6
-TEXTS = 200
-_COMPARED = 96
-_BATCH = 32
+_WARM_UP = 8
 
 
 def evaluate(
@@ -38,140 +29,118 @@ def evaluate(
     manifest: Manifest,
     root: Path,
     source: SourceModel,
-    evaluations: Sequence[Pairs | Retrieval] = (),
+    evaluations: Sequence[Evaluation] = (),
 ) -> Quality:
-    """Measure the model in `folder`. root: the folder of the original, read as `source`."""
+    """Measure the model in `folder`. root: the folder of the original, read as `source`.
+
+    Raises InvalidArtefact if the model does not load or run, and Unavailable if the GPU is too small.
+    """
     started = time.perf_counter()
-    model = load_model(folder, manifest, OnnxEngine)
-    load_s = time.perf_counter() - started
+    served = Served(folder, manifest)
+    load_s = round(time.perf_counter() - started, 3)
     try:
-        original = _original(root, source)
-        texts = sample_texts()
-        vectors = _serve(model, texts)
-        started = time.perf_counter()
-        _serve(model, texts)
-        texts_per_s = len(texts) / (time.perf_counter() - started)
-        cosines = (vectors * original(texts, None)).sum(axis=1)
-        return Quality(
-            cosine_mean=float(cosines.mean()),
-            cosine_p01=float(np.percentile(cosines, 1)),
-            cosine_min=float(cosines.min()),
-            batch_max_abs_diff=_batch_difference(model, texts),
-            load_s=round(load_s, 3),
-            texts_per_s=round(texts_per_s, 1),
-            evaluations=_run_all(evaluations, lambda t, p: _serve(model, t, p), original, manifest),
-        )
+        measure = _measure_vectors if manifest.task == "embedding" else _measure_scores
+        return measure(served, root, source, evaluations, load_s)
     finally:
-        model.close()
+        served.close()
 
 
-def shortfalls(quality: Quality, min_cosine: float) -> list[str]:
+def shortfalls(
+    quality: Quality, target: Target, min_cosine: float, min_rank_agreement: float
+) -> list[str]:
     """What fell short, in words; empty if the model may be published. NaN falls short."""
     found = []
-    if not quality.cosine_mean >= min_cosine:
+    if quality.cosine_mean is not None and not quality.cosine_mean >= min_cosine:
         found.append(f"mean cosine {quality.cosine_mean:.6f} is below --min-cosine {min_cosine:g}")
-    if not quality.batch_max_abs_diff < MAX_BATCH_DIFFERENCE:
+    agreement = quality.rank_agreement_mean
+    if agreement is not None and not agreement >= min_rank_agreement:
         found.append(
-            f"a text's vector depends on its batch: it moves by {quality.batch_max_abs_diff:.2e}, "
-            f"{MAX_BATCH_DIFFERENCE:g} is the limit"
+            f"mean rank agreement {agreement:.4f} is below --min-rank-agreement {min_rank_agreement:g}"
+        )
+    limit = max_batch_difference(target)
+    if not quality.batch_max_abs_diff < limit:
+        found.append(
+            f"a result depends on its batch: it moves by {quality.batch_max_abs_diff:.2e}, "
+            f"{limit:g} is the limit"
         )
     return found
 
 
-def sample_texts(count: int = TEXTS) -> list[str]:
-    """`count` English texts of 3 to 200 words, always the same ones."""
-    rng = random.Random(20240229)  # noqa: S311 - no secret
-    # Short texts are what is mostly embedded, so lengths grow geometrically.
-    lengths = [round(3 * (200 / 3) ** (i / max(1, count - 1))) for i in range(count)]
-    rng.shuffle(lengths)
-    columns = [block.splitlines() for block in _PHRASES.read_text("utf-8").split("\n\n")]
-    return [_text(rng, columns, length) for length in lengths]
+def max_batch_difference(target: Target) -> float:
+    """Of vectors of length one, and of scores from 0 to 1.
+
+    On a CPU each row is summed alike whatever the batch is (FP32 torch: 1e-7). A GPU picks its kernels
+    by shape, and FP16 keeps 11 bits of every sum.
+    """
+    return 1e-2 if target == "gpu-fp16" and torch.cuda.is_available() else 1e-6
 
 
-# Blocks of subjects, verbs, objects and endings, a phrase a line.
-_PHRASES = Path(__file__).with_name("texts.txt")
-_MARKS = (".", ".", ".", "?", "!", ";")
-
-
-def _text(rng: random.Random, columns: list[list[str]], words: int) -> str:
-    parts: list[str] = []
-    while len(parts) < words:
-        clause = " ".join(rng.choice(column) for column in columns)
-        parts += (clause[0].upper() + clause[1:] + rng.choice(_MARKS)).split()
-    return " ".join(parts[:words])
-
-
-def _serve(model: Model, texts: Sequence[str], prompt: str | None = None) -> FloatMatrix:
-    """As a server with this machine's cores does: tokenise, plan, run, finish."""
-    settings = Settings()
-    sequences = model.tokenize(EmbedRequest(model.manifest.name, tuple(texts), prompt_name=prompt))
-    plan = plan_batches(
-        [len(ids) for ids in sequences],
-        budget_tokens=settings.batch_tokens,
-        max_texts=settings.batch_texts,
+def _measure_vectors(
+    served: Served, root: Path, source: SourceModel, evaluations: Sequence[Evaluation], load_s: float
+) -> Quality:
+    original = embedder(root, source)
+    texts = sample_texts()
+    served.embed(texts[:_WARM_UP], None)
+    started = time.perf_counter()
+    vectors = served.embed(texts, None)
+    elapsed_s = time.perf_counter() - started
+    cosines = (vectors * original(texts, None)).sum(axis=1)
+    ways = {"": served.embed, " (original)": original}
+    return Quality(
+        cosine_mean=float(cosines.mean()),
+        cosine_p01=float(np.percentile(cosines, 1)),
+        cosine_min=float(cosines.min()),
+        batch_max_abs_diff=served.vector_difference(texts),
+        load_s=load_s,
+        inputs_per_s=round(len(texts) / elapsed_s, 1),
+        evaluations={
+            f"{task.name} {figure}{whose}": round(value, 6)
+            for task in evaluations
+            for whose, embed in ways.items()
+            for figure, value in score_embedding(task, embed, set(source.prompts)).items()
+        },
     )
-    vectors = np.empty((len(texts), model.manifest.dimensions), np.float32)
-
-    def run(rows: list[int]) -> None:
-        vectors[rows] = model.embed([sequences[row] for row in rows])
-
-    with ThreadPoolExecutor(usable_cpus()) as pool:
-        list(pool.map(run, plan))
-    return finish(vectors, None, normalize=True)
 
 
-def _original(root: Path, source: SourceModel) -> Embed:
-    """The FP32 model in torch, run by sentence-transformers."""
-    safe: dict[str, Any] = {"use_safetensors": True, "dtype": "float32"}
-    if (root / "modules.json").is_file():
-        model = SentenceTransformer(
-            str(root), device="cpu", trust_remote_code=False, local_files_only=True, model_kwargs=safe
-        )
-    else:
-        mode: Any = {"last": "lasttoken", "weighted_mean": "weightedmean"}.get(
-            source.pooling, source.pooling
-        )
-        modules = [Transformer(str(root), model_kwargs=safe), Pooling(source.hidden_size, mode)]
-        model = SentenceTransformer(modules=modules, device="cpu")
-    model.max_seq_length = source.max_tokens
-    tokenizer: Any = model.tokenizer
-    if tokenizer.pad_token is None:  # a bare tokenizer.json does not say which token pads
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(source.pad_token_id)
-
-    def embed(texts: Sequence[str], prompt: str | None) -> FloatMatrix:
-        vectors: FloatMatrix = model.encode(
-            list(texts), prompt_name=prompt, normalize_embeddings=True, show_progress_bar=False
-        )
-        return vectors
-
-    return embed
-
-
-def _batch_difference(model: Model, texts: Sequence[str]) -> float:
-    """Largest change of any vector's element between a text alone and among 31 others."""
-    sequences = model.tokenize(EmbedRequest(model.manifest.name, tuple(texts)))
-    largest = 0.0
-    for start in range(0, _COMPARED, _BATCH):
-        batch = sequences[start : start + _BATCH]
-        among = finish(model.embed(batch), None, normalize=True)
-        alone = finish(np.concatenate([model.embed([ids]) for ids in batch]), None, normalize=True)
-        # np.maximum keeps a NaN; max() would drop it.
-        largest = float(np.maximum(largest, np.abs(alone - among).max()))
-    return largest
+def _measure_scores(
+    served: Served, root: Path, source: SourceModel, evaluations: Sequence[Evaluation], load_s: float
+) -> Quality:
+    original = scorer(root, source)
+    rankings = sample_rankings()
+    pairs = [(ranking.query, document) for ranking in rankings for document in ranking.documents]
+    served.score(pairs[:_WARM_UP])
+    started = time.perf_counter()
+    logits = served.score(pairs)
+    elapsed_s = time.perf_counter() - started
+    exact = original(pairs)
+    agreements = rank_agreements(logits, exact, [len(ranking.documents) for ranking in rankings])
+    differences = np.abs(probabilities(logits) - probabilities(exact))
+    ways = {"": served.score, " (original)": original}
+    return Quality(
+        rank_agreement_mean=float(np.mean(agreements)),
+        rank_agreement_min=float(np.min(agreements)),
+        score_mean_abs_diff=float(differences.mean()),
+        score_max_abs_diff=float(differences.max()),
+        batch_max_abs_diff=served.score_difference(pairs),
+        load_s=load_s,
+        inputs_per_s=round(len(pairs) / elapsed_s, 1),
+        evaluations={
+            f"{task.name} {figure}{whose}": round(value, 6)
+            for task in evaluations
+            for whose, score in ways.items()
+            for figure, value in score_cross_encoder(task, score).items()
+        },
+    )
 
 
-def _run_all(
-    evaluations: Sequence[Pairs | Retrieval], served: Embed, original: Embed, manifest: Manifest
-) -> dict[str, float]:
-    """Two figures each: NAME and NAME of the original."""
-    figures = {}
-    for each in evaluations:
-        kind = "spearman" if isinstance(each, Pairs) else f"ndcg@{CUT}"
-        for whose, embed in (("", served), (" (original)", original)):
-            score = (
-                sts_spearman(each, embed)
-                if isinstance(each, Pairs)
-                else ndcg(each, embed, set(manifest.prompts))
-            )
-            figures[f"{each.name} {kind}{whose}"] = round(score, 6)
-    return figures
+def rank_agreements(a: FloatMatrix, b: FloatMatrix, counts: Sequence[int]) -> list[float]:
+    """Spearman's correlation of two (N, L) matrices over each query's documents, for each label.
+
+    counts: documents of each query, in order. Logits that do not differ rank nothing: NaN.
+    """
+    agreements = []
+    for rows in np.split(np.arange(len(a)), np.cumsum(counts)[:-1]):
+        for one, other in zip(a[rows].T, b[rows].T, strict=True):
+            flat = bool(np.ptp(one) == 0 or np.ptp(other) == 0)
+            agreements.append(float("nan") if flat else float(spearmanr(one, other).statistic))
+    return agreements

@@ -1,16 +1,20 @@
-"""Public benchmarks that say what a model is good for: read them, and score any way of embedding.
+"""Public benchmarks that say what a model is good for: read them, and score any model on them.
 
-It does not know models: an `Embed` is all it needs.
+It does not know models: an `Embed` or a `Score` is all it needs.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from shared.contracts import FloatMatrix
@@ -21,6 +25,9 @@ CUT = 10  # nDCG@10
 Embed = Callable[[Sequence[str], str | None], FloatMatrix]
 """Texts and a prompt's name (None: the model's default) -> (N, D) float32 unit vectors."""
 
+Score = Callable[[Sequence[tuple[str, str]]], FloatMatrix]
+"""Pairs of texts -> (N, L) float32 logits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
@@ -28,6 +35,17 @@ class Pairs:
 
     name: str
     scores: list[float]
+    a: list[str]
+    b: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answer selection: b[i] is an answer to the question a[i] if right[i]. A question's lines follow
+    one another."""
+
+    name: str
+    right: list[bool]
     a: list[str]
     b: list[str]
 
@@ -42,27 +60,76 @@ class Retrieval:
     relevant: dict[str, dict[str, int]]
 
 
-def read_evaluation(path: Path) -> Pairs | Retrieval:
-    """A .tsv of score, a, b (lines without a score are skipped), or a folder in BEIR's layout.
+Evaluation: TypeAlias = Pairs | Answers | Retrieval
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """A .csv of qtext, label, atext; a .tsv of score, a, b (lines without a score are skipped); or a
+    folder in BEIR's layout.
 
     Raises InvalidInput (field "eval") naming the file and line.
     """
     try:
-        return _read_retrieval(path) if path.is_dir() else _read_pairs(path)
+        if path.is_dir():
+            return _read_retrieval(path)
+        return _read_answers(path) if path.suffix == ".csv" else _read_pairs(path)
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path.name} cannot be read", field="eval") from error
 
 
-def sts_spearman(pairs: Pairs, embed: Embed) -> float:
-    """Rank correlation of the cosines with the scores, -1 to 1."""
-    cosines = (embed(pairs.a, None) * embed(pairs.b, None)).sum(axis=1)
-    return float(spearmanr(cosines, pairs.scores).statistic)
+def check_rankable(evaluations: Sequence[Evaluation], labels: int) -> None:
+    """Raise InvalidInput (field "eval") if a cross-encoder of so many labels cannot be scored so."""
+    if labels > 1 and evaluations:
+        raise InvalidInput("the model has several labels, and --eval needs one score", field="eval")
+    for each in evaluations:
+        if isinstance(each, Retrieval):
+            raise InvalidInput(
+                f"{each.name} is for embedding models: give a cross-encoder a .csv or .tsv", field="eval"
+            )
+
+
+def score_embedding(task: Evaluation, embed: Embed, prompts: set[str]) -> dict[str, float]:
+    """Figure -> value. prompts: names of the model's prompts."""
+    if isinstance(task, Retrieval):
+        return {f"ndcg@{CUT}": ndcg(task, embed, prompts)}
+    query, document = _prompt_names(prompts) if isinstance(task, Answers) else (None, None)
+    return _score(task, (embed(task.a, query) * embed(task.b, document)).sum(axis=1))
+
+
+def score_cross_encoder(task: Evaluation, score: Score) -> dict[str, float]:
+    """Figure -> value, of a model and a task that pass `check_rankable`."""
+    assert not isinstance(task, Retrieval)
+    return _score(task, score(list(zip(task.a, task.b, strict=True)))[:, 0])
+
+
+def _score(task: Pairs | Answers, scores: NDArray[np.float32]) -> dict[str, float]:
+    if isinstance(task, Pairs):
+        return {"spearman": float(spearmanr(scores, task.scores).statistic)}
+    mean_average_precision, mean_reciprocal_rank = map_mrr(task, scores)
+    return {"MAP": mean_average_precision, "MRR": mean_reciprocal_rank}
+
+
+def map_mrr(task: Answers, scores: NDArray[np.float32]) -> tuple[float, float]:
+    """Mean average precision and reciprocal rank over the questions with a right answer.
+
+    As trec_eval: a question that only has right answers counts.
+    """
+    precisions, reciprocals = [], []
+    start = 0
+    for _, lines in groupby(task.a):
+        stop = start + len(list(lines))
+        best = np.argsort(-scores[start:stop], kind="stable")
+        ranks = np.flatnonzero(np.array(task.right[start:stop])[best]) + 1
+        if len(ranks):
+            precisions.append((np.arange(1, len(ranks) + 1) / ranks).mean())
+            reciprocals.append(1 / ranks[0])
+        start = stop
+    return float(np.mean(precisions)), float(np.mean(reciprocals))
 
 
 def ndcg(task: Retrieval, embed: Embed, prompts: set[str]) -> float:
     """Mean nDCG@10 over the queries that have judgements, by exact search."""
-    query_prompt = "query" if "query" in prompts else None
-    document_prompt = next((p for p in ("document", "passage") if p in prompts), None)
+    query_prompt, document_prompt = _prompt_names(prompts)
     documents, queries = list(task.corpus), [q for q in task.queries if task.relevant.get(q)]
     vectors = embed(list(task.corpus.values()), document_prompt)
     scores = embed([task.queries[q] for q in queries], query_prompt) @ vectors.T
@@ -75,6 +142,28 @@ def ndcg(task: Retrieval, embed: Embed, prompts: set[str]) -> float:
         ideal = np.array([2**g - 1 for g in sorted(grades.values(), reverse=True)[:CUT]])
         gains.append((got * discounts[: len(got)]).sum() / (ideal * discounts[: len(ideal)]).sum())
     return float(np.mean(gains))
+
+
+def _prompt_names(prompts: set[str]) -> tuple[str | None, str | None]:
+    """The prompts made for queries and for documents, where a model has them."""
+    query = "query" if "query" in prompts else None
+    return query, next((name for name in ("document", "passage") if name in prompts), None)
+
+
+def _read_answers(path: Path) -> Answers:
+    answers = Answers(path.stem, [], [], [])
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = csv.DictReader(stream)
+        for row in rows:
+            question, label, answer = (row.get(name) for name in ("qtext", "label", "atext"))
+            if label not in ("0", "1") or not question or not answer:
+                raise _malformed(path, rows.line_num, "has no qtext, label (0 or 1) and atext")
+            answers.right.append(label == "1")
+            answers.a.append(question)
+            answers.b.append(answer)
+    if not any(answers.right):
+        raise InvalidInput(f"{path.name} has no question with a right answer", field="eval")
+    return answers
 
 
 def _read_pairs(path: Path) -> Pairs:

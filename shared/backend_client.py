@@ -5,28 +5,66 @@ Does not know models or dialects, nor which backend a request should go to.
 
 from __future__ import annotations
 
+import asyncio
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import aiohttp
 import msgspec
+import stamina
 
-from shared import wire
-from shared.contracts import EmbedRequest, EmbedResult, ModelCard, ModelState
-from shared.errors import BackendFailed, DeadlineExceeded, Unavailable
+from shared import deadline, wire
+from shared.backend_auth import Authorize
+from shared.contracts import (
+    EmbedRequest,
+    EmbedResult,
+    ModelState,
+    PredictRequest,
+    PredictResult,
+    Request,
+    RerankRequest,
+    RerankResult,
+)
+from shared.errors import (
+    BackendFailed,
+    BlitzError,
+    DeadlineExceeded,
+    Overloaded,
+    Unauthorized,
+    Unavailable,
+)
 
-T = TypeVar("T")
+AnyResult = TypeVar("AnyResult", EmbedResult, RerankResult, PredictResult)
 
 CONNECT_S = 10.0
+ATTEMPTS = 3
+MAX_RETRY_AFTER_S = 2.0
+"""A backend that asks for a longer pause is not tried again: another one may answer sooner."""
+WAKE_S = 60.0
+"""An app that scales from zero is given so long to answer."""
+
+# Nothing of an answer was acted on, so the same request may be sent again.
+_BROKEN = (
+    aiohttp.ClientOSError,  # refused or reset
+    aiohttp.ServerDisconnectedError,  # an idle connection was closed just as it was used
+    aiohttp.ClientPayloadError,  # the answer stopped halfway
+    ConnectionError,
+)
 
 
 class Backend(Protocol):
-    """Embeds. All methods raise classes of shared.errors only."""
+    """Runs models. All methods raise classes of shared.errors only."""
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Vectors of all inputs, in order."""
 
-    async def cards(self) -> list[ModelCard]:
-        """The models there are, by name."""
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        """Scores of all documents, in order."""
+
+    async def predict(self, request: PredictRequest) -> PredictResult:
+        """Scores of all inputs' labels, in order."""
 
     async def states(self) -> list[ModelState]:
         """What is loaded, by name."""
@@ -40,72 +78,148 @@ class _Ready(msgspec.Struct):
 
 
 class HttpBackend:
-    """A backend app at `url`, over keep-alive connections of the event loop that first calls it.
+    """A backend app at `url`, over keep-alive connections of the event loop that calls it.
 
-    timeout_s: for a whole call. Errors of the backend come out as the class it raised. Raises
-    Unavailable if nothing answers at `url`, DeadlineExceeded after timeout_s, and BackendFailed if the
-    connection breaks or the answer is not the wire's.
+    timeout_s: for a whole call, retries included; less if the request being served has less time left,
+    and the backend is told how long. authorize: gives the Authorization header; None: there is none.
+
+    Calls are pure functions of the request, so repeating one is safe: up to ATTEMPTS times, while there
+    is time, if the connection breaks or the backend says 503. A caller that is cancelled closes its
+    connection, which is how the backend learns of it.
+
+    Errors of the backend come out as the class it raised. Raises Unavailable if nothing answers at
+    `url`, DeadlineExceeded when time is up, and BackendFailed if the connection breaks or the answer is
+    not the wire's.
     """
 
-    def __init__(self, url: str, timeout_s: float = 220.0) -> None:
+    def __init__(
+        self, url: str, timeout_s: float = 220.0, *, authorize: Authorize | None = None
+    ) -> None:
         self._url = url.rstrip("/")
-        self._timeout = aiohttp.ClientTimeout(timeout_s, sock_connect=CONNECT_S)
-        self._session: aiohttp.ClientSession | None = None
+        self._timeout_s = timeout_s
+        self._authorize = authorize
+        self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
-        status, body = await self._call("POST", "/embed", wire.pack_embed_request(request))
-        if status != 200:
-            raise wire.unpack_error(body)
-        return wire.unpack_embed_result(body)
+        return await self._run("/embed", request, EmbedResult)
 
-    async def cards(self) -> list[ModelCard]:
-        status, body = await self._call("GET", "/models")
-        if status != 200:
-            raise wire.unpack_error(body)
-        return _decode(body, list[ModelCard])
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        return await self._run("/rerank", request, RerankResult)
+
+    async def predict(self, request: PredictRequest) -> PredictResult:
+        return await self._run("/predict", request, PredictResult)
 
     async def states(self) -> list[ModelState]:
-        status, body = await self._call("GET", "/ready")
-        # 503 with states is an answer (not ready yet); a packed error is not JSON.
-        if status not in (200, 503) or not body.startswith(b"{"):
-            raise wire.unpack_error(body)
-        return _decode(body, _Ready).models
+        body = await self._call("GET", "/ready")
+        try:
+            return msgspec.json.decode(body, type=_Ready).models
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise BackendFailed("the backend's answer could not be read") from None
+
+    async def wake(self) -> None:
+        """Return once the app answers; it may be starting. Raises DeadlineExceeded after WAKE_S."""
+        async with deadline.within(WAKE_S):
+            async for attempt in stamina.retry_context(
+                on=(aiohttp.ClientError, ConnectionError, BlitzError),
+                attempts=None,
+                timeout=None,
+                wait_initial=0.5,
+                wait_max=2.0,
+                wait_jitter=0.5,
+            ):
+                with attempt:
+                    await self._send("GET", "/health")
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        """Close the connections of the running event loop."""
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        if session is not None:
+            await session.close()
 
-    async def _call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        try:
-            try:
-                return await self._send(method, path, body)
-            except (aiohttp.ServerDisconnectedError, ConnectionResetError):
-                # The backend closed an idle connection just as it was used. Every call is repeatable.
-                return await self._send(method, path, body)
-        except TimeoutError:
-            raise DeadlineExceeded("the backend took too long") from None
-        except (aiohttp.ClientConnectorError, aiohttp.InvalidURL):
-            raise Unavailable("the backend does not answer", retry_after_s=1.0) from None
-        except (aiohttp.ClientError, ConnectionError):
-            raise BackendFailed("the connection to the backend broke") from None
+    async def _run(self, path: str, request: Request, kind: type[AnyResult]) -> AnyResult:
+        return wire.unpack_result(await self._call("POST", path, wire.pack_request(request)), kind)
 
-    async def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
-        if self._session is None:
-            # Here and not in __init__: a session belongs to the running loop. No limit on
-            # connections: the backend's own queue decides what is too much.
-            self._session = aiohttp.ClientSession(
-                timeout=self._timeout, connector=aiohttp.TCPConnector(limit=0)
-            )
-        headers = {"content-type": wire.CONTENT_TYPE} if body is not None else None
-        async with self._session.request(
-            method, self._url + path, data=body, headers=headers
+    async def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        left_s = deadline.remaining_s()
+        if left_s is not None and left_s <= 0:
+            raise DeadlineExceeded("the request took too long")
+        with _translating():
+            async with deadline.within(self._timeout_s):
+                async for attempt in stamina.retry_context(
+                    on=_retry_after,
+                    attempts=ATTEMPTS,
+                    timeout=None,  # `within` ends it
+                    wait_initial=0.05,
+                    wait_max=0.5,
+                    wait_jitter=0.1,
+                ):
+                    with attempt:
+                        return await self._send(method, path, body)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _send(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        headers = {}
+        if body is not None:
+            headers["content-type"] = wire.CONTENT_TYPE
+        if self._authorize is not None:
+            headers["authorization"] = await self._authorize()
+        left_s = deadline.remaining_s()
+        if left_s is not None:
+            headers[deadline.HEADER] = str(max(1, int(left_s * 1000)))
+        async with self._session().request(
+            method, self._url + path, data=body, headers=headers, allow_redirects=False
         ) as response:
-            return response.status, await response.read()
+            answer = await response.read()
+            # /ready answers 503 with JSON: "not yet" is an answer. Errors are msgpack.
+            if response.status == 200 or (method == "GET" and response.content_type == _JSON):
+                return answer
+            raise _error_of(response.status, response.headers.get("retry-after", ""), answer)
+
+    def _session(self) -> aiohttp.ClientSession:
+        """The running loop's, since a session belongs to one."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._sessions:
+            self._sessions[loop] = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+                connector=aiohttp.TCPConnector(limit=0),  # shared.dispatch limits calls
+                # Azure's front end sets an affinity cookie: kept, all calls would go to one instance.
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._sessions[loop]
 
 
-def _decode(body: bytes, kind: type[T]) -> T:
+_JSON = "application/json"
+
+
+def _retry_after(error: Exception) -> bool | float:
+    """Whether to try again; a number: after so many seconds, as the backend asked."""
+    if isinstance(error, Unavailable) and error.retry_after_s is not None:
+        wait_s = error.retry_after_s + random.uniform(0, 0.1)  # noqa: S311 - so that not all come at once
+        left_s = deadline.remaining_s()
+        in_time = left_s is None or wait_s < left_s
+        return float(wait_s) if error.retry_after_s <= MAX_RETRY_AFTER_S and in_time else False
+    return isinstance(error, (*_BROKEN, Unavailable))
+
+
+@contextmanager
+def _translating() -> Iterator[None]:
+    """aiohttp's errors as ours."""
     try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise BackendFailed("the backend's answer could not be read") from None
+        yield
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL):
+        raise Unavailable("the backend does not answer", retry_after_s=1.0) from None
+    except (aiohttp.ClientError, ConnectionError):
+        raise BackendFailed("the connection to the backend broke") from None
+
+
+def _error_of(status: int, retry_after: str, body: bytes) -> BlitzError:
+    """The backend's error, or what the platform in front of it means by a status of its own."""
+    error = wire.unpack_error(body)
+    if isinstance(error, Unauthorized):  # about the router's key, not about the caller's
+        return BackendFailed("the backend refused the router")
+    if isinstance(error, BackendFailed) and status in (429, 503):
+        wait_s = float(retry_after) if retry_after.isdecimal() and len(retry_after) < 6 else None
+        if status == 429:
+            return Overloaded("the backend has too much to do: retry later", retry_after_s=wait_s)
+        return Unavailable("the backend is not available now", retry_after_s=wait_s)
+    return error

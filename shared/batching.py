@@ -14,9 +14,9 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -31,19 +31,19 @@ LOOKAHEAD = 32
 """How many waiting requests are looked at to fill a batch: bounds the work done under the lock."""
 
 
-class Embeds(Protocol):
+class Runs(Protocol):
     """What a batch runs on; `shared.model.Model` is one. Called from many threads at once."""
 
-    def embed(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
-        """B sequences of ids -> (B, D) float32."""
+    def run(self, sequences: Sequence[Any]) -> FloatMatrix:
+        """B sequences -> (B, D) float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batched:
-    """vectors: (N, D) float32 in input order. queue_s: until the first batch started, inference_s: the
+    """rows: (N, D) float32 in input order. queue_s: until the first batch started, inference_s: the
     rest of the wall time, both in seconds."""
 
-    vectors: FloatMatrix
+    rows: FloatMatrix
     queue_s: float
     inference_s: float
 
@@ -56,6 +56,15 @@ class Offer:
     texts: int
     longest: int
     tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What suits an engine: threads that call it at once, and the limits of a micro-batch."""
+
+    threads: int
+    batch_tokens: int
+    batch_texts: int
 
 
 def plan_batches(lengths: Sequence[int], *, budget_tokens: int, max_texts: int) -> list[list[int]]:
@@ -103,8 +112,8 @@ def choose(offers: Sequence[Offer], *, budget_tokens: int, max_texts: int) -> li
 class _Ticket:
     """One submitted request. `done` is resolved when nothing of it is queued or running any more."""
 
-    model: Embeds
-    sequences: list[list[int]]
+    model: Runs
+    sequences: Sequence[Sized]
     waiting: deque[list[int]]
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
@@ -113,7 +122,7 @@ class _Ticket:
     submitted: float = field(default_factory=time.perf_counter)
     started: float | None = None
     running: int = 0
-    vectors: FloatMatrix | None = None
+    rows: FloatMatrix | None = None
     error: BlitzError | None = None
 
     def __lt__(self, other: _Ticket) -> bool:
@@ -144,7 +153,8 @@ class Batcher:
     requests: so 5,000 texts do not starve one text behind them, nor a stream of single texts them.
 
     budget_tokens, max_texts: a micro-batch's limits. max_wait_s: how long a free thread waits for a
-    fuller batch; 0 never waits. max_queue_tokens: beyond it `submit` raises Overloaded.
+    fuller batch; 0 never waits. max_queue_tokens, max_queue_s: waiting tokens, and the seconds they are
+    expected to take, beyond which `submit` raises Overloaded.
     """
 
     def __init__(
@@ -155,6 +165,7 @@ class Batcher:
         max_texts: int,
         max_wait_s: float,
         max_queue_tokens: int,
+        max_queue_s: float,
         metrics: Telemetry = telemetry.PROCESS,
     ) -> None:
         self._metrics = metrics
@@ -162,6 +173,7 @@ class Batcher:
         self._max_texts = max_texts
         self._max_wait_s = max_wait_s
         self._max_queue_tokens = max_queue_tokens
+        self._max_queue_s = max_queue_s
         self._changed = threading.Condition()
         self._heap: list[_Ticket] = []
         self._queued_tokens = 0
@@ -181,15 +193,15 @@ class Batcher:
         """Real tokens accepted and not yet given to an engine."""
         return self._queued_tokens
 
-    async def submit(self, model: Embeds, sequences: list[list[int]]) -> Batched:
-        """Embed `sequences` with `model`, which must stay usable until this returns or raises.
+    async def submit(self, model: Runs, sequences: Sequence[Sized]) -> Batched:
+        """Run `sequences` through `model`, which must stay usable until this returns or raises.
 
         Raises Overloaded (with retry_after_s), Unavailable after `close`, EmptyInput, and what
-        model.embed raises (anything that is no BlitzError becomes one). When cancelled, it drops what
+        model.run raises (anything that is no BlitzError becomes one). When cancelled, it drops what
         is queued and leaves only after the batches already running have ended.
         """
         if not sequences:
-            raise EmptyInput("there is nothing to embed", field="input")
+            raise EmptyInput("there is nothing to run", field="input")
         ticket = self._enqueue(model, sequences)
         try:
             await asyncio.shield(ticket.done)
@@ -202,10 +214,10 @@ class Batcher:
             raise
         if ticket.error is not None:
             raise ticket.error
-        assert ticket.vectors is not None
+        assert ticket.rows is not None
         assert ticket.started is not None
         ended = time.perf_counter()
-        return Batched(ticket.vectors, ticket.started - ticket.submitted, ended - ticket.started)
+        return Batched(ticket.rows, ticket.started - ticket.submitted, ended - ticket.started)
 
     def close(self) -> None:
         """Fail what is queued with Unavailable, let running batches end, stop the threads."""
@@ -218,7 +230,7 @@ class Batcher:
         for thread in self._threads:
             thread.join()
 
-    def _enqueue(self, model: Embeds, sequences: list[list[int]]) -> _Ticket:
+    def _enqueue(self, model: Runs, sequences: Sequence[Sized]) -> _Ticket:
         loop = asyncio.get_running_loop()
         lengths = [len(ids) for ids in sequences]
         batches = plan_batches(lengths, budget_tokens=self._budget_tokens, max_texts=self._max_texts)
@@ -226,7 +238,7 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise Unavailable("the service is shutting down")
-            excess = self._queued_tokens + total - self._max_queue_tokens
+            excess = self._queued_tokens + total - self._room_tokens()
             # A request alone is always served: otherwise one above the limit never would be.
             if self._queued_tokens and excess > 0:
                 raise Overloaded(
@@ -241,7 +253,12 @@ class Batcher:
             self._changed.notify_all()
         return ticket
 
-    def _drain_s(self, tokens: int) -> float:
+    def _room_tokens(self) -> float:
+        """How many tokens may wait; before the first batch the rate, and so the time, is unknown."""
+        rate = self._tokens_per_s * len(self._threads)
+        return min(self._max_queue_tokens, rate * self._max_queue_s or self._max_queue_tokens)
+
+    def _drain_s(self, tokens: float) -> float:
         """Seconds until `tokens` are worked off at the recent rate: 1 to 60."""
         rate = self._tokens_per_s * len(self._threads)
         return min(60.0, max(1.0, tokens / rate)) if rate else 1.0
@@ -301,39 +318,51 @@ class Batcher:
         return parts
 
     def _run(self, parts: list[_Part]) -> None:
+        """Run a micro-batch; when one that callers share fails, each caller's part again by itself."""
+        error = self._attempt(parts)
+        if error is not None and len(parts) > 1:
+            for part in parts:
+                self._settle_part([part], self._attempt([part]))
+        else:
+            self._settle_part(parts, error)
+
+    def _attempt(self, parts: list[_Part]) -> Exception | None:
         sequences = [ticket.sequences[index] for ticket, batch in parts for index in batch]
         self._metrics.batch_ran(
             texts=len(sequences), padded_tokens=len(sequences) * max(map(len, sequences))
         )
         began = time.perf_counter()
         try:
-            vectors = parts[0][0].model.embed(sequences)
-            if vectors.shape[0] != len(sequences):
+            rows = parts[0][0].model.run(sequences)
+            if rows.shape[0] != len(sequences):
                 raise ValueError("the model returned another number of rows than it was given")
-            self._deliver(parts, vectors)
+            self._deliver(parts, rows)
         except Exception as error:  # an engine may raise anything; the thread has to live on
             # Without its message: that may quote an input.
             frames = "".join(traceback.format_tb(error.__traceback__))
             _log.error("a micro-batch failed: %s\n%s", type(error).__qualname__, frames)
-            with self._changed:
-                for ticket, _ in parts:
-                    self._fail(ticket, _public(error))
+            return error
+        rate = sum(map(len, sequences)) / max(time.perf_counter() - began, 1e-6)
         with self._changed:
-            rate = sum(map(len, sequences)) / max(time.perf_counter() - began, 1e-6)
             self._tokens_per_s += (rate - self._tokens_per_s) * (0.1 if self._tokens_per_s else 1.0)
+        return None
+
+    def _settle_part(self, parts: list[_Part], error: Exception | None) -> None:
+        with self._changed:
             for ticket, _ in parts:
+                if error is not None:
+                    self._fail(ticket, _public(error))
                 ticket.running -= 1
                 self._settle(ticket)
 
-    def _deliver(self, parts: list[_Part], vectors: FloatMatrix) -> None:
-        row = 0
+    def _deliver(self, parts: list[_Part], rows: FloatMatrix) -> None:
+        start = 0
         for ticket, batch in parts:
             with self._changed:
-                if ticket.vectors is None:
-                    shape = (len(ticket.sequences), vectors.shape[1])
-                    ticket.vectors = np.empty(shape, np.float32)
-            ticket.vectors[batch] = vectors[row : row + len(batch)]
-            row += len(batch)
+                if ticket.rows is None:
+                    ticket.rows = np.empty((len(ticket.sequences), rows.shape[1]), np.float32)
+            ticket.rows[batch] = rows[start : start + len(batch)]
+            start += len(batch)
 
     def _drop(self, ticket: _Ticket) -> None:
         with self._changed:

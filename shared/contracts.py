@@ -12,12 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import EmptyInput, InvalidInput
+from shared.manifest import Device, Task
 
 TruncationSide: TypeAlias = Literal["right", "left"]
 TextInput: TypeAlias = str | tuple[int, ...]
 """A text, or ids of the model's own vocabulary (special tokens included)."""
 
 FloatMatrix: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPair:
+    """Two texts as one sequence. ids: special tokens included; type_ids: 0 or 1, as long as ids."""
+
+    ids: list[int]
+    type_ids: list[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+Tokens: TypeAlias = list[int] | TokenPair
+"""What an engine reads for one input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +66,57 @@ class EmbedRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class RerankRequest:
+    """Score each of `documents` against `query` with `model`.
+
+    raw_scores: a cross-encoder's logits instead of their sigmoid.
+    truncate: cut pairs longer than the model reads, longest text first; if False they are an
+        InputTooLong. truncation_side: the side that is cut off.
+    max_document_tokens: documents are cut to this many tokens before they are paired; None: not.
+    """
+
+    model: str
+    query: str
+    documents: tuple[str, ...]
+    raw_scores: bool = False
+    truncate: bool = True
+    truncation_side: TruncationSide = "right"
+    max_document_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.query:
+            raise EmptyInput("the query is empty: give a text", field="query")
+        _check_texts(self.documents, "documents")
+        if self.max_document_tokens is not None and self.max_document_tokens < 1:
+            raise InvalidInput("max_document_tokens must be 1 or more", field="max_document_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class PredictRequest:
+    """Label each of `inputs`, texts or pairs of texts, with a cross-encoder or classifier.
+
+    raw_scores: logits instead of probabilities. truncate, truncation_side: as in RerankRequest.
+    """
+
+    model: str
+    inputs: tuple[str | tuple[str, str], ...]
+    raw_scores: bool = False
+    truncate: bool = True
+    truncation_side: TruncationSide = "right"
+
+    def __post_init__(self) -> None:
+        _check_texts(self.inputs, "inputs")
+
+
+def _check_texts(texts: tuple[str | tuple[str, str], ...], field: str) -> None:
+    if not texts:
+        raise EmptyInput(f"{field} is empty: give at least one text", field=field)
+    for index, item in enumerate(texts):
+        if not all((item,) if isinstance(item, str) else item):
+            raise EmptyInput(f"{field}[{index}] is empty: give a text", field=f"{field}[{index}]")
+
+
+@dataclass(frozen=True, slots=True)
 class Timings:
     """Where a request's time went, in seconds; inference is wall time of its batches, queue the rest."""
 
@@ -60,13 +127,17 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class EmbedResult:
-    """vectors: (N, D) float32, row i belongs to input i. token_counts: real tokens fed, per input."""
+    """vectors: (N, D) float32, row i belongs to input i. token_counts: real tokens fed, per input.
+
+    device: what served it; of parts, the first one's.
+    """
 
     vectors: FloatMatrix
     token_counts: tuple[int, ...]
     model: str
     revision: str
     timings: Timings = field(default_factory=Timings)
+    device: Device = "cpu"
 
     @property
     def total_tokens(self) -> int:
@@ -74,25 +145,88 @@ class EmbedResult:
 
 
 @dataclass(frozen=True, slots=True)
+class RerankResult:
+    """scores: (N,) float32, entry i belongs to document i. method: what a score is.
+
+    token_counts: real tokens fed, per pair; with "cosine", per document, the query's in the first.
+    """
+
+    scores: FloatMatrix
+    token_counts: tuple[int, ...]
+    model: str
+    revision: str
+    method: Literal["cross-encoder", "cosine"]
+    timings: Timings = field(default_factory=Timings)
+    device: Device = "cpu"
+
+    @property
+    def ranking(self) -> list[int]:
+        """The documents' indices, best first; equals in the order they came."""
+        order: list[int] = np.argsort(-self.scores, kind="stable").tolist()
+        return order
+
+    @property
+    def total_tokens(self) -> int:
+        return sum(self.token_counts)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictResult:
+    """scores: (N, L) float32, row i belongs to input i, column j to labels[j]."""
+
+    scores: FloatMatrix
+    token_counts: tuple[int, ...]
+    model: str
+    revision: str
+    labels: tuple[str, ...]
+    timings: Timings = field(default_factory=Timings)
+    device: Device = "cpu"
+
+    @property
+    def total_tokens(self) -> int:
+        return sum(self.token_counts)
+
+
+Request: TypeAlias = EmbedRequest | RerankRequest | PredictRequest
+Result: TypeAlias = EmbedResult | RerankResult | PredictResult
+
+
+def texts_of(request: Request) -> tuple[TextInput | tuple[str, str], ...]:
+    """The inputs that a request has one row of the result for."""
+    return request.documents if isinstance(request, RerankRequest) else request.inputs
+
+
+@dataclass(frozen=True, slots=True)
 class ModelState:
-    """What the cache knows of a model. reason: why it failed, safe to show; None otherwise."""
+    """What the cache knows of a model. reason: why it failed, safe to show; None otherwise.
+
+    device: what the backend that knows it runs models on.
+    """
 
     name: str
     state: Literal["cold", "loading", "warm", "failed"]
     reason: str | None = None
     revision: str | None = None
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What callers may know of a published model. created: Unix seconds, 0 if unknown."""
+    """What is known of a model published for one device. created: Unix seconds, 0 if unknown.
+
+    size_bytes: of its files. pooling: None for a cross-encoder, which has labels instead.
+    """
 
     name: str
     revision: str
     target: str
     architecture: str
-    pooling: str
+    pooling: str | None
     dimensions: int
     max_tokens: int
     prompts: tuple[str, ...] = ()
     created: int = 0
+    device: Device = "cpu"
+    task: Task = "embedding"
+    labels: tuple[str, ...] = ()
+    size_bytes: int = 0

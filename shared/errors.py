@@ -6,9 +6,11 @@ BlitzError
 ├── InvalidInput            400  the caller can fix it; `field` names what
 │   ├── EmptyInput          400  nothing to embed
 │   └── InputTooLong        400  more tokens than the model reads, truncation off
+├── Unauthorized            401  no key, or none that we know
 ├── PayloadTooLarge         413  body, inputs or tokens over a limit
 ├── UnsupportedMediaType    415  a content type we do not read
 ├── UnknownModel            404  no such model in the store
+├── SourceChanged           409  a bulk job's input is no longer the one that it began with
 ├── Overloaded              429  the queue is full; `retry_after_s`
 ├── Unavailable             503  not now; `retry_after_s` when known
 │   ├── ModelLoadFailed     503  the model is there but did not load
@@ -56,6 +58,11 @@ class InputTooLong(InvalidInput):
     code = "input_too_long"
 
 
+class Unauthorized(BlitzError):
+    status = 401
+    code = "invalid_api_key"
+
+
 class PayloadTooLarge(BlitzError):
     status = 413
     code = "payload_too_large"
@@ -69,6 +76,11 @@ class UnsupportedMediaType(BlitzError):
 class UnknownModel(BlitzError):
     status = 404
     code = "model_not_found"
+
+
+class SourceChanged(BlitzError):
+    status = 409
+    code = "source_changed"
 
 
 class Overloaded(BlitzError):

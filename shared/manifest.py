@@ -21,6 +21,7 @@ POINTER_FILE = "current"
 Device: TypeAlias = Literal["cpu", "gpu"]
 Target: TypeAlias = Literal["cpu-int8", "cpu-fp32", "gpu-fp16"]
 Pooling: TypeAlias = Literal["mean", "cls", "max", "last", "weighted_mean"]
+Task: TypeAlias = Literal["embedding", "cross-encoder"]
 Activation: TypeAlias = Literal["identity", "tanh", "relu"]
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
@@ -49,15 +50,26 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revision: str
 
 
-class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Measured through the serving code against the FP32 original, on the machine that built it."""
+class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """Measured through the serving code against the FP32 original, on the machine that built it.
 
-    cosine_mean: float
-    cosine_p01: float
-    cosine_min: float
+    batch_max_abs_diff: how far anything in a result moves between an input alone and among 31 others.
+    inputs_per_s: texts, or pairs of a cross-encoder.
+    cosine_*: an embedding model's vectors with the original's.
+    rank_agreement_*: a cross-encoder's Spearman correlation with the original, over the documents of
+        each sample query. score_*_abs_diff: between their scores, 0 to 1.
+    """
+
     batch_max_abs_diff: float
     load_s: float
-    texts_per_s: float
+    inputs_per_s: float
+    cosine_mean: float | None = None
+    cosine_p01: float | None = None
+    cosine_min: float | None = None
+    rank_agreement_mean: float | None = None
+    rank_agreement_min: float | None = None
+    score_mean_abs_diff: float | None = None
+    score_max_abs_diff: float | None = None
     evaluations: dict[str, float] = {}
 
 
@@ -65,16 +77,19 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A published model.
 
     max_tokens: longest input the model reads, special tokens included.
-    dimensions: length of the full vector. matryoshka_dimensions: lengths it was trained to be cut to.
+    dimensions: length of the full vector; of a cross-encoder, the number of its labels.
+    pooling, normalize: of an embedding model only; normalize: whether the original ends in a Normalize
+        module (what "the model's own vector" means).
+    matryoshka_dimensions: lengths the vector was trained to be cut to.
+    labels: of a cross-encoder, what each logit means; empty for an embedding model.
     prompts: name -> text prepended; default_prompt: the one used when a request names none.
-    normalize: whether the original ends in a Normalize module (what "the model's own vector" means).
     tools: name -> version of what built it. created: when, in Unix seconds.
     """
 
     schema_version: int
     name: str
     revision: str
-    task: Literal["embedding"]
+    task: Task
     target: Target
     architecture: str
     source: Source
@@ -84,8 +99,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pad_token_id: int
     max_tokens: int
     dimensions: int
-    pooling: Pooling
-    normalize: bool
+    pooling: Pooling | None = None
+    normalize: bool = False
+    labels: tuple[str, ...] = ()
     matryoshka_dimensions: tuple[int, ...] = ()
     prompts: dict[str, str] = {}
     default_prompt: str | None = None
@@ -137,6 +153,12 @@ def decode_manifest(data: bytes) -> Manifest:
     for name in names:
         if not _FILE.fullmatch(name):
             raise InvalidArtefact("the manifest lists a file name with a path or odd characters")
+    if MANIFEST_FILE in names:
+        raise InvalidArtefact(f"the manifest lists {MANIFEST_FILE} among its artefacts")
+    if (manifest.task == "embedding") != (manifest.pooling is not None):
+        raise InvalidArtefact("an embedding model needs a pooling, a cross-encoder has none")
+    if len(manifest.labels) != (manifest.dimensions if manifest.task == "cross-encoder" else 0):
+        raise InvalidArtefact("a cross-encoder has one label for each logit, an embedding model none")
     needed = {manifest.model_file, manifest.tokenizer_file, *(d.file for d in manifest.dense)}
     if missing := needed - names:
         raise InvalidArtefact(f"the manifest does not list {', '.join(sorted(missing))}")

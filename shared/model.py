@@ -1,4 +1,4 @@
-"""A loaded model: tokenizer, engine and the recipe that turns token embeddings into vectors.
+"""A loaded model: tokenizer, engine and the recipe that turns texts into what the engine reads.
 
 The evaluation before publishing and the server both use this class, so what is measured is what is
 served. It does not know the store, queues or other models.
@@ -6,18 +6,18 @@ served. It does not know the store, queues or other models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from shared.contracts import EmbedRequest, FloatMatrix
-from shared.engines.base import Engine, pad
+from shared.contracts import EmbedRequest, FloatMatrix, PredictRequest, RerankRequest, TokenPair, Tokens
+from shared.engines.base import Engine, OpenEngine
 from shared.errors import InvalidArtefact, InvalidInput
 from shared.manifest import Activation, Manifest
 from shared.tokenization import Tokenizer
-from shared.vectors import DenseLayer, apply_dense, pool
+from shared.vectors import DenseLayer, apply_dense
 
 
 class Model:
@@ -41,6 +41,12 @@ class Model:
 
     def tokenize(self, request: EmbedRequest) -> list[list[int]]:
         """Ids of each input, its prompt prepended. Raises InvalidInput and InputTooLong."""
+        if self.manifest.task != "embedding":
+            raise InvalidInput(
+                f"{self.manifest.name} is a cross-encoder, which has no vectors: rerank with it, or "
+                "name an embedding model",
+                field="model",
+            )
         if request.dimensions is not None and request.dimensions > self.manifest.dimensions:
             raise InvalidInput(
                 f"this model's vectors have {self.manifest.dimensions} dimensions: "
@@ -54,13 +60,39 @@ class Model:
             prefix=self._prompt(request.prompt_name),
         )
 
-    def embed(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
-        """One micro-batch of ids -> (B, D) float32, neither truncated nor normalised."""
-        hidden = self.engine.run(pad(sequences, self.manifest.pad_token_id))
-        vectors = pool(hidden, [len(ids) for ids in sequences], self.manifest.pooling)
+    def tokenize_pairs(self, request: RerankRequest) -> list[TokenPair]:
+        """The query paired with each document. Raises InvalidInput and InputTooLong."""
+        if self.manifest.dimensions != 1:
+            raise InvalidInput(
+                f"{self.manifest.name} gives {self.manifest.dimensions} labels and no one score: "
+                "ask /predict, or name a reranker",
+                field="model",
+            )
+        return self.tokenizer.encode_pairs(
+            request.query,
+            request.documents,
+            truncate=request.truncate,
+            side=request.truncation_side,
+            max_document_tokens=request.max_document_tokens,
+        )
+
+    def tokenize_inputs(self, request: PredictRequest) -> list[Tokens]:
+        """Texts and pairs for a cross-encoder. Raises InvalidInput and InputTooLong."""
+        if self.manifest.task != "cross-encoder":
+            raise InvalidInput(
+                f"{self.manifest.name} is an embedding model, which has no labels: name a cross-encoder",
+                field="model",
+            )
+        return self.tokenizer.encode_each(
+            request.inputs, truncate=request.truncate, side=request.truncation_side
+        )
+
+    def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
+        """One micro-batch -> (B, D) float32: vectors neither truncated nor normalised, or logits."""
+        rows = self.engine.run(sequences)
         for layer in self._dense:
-            vectors = apply_dense(vectors, layer)
-        return vectors
+            rows = apply_dense(rows, layer)
+        return rows
 
     def close(self) -> None:
         self.engine.close()
@@ -75,14 +107,14 @@ class Model:
         return self.manifest.prompts[name]
 
 
-def load_model(folder: Path, manifest: Manifest, open_engine: Callable[[Path], Engine]) -> Model:
+def load_model(folder: Path, manifest: Manifest, open_engine: OpenEngine) -> Model:
     """Load the verified files in `folder`. Slow: never call it on an event loop.
 
     Raises InvalidArtefact if the files do not make the model that the manifest describes.
     """
     tokenizer = Tokenizer.from_file(folder / manifest.tokenizer_file, manifest.max_tokens)
     dense = [_load_dense(folder / layer.file, layer.activation) for layer in manifest.dense]
-    engine = open_engine(folder / manifest.model_file)
+    engine = open_engine(folder, manifest)
     width = dense[-1].weight.shape[0] if dense else engine.dimensions
     if width != manifest.dimensions:
         engine.close()

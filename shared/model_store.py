@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from shared.errors import InvalidArtefact, InvalidInput, Misconfigured, UnknownModel
+from shared.errors import InvalidArtefact, Misconfigured, UnknownModel
 from shared.manifest import (
     MANIFEST_FILE,
     POINTER_FILE,
@@ -82,18 +82,22 @@ class ModelStore:
 
     def current(self, name: str, device: Device) -> str:
         """The revision served on `device`. Raises UnknownModel that lists the names there are."""
+        revision = self.revisions(name).get(device)
+        if revision is None:
+            raise UnknownModel(f"the model {name} is not published for {device}", field="model")
+        return revision
+
+    def revisions(self, name: str) -> dict[Device, str]:
+        """The revision served on each device. Raises UnknownModel that lists the names there are."""
         # A name that cannot be one is no path, and for the caller simply a model that is not there.
         data = self._objects.read(f"{name}/{POINTER_FILE}") if is_name(name) else None
         if data is None:
             known = ", ".join(self.names()) or "none"
             raise UnknownModel(f"no model has that name; available models: {known}", field="model")
-        revision = decode_pointer(data).get(device)
-        if revision is None:
-            raise UnknownModel(f"the model {name} is not published for {device}", field="model")
-        try:
-            return check_name(revision)
-        except InvalidInput as error:
-            raise InvalidArtefact(f"the pointer of {name} holds no valid revision") from error
+        revisions = decode_pointer(data)
+        if not all(is_name(revision) for revision in revisions.values()):
+            raise InvalidArtefact(f"the pointer of {name} holds no valid revision")
+        return revisions
 
     def manifest(self, name: str, revision: str) -> Manifest:
         """Raises UnknownModel if that revision is not published, InvalidArtefact if it is not sound."""

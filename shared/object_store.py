@@ -1,4 +1,4 @@
-"""Keys to bytes, in a folder or in an Azure Blob container; the only user of azure-storage-blob.
+"""A model store's keys to bytes, in a folder or in an Azure Blob container.
 
 It does not know models, revisions or hashes beyond the `File` it is asked about. azure is imported when
 a blob container is opened, so that a process which uses a folder does not pay for it at startup.
@@ -58,20 +58,29 @@ class ObjectStore(Protocol):
 
 
 @contextmanager
-def disk_errors() -> Iterator[None]:
-    """Turn an OSError into a BlitzError that names no path."""
+def disk_errors(store: str = "the model store") -> Iterator[None]:
+    """Turn an OSError into a BlitzError that names no path. store: whose files they are, in words."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Unavailable("there is no disk space left for the model's files") from error
-        raise StoreUnavailable("the model store's files cannot be read or written") from error
+            raise Unavailable(f"there is no disk space left for {store}'s files") from error
+        raise StoreUnavailable(f"{store}'s files cannot be read or written") from error
 
 
 def sha256_of(path: Path) -> str:
     """Lower-case hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def client_options(linear_retry: Callable[..., object]) -> dict[str, Any]:
+    """How long any Azure client tries. linear_retry: the class LinearRetry of the client's package."""
+    return {
+        "retry_policy": linear_retry(backoff=_BACKOFF_S, retry_total=_RETRIES, random_jitter_range=0),
+        "connection_timeout": _CONNECT_S,
+        "read_timeout": _READ_S,
+    }
 
 
 class FolderObjects:
@@ -145,9 +154,7 @@ class BlobObjects:
         from azure.storage.blob import ContainerClient, LinearRetry
 
         options: dict[str, Any] = {
-            "retry_policy": LinearRetry(backoff=_BACKOFF_S, retry_total=_RETRIES, random_jitter_range=0),
-            "connection_timeout": _CONNECT_S,
-            "read_timeout": _READ_S,
+            **client_options(LinearRetry),
             "max_single_get_size": _CHUNK_BYTES,
             "max_chunk_get_size": _CHUNK_BYTES,
             "max_single_put_size": _CHUNK_BYTES,
@@ -173,15 +180,15 @@ class BlobObjects:
             )
 
     def keys(self) -> list[str]:
-        with _azure_errors():
+        with azure_errors():
             return list(self._container.list_blob_names())
 
     def read(self, key: str) -> bytes | None:
-        with _azure_errors():
+        with azure_errors():
             return _read(self._blob(key))[0]
 
     def write(self, key: str, data: bytes) -> None:
-        with _azure_errors():
+        with azure_errors():
             self._blob(key).upload_blob(data, overwrite=True)
 
     def update(self, key: str, change: Callable[[bytes | None], bytes]) -> None:
@@ -189,7 +196,7 @@ class BlobObjects:
         from azure.core.exceptions import ResourceExistsError, ResourceModifiedError
 
         blob = self._blob(key)
-        with _azure_errors():
+        with azure_errors():
             for _ in range(_POINTER_TRIES):
                 data, etag = _read(blob)
                 try:
@@ -210,7 +217,7 @@ class BlobObjects:
     def holds(self, key: str, file: File) -> bool:
         from azure.core.exceptions import ResourceNotFoundError
 
-        with _azure_errors():
+        with azure_errors():
             try:
                 properties = self._blob(key).get_blob_properties()
             except ResourceNotFoundError:
@@ -219,7 +226,7 @@ class BlobObjects:
         return properties.size == file.size and (properties.metadata or {}).get("sha256") == file.sha256
 
     def upload(self, key: str, path: Path, file: File) -> None:
-        with disk_errors(), _azure_errors(), path.open("rb") as stream:
+        with disk_errors(), azure_errors(), path.open("rb") as stream:
             self._blob(key).upload_blob(
                 stream,
                 length=file.size,
@@ -231,7 +238,7 @@ class BlobObjects:
     def download(self, key: str, path: Path, file: File) -> None:
         from azure.core.exceptions import ResourceNotFoundError
 
-        with disk_errors(), _azure_errors():
+        with disk_errors(), azure_errors():
             try:
                 blob = self._blob(key).download_blob(max_concurrency=_CONCURRENCY)
             except ResourceNotFoundError as error:
@@ -264,8 +271,8 @@ def _read(blob: BlobClient) -> tuple[bytes | None, str | None]:
 
 
 @contextmanager
-def _azure_errors() -> Iterator[None]:
-    """The one place where azure's exceptions become ours."""
+def azure_errors(store: str = "the model store") -> Iterator[None]:
+    """The one place where azure's exceptions become ours. store: which storage it is, in words."""
     from azure.core.exceptions import AzureError, HttpResponseError
 
     try:
@@ -274,9 +281,9 @@ def _azure_errors() -> Iterator[None]:
         raise
     except HttpResponseError as error:
         if getattr(error, "error_code", None) == "ContainerNotFound":
-            raise StoreUnavailable("the model store's container does not exist") from error
+            raise StoreUnavailable(f"{store}'s container does not exist") from error
         if error.status_code in (401, 403):
-            raise StoreUnavailable("the model store refused this service's credentials") from error
-        raise StoreUnavailable("the model store answered with an error") from error
+            raise StoreUnavailable(f"{store} refused this service's credentials") from error
+        raise StoreUnavailable(f"{store} answered with an error") from error
     except AzureError as error:
-        raise StoreUnavailable("the model store did not answer") from error
+        raise StoreUnavailable(f"{store} did not answer") from error

@@ -6,6 +6,8 @@ Unknown BLITZ_ names are refused: a misspelt setting must not pass for the defau
 from __future__ import annotations
 
 import difflib
+import math
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -21,20 +23,38 @@ PREFIX = "BLITZ_"
 class Settings:
     """What operators can change. Each field is BLITZ_<NAME>; units are in the names.
 
-    role: which app this process is: router or cpu.
+    role: which app this process is: router, cpu or gpu.
     model_store: file://FOLDER, or https://ACCOUNT.blob.core.windows.net/CONTAINER.
+    storage: where bulk jobs live: file://FOLDER; https://ACCOUNT.blob.core.windows.net; azurite (its
+        published account, ports 10000 and 10001 of this machine); empty: the account of
+        storage_connection_string, or file://.blitz/bulk where there is none.
     storage_connection_string: for Azurite or key access; otherwise DefaultAzureCredential.
     default_model: what a request that names no model gets; empty: the only model there is.
     cpu_backend_url: where the router finds the CPU backend; empty: in this process.
+    gpu_backend_url: where the router finds the GPU backend; empty: there is none.
+    backend_audience: Entra audience (api://...) of the backends, for which the router gets a token with
+        its identity; empty: no token.
+    backend_secret: what router and backends share where there is no Entra; empty: none.
+    api_key_hashes: comma-separated sha256 (hex) of the keys that callers may use; empty: no key needed.
+    routing: "fixed" (by the number of texts) or "adaptive" (by the expected time).
+    gpu_min_texts: with "fixed", requests of at least so many texts go to the GPU.
+    gpu_idle_s, gpu_wake_s: after so long without a request the GPU app is taken to be scaled to zero,
+        and it is expected to take so long to come back.
+    chunk_texts: larger requests are split into parts of so many texts.
+    backend_concurrency: HTTP calls that the router has under way at one backend; others wait.
+    allow_cpu: let the GPU app run on the CPU, in FP32, where there is no CUDA: tests and local runs.
+    torch_compile: compile models in the GPU app; see docs/decisions.md for when that pays.
     cache_dir, cache_disk_bytes: local copies of blobs, and how much they may take
         (Flex Consumption has 0.8 GB of temporary storage).
     cache_models, cache_memory_bytes: how many loaded models, and how many bytes of them.
     warm_models: comma-separated names loaded at startup.
     refresh_s: how often a served model's pointer is checked for a new revision.
     threads: engine threads; 0: as many as the container's CPU quota.
-    batch_tokens, batch_texts: a micro-batch's limits, padded tokens and texts.
+    batch_tokens, batch_texts: a micro-batch's limits, padded tokens and texts; 0: what suits the role
+        (CPU: 384 and 128; GPU: by the free memory, and 1,024).
     max_wait_ms: how long a free engine waits for a batch to fill; 0 never waits.
-    queue_tokens: tokens waiting in this process beyond which requests get 429.
+    queue_tokens, max_queue_s: tokens waiting in this process, and the seconds they are expected to wait,
+        beyond which requests get 429.
     max_body_bytes, max_inputs, max_request_tokens: a request's limits.
     allow_token_ids: accept OpenAI inputs of token ids as ids of the model's own vocabulary.
     request_timeout_s: after that a request is answered 504 (Functions cuts HTTP at 230 s).
@@ -42,9 +62,22 @@ class Settings:
 
     role: str = "router"
     model_store: str = "file://.blitz/models"
+    storage: str = ""
     storage_connection_string: str = ""
     default_model: str = ""
     cpu_backend_url: str = ""
+    gpu_backend_url: str = ""
+    backend_audience: str = ""
+    backend_secret: str = ""
+    api_key_hashes: tuple[str, ...] = ()
+    routing: str = "fixed"
+    gpu_min_texts: int = 10
+    gpu_idle_s: float = 300.0
+    gpu_wake_s: float = 25.0
+    chunk_texts: int = 500
+    backend_concurrency: int = 16
+    allow_cpu: bool = False
+    torch_compile: bool = False
     cache_dir: Path = Path(tempfile.gettempdir()) / "blitz-models"
     cache_disk_bytes: int = 600_000_000
     cache_models: int = 4
@@ -52,10 +85,11 @@ class Settings:
     warm_models: tuple[str, ...] = ()
     refresh_s: float = 60.0
     threads: int = 0
-    batch_tokens: int = 384
-    batch_texts: int = 128
+    batch_tokens: int = 0
+    batch_texts: int = 0
     max_wait_ms: float = 0.0
     queue_tokens: int = 1_000_000
+    max_queue_s: float = 30.0
     max_body_bytes: int = 20_000_000
     max_inputs: int = 2048
     max_request_tokens: int = 300_000
@@ -63,9 +97,16 @@ class Settings:
     request_timeout_s: float = 220.0
 
     def __post_init__(self) -> None:
-        if self.role not in ("router", "cpu"):
-            raise Misconfigured("BLITZ_ROLE must be router or cpu")
-        for name in ("threads", "max_wait_ms"):
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise Misconfigured(f"{PREFIX}{name.upper()} must be one of: {', '.join(choices)}")
+        for key_hash in self.api_key_hashes:
+            if not _SHA256.fullmatch(key_hash):
+                raise Misconfigured(
+                    "BLITZ_API_KEY_HASHES must be sha256 hashes, 64 hex digits each, commas between; "
+                    "python -m functions.keys makes a key and its hash"
+                )
+        for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise Misconfigured(f"{PREFIX}{name.upper()} must be 0 or more")
         for name in _POSITIVE:
@@ -88,14 +129,20 @@ class Settings:
         return cls(**values)
 
 
+_CHOICES = {"role": ("router", "cpu", "gpu"), "routing": ("fixed", "adaptive")}
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
+_NOT_NEGATIVE = ("threads", "max_wait_ms", "batch_tokens", "batch_texts", "gpu_wake_s")
 _POSITIVE = (
+    "gpu_min_texts",
+    "gpu_idle_s",
+    "chunk_texts",
+    "backend_concurrency",
     "cache_disk_bytes",
     "cache_models",
     "cache_memory_bytes",
     "refresh_s",
-    "batch_tokens",
-    "batch_texts",
     "queue_tokens",
+    "max_queue_s",
     "max_body_bytes",
     "max_inputs",
     "max_request_tokens",
@@ -111,7 +158,7 @@ def _cast(key: str, raw: str, type_name: str) -> Any:
             case "int":
                 return int(raw)
             case "float":
-                return float(raw)
+                return _finite(raw)
             case "bool":
                 return _BOOLEANS[raw.lower()]
             case "Path":
@@ -122,3 +169,11 @@ def _cast(key: str, raw: str, type_name: str) -> Any:
                 return raw
     except (ValueError, KeyError):
         raise Misconfigured(f"{key} is {raw!r}: not a valid {type_name}") from None
+
+
+def _finite(raw: str) -> float:
+    """NaN would pass every check of a limit, and then limit nothing."""
+    value = float(raw)
+    if not math.isfinite(value):
+        raise ValueError
+    return value

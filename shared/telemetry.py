@@ -20,12 +20,17 @@ blitz_cache_evictions                 counter    models closed to make room
 blitz_cache_load_failures             counter    loads that failed
 blitz_cache_load_duration             histogram  fetch and load of a model
 blitz_cache_models, blitz_cache_bytes gauge      models loaded, bytes they hold
+blitz_backend_requests{backend,outcome} counter  calls; outcome: ok | an error's code | cancelled
+blitz_backend_fallbacks{backend}      counter    requests that went to another backend after this one
+blitz_gpu_wakes                       counter    times the GPU backend was asked to wake
+blitz_gpu_memory_bytes{kind}          gauge      GPU memory; kind: used | reserved | free
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -74,6 +79,27 @@ class Telemetry:
         self._loads = self._histogram("blitz_cache_load_duration", "Fetch and load, s", _SECONDS)
         self._models = self._gauge("blitz_cache_models", "Models loaded")
         self._bytes = self._gauge("blitz_cache_bytes", "Bytes of loaded models")
+        self._backend_requests = self._counter(
+            "blitz_backend_requests", "Calls to backends", "backend", "outcome"
+        )
+        self._backend_fallbacks = self._counter(
+            "blitz_backend_fallbacks", "Requests that went on to another backend", "backend"
+        )
+        self._gpu_wakes = self._counter("blitz_gpu_wakes", "Times the GPU backend was woken")
+        self._gpu_bytes = self._gauge("blitz_gpu_memory_bytes", "GPU memory", "kind")
+        self.gpu_memory: Callable[[], dict[str, int]] = dict  # nothing where there is no GPU
+
+    def backend_called(self, backend: str, outcome: str) -> None:
+        """A call to a backend ended. outcome: ok, the code of an error class, or cancelled."""
+        self._backend_requests.labels(backend, outcome).inc()
+
+    def backend_fell_back(self, backend: str) -> None:
+        """A request that `backend` did not answer goes to another one."""
+        self._backend_fallbacks.labels(backend).inc()
+
+    def gpu_woken(self) -> None:
+        """The GPU backend was asked to wake."""
+        self._gpu_wakes.inc()
 
     def request_arrived(self, inputs: int) -> None:
         """A valid request of `inputs` texts goes to inference."""
@@ -99,6 +125,12 @@ class Telemetry:
     def watch_queue(self, queued_tokens: Callable[[], float]) -> None:
         """Read te_queue_size from `queued_tokens` at each scrape."""
         self._queue_size.set_function(queued_tokens)
+
+    def watch_gpu_memory(self, memory: Callable[[], dict[str, int]]) -> None:
+        """Read blitz_gpu_memory_bytes from `memory` (kind -> bytes) at each scrape."""
+        self.gpu_memory = memory
+        for kind in memory():
+            self._gpu_bytes.labels(kind).set_function(partial(_value_of, memory, kind))
 
     def batch_ran(self, *, texts: int, padded_tokens: int) -> None:
         self._batch_texts.observe(texts)
@@ -130,11 +162,15 @@ class Telemetry:
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(name, help_text, labels, registry=self._registry)
 
-    def _gauge(self, name: str, help_text: str) -> Gauge:
-        return Gauge(name, help_text, registry=self._registry)
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        return Gauge(name, help_text, labels, registry=self._registry)
 
     def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, help_text, buckets=buckets, registry=self._registry)
+
+
+def _value_of(values: Callable[[], dict[str, int]], key: str) -> float:
+    return values()[key]
 
 
 def _method(inputs: int) -> str:

@@ -9,9 +9,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from tokenizers import Encoding
 from tokenizers import Tokenizer as HfTokenizer
 
-from shared.contracts import TextInput, TruncationSide
+from shared.contracts import TextInput, TokenPair, Tokens, TruncationSide
 from shared.errors import InputTooLong, InvalidArtefact, InvalidInput
 
 
@@ -62,14 +63,62 @@ class Tokenizer:
                 ids = self._checked_ids(item, index)
                 if truncate:
                     ids = ids[: self.max_tokens] if side == "right" else ids[-self.max_tokens :]
-            if len(ids) > self.max_tokens:
-                raise InputTooLong(
-                    f"the input has {len(ids)} tokens, the model reads {self.max_tokens}: "
-                    "shorten it or set truncate",
-                    field=f"input[{index}]",
-                )
+            self._check_length(ids, f"input[{index}]")
             result.append(ids)
         return result
+
+    def encode_pairs(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        truncate: bool = True,
+        side: TruncationSide = "right",
+        max_document_tokens: int | None = None,
+    ) -> list[TokenPair]:
+        """The query with each document, at most `max_tokens` long; each text is tokenised once.
+
+        Too long a pair loses tokens of the longer text first. max_document_tokens: documents are cut to
+        it before. Raises InputTooLong if `truncate` is off and a pair does not fit.
+        """
+        first = self._plain(query)
+        pairing = self._for_side(side if truncate else None)
+        result = []
+        for index, second in enumerate(
+            self._for_side(None).encode_batch_fast(list(documents), add_special_tokens=False)
+        ):
+            if max_document_tokens is not None:
+                second.truncate(max_document_tokens, direction=side)
+            pair = _pair_of(pairing.post_process(first, second))
+            self._check_length(pair.ids, f"documents[{index}]")
+            result.append(pair)
+        return result
+
+    def encode_each(
+        self,
+        inputs: Sequence[str | tuple[str, str]],
+        *,
+        truncate: bool = True,
+        side: TruncationSide = "right",
+    ) -> list[Tokens]:
+        """Each text or pair of texts, at most `max_tokens` long. Raises InputTooLong."""
+        encoded = self._for_side(side if truncate else None).encode_batch_fast(list(inputs))
+        result: list[Tokens] = []
+        for index, (item, encoding) in enumerate(zip(inputs, encoded, strict=True)):
+            self._check_length(encoding.ids, f"inputs[{index}]")
+            result.append(encoding.ids if isinstance(item, str) else _pair_of(encoding))
+        return result
+
+    def _plain(self, text: str) -> Encoding:
+        return self._for_side(None).encode(text, add_special_tokens=False)
+
+    def _check_length(self, ids: Sequence[int], field: str) -> None:
+        if len(ids) > self.max_tokens:
+            raise InputTooLong(
+                f"the input has {len(ids)} tokens, the model reads {self.max_tokens}: "
+                "shorten it or set truncate",
+                field=field,
+            )
 
     def _checked_ids(self, ids: Sequence[int], index: int) -> list[int]:
         if not all(0 <= token < self._vocabulary_size for token in ids):
@@ -89,3 +138,7 @@ class Tokenizer:
                     tokenizer.enable_truncation(self.max_tokens, direction=side)
                 self._by_side[side] = tokenizer
             return self._by_side[side]
+
+
+def _pair_of(encoding: Encoding) -> TokenPair:
+    return TokenPair(encoding.ids, encoding.type_ids)

@@ -59,6 +59,19 @@ def apply_dense(vectors: FloatMatrix, layer: DenseLayer) -> FloatMatrix:
             return np.maximum(projected, 0)
 
 
+def sigmoid(logits: FloatMatrix) -> FloatMatrix:
+    """Elementwise, in float32; never overflows."""
+    scores: FloatMatrix = np.float32(0.5) * (1 + np.tanh(np.float32(0.5) * logits))
+    return scores
+
+
+def softmax(logits: FloatMatrix) -> FloatMatrix:
+    """Over the last axis, in float32."""
+    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares: FloatMatrix = exponents / exponents.sum(axis=-1, keepdims=True)
+    return shares
+
+
 def finish(vectors: FloatMatrix, dimensions: int | None, normalize: bool) -> FloatMatrix:
     """Truncate to `dimensions`, then scale each row to unit length if asked: in that order.
 

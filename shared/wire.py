@@ -11,24 +11,22 @@ in this order, data in C order; for example float32 [[1.0]] is
 Types read: <f2 <f4 <f8 |i1 |u1 <i2 <u2 <i4 <u4 <i8 <u8, of 0 to 3 dimensions. No ext types, no map
 keys but str, at most MAX_DEPTH levels and MAX_ITEMS values.
 
-Request: {"model": str, "inputs": [str | [int, ...], ...], "dimensions": int | nil, "normalize": bool,
-    "truncate": bool, "truncation_side": "right" | "left", "prompt_name": str | nil}
-Result:  {"model": str, "revision": str, "token_counts": [int, ...],
-    "timings": {"tokenization_s": float, "queue_s": float, "inference_s": float},
-    "vectors": array <f4 (N, D)}
+Requests and results are maps of the fields of shared.contracts' classes; arrays are <f4:
+    EmbedRequest -> EmbedResult with "vectors" (N, D), RerankRequest -> RerankResult with "scores" (N,),
+    PredictRequest -> PredictResult with "scores" (N, L).
 Error:   {"code": str, "message": str, "field": str | nil, "retry_after_s": float | nil}
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 import msgspec
 import numpy as np
 
-from shared.contracts import EmbedRequest, EmbedResult, Timings
+from shared.contracts import EmbedResult, PredictResult, Request, RerankResult, Result
 from shared.errors import BackendFailed, BlitzError, InvalidInput
 
 CONTENT_TYPE = "application/msgpack"
@@ -47,13 +45,15 @@ _ARRAY_KEYS = {b"nd", b"type", b"kind", b"shape", b"data"}
 _SCALARS = {str, bytes, int, float, bool, type(None), np.ndarray}
 
 
-class _Reply(msgspec.Struct, forbid_unknown_fields=True):
-    """A result without its vectors."""
+_ARRAYS: dict[type[object], tuple[str, int]] = {
+    EmbedResult: ("vectors", 2),
+    RerankResult: ("scores", 1),
+    PredictResult: ("scores", 2),
+}
+"""The field of a result that is an array, and its dimensions; one row or entry a token count."""
 
-    model: str
-    revision: str
-    token_counts: tuple[int, ...]
-    timings: Timings
+AnyRequest = TypeVar("AnyRequest", bound=Request)
+AnyResult = TypeVar("AnyResult", EmbedResult, RerankResult, PredictResult)
 
 
 class _Error(msgspec.Struct):
@@ -90,44 +90,39 @@ def unpack(data: bytes, *, max_bytes: int) -> Any:
     return value
 
 
-def pack_embed_request(request: EmbedRequest) -> bytes:
+def pack_request(request: Request) -> bytes:
     return pack(msgspec.to_builtins(request))
 
 
-def unpack_embed_request(data: bytes, *, max_bytes: int) -> EmbedRequest:
+def unpack_request(data: bytes, kind: type[AnyRequest], *, max_bytes: int) -> AnyRequest:
     """Raises InvalidInput and EmptyInput."""
     value = unpack(data, max_bytes=max_bytes)
     try:
-        return msgspec.convert(value, EmbedRequest)
+        return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the request is not valid: {error}") from None
 
 
-def pack_embed_result(result: EmbedResult) -> bytes:
-    return pack(
-        {
-            "model": result.model,
-            "revision": result.revision,
-            "token_counts": result.token_counts,
-            "timings": msgspec.to_builtins(result.timings),
-            "vectors": result.vectors,
-        }
-    )
+def pack_result(result: Result) -> bytes:
+    return pack(msgspec.to_builtins(result, builtin_types=(np.ndarray,)))
 
 
-def unpack_embed_result(data: bytes, *, max_bytes: int = MAX_RESPONSE_BYTES) -> EmbedResult:
+def unpack_result(
+    data: bytes, kind: type[AnyResult], *, max_bytes: int = MAX_RESPONSE_BYTES
+) -> AnyResult:
     """Raises BackendFailed: a backend, not a caller, wrote this."""
+    name, dimensions = _ARRAYS[kind]
     try:
         value = unpack(data, max_bytes=max_bytes)
-        vectors = value.pop("vectors")
-        reply = msgspec.convert(value, _Reply)
-        if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32 or vectors.ndim != 2:
-            raise TypeError("vectors")
-        if vectors.shape[0] != len(reply.token_counts):
+        array = value[name]
+        result = msgspec.convert(value, kind)
+        if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.ndim != dimensions:
+            raise TypeError(name)
+        if array.shape[0] != len(result.token_counts):
             raise ValueError("token_counts")
-    except (InvalidInput, msgspec.ValidationError, AttributeError, KeyError, TypeError, ValueError):
+    except (InvalidInput, msgspec.ValidationError, LookupError, TypeError, ValueError):
         raise BackendFailed("the backend's answer could not be read") from None
-    return EmbedResult(vectors, reply.token_counts, reply.model, reply.revision, reply.timings)
+    return result
 
 
 def pack_error(error: BlitzError) -> bytes:

@@ -1,12 +1,9 @@
-"""Starts a real Azurite blob service in memory, and makes containers in it."""
+"""Starts a real Azurite in memory, and makes containers in it."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +13,9 @@ from pathlib import Path
 import pytest
 from azure.storage.blob import ContainerClient
 
-from tests.server import free_port
+from tests.server import free_port, wait_until_answered
 
-PROGRAM = Path(__file__).parent / "node_modules" / ".bin" / "azurite-blob"
+PROGRAMS = Path(__file__).parent / "node_modules" / ".bin"
 ACCOUNT = "devstoreaccount1"
 # Azurite's published key: the same on every machine, no secret.
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -26,14 +23,20 @@ KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr
 
 @dataclass(frozen=True)
 class Azurite:
+    """queue_port: 0 where there is no queue service."""
+
     port: int
+    queue_port: int = 0
 
     @property
     def connection_string(self) -> str:
-        return (
-            f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};"
-            f"BlobEndpoint=http://127.0.0.1:{self.port}/{ACCOUNT};"
+        services = {"Blob": self.port, "Queue": self.queue_port}
+        endpoints = "".join(
+            f"{name}Endpoint=http://127.0.0.1:{port}/{ACCOUNT};"
+            for name, port in services.items()
+            if port
         )
+        return f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};{endpoints}"
 
     def container(self) -> ContainerClient:
         """A new, empty container; close it. Its `url` is a model store's URL."""
@@ -43,35 +46,26 @@ class Azurite:
 
 
 @contextmanager
-def running_azurite(timeout_s: float = 30) -> Iterator[Azurite]:
-    """Skips the test when node or the packages of tests/package.json are not installed."""
-    if not PROGRAM.exists() or shutil.which("node") is None:
+def running_azurite(timeout_s: float = 30, port: int = 0, *, queues: bool = False) -> Iterator[Azurite]:
+    """queues: the queue service too, in the same process.
+
+    Skips the test when node or the packages of tests/package.json are not installed.
+    """
+    program = PROGRAMS / ("azurite" if queues else "azurite-blob")
+    if not program.exists() or shutil.which("node") is None:
         pytest.skip("Azurite is not installed: run `npm ci` in tests/")
-    port = free_port()
+    azurite = Azurite(port or free_port(), free_port() if queues else 0)
     options = ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"]
+    options += ["--blobPort", str(azurite.port)]
+    if queues:
+        options += ["--queuePort", str(azurite.queue_port), "--tablePort", str(free_port())]
     process = subprocess.Popen(
-        [str(PROGRAM), *options, "--blobPort", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        [str(program), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        _wait_until_it_answers(port, process, timeout_s)
-        yield Azurite(port)
+        for service in filter(None, (azurite.port, azurite.queue_port)):
+            wait_until_answered(f"http://127.0.0.1:{service}/", process, timeout_s, anything=True)
+        yield azurite
     finally:
         process.terminate()
         process.wait(10)
-
-
-def _wait_until_it_answers(port: int, process: subprocess.Popen[bytes], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        assert process.poll() is None, f"Azurite stopped with exit code {process.returncode}"
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2):
-                return
-        except urllib.error.HTTPError as error:
-            error.close()  # any status is an answer
-            return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.05)
-    raise TimeoutError(f"Azurite did not answer in {timeout_s} s")

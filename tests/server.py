@@ -1,48 +1,134 @@
-"""Starts the real local service as a process of its own, for tests and benchmarks."""
+"""Starts the real local service as processes of its own, for tests and benchmarks, and looks at them."""
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(together: int = 1) -> int:
+    """The first of `together` ports in a row that nobody listens on."""
+    while True:
+        with socket.socket() as first:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            if all(is_free(port + n) for n in range(1, together)):
+                return port
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen there now."""
+    with socket.socket() as probe, suppress(OSError, OverflowError):
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 @contextmanager
-def running_service(store_url: str, *, timeout_s: float = 60) -> Iterator[str]:
-    """`python -m functions.local` over `store_url`, ready; yields its base URL."""
-    port = free_port()
-    command = [sys.executable, "-m", "functions.local", "--port", str(port), "--model-store", store_url]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait_until_ready(url, process, timeout_s)
+def running_service(
+    store_url: str,
+    *arguments: str,
+    environ: Mapping[str, str] | None = None,
+    timeout_s: float = 60,
+) -> Iterator[str]:
+    """`python -m functions.local` over `store_url`, ready; yields its base URL.
+
+    environ: variables beside this process's own, e.g. BLITZ_ROLE.
+    """
+    with started_service(store_url, *arguments, environ=environ) as (url, process):
+        wait_until_ready(url, process, timeout_s)
         yield url
+
+
+@contextmanager
+def started_service(
+    store_url: str, *arguments: str, environ: Mapping[str, str] | None = None, port: int = 0
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The same, yielded at once with its process."""
+    port = port or free_port()
+    command = [sys.executable, "-m", "functions.local", "--port", str(port), "--model-store", store_url]
+    process = subprocess.Popen(
+        [*command, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, **(environ or {})},
+    )
+    try:
+        yield f"http://127.0.0.1:{port}", process
     finally:
         process.terminate()
-        process.wait(10)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
 
 
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], timeout_s: float = 60) -> None:
+    """Until /ready answers 200."""
+    wait_until_answered(f"{url}/ready", process, timeout_s, anything=False)
+
+
+def wait_until_answered(
+    url: str, process: subprocess.Popen[bytes], timeout_s: float, *, anything: bool
+) -> None:
+    """Until GET `url` is 200, or `anything` at all. Fails if the process stops before."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        assert process.poll() is None, f"the service stopped with exit code {process.returncode}"
+        assert process.poll() is None, f"the process stopped with exit code {process.returncode}"
         try:
-            with urllib.request.urlopen(f"{url}/ready", timeout=2):
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except urllib.error.HTTPError as error:
+            error.close()
+            if anything:
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.05)
-    raise TimeoutError(f"the service was not ready in {timeout_s} s")
+            pass
+        time.sleep(0.05)
+    raise TimeoutError(f"{url} did not answer in {timeout_s} s")
+
+
+def metrics_of(url: str) -> dict[str, float]:
+    """/metrics by series, labels included: 'blitz_backend_requests{backend="gpu",outcome="ok"}'."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    series = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in series}
+
+
+def memory_mib(pid: int) -> float:
+    """What a process holds in memory (RSS). Linux only."""
+    return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) / 1024
+
+
+def children_of(pid: int) -> dict[int, str]:
+    """The running processes that `pid` started, with their command lines. Linux only."""
+    children = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended while we looked
+            # "PID (NAME) STATE PARENT ...", and a name may hold spaces and brackets.
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state != "Z":
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                children[int(folder.name)] = command
+    return children
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, other than a zombie. Linux only."""
+    with suppress(OSError):
+        return (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]) != "Z"
+    return False

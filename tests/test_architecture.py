@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,11 +36,22 @@ def test_imports_point_one_way(package: str) -> None:
 
 
 def test_nothing_that_serves_imports_a_builder_or_a_pickle() -> None:
-    """The router and the CPU app never need torch, and no served byte is unpickled."""
+    """Only the GPU's engine reads models with transformers, and no served byte is unpickled."""
     for package in ("shared", "functions"):
         for path in (ROOT / package).rglob("*.py"):
             forbidden = {"sentence_transformers", "transformers", "pickle", "msgpack_numpy"}
+            if path == ROOT / "shared" / "engines" / "torch.py":
+                forbidden.remove("transformers")
             assert not _imports(path) & forbidden, path.name
+
+
+@pytest.mark.parametrize("module", ["functions.router", "functions.cpu", "functions.local"])
+def test_router_and_cpu_app_load_no_torch(module: str) -> None:
+    """It is not in their zip, and takes seconds and hundreds of megabytes."""
+    code = f"import sys, {module}; print({{'torch', 'transformers'}} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "set()\n"
 
 
 def test_only_settings_and_entry_points_touch_the_environment() -> None:
@@ -50,6 +63,16 @@ def test_only_settings_and_entry_points_touch_the_environment() -> None:
                 n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)
             }
             assert not used & {"environ", "getenv"}, path.name
+
+
+def test_the_gpu_image_adds_pinned_packages_to_the_zip_apps() -> None:
+    """The same versions serve everywhere, and those that read a model are those that built it."""
+    lines = (ROOT / "infra" / "gpu" / "requirements.txt").read_text().splitlines()
+    own = [line for line in lines if line and not line.startswith("#")]
+    assert own.pop(0) == "-r ../../requirements.txt"
+    builder = (ROOT / "model_build" / "requirements.txt").read_text().splitlines()
+    assert {"torch", "transformers"} <= {line.partition("==")[0] for line in own}
+    assert set(own) <= set(builder)
 
 
 def test_the_zip_apps_requirements_are_pinned_and_hold_no_torch() -> None:

@@ -8,36 +8,34 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import Literal
 
 import msgspec
 import numpy as np
 import orjson
 
-from shared.contracts import EmbedRequest, EmbedResult, FloatMatrix, ModelCard, TextInput
-from shared.errors import BlitzError, EmptyInput, InvalidInput
+from shared.contracts import EmbedRequest, EmbedResult, FloatMatrix, ModelCard
+from shared.dialects.body import Count, Inputs, read_inputs
+from shared.errors import BlitzError, InvalidInput
 from shared.settings import Settings
 from shared.wire import pack
 
 OWNER = "blitz-embedding"
 
-TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
-Inputs: TypeAlias = str | list[str | TokenId | list[TokenId]]
 
-
-class Body(msgspec.Struct, frozen=True):
+class EmbeddingsBody(msgspec.Struct, frozen=True):
     """POST /v1/embeddings. `truncate` and `prompt_name` are ours; unknown fields are ignored."""
 
     input: Inputs
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    dimensions: Count | None = None
     user: str | None = None
     truncate: bool | None = None
     prompt_name: str | None = None
 
 
-def request_from(body: Body, *, model: str, settings: Settings) -> EmbedRequest:
+def request_from(body: EmbeddingsBody, *, model: str, settings: Settings) -> EmbedRequest:
     """The contract that `body` asks for. Raises InvalidInput and EmptyInput naming the field."""
     inputs = read_inputs(body.input, field="input", max_inputs=settings.max_inputs)
     if not settings.allow_token_ids and any(not isinstance(item, str) for item in inputs):
@@ -57,31 +55,7 @@ def request_from(body: Body, *, model: str, settings: Settings) -> EmbedRequest:
     )
 
 
-def read_inputs(value: Inputs, *, field: str, max_inputs: int) -> tuple[TextInput, ...]:
-    """One text, texts, one list of ids, or lists of ids -> a tuple of inputs, none empty.
-
-    Ids directly in the list are one input: [7592, 2088] is a text of two tokens.
-    Raises EmptyInput and InvalidInput naming `field`, with the index where there is one.
-    """
-    if not value:
-        raise EmptyInput(f"{field} is empty: give at least one text", field=field)
-    if isinstance(value, str):
-        return (value,)
-    if all(isinstance(item, int) for item in value):
-        return (tuple(item for item in value if isinstance(item, int)),)
-    if len(value) > max_inputs:
-        raise InvalidInput(f"{field} has {len(value)} items: at most {max_inputs} are read", field=field)
-    inputs: list[TextInput] = []
-    for index, item in enumerate(value):
-        if isinstance(item, int):
-            raise InvalidInput("ids and texts are mixed in one list", field=f"{field}[{index}]")
-        if not item:
-            raise EmptyInput(f"{field}[{index}] is empty: give a text", field=f"{field}[{index}]")
-        inputs.append(item if isinstance(item, str) else tuple(item))
-    return tuple(inputs)
-
-
-def format_result(result: EmbedResult, body: Body) -> bytes:
+def format_result(result: EmbedResult, body: EmbeddingsBody) -> bytes:
     """JSON. Floats are written by orjson from the array; base64 holds little-endian float32."""
     vectors = np.ascontiguousarray(result.vectors, dtype="<f4")
     encode = _base64 if body.encoding_format == "base64" else _identity
@@ -92,7 +66,7 @@ def format_result(result: EmbedResult, body: Body) -> bytes:
     return orjson.dumps(_list_of(data, result), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def format_result_msgpack(result: EmbedResult) -> bytes:
+def format_result_msgpack(result: EmbedResult, body: EmbeddingsBody) -> bytes:
     """As the JSON, but `data` is the (N, D) float32 array itself."""
     return pack(_list_of(result.vectors, result))
 

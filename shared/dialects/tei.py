@@ -1,20 +1,28 @@
-"""Text Embeddings Inference's /embed, /info and errors: body to contract, result to body.
+"""Text Embeddings Inference's /embed, /similarity, /info and errors: body to contract, result to body.
 
-Does not know HTTP headers, backends or how a body was decoded. Shapes:
-https://huggingface.github.io/text-embeddings-inference
+Does not know HTTP headers, backends or how a body was decoded; /rerank and /predict are in tei_scores.
+Shapes: https://huggingface.github.io/text-embeddings-inference
 """
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 import orjson
 
-from shared.contracts import EmbedRequest, EmbedResult, ModelCard
-from shared.dialects.openai import Inputs, read_inputs  # TEI's inputs have OpenAI's shapes
+from shared.contracts import EmbedRequest, EmbedResult, FloatMatrix, ModelCard, TruncationSide
+from shared.dialects.body import (
+    NOT_EMPTY,
+    Count,
+    Inputs,
+    Text,
+    check_count,
+    message_of,
+    read_inputs,
+    rename,
+)
 from shared.errors import (
     BackendFailed,
     BlitzError,
@@ -38,42 +46,103 @@ _STATUSES: tuple[tuple[type[BlitzError], int, str], ...] = (
 """What TEI answers, first match; other errors keep their own status."""
 
 _DTYPES = {"cpu-int8": "int8", "cpu-fp32": "float32", "gpu-fp16": "float16"}
+_NAMES = {"input": "inputs", "documents": "texts"}
 
 
-class Body(msgspec.Struct, frozen=True):
-    """POST /embed. `model` is ours, for a server of many models; unknown fields are ignored."""
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What every body may say. Unknown fields are ignored."""
+
+    truncate: bool | None = None
+    truncation_direction: Literal["Right", "Left", "right", "left"] | None = None
+
+    @property
+    def truncates(self) -> bool:
+        return self.truncate is not False
+
+    @property
+    def side(self) -> TruncationSide:
+        return "left" if self.truncation_direction in ("Left", "left") else "right"
+
+
+class EmbedBody(Options, frozen=True):
+    """POST /embed. `model` is ours, here and below, for a server of many models."""
 
     inputs: Inputs
     model: str | None = None
-    truncate: bool | None = None
-    truncation_direction: Literal["Right", "Left", "right", "left"] | None = None
     prompt_name: str | None = None
     normalize: bool | None = None
-    dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    dimensions: Count | None = None
 
 
-def request_from(body: Body, *, model: str, settings: Settings) -> EmbedRequest:
+class Sentences(msgspec.Struct, frozen=True):
+    """What /similarity compares: one sentence with each of the others."""
+
+    source_sentence: Text
+    sentences: Annotated[list[Text], NOT_EMPTY]
+
+
+class SimilarityOptions(Options, frozen=True):
+    """The `parameters` of /similarity."""
+
+    prompt_name: str | None = None
+
+
+class SimilarityBody(msgspec.Struct, frozen=True):
+    """POST /similarity."""
+
+    inputs: Sentences
+    model: str | None = None
+    parameters: SimilarityOptions | None = None
+
+
+def request_from(body: EmbedBody, *, model: str, settings: Settings) -> EmbedRequest:
     """The contract that `body` asks for. Raises InvalidInput and EmptyInput naming the field."""
     return EmbedRequest(
         model=model,
         inputs=read_inputs(body.inputs, field="inputs", max_inputs=settings.max_inputs),
         dimensions=body.dimensions,
         normalize=body.normalize is not False,
-        truncate=body.truncate is not False,
-        truncation_side="left" if body.truncation_direction in ("Left", "left") else "right",
+        truncate=body.truncates,
+        truncation_side=body.side,
         prompt_name=body.prompt_name,
     )
 
 
-def format_result(result: EmbedResult, body: Body) -> bytes:
+def similarity_request_from(body: SimilarityBody, *, model: str, settings: Settings) -> EmbedRequest:
+    """The source sentence, then the others, to be embedded. Raises InvalidInput and EmptyInput."""
+    sentences, field = body.inputs.sentences, "inputs.sentences"
+    if not sentences:
+        raise EmptyInput(f"{field} is empty: give at least one text", field=field)
+    check_count(len(sentences) + 1, field=field, max_inputs=settings.max_inputs)
+    options = body.parameters or SimilarityOptions()
+    return EmbedRequest(
+        model=model,
+        inputs=(body.inputs.source_sentence, *sentences),
+        truncate=options.truncates,
+        truncation_side=options.side,
+        prompt_name=options.prompt_name,
+    )
+
+
+def format_result(result: EmbedResult, body: EmbedBody) -> bytes:
     """JSON [[float]], two-dimensional for a single text too."""
     vectors = np.ascontiguousarray(result.vectors)
     return orjson.dumps(vectors, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def format_result_msgpack(result: EmbedResult) -> bytes:
+def format_result_msgpack(result: EmbedResult, body: EmbedBody) -> bytes:
     """The (N, D) float32 array."""
     return pack(result.vectors)
+
+
+def format_similarity(result: EmbedResult, body: SimilarityBody) -> bytes:
+    """JSON [float]: each sentence's cosine with the source."""
+    return orjson.dumps(_cosines(result.vectors), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def format_similarity_msgpack(result: EmbedResult, body: SimilarityBody) -> bytes:
+    """The (N,) float32 array."""
+    return pack(_cosines(result.vectors))
 
 
 def format_info(card: ModelCard, settings: Settings, version: str) -> bytes:
@@ -82,11 +151,12 @@ def format_info(card: ModelCard, settings: Settings, version: str) -> bytes:
         "model_id": card.name,
         "model_sha": card.revision,
         "model_dtype": _DTYPES.get(card.target, card.target),
-        "model_type": {"embedding": {"pooling": card.pooling}},
-        # What is bounded here is tokens; a request holds at least one.
+        "model_type": _model_type(card),
+        # What is bounded here is tokens; a request holds at least one. Batches are each backend's own
+        # business: what a caller may count on is what a request may have.
         "max_concurrent_requests": settings.queue_tokens,
         "max_input_length": card.max_tokens,
-        "max_batch_tokens": settings.batch_tokens,
+        "max_batch_tokens": settings.max_request_tokens,
         "max_client_batch_size": settings.max_inputs,
         "auto_truncate": True,
         "version": version,
@@ -95,12 +165,38 @@ def format_info(card: ModelCard, settings: Settings, version: str) -> bytes:
 
 
 def format_error(error: BlitzError) -> tuple[int, bytes]:
-    """HTTP status and JSON body. The shape has no place for the field: the message names it."""
+    """HTTP status and JSON body."""
+    return _format_error(error, message_of(error, lambda field: rename(field, _NAMES)))
+
+
+def format_similarity_error(error: BlitzError) -> tuple[int, bytes]:
+    """As format_error, for input[0] being the source sentence and input[3] the third of the others."""
+    return _format_error(error, message_of(error, _name_sentence))
+
+
+def _format_error(error: BlitzError, message: str) -> tuple[int, bytes]:
     default = (error.status, "Validation" if error.status < 500 else "Backend")
     status, kind = next((row[1:] for row in _STATUSES if isinstance(error, row[0])), default)
-    message = error.message
-    if error.field:
-        # The model layer speaks of input[i], which is inputs[i] in this dialect.
-        field = re.sub(r"^input\b", "inputs", error.field)
-        message = message if field in message else f"{field}: {message}"
     return status, orjson.dumps({"error": message, "error_type": kind})
+
+
+def _name_sentence(field: str) -> str:
+    name, _, index = field.rstrip("]").partition("[")
+    if name != "input" or not index:
+        return rename(field, _NAMES)
+    return "inputs.source_sentence" if index == "0" else f"inputs.sentences[{int(index) - 1}]"
+
+
+def _cosines(vectors: FloatMatrix) -> FloatMatrix:
+    """Of unit vectors, the first with each other. Not one product: its rounding may depend on N."""
+    return np.array([float(vectors[0] @ row) for row in vectors[1:]], np.float32)
+
+
+def _model_type(card: ModelCard) -> dict[str, object]:
+    if card.task == "embedding":
+        return {"embedding": {"pooling": card.pooling}}
+    labels = {
+        "id2label": {str(index): label for index, label in enumerate(card.labels)},
+        "label2id": {label: index for index, label in enumerate(card.labels)},
+    }
+    return {"reranker" if len(card.labels) == 1 else "classifier": labels}

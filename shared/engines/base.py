@@ -1,26 +1,29 @@
-"""What an engine is: token ids in, token embeddings out. Five lines to implement another runtime.
+"""What an engine is: token ids in, one row an input out. Four members to implement another runtime.
 
-An engine does not know tokenizers, pooling, queues or where its file came from.
+An engine does not know tokenizers, queues, other models or where its files came from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.contracts import FloatMatrix
+from shared.contracts import FloatMatrix, TokenPair, Tokens
+from shared.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """input_ids, attention_mask: (B, T) int64, right-padded; the mask is 1 on real tokens."""
+    """All (B, T) int64, right-padded. attention_mask: 1 on real tokens. token_type_ids: 0 or 1."""
 
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64]
+    token_type_ids: NDArray[np.int64]
 
 
 class Engine(Protocol):
@@ -28,28 +31,38 @@ class Engine(Protocol):
 
     @property
     def dimensions(self) -> int:
-        """H, the width of a token embedding."""
+        """D, the width of a row."""
 
     @property
     def memory_bytes(self) -> int:
         """What holding this engine costs, for the cache's byte budget."""
 
-    def run(self, batch: Batch) -> NDArray[np.float32]:
-        """Token embeddings (B, T, H) float32; rows of padding hold anything."""
+    def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
+        """B sequences -> (B, D) float32: pooled token embeddings, or a cross-encoder's logits.
+
+        A row does not depend on the others.
+        """
 
     def close(self) -> None:
         """Free the session. Nobody calls `run` after this."""
 
 
-def pad(sequences: Sequence[Sequence[int]], pad_token_id: int) -> Batch:
+OpenEngine: TypeAlias = Callable[[Path, Manifest], Engine]
+"""The verified files of a model -> its engine. Raises InvalidArtefact."""
+
+
+def pad(sequences: Sequence[Tokens], pad_token_id: int) -> Batch:
     """Right-pad to the longest. pad([[7, 8], [9]], 0).input_ids == [[7, 8], [9, 0]]."""
-    shape = (len(sequences), max(len(ids) for ids in sequences))
-    input_ids = np.full(shape, pad_token_id, np.int64)
-    mask = np.zeros(shape, np.int64)
-    for row, ids in enumerate(sequences):
-        input_ids[row, : len(ids)] = ids
-        mask[row, : len(ids)] = 1
-    return Batch(input_ids, mask)
-
-
-__all__ = ["Batch", "Engine", "FloatMatrix", "pad"]
+    shape = (len(sequences), max(len(tokens) for tokens in sequences))
+    batch = Batch(
+        np.full(shape, pad_token_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    )
+    for row, tokens in enumerate(sequences):
+        length = len(tokens)
+        if isinstance(tokens, TokenPair):
+            batch.input_ids[row, :length] = tokens.ids
+            batch.token_type_ids[row, :length] = tokens.type_ids
+        else:
+            batch.input_ids[row, :length] = tokens
+        batch.attention_mask[row, :length] = 1
+    return batch

@@ -6,23 +6,34 @@ shared, and no operator waits for another thread (1.3 times one session with N i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from shared.engines.base import Batch
+from shared.batching import Capacity
+from shared.contracts import FloatMatrix, Tokens
+from shared.cpus import usable_cpus
+from shared.engines.base import pad
 from shared.errors import InvalidArtefact
+from shared.manifest import Manifest
+from shared.vectors import pool
+
+
+def capacity() -> Capacity:
+    """A thread a core; micro-batches that stay in the L2 cache (256 to 512 tokens were best)."""
+    return Capacity(threads=usable_cpus(), batch_tokens=384, batch_texts=128)
 
 
 class OnnxEngine:
-    """Runs a graph `input_ids, attention_mask -> token_embeddings (B, T, H)`.
+    """Runs a graph `input_ids, attention_mask[, token_type_ids] -> (B, T, H)`, or `(B, L)` of logits.
 
-    Raises InvalidArtefact if the file is not such a graph.
+    Raises InvalidArtefact if the manifest's model file is not such a graph.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -32,21 +43,33 @@ class OnnxEngine:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Memory patterns are kept for every input shape ever seen: they grow with mixed lengths.
         options.enable_mem_pattern = False
+        path = folder / manifest.model_file
         try:
             self._session: ort.InferenceSession | None = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-            self._output = self._session.get_outputs()[0].name
-            self.dimensions = int(self._session.get_outputs()[0].shape[2])
+            self._inputs = {each.name for each in self._session.get_inputs()}
+            output = self._session.get_outputs()[0]
+            self._output = output.name
+            self.dimensions = int(output.shape[-1])
         except Exception as error:  # onnxruntime raises a family of its own, rooted at Exception
             raise InvalidArtefact(f"{path.name} is not a graph this version runs") from error
+        self._pooling = manifest.pooling
+        if len(output.shape) != (3 if self._pooling else 2):
+            raise InvalidArtefact(f"{path.name} does not give what a model for {manifest.task} gives")
+        self._pad_token_id = manifest.pad_token_id
         self.memory_bytes = path.stat().st_size
 
-    def run(self, batch: Batch) -> NDArray[np.float32]:
+    def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
         assert self._session is not None, "run after close"
+        batch = pad(sequences, self._pad_token_id)
         feeds = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        hidden: NDArray[np.float32] = self._session.run([self._output], feeds)[0]
-        return hidden
+        if "token_type_ids" in self._inputs:
+            feeds["token_type_ids"] = batch.token_type_ids
+        output: NDArray[np.float32] = self._session.run([self._output], feeds)[0]
+        if self._pooling is None:
+            return output
+        return pool(output, [len(tokens) for tokens in sequences], self._pooling)
 
     def close(self) -> None:
         self._session = None

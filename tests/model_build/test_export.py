@@ -1,35 +1,42 @@
-"""Tiny random models of each architecture go through the real export; odd folders are refused."""
+"""Tiny random models of each architecture, with and without a classifier, go through the real export."""
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
+    BertForSequenceClassification,
     BertModel,
     DistilBertConfig,
+    DistilBertForSequenceClassification,
     DistilBertModel,
     MPNetConfig,
+    MPNetForSequenceClassification,
     MPNetModel,
     RobertaConfig,
+    RobertaForSequenceClassification,
     RobertaModel,
     XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
     XLMRobertaModel,
 )
 
-from model_build.export import export_onnx, inspect_source, optimize_offline
+from model_build.export import export_onnx, optimize_offline
+from model_build.source import inspect_source
+from shared.contracts import TokenPair, Tokens
 from shared.engines.base import pad
-from shared.engines.onnx import OnnxEngine
 from shared.errors import InvalidInput
-from shared.tokenization import Tokenizer as SharedTokenizer
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz", "##a", "##b", "##c"]
 SEQUENCES = [[0, 5, 9, 7, 2], [0, 4, 2], [0, 6, 8, 11, 20, 21, 22, 13, 2]]
@@ -58,12 +65,41 @@ ARCHITECTURES: dict[str, tuple[Any, Any]] = {
     "distilbert": (DistilBertModel, DistilBertConfig(**DISTIL)),
     "mpnet": (MPNetModel, MPNetConfig(**SMALL)),
 }
+CLASSIFIERS: dict[str, Any] = {
+    "bert": BertForSequenceClassification,
+    "roberta": RobertaForSequenceClassification,
+    "xlm-roberta": XLMRobertaForSequenceClassification,
+    "distilbert": DistilBertForSequenceClassification,
+    "mpnet": MPNetForSequenceClassification,
+}
+PAIRS: list[Tokens] = [
+    TokenPair([0, 5, 9, 2, 7, 8, 2], [0, 0, 0, 0, 1, 1, 1]),
+    TokenPair([0, 4, 2, 6, 2], [0, 0, 0, 1, 1]),
+    [0, 6, 8, 2],
+]
 
 
 def tiny_model(folder: Path, architecture: str = "bert", seed: int = 0) -> Path:
     """A transformers folder with random weights, large enough to make attention uneven."""
-    torch.manual_seed(seed)
     kind, config = ARCHITECTURES[architecture]
+    return _save(folder, kind, config, seed)
+
+
+def tiny_cross_encoder(
+    folder: Path, architecture: str = "bert", seed: int = 0, labels: tuple[str, ...] = ("relevant",)
+) -> Path:
+    """`tiny_model` with a classifier over `labels`; BERT's tells the texts of a pair apart."""
+    config = copy.deepcopy(ARCHITECTURES[architecture][1])
+    config.num_labels = len(labels)
+    if "roberta" in architecture:
+        config.type_vocab_size = 1  # as the real ones have; the class's default is BERT's
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in enumerate(labels)}
+    return _save(folder, CLASSIFIERS[architecture], config, seed)
+
+
+def _save(folder: Path, kind: Any, config: Any, seed: int) -> Path:
+    torch.manual_seed(seed)
     model = kind(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -72,24 +108,12 @@ def tiny_model(folder: Path, architecture: str = "bert", seed: int = 0) -> Path:
     tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+        single="<s> $A </s>",
+        pair="<s> $A </s> $B:1 </s>:1",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
-
-
-def sentence_model(folder: Path, modules: list[tuple[str, str]], pooling: dict[str, Any]) -> Path:
-    """`tiny_model` with a modules.json of (class, folder)."""
-    tiny_model(folder)
-    listed = [{"idx": i, "name": str(i), "path": p, "type": t} for i, (t, p) in enumerate(modules)]
-    (folder / "modules.json").write_text(json.dumps(listed))
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    return folder
-
-
-OLD = "sentence_transformers.models."
-PLAIN = [(OLD + "Transformer", ""), (OLD + "Pooling", "1_Pooling")]
 
 
 def edit_json(path: Path, **values: Any) -> None:
@@ -110,168 +134,65 @@ def test_the_graph_is_fused_and_equals_torch_on_padded_batches(
     # MPNet adds a bias of positions to its attention, which the optimiser does not know.
     assert operators.count("MultiHeadAttention") == (0 if architecture == "mpnet" else 2)
     assert "SkipLayerNormalization" not in operators
-    engine = OnnxEngine(tmp_path / "fp32.onnx")
+    session = ort.InferenceSession(tmp_path / "fp32.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_outputs()[0].shape[-1] == 32
     model = ARCHITECTURES[architecture][0].from_pretrained(folder).eval()
-    assert engine.dimensions == 32
     longest = [0, *[5] * (source.max_tokens - 2), 2]
     for sequences in (SEQUENCES, SEQUENCES[:1], [[0, 2]], [*SEQUENCES, longest]):
         batch = pad(sequences, source.pad_token_id)
+        feeds = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         with torch.no_grad():
-            expected = model(
-                input_ids=torch.from_numpy(batch.input_ids),
-                attention_mask=torch.from_numpy(batch.attention_mask),
-            ).last_hidden_state.numpy()
+            expected = model(**{name: torch.from_numpy(value) for name, value in feeds.items()})
         real = batch.attention_mask.astype(bool)
-        np.testing.assert_allclose(engine.run(batch)[real], expected[real], atol=1e-4)
+        np.testing.assert_allclose(
+            session.run(None, feeds)[0][real], expected.last_hidden_state.numpy()[real], atol=1e-4
+        )
 
 
-def test_a_plain_transformers_folder_is_mean_pooled(tmp_path: Path) -> None:
-    """Without modules.json: mean pooling, nothing normalised, all positions but RoBERTa's two."""
-    bert = inspect_source(tiny_model(tmp_path / "bert"))
-    assert (bert.architecture, bert.pooling, bert.normalize) == ("BertModel", "mean", False)
-    assert (bert.dimensions, bert.max_tokens, bert.pad_token_id) == (32, 40, 1)
-    assert inspect_source(tiny_model(tmp_path / "roberta", "roberta")).max_tokens == 38
-
-
-def test_a_sentence_transformers_folder_is_read_whole(tmp_path: Path) -> None:
-    """Modules, dense weights, prompts, length and Matryoshka sizes come from their own files."""
-    new = "sentence_transformers.base.modules."
-    modules = [
-        (new + "transformer.Transformer", ""),
-        ("sentence_transformers.sentence_transformer.modules.pooling.Pooling", "1_Pooling"),
-        (new + "dense.Dense", "2_Dense"),
-        (new + "normalize.Normalize", "3_Normalize"),
-    ]
-    folder = sentence_model(tmp_path / "model", modules, {"pooling_mode": "lasttoken"})
-    weight = np.arange(64, dtype=np.float32).reshape(2, 32)
-    edit_json(folder / "sentence_bert_config.json", max_seq_length=24)
-    edit_json(
-        folder / "config_sentence_transformers.json",
-        prompts={"query": "query: ", "document": ""},
-        default_prompt_name="document",
-    )
-    edit_json(folder / "config.json", matryoshka_dimensions=[2, 1])
-    (folder / "2_Dense").mkdir()
-    edit_json(folder / "2_Dense" / "config.json", activation_function="torch.nn.modules.linear.Identity")
-    save_file({"linear.weight": weight}, folder / "2_Dense" / "model.safetensors")
-    source = inspect_source(folder)
-    assert (source.pooling, source.normalize, source.max_tokens) == ("last", True, 24)
-    assert (source.dimensions, source.matryoshka_dimensions) == (2, (1, 2))
-    assert source.prompts == {"query": "query: ", "document": ""}
-    assert source.default_prompt == "document"
-    assert (source.dense[0].activation, source.dense[0].bias) == ("identity", None)
-    np.testing.assert_array_equal(source.dense[0].weight, weight)
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, "mean"),
-        ({"pooling_mode_cls_token": True}, "cls"),
-        ({"pooling_mode_weightedmean_tokens": True}, "weighted_mean"),
-        ({"pooling_mode": "max"}, "max"),
-        ({"pooling_mode": ["cls"]}, "cls"),
-    ],
-)
-def test_pooling_is_read_from_old_and_new_keys(
-    config: dict[str, Any], expected: str, tmp_path: Path
+@pytest.mark.parametrize("labels", [("relevant",), ("no", "maybe", "yes")])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_cross_encoders_logits_equal_torchs(
+    architecture: str, labels: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """The booleans of old versions and the single key of new ones mean the same."""
-    assert inspect_source(sentence_model(tmp_path / "model", PLAIN, config)).pooling == expected
+    """Fused attention, pairs told apart where the model does, and a width that the graph states."""
+    folder = tiny_cross_encoder(tmp_path / "model", architecture, labels=labels)
+    source = inspect_source(folder)
+    export_onnx(source, tmp_path / "fused.onnx")
+    optimize_offline(tmp_path / "fused.onnx", tmp_path / "fp32.onnx")
+    operators = [node.op_type for node in onnx.load(tmp_path / "fp32.onnx").graph.node]
+    assert operators.count("MultiHeadAttention") == (0 if architecture == "mpnet" else 2)
+    session = ort.InferenceSession(tmp_path / "fp32.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_outputs()[0].shape == ["batch", len(labels)]
+    names = [each.name for each in session.get_inputs()]
+    assert ("token_type_ids" in names) == (architecture == "bert")
+    model = CLASSIFIERS[architecture].from_pretrained(folder).eval()
+    for sequences in (PAIRS, PAIRS[:1], [[0, 2]]):
+        batch = pad(sequences, source.pad_token_id)
+        feeds = {name: getattr(batch, name) for name in names}
+        with torch.no_grad():
+            expected = model(**{name: torch.from_numpy(value) for name, value in feeds.items()}).logits
+        np.testing.assert_allclose(session.run(None, feeds)[0], expected.numpy(), atol=1e-4)
 
 
-def test_lower_casing_outside_the_tokenizer_moves_into_it(tmp_path: Path) -> None:
-    """`do_lower_case` of sentence-transformers is part of the tokenizer that is published."""
-    folder = sentence_model(tmp_path / "model", PLAIN, {"pooling_mode": "mean"})
-    before = SharedTokenizer(inspect_source(folder).tokenizer_json, 16)
-    edit_json(folder / "sentence_bert_config.json", do_lower_case=True)
-    after = SharedTokenizer(inspect_source(folder).tokenizer_json, 16)
-    assert before.encode(["A b"]) == [[0, 3, 5, 2]]
-    assert after.encode(["A b"]) == [[0, 4, 5, 2]]
+def test_a_pairs_second_text_is_told_from_its_first(tmp_path: Path) -> None:
+    """With type ids of zeros BERT gives another score: they are not folded away."""
+    source = inspect_source(tiny_cross_encoder(tmp_path / "model"))
+    export_onnx(source, tmp_path / "fp32.onnx")
+    session = ort.InferenceSession(tmp_path / "fp32.onnx", providers=["CPUExecutionProvider"])
+    batch = pad(PAIRS[:1], 1)
+    feeds = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    told, merged = (
+        session.run(None, feeds | {"token_type_ids": types})[0]
+        for types in (batch.token_type_ids, np.zeros_like(batch.token_type_ids))
+    )
+    assert np.abs(told - merged).max() > 1e-3
 
 
-def test_a_slow_tokenizer_is_converted(tmp_path: Path) -> None:
-    """A vocab.txt is enough: the tokenizer is built from it."""
-    folder = tiny_model(tmp_path / "model")
-    (folder / "tokenizer.json").unlink()
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "world"]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    edit_json(folder / "tokenizer_config.json", tokenizer_class="BertTokenizer")
-    tokenizer = SharedTokenizer(inspect_source(folder).tokenizer_json, 16)
-    assert tokenizer.encode(["Hello world"]) == [[2, 5, 6, 3]]
-
-
-def _no_config(folder: Path) -> None:
-    (folder / "config.json").unlink()
-
-
-def _unknown_type(folder: Path) -> None:
-    edit_json(folder / "config.json", model_type="not-a-model")
-
-
-def _custom_code(folder: Path) -> None:
-    edit_json(folder / "config.json", auto_map={"AutoModel": "modeling.Own"})
-
-
-def _custom_tokenizer(folder: Path) -> None:
-    edit_json(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["own.Own", None]})
-
-
-def _no_tokenizer(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
-
-
-def _pickles(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-
-def _no_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-def _modules(*modules: tuple[str, str]) -> Any:
-    def change(folder: Path) -> None:
-        (folder / "modules.json").write_text(json.dumps([{"type": t, "path": p} for t, p in modules]))
-
-    return change
-
-
-def _pooling(**config: Any) -> Any:
-    def change(folder: Path) -> None:
-        (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
-
-    return change
-
-
-def _default_prompt(folder: Path) -> None:
-    edit_json(folder / "config_sentence_transformers.json", default_prompt_name="query")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (_no_config, "config.json"),
-        (_unknown_type, "unknown architecture: not-a-model"),
-        (_custom_code, "own code"),
-        (_custom_tokenizer, "own code"),
-        (_no_tokenizer, "no tokenizer.json"),
-        (_pickles, "pickles"),
-        (_no_weights, "no model.safetensors"),
-        (_modules(*PLAIN, (OLD + "LSTM", "2_LSTM")), "LSTM module"),
-        (_modules(PLAIN[0], ("custom.Pooling", "1_Pooling")), "Pooling module"),
-        (_modules(*PLAIN[::-1]), "the modules are not"),
-        (_modules(PLAIN[0], (OLD + "Pooling", "../other")), "outside"),
-        (_pooling(pooling_mode=["mean", "cls"]), "mean \\+ cls"),
-        (_pooling(pooling_mode_mean_sqrt_len_tokens=True), "mean_sqrt_len_tokens"),
-        (_pooling(pooling_mode="mean", include_prompt=False), "prompt"),
-        (_default_prompt, "default_prompt_name"),
-    ],
-)
-def test_what_cannot_be_served_is_refused(change: Any, message: str, tmp_path: Path) -> None:
-    """The error names the model field and says what is wrong, without the path."""
-    folder = sentence_model(tmp_path / "model", PLAIN, {"pooling_mode": "mean"})
-    change(folder)
-    with pytest.raises(InvalidInput, match=message) as refusal:
-        inspect_source(folder)
-    assert refusal.value.field == "model"
-    assert str(tmp_path) not in str(refusal.value)
+def test_a_cross_encoder_without_its_classifier_is_refused(tmp_path: Path) -> None:
+    """transformers would fill it with random numbers and say so in a log line."""
+    folder = tiny_cross_encoder(tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["classifier.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InvalidInput, match="lack layers"):
+        export_onnx(inspect_source(folder), tmp_path / "fp32.onnx")

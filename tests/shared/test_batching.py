@@ -31,7 +31,7 @@ class FakeModel:
         if not held:
             self.gate.set()
 
-    def embed(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
+    def run(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
         self.calls.append([list(ids) for ids in sequences])
         self.entered.release()
         assert self.gate.wait(10)
@@ -48,6 +48,7 @@ def batcher(
     max_texts: int = 4,
     max_wait_s: float = 0.0,
     max_queue_tokens: int = 1000,
+    max_queue_s: float = 1e9,
     metrics: Telemetry | None = None,
 ) -> Iterator[Batcher]:
     made = Batcher(
@@ -56,6 +57,7 @@ def batcher(
         max_texts=max_texts,
         max_wait_s=max_wait_s,
         max_queue_tokens=max_queue_tokens,
+        max_queue_s=max_queue_s,
         metrics=metrics or Telemetry(CollectorRegistry()),
     )
     try:
@@ -146,8 +148,8 @@ async def test_vectors_come_back_in_input_order() -> None:
     sequences = [[n] * (1 + n % 5) for n in range(1, 40)]
     with batcher(threads=2) as batches:
         result = await batches.submit(model, sequences)
-    assert result.vectors.dtype == np.float32
-    assert result.vectors.tolist() == [[ids[0], len(ids)] for ids in sequences]
+    assert result.rows.dtype == np.float32
+    assert result.rows.tolist() == [[ids[0], len(ids)] for ids in sequences]
     assert len(model.calls) > 5
     assert result.queue_s >= 0
     assert result.inference_s > 0
@@ -165,7 +167,7 @@ async def test_callers_share_a_micro_batch() -> None:
         model.gate.set()
         results = await asyncio.gather(first, *singles)
     assert sorted(model.calls[1]) == [[2, 2], [3, 3], [4, 4]]
-    assert [r.vectors[0, 0] for r in results] == [1, 2, 3, 4]
+    assert [r.rows[0, 0] for r in results] == [1, 2, 3, 4]
 
 
 @pytest.mark.anyio
@@ -209,8 +211,8 @@ class SteppedModel(FakeModel):
         super().__init__()
         self.permits = threading.Semaphore(0)
 
-    def embed(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
-        vectors = super().embed(sequences)
+    def run(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
+        vectors = super().run(sequences)
         assert self.permits.acquire(timeout=10)
         return vectors
 
@@ -260,7 +262,7 @@ async def test_a_request_alone_is_accepted_however_large() -> None:
     """A limit below one request must not make that request impossible for ever."""
     with batcher(max_queue_tokens=10) as batches:
         result = await batches.submit(FakeModel(), [[1] * 30, [2] * 30])
-    assert result.vectors.shape == (2, 2)
+    assert result.rows.shape == (2, 2)
 
 
 @pytest.mark.anyio
@@ -293,12 +295,48 @@ async def test_a_failing_batch_fails_its_callers_only() -> None:
         model.gate.set()
         with pytest.raises(BlitzError) as failed:
             await bad
-        assert (await good).vectors[0, 0] == 2
-        assert (await first).vectors[0, 0] == 1
+        assert (await good).rows[0, 0] == 2
+        assert (await first).rows[0, 0] == 1
         assert "internal detail" not in str(failed.value)
         assert batches.queued_tokens == 0
-        assert (await batches.submit(model, [[9]])).vectors[0, 0] == 9
+        assert (await batches.submit(model, [[9]])).rows[0, 0] == 9
     assert not any([5] * 7 in call for call in model.calls)
+
+
+@pytest.mark.anyio
+async def test_callers_who_share_a_failing_batch_are_served_by_themselves() -> None:
+    """Two texts in one micro-batch, one of which the model cannot take: only its caller is told."""
+    model = FakeModel(held=True)
+    with batcher() as batches:
+        first = start(batches, model, [[1] * 8])
+        await entered(model)
+        bad, good = start(batches, model, [[POISON] * 4]), start(batches, model, [[2] * 4])
+        await queued(batches, 8)
+        model.gate.set()
+        with pytest.raises(BlitzError):
+            await bad
+        assert (await good).rows.tolist() == [[2, 4]]
+        await first
+    assert model.calls == [[[1] * 8], [[POISON] * 4, [2] * 4], [[POISON] * 4], [[2] * 4]]
+
+
+@pytest.mark.anyio
+async def test_a_queue_that_takes_too_long_refuses() -> None:
+    """max_queue_s bounds the expected wait, once a batch has shown the rate; one alone always goes."""
+    model = FakeModel()
+    with batcher(max_queue_s=1e-9) as batches:
+        await batches.submit(model, [[1] * 8])
+        model.gate.clear()
+        for _ in model.calls:
+            await entered(model)
+        running = start(batches, model, [[2] * 8])
+        await entered(model)
+        waiting = start(batches, model, [[3] * 8])
+        await queued(batches, 8)
+        with pytest.raises(Overloaded):
+            await batches.submit(model, [[4]])
+        model.gate.set()
+        await asyncio.gather(running, waiting)
 
 
 @pytest.mark.anyio
@@ -308,7 +346,7 @@ async def test_errors_of_ours_keep_their_class() -> None:
     class Refusing:
         error = InvalidInput("no", field="input[0]")
 
-        def embed(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
+        def run(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
             raise self.error
 
     with batcher() as batches, pytest.raises(InvalidInput) as caught:
@@ -322,7 +360,7 @@ async def test_a_model_that_loses_rows_is_an_error_and_not_a_wrong_answer() -> N
     """Fewer rows than sequences must not leave uninitialised vectors."""
 
     class Short:
-        def embed(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
+        def run(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
             return np.zeros((len(sequences) - 1, 2), np.float32)
 
     with batcher() as batches, pytest.raises(BlitzError):
@@ -342,7 +380,7 @@ async def test_close_fails_what_waits_and_lets_running_batches_end() -> None:
         with pytest.raises(Unavailable):
             await waiting
         model.gate.set()
-        assert (await running).vectors[0, 0] == 1
+        assert (await running).rows[0, 0] == 1
         await closing
         with pytest.raises(Unavailable):
             await batches.submit(model, [[3]])
@@ -364,7 +402,7 @@ async def test_waiting_lets_a_batch_fill() -> None:
 async def test_waiting_ends() -> None:
     """A text that stays alone is run after max_wait_s."""
     with batcher(max_wait_s=0.01) as batches:
-        assert (await batches.submit(FakeModel(), [[1]])).vectors.tolist() == [[1, 1]]
+        assert (await batches.submit(FakeModel(), [[1]])).rows.tolist() == [[1, 1]]
 
 
 @pytest.mark.anyio
@@ -393,4 +431,4 @@ async def test_many_callers_on_many_threads_each_get_their_own() -> None:
         results = await asyncio.gather(*(batches.submit(model, request) for request in requests))
         assert batches.queued_tokens == 0
     for request, result in zip(requests, results, strict=True):
-        assert result.vectors.tolist() == [[ids[0], len(ids)] for ids in request]
+        assert result.rows.tolist() == [[ids[0], len(ids)] for ids in request]

@@ -9,8 +9,26 @@ import numpy as np
 import pytest
 
 from shared import wire
-from shared.contracts import EmbedRequest, EmbedResult, ModelCard
-from shared.dialects import openai, tei
+from shared.contracts import (
+    EmbedRequest,
+    EmbedResult,
+    ModelCard,
+    PredictRequest,
+    PredictResult,
+    Request,
+    RerankRequest,
+    RerankResult,
+)
+from shared.dialects import cohere, openai, tei
+from shared.dialects.body import decode_body, read_marks
+from shared.dialects.operations import (
+    OPERATIONS,
+    PATHS,
+    FormatError,
+    Operation,
+    choose,
+    operations_at,
+)
 from shared.errors import (
     BackendFailed,
     BlitzError,
@@ -18,6 +36,7 @@ from shared.errors import (
     InputTooLong,
     InvalidInput,
     Overloaded,
+    PayloadTooLarge,
     StoreUnavailable,
     UnknownModel,
 )
@@ -25,15 +44,25 @@ from shared.settings import Settings
 
 VECTORS = np.array([[0.1, -2.0, 3.5], [1e-7, 0.0, -1.0]], np.float32)
 RESULT = EmbedResult(VECTORS, token_counts=(3, 4), model="m", revision="r")
+SCORES = RerankResult(
+    np.array([0.25, 0.75, 0.25, 0.5], np.float32), (1, 2, 3, 4), "m", "r", "cross-encoder"
+)
+COSINES = RerankResult(SCORES.scores, SCORES.token_counts, "m", "r", "cosine")
+LABELLED = PredictResult(
+    np.array([[0.2, 0.7, 0.1], [0.5, 0.25, 0.25]], np.float32), (3, 4), "m", "r", ("no", "yes", "maybe")
+)
+TEXTS = ["a", "b", "c", "d"]
 
 
 def _openai(body: dict[str, Any], **settings: Any) -> EmbedRequest:
-    parsed = msgspec.convert(body, openai.Body)
+    parsed = msgspec.convert(body, openai.EmbeddingsBody)
     return openai.request_from(parsed, model="m", settings=Settings(**settings))
 
 
 def _tei(body: dict[str, Any], **settings: Any) -> EmbedRequest:
-    return tei.request_from(msgspec.convert(body, tei.Body), model="m", settings=Settings(**settings))
+    return tei.request_from(
+        msgspec.convert(body, tei.EmbedBody), model="m", settings=Settings(**settings)
+    )
 
 
 def test_openai_fields_reach_the_contract() -> None:
@@ -122,7 +151,7 @@ def test_too_many_inputs_are_refused() -> None:
 
 def test_openai_floats_round_trip_exactly() -> None:
     """The JSON numbers are the shortest that give the same float32."""
-    body = json.loads(openai.format_result(RESULT, openai.Body("a")))
+    body = json.loads(openai.format_result(RESULT, openai.EmbeddingsBody("a")))
     assert body["object"] == "list"
     assert body["model"] == "m"
     assert body["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
@@ -135,7 +164,9 @@ def test_openai_floats_round_trip_exactly() -> None:
 def test_openai_base64_is_little_endian_float32() -> None:
     """1.0 is 00 00 80 3f, whatever the memory layout of the result."""
     columns = EmbedResult(np.asfortranarray(np.array([[1, 2], [3, 4]], np.float32)), (1, 1), "m", "r")
-    body = json.loads(openai.format_result(columns, openai.Body("a", encoding_format="base64")))
+    body = json.loads(
+        openai.format_result(columns, openai.EmbeddingsBody("a", encoding_format="base64"))
+    )
     rows = [base64.b64decode(item["embedding"]) for item in body["data"]]
     assert rows[0] == b"\x00\x00\x80\x3f\x00\x00\x00\x40"
     assert np.array_equal(np.frombuffer(rows[1], "<f4"), [3, 4])
@@ -144,15 +175,15 @@ def test_openai_base64_is_little_endian_float32() -> None:
 def test_tei_answers_a_bare_matrix() -> None:
     """Two-dimensional for a single text too."""
     one = EmbedResult(VECTORS[:1], (1,), "m", "r")
-    got = json.loads(tei.format_result(one, tei.Body("a")))
+    got = json.loads(tei.format_result(one, tei.EmbedBody("a")))
     assert np.array_equal(np.array(got, np.float32), VECTORS[:1])
 
 
 def test_msgpack_answers_hold_the_array() -> None:
     """TEI: the array alone; OpenAI: the array as data."""
-    matrix = tei.format_result_msgpack(RESULT)
+    matrix = tei.format_result_msgpack(RESULT, tei.EmbedBody("a"))
     assert np.array_equal(wire.unpack(matrix, max_bytes=len(matrix)), VECTORS)
-    packed = openai.format_result_msgpack(RESULT)
+    packed = openai.format_result_msgpack(RESULT, openai.EmbeddingsBody("a"))
     body = wire.unpack(packed, max_bytes=len(packed))
     assert np.array_equal(body["data"], VECTORS)
     assert body["model"] == "m"
@@ -215,3 +246,359 @@ def test_models_and_info_have_their_clients_shapes() -> None:
     assert info["max_input_length"] == 256
     assert info["max_client_batch_size"] == 9
     assert info["version"] == "1.2.3"
+
+
+def _asked(path: str, body: Any, **settings: Any) -> tuple[Operation, Any, Request]:
+    """What the router makes of a body: the operation, the struct and the contract."""
+    data = json.dumps(body).encode()
+    operation = choose(operations_at(path), read_marks(data, ""))
+    parsed = decode_body(data, "", operation.body)
+    return operation, parsed, operation.request_from(parsed, model="m", settings=Settings(**settings))
+
+
+def _answered(path: str, body: Any, result: Any) -> Any:
+    operation, parsed, _ = _asked(path, body)
+    return json.loads(operation.format_result(result, parsed))
+
+
+def _packed(path: str, body: Any, result: Any) -> Any:
+    operation, parsed, _ = _asked(path, body)
+    data = operation.format_result_msgpack(result, parsed)
+    return wire.unpack(data, max_bytes=len(data))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "expected"),
+    [
+        ("/", {"inputs": ["a"]}, EmbedRequest("m", ("a",))),
+        (
+            "/",
+            {"inputs": {"source_sentence": "s", "sentences": ["a", "b"]}, "parameters": {}},
+            EmbedRequest("m", ("s", "a", "b")),
+        ),
+        (
+            "/similarity",
+            {
+                "inputs": {"source_sentence": "s", "sentences": ["a"]},
+                "parameters": {"truncate": False, "truncation_direction": "Left", "prompt_name": "q"},
+            },
+            EmbedRequest("m", ("s", "a"), None, True, False, "left", "q"),
+        ),
+        ("/", {"query": "q", "texts": ["a"]}, RerankRequest("m", "q", ("a",))),
+        (
+            "/rerank",
+            {
+                "query": "q",
+                "texts": ["a"],
+                "raw_scores": True,
+                "truncate": False,
+                "truncation_direction": "left",
+                "documents": None,
+            },
+            RerankRequest("m", "q", ("a",), True, False, "left"),
+        ),
+        (
+            "/rerank",
+            {"query": "q", "texts": None, "documents": ["a", {"text": "b", "title": "t"}]},
+            RerankRequest("m", "q", ("a", "b")),
+        ),
+        (
+            "/v1/rerank",
+            {"query": "q", "documents": [{"text": "a"}], "rank_fields": ["title"], "top_n": None},
+            RerankRequest("m", "q", ("a",)),
+        ),
+        (
+            "/v2/rerank",
+            {"query": "q", "documents": ["a"], "max_tokens_per_doc": 64, "top_n": 9},
+            RerankRequest("m", "q", ("a",), max_document_tokens=64),
+        ),
+        (
+            "/rerank",
+            {"query": "q", "documents": ["a", ""], "property": ""},
+            RerankRequest("m", "q", ("a", " ")),
+        ),
+        ("/predict", {"inputs": "a"}, PredictRequest("m", ("a",))),
+        ("/predict", {"inputs": ["a"]}, PredictRequest("m", ("a",))),
+        ("/predict", {"inputs": ["a", "b"]}, PredictRequest("m", (("a", "b"),))),
+        (
+            "/predict",
+            {"inputs": [["a"], ["b", "c"]], "raw_scores": True, "truncate": False},
+            PredictRequest("m", ("a", ("b", "c")), True, False),
+        ),
+    ],
+)
+def test_each_body_becomes_its_contract(path: str, body: Any, expected: Request) -> None:
+    """By path, and by the body's shape where several dialects share one; nulls are as if left out."""
+    assert _asked(path, body)[2] == expected
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_bodies_that_fit_nothing_go_to_a_paths_last_operation(path: str) -> None:
+    """Broken or foreign bodies get that dialect's error; a path that several share is told apart."""
+    operations = operations_at(path)
+    for data in (b"", b"{", b"[1]", b"{}", b'{"texts": null}', b"\xff", b"[" * 100_000):
+        assert choose(operations, read_marks(data, "")) is operations[-1]
+    packed = wire.pack(["texts"])
+    assert choose(operations, read_marks(packed, wire.CONTENT_TYPE)) is operations[-1]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"inputs": {"source_sentence": "s", "sentences": ["a"]}, "texts": None},
+        {"query": "q", "texts": ["a"]},
+        {"documents": [], "property": "p", "other": [{}]},
+        {"inputs": [[1, 2]]},
+    ],
+)
+def test_marks_are_the_same_in_json_and_msgpack(body: Any) -> None:
+    """The encoding does not change which dialect a body is taken for."""
+    found = read_marks(json.dumps(body, indent=2).encode(), "application/json; charset=utf-8")
+    assert found == read_marks(wire.pack(body), wire.CONTENT_TYPE)
+    assert set(found) == {
+        name for name, value in body.items() if value is not None and name != "query"
+    } - {"other"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/rerank", {"query": "", "texts": ["a"]}, "query"),
+        ("/rerank", {"query": "q", "texts": []}, "texts"),
+        ("/rerank", {"query": "q", "texts": ["a", ""]}, "texts[1]"),
+        ("/rerank", {"query": "q", "texts": ["a"] * 4}, "texts"),
+        ("/rerank", {"query": "q", "texts": [{"text": "a"}]}, "texts[0]"),
+        ("/rerank", {"texts": ["a"]}, "query"),
+        ("/", {"query": "q", "texts": [""]}, "texts[0]"),
+        ("/similarity", {"inputs": {"source_sentence": "s", "sentences": []}}, "inputs.sentences"),
+        (
+            "/similarity",
+            {"inputs": {"source_sentence": "s", "sentences": ["a"] * 3}},
+            "inputs.sentences",
+        ),
+        (
+            "/",
+            {"inputs": {"source_sentence": "", "sentences": ["a"]}},
+            "inputs.source_sentence",
+        ),
+        (
+            "/similarity",
+            {"inputs": {"source_sentence": "s", "sentences": ["a", ""]}},
+            "inputs.sentences[1]",
+        ),
+        ("/similarity", {"inputs": {"source_sentence": "s"}}, "inputs"),
+        ("/predict", {"inputs": ""}, "inputs"),
+        ("/predict", {"inputs": []}, "inputs"),
+        ("/predict", {"inputs": ["a", "b", "c"]}, "inputs"),
+        ("/predict", {"inputs": [["a"], []]}, "inputs[1]"),
+        ("/predict", {"inputs": [["a"], ["b", ""]]}, "inputs[1]"),
+        ("/predict", {"inputs": [["a"], "b"]}, "inputs[1]"),
+        ("/predict", {"inputs": ["b", ["a"]]}, "inputs"),
+        ("/predict", {"inputs": [["a"]] * 4}, "inputs"),
+        ("/v2/rerank", {"query": "q", "documents": []}, "documents"),
+        ("/v2/rerank", {"query": "q", "documents": ["a", {"text": ""}]}, "documents[1]"),
+        ("/v2/rerank", {"query": "q", "documents": ["a", {"title": "t"}]}, "documents[1]"),
+        ("/v1/rerank", {"query": "q", "documents": ["a"] * 4}, "documents"),
+        ("/v1/rerank", {"query": "q", "documents": ["a"], "top_n": 0}, "top_n"),
+        ("/v1/rerank", {"query": "q", "documents": ["a"], "top_n": 2**40}, "top_n"),
+        (
+            "/v2/rerank",
+            {"query": "q", "documents": ["a"], "max_tokens_per_doc": 0},
+            "max_tokens_per_doc",
+        ),
+        ("/rerank", {"query": "q"}, "documents"),
+        ("/rerank", {"query": "q", "documents": ["a", 1], "property": "p"}, "documents[1]"),
+        ("/rerank", {"query": "q", "documents": ["a"] * 4, "property": "p"}, "documents"),
+        ("/embed", {"inputs": "a", "dimensions": 2**40}, "dimensions"),
+    ],
+)
+def test_bad_bodies_name_the_field_in_the_dialects_words(path: str, body: Any, field: str) -> None:
+    """The message says what the caller wrote, never the contract's name for it."""
+    with pytest.raises(InvalidInput) as caught:
+        _asked(path, body, max_inputs=3)
+    data = json.dumps(body).encode()
+    status, answer = choose(operations_at(path), read_marks(data, "")).format_error(caught.value)
+    told = json.loads(answer)
+    message = told["error"] if "error_type" in told else told["message"]
+    assert status in (400, 422)
+    assert field in message
+    assert "input[" not in message
+    if field.startswith("texts"):
+        assert "documents" not in message
+
+
+@pytest.mark.parametrize(
+    ("error", "format_error", "message"),
+    [
+        (InputTooLong("too long", field="documents[3]"), tei.format_error, "texts[3]: too long"),
+        (InvalidInput("documents[3] is x", field="documents[3]"), tei.format_error, "texts[3] is x"),
+        (InputTooLong("too long", field="inputs[3]"), tei.format_error, "inputs[3]: too long"),
+        (PayloadTooLarge("the input have 9", field="input"), tei.format_error, "the inputs have 9"),
+        (
+            InputTooLong("too long", field="input[0]"),
+            tei.format_similarity_error,
+            "inputs.source_sentence: too long",
+        ),
+        (
+            InputTooLong("too long", field="input[3]"),
+            tei.format_similarity_error,
+            "inputs.sentences[2]: too long",
+        ),
+        (
+            PayloadTooLarge("the input have 9", field="input"),
+            tei.format_similarity_error,
+            "the inputs have 9",
+        ),
+        (
+            InvalidInput("no", field="max_document_tokens"),
+            cohere.format_error,
+            "max_tokens_per_doc: no",
+        ),
+        (InputTooLong("too long", field="documents[3]"), cohere.format_error, "documents[3]: too long"),
+        (UnknownModel("no such model", field="model"), cohere.format_error, "no such model"),
+        (Overloaded("busy"), cohere.format_error, "busy"),
+    ],
+)
+def test_errors_of_backends_are_told_in_the_dialects_words(
+    error: BlitzError, format_error: FormatError, message: str
+) -> None:
+    """The model layer speaks of the contract's fields."""
+    told = json.loads(format_error(error)[1])
+    assert told["error"] == message
+
+
+def test_cohere_errors_are_read_by_each_of_its_clients() -> None:
+    """Cohere reads message, Jina detail, Weaviate error; the status is the error's own."""
+    status, body = cohere.format_error(Overloaded("busy"))
+    assert status == 429
+    assert json.loads(body) == {"message": "busy", "detail": "busy", "error": "busy"}
+
+
+def test_tei_ranks_best_first_with_nothing_added() -> None:
+    """Equal scores stay in the order of the texts; text comes only if asked for, the method never."""
+    body = {"query": "q", "texts": TEXTS}
+    expected = [(1, 0.75), (3, 0.5), (0, 0.25), (2, 0.25)]
+    ranks = [{"index": index, "score": score} for index, score in expected]
+    assert _answered("/rerank", body, COSINES) == ranks
+    for rank in ranks:
+        rank["text"] = TEXTS[int(rank["index"])]  # type: ignore[assignment]
+    assert _answered("/", body | {"return_text": True}, SCORES) == ranks
+
+
+def test_similarity_is_the_cosine_with_the_source() -> None:
+    """One number for each of the other sentences, in order."""
+    unit = np.array([[1, 0], [0.6, 0.8], [-1, 0]], np.float32)
+    result = EmbedResult(unit, (1, 1, 1), "m", "r")
+    body = {"inputs": {"source_sentence": "s", "sentences": ["a", "b"]}}
+    for path in ("/similarity", "/"):
+        assert np.array_equal(np.array(_answered(path, body, result), np.float32), unit[1:, 0])
+        assert np.array_equal(_packed(path, body, result), unit[1:, 0])
+
+
+@pytest.mark.parametrize("inputs", ["a", ["a"], ["a", "b"], [["a"]], [["a"], ["b", "c"]]])
+def test_predictions_nest_as_the_inputs_do(inputs: Any) -> None:
+    """A list of labels, likeliest first, for one text or pair; a list of such lists for a batch."""
+    batch = isinstance(inputs, list) and isinstance(inputs[0], list)
+    count = len(inputs) if batch else 1
+    result = PredictResult(LABELLED.scores[:count], (1,) * count, "m", "r", LABELLED.labels)
+    answer = _answered("/predict", {"inputs": inputs}, result)
+    lists = answer if batch else [answer]
+    assert len(lists) == count
+    expected = [
+        [("yes", 0.7), ("no", 0.2), ("maybe", 0.1)],
+        [("no", 0.5), ("yes", 0.25), ("maybe", 0.25)],
+    ]
+    for labels, wanted in zip(lists, expected, strict=False):
+        assert [(each["label"], each["score"]) for each in labels] == wanted
+        assert all(set(each) == {"label", "score"} for each in labels)
+
+
+@pytest.mark.parametrize(("top_n", "kept"), [(None, 4), (1, 1), (4, 4), (9, 4)])
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+def test_cohere_results_are_the_best_top_n(path: str, top_n: int | None, kept: int) -> None:
+    """More than there are documents is all of them."""
+    answer = _answered(path, {"query": "q", "documents": TEXTS, "top_n": top_n}, SCORES)
+    expected = [(1, 0.75), (3, 0.5), (0, 0.25), (2, 0.25)][:kept]
+    results = [{"index": index, "relevance_score": score} for index, score in expected]
+    assert answer["results"] == results
+    assert answer["id"]
+    assert answer["meta"]["tokens"] == {"input_tokens": 10}
+
+
+@pytest.mark.parametrize(
+    ("path", "members", "version"),
+    [
+        ("/v1/rerank", {"id", "results", "meta", "model", "usage"}, "1"),
+        ("/rerank", {"id", "results", "meta", "model", "usage"}, "1"),
+        ("/v2/rerank", {"id", "results", "meta"}, "2"),
+    ],
+)
+def test_cohere_answers_have_their_versions_members(path: str, members: set[str], version: str) -> None:
+    """v1 is what clients of Cohere v1 and of Jina read; documents come back in it alone, if asked."""
+    documents = ["a", {"text": "b", "title": "t"}, "c", "d"]
+    body = {"query": "q", "documents": documents, "return_documents": True, "top_n": 2}
+    answer = _answered(path, body, SCORES)
+    assert set(answer) == members
+    assert answer["meta"]["api_version"] == {"version": version}
+    if version == "1":
+        assert answer["usage"] == {"total_tokens": 10}
+        assert [each["document"] for each in answer["results"]] == [{"text": "b"}, {"text": "d"}]
+    else:
+        assert all("document" not in each for each in answer["results"])
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
+def test_cohere_says_when_scores_are_cosines(path: str) -> None:
+    """A warning where Cohere's clients look for one; none for a cross-encoder."""
+    body = {"query": "q", "documents": TEXTS}
+    assert "cosine" in _answered(path, body, COSINES)["meta"]["warnings"][0]
+    assert "warnings" not in _answered(path, body, SCORES)["meta"]
+
+
+def test_weaviate_gets_scores_by_position() -> None:
+    """In the order of its documents, which it sent, empty ones too."""
+    body = {"query": "q", "documents": ["a", "", "c", "d"], "property": ""}
+    scores = [
+        {"document": d, "score": s} for d, s in zip(["a", "", "c", "d"], SCORES.scores, strict=True)
+    ]
+    assert _answered("/rerank", body, SCORES) == {"scores": scores}
+
+
+def test_msgpack_scores_are_columns() -> None:
+    """Arrays where JSON has a list of objects, in the same order."""
+    order, scores = [1, 3, 0, 2], np.array([0.75, 0.5, 0.25, 0.25], np.float32)
+    tei_ranks = _packed("/rerank", {"query": "q", "texts": TEXTS, "return_text": True}, SCORES)
+    assert tei_ranks["index"].tolist() == order
+    assert np.array_equal(tei_ranks["score"], scores)
+    assert tei_ranks["text"] == ["b", "d", "a", "c"]
+    for path in ("/v1/rerank", "/v2/rerank"):
+        body = {"query": "q", "documents": TEXTS, "top_n": 2, "return_documents": True}
+        results = _packed(path, body, SCORES)["results"]
+        assert results["index"].tolist() == order[:2]
+        assert np.array_equal(results["relevance_score"], scores[:2])
+        assert results.get("text") == (["b", "d"] if path == "/v1/rerank" else None)
+    weaviate = _packed("/rerank", {"query": "q", "documents": TEXTS, "property": "p"}, SCORES)
+    assert np.array_equal(weaviate["scores"], SCORES.scores)
+    predictions = _packed("/predict", {"inputs": [["a"], ["b"]]}, LABELLED)
+    assert np.array_equal(predictions["scores"], LABELLED.scores)
+    assert predictions["labels"] == ["no", "yes", "maybe"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"), [(("relevant",), "reranker"), (("no", "yes"), "classifier")]
+)
+def test_info_of_a_cross_encoder_has_its_labels(labels: tuple[str, ...], kind: str) -> None:
+    """One label makes a reranker, several a classifier, as TEI tells them apart."""
+    card = ModelCard(
+        "m", "rev", "cpu-int8", "bert", None, len(labels), 512, task="cross-encoder", labels=labels
+    )
+    info = json.loads(tei.format_info(card, Settings(), "1.2.3"))
+    id2label = {str(index): label for index, label in enumerate(labels)}
+    label2id = {label: index for index, label in enumerate(labels)}
+    assert info["model_type"] == {kind: {"id2label": id2label, "label2id": label2id}}
+
+
+def test_every_body_can_name_its_model() -> None:
+    """The router reads `model` from any of them."""
+    for operation in OPERATIONS:
+        assert "model" in operation.body.__struct_fields__

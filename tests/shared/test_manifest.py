@@ -49,6 +49,10 @@ def test_a_manifest_survives_writing_and_reading() -> None:
         ({"surprise": 1}, "surprise"),
         ({"model_file": "other.onnx"}, "does not list other.onnx"),
         ({"files": [{"name": "../x", "size": 1, "sha256": ""}]}, "file name"),
+        ({"files": [{"name": "manifest.json", "size": 1, "sha256": ""}]}, "among its artefacts"),
+        ({"pooling": None}, "needs a pooling"),
+        ({"labels": ["LABEL_0"]}, "one label for each logit"),
+        ({"task": "cross-encoder", "pooling": None, "dimensions": 1}, "one label for each logit"),
     ],
 )
 def test_a_manifest_that_is_not_right_is_refused(change: dict[str, object], message: str) -> None:

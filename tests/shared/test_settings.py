@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from shared.errors import Misconfigured
 from shared.settings import Settings
+
+HASH = "0123456789abcdef" * 4
 
 
 def test_each_kind_of_value_is_read_from_its_variable() -> None:
@@ -17,6 +20,8 @@ def test_each_kind_of_value_is_read_from_its_variable() -> None:
             "BLITZ_ALLOW_TOKEN_IDS": "true",
             "BLITZ_CACHE_DIR": "/data",
             "BLITZ_WARM_MODELS": "a, b,",
+            "BLITZ_API_KEY_HASHES": f"{HASH}, {HASH.upper()},",
+            "BLITZ_ROUTING": "adaptive",
             "PATH": "/bin",
         }
     )
@@ -25,20 +30,48 @@ def test_each_kind_of_value_is_read_from_its_variable() -> None:
     assert settings.allow_token_ids is True
     assert settings.cache_dir == Path("/data")
     assert settings.warm_models == ("a", "b")
+    assert settings.api_key_hashes == (HASH, HASH.upper())
+    assert settings.routing == "adaptive"
 
 
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
         ({"BLITZ_CACHE_MODEL": "4"}, "did you mean BLITZ_CACHE_MODELS"),
-        ({"BLITZ_BATCH_TOKENS": "many"}, "BLITZ_BATCH_TOKENS is 'many'"),
-        ({"BLITZ_BATCH_TOKENS": "0"}, "BLITZ_BATCH_TOKENS must be more than 0"),
+        ({"BLITZ_CACHE_MODELS": "many"}, "BLITZ_CACHE_MODELS is 'many'"),
+        ({"BLITZ_CACHE_MODELS": "0"}, "BLITZ_CACHE_MODELS must be more than 0"),
+        ({"BLITZ_GPU_MIN_TEXTS": "0"}, "BLITZ_GPU_MIN_TEXTS must be more than 0"),
+        ({"BLITZ_REQUEST_TIMEOUT_S": "-1"}, "BLITZ_REQUEST_TIMEOUT_S must be more than 0"),
+        ({"BLITZ_REQUEST_TIMEOUT_S": "nan"}, "BLITZ_REQUEST_TIMEOUT_S is 'nan': not a valid"),
+        ({"BLITZ_MAX_WAIT_MS": "inf"}, "BLITZ_MAX_WAIT_MS is 'inf': not a valid"),
+        ({"BLITZ_BATCH_TOKENS": "-1"}, "BLITZ_BATCH_TOKENS must be 0 or more"),
         ({"BLITZ_THREADS": "-1"}, "BLITZ_THREADS must be 0 or more"),
         ({"BLITZ_ALLOW_TOKEN_IDS": "maybe"}, "BLITZ_ALLOW_TOKEN_IDS"),
-        ({"BLITZ_ROLE": "gpu2"}, "BLITZ_ROLE must be"),
+        ({"BLITZ_ROLE": "gpu2"}, "BLITZ_ROLE must be one of: router, cpu, gpu"),
+        ({"BLITZ_ROUTING": "random"}, "BLITZ_ROUTING must be one of: fixed, adaptive"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(environ: dict[str, str], message: str) -> None:
     """Misspelt and impossible settings stop the start and say which variable is wrong."""
     with pytest.raises(Misconfigured, match=message):
         Settings.from_env(environ)
+
+
+@pytest.mark.parametrize("hashes", ["a-key-that-is-no-hash", HASH[:-1], f"{HASH},zzz", "  zzz"])
+def test_a_key_in_place_of_its_hash_is_refused_and_not_shown(hashes: str) -> None:
+    """The message goes to logs: it says what is expected and how to make one, not what was there."""
+    with pytest.raises(Misconfigured, match=re.escape("python -m functions.keys")) as refused:
+        Settings.from_env({"BLITZ_API_KEY_HASHES": hashes})
+    assert hashes.strip() not in str(refused.value)
+
+
+def test_every_setting_is_described_and_read_somewhere() -> None:
+    """No option without a line of description and a reader."""
+    root = Path(__file__).parents[2]
+    sources = [path for folder in ("functions", "shared") for path in (root / folder).rglob("*.py")]
+    text = "\n".join(path.read_text() for path in sources if path.name != "settings.py")
+    text += (root / "function_app.py").read_text()
+    described = Settings.__doc__ or ""
+    for name in Settings.__dataclass_fields__:
+        assert re.search(rf"\b{name}\b[^:\n]*:", described), f"{name} is not described"
+        assert re.search(rf"settings\.{name}\b", text), f"nothing reads {name}"

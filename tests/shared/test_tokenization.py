@@ -6,6 +6,7 @@ import pytest
 from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import models, pre_tokenizers, processors
 
+from shared.contracts import TokenPair
 from shared.errors import InputTooLong, InvalidArtefact, InvalidInput
 from shared.tokenization import Tokenizer
 
@@ -49,6 +50,55 @@ def test_ids_outside_the_vocabulary_are_refused(tokenizer: Tokenizer) -> None:
 def test_a_prompt_is_put_before_texts_only(tokenizer: Tokenizer) -> None:
     """Ids carry their own prompt, if any."""
     assert tokenizer.encode(["b", (4,)], prefix="a ") == [[1, 3, 4, 2], [4]]
+
+
+@pytest.fixture
+def pairing() -> Tokenizer:
+    """As above, for pairs of at most eight tokens."""
+    hf = HfTokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
+    hf.pre_tokenizer = pre_tokenizers.Whitespace()
+    hf.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    return Tokenizer(hf.to_str(), max_tokens=8)
+
+
+def test_a_pair_is_query_then_document_with_their_types(pairing: Tokenizer) -> None:
+    """Ids and types are what the tokenizer itself gives for the pair."""
+    short, long = pairing.encode_pairs("a b", ["c", "c d c d c d"])
+    assert short == TokenPair([1, 3, 4, 2, 5, 2], [0, 0, 0, 0, 1, 1])
+    # One token of the query would only go once the document is as short.
+    assert long == TokenPair([1, 3, 4, 2, 5, 6, 5, 2], [0, 0, 0, 0, 1, 1, 1, 1])
+
+
+def test_pairs_are_those_of_the_tokenizer_itself(pairing: Tokenizer) -> None:
+    """Each text tokenised once and joined equals encoding the pair, truncation included."""
+    query, documents = "a b c d a", ["", "a", "b c d", "d c b a d c b a"]
+    together = pairing.encode_each([(query, document) for document in documents])
+    assert pairing.encode_pairs(query, documents) == together
+    left = pairing.encode_each([(query, document) for document in documents], side="left")
+    assert pairing.encode_pairs(query, documents, side="left") == left
+    assert left != together
+
+
+def test_documents_can_be_cut_before_pairing(pairing: Tokenizer) -> None:
+    """The query keeps its tokens; the side is the one asked for."""
+    assert pairing.encode_pairs("a", ["b c d"], max_document_tokens=1)[0].ids == [1, 3, 2, 4, 2]
+    left = pairing.encode_pairs("a", ["b c d"], max_document_tokens=1, side="left")
+    assert left[0].ids == [1, 3, 2, 6, 2]
+
+
+def test_without_truncation_a_long_pair_is_an_error_that_names_it(pairing: Tokenizer) -> None:
+    """The second document is the long one."""
+    with pytest.raises(InputTooLong, match="the model reads 8") as caught:
+        pairing.encode_pairs("a b", ["c", "c d c d c d"], truncate=False)
+    assert caught.value.field == "documents[1]"
+
+
+def test_texts_and_pairs_can_be_mixed(pairing: Tokenizer) -> None:
+    """A text is plain ids, a pair has types."""
+    assert pairing.encode_each(["a", ("a", "b")]) == [
+        [1, 3, 2],
+        TokenPair([1, 3, 2, 4, 2], [0] * 3 + [1] * 2),
+    ]
 
 
 def test_a_broken_file_is_an_invalid_artefact(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from shared.manifest import Pooling
-from shared.vectors import DenseLayer, apply_dense, finish, pool
+from shared.vectors import DenseLayer, apply_dense, finish, pool, sigmoid, softmax
 
 HIDDEN = np.array([[[1, 0], [3, 4], [9, 9]], [[2, 6], [0, 0], [0, 0]]], np.float32)
 
@@ -50,3 +50,14 @@ def test_a_dense_layer_is_torchs_linear_then_its_activation() -> None:
     """weight is (out, in), as torch stores it."""
     layer = DenseLayer(np.array([[1, 2], [0, -1]], np.float32), np.array([1, 1], np.float32), "relu")
     assert apply_dense(np.array([[1, 3]], np.float32), layer).tolist() == [[8, 0]]
+
+
+def test_sigmoid_and_softmax_do_not_overflow() -> None:
+    """Probabilities at the ends of float32's range, too."""
+    logits = np.array([[-1e30, 0.0, 1e30]], np.float32)
+    assert sigmoid(logits).tolist() == [[0.0, 0.5, 1.0]]
+    assert softmax(logits).tolist() == [[0.0, 0.0, 1.0]]
+    assert sigmoid(np.array([np.log(3)], np.float32))[0] == pytest.approx(0.75)
+    np.testing.assert_allclose(
+        softmax(np.log(np.array([[1, 3]], np.float32))), [[0.25, 0.75]], rtol=1e-6
+    )

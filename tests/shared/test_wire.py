@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared import errors, wire
-from shared.contracts import EmbedRequest, EmbedResult, Timings
+from shared.contracts import (
+    EmbedRequest,
+    EmbedResult,
+    PredictRequest,
+    PredictResult,
+    RerankRequest,
+    RerankResult,
+    Timings,
+)
 
 LIMIT = 1_000_000
 ONE = (
@@ -197,10 +205,10 @@ def _reads_or_refuses(data: bytes) -> None:
     except errors.InvalidInput:
         return
     with pytest.raises(errors.BackendFailed):
-        wire.unpack_embed_result(data)
+        wire.unpack_result(data, EmbedResult)
     assert isinstance(wire.unpack_error(data), errors.BlitzError)
     with pytest.raises(errors.InvalidInput):
-        wire.unpack_embed_request(data, max_bytes=LIMIT)
+        wire.unpack_request(data, EmbedRequest, max_bytes=LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -208,12 +216,14 @@ def _reads_or_refuses(data: bytes) -> None:
     [
         EmbedRequest("m", ("a",)),
         EmbedRequest("m", ("héllo", (1, 2, 3)), 64, False, False, "left", "query"),
+        RerankRequest("m", "q", ("a", "b"), True, False, "left", 7),
+        PredictRequest("m", ("a", ("b", "c")), True, False, "left"),
     ],
 )
-def test_requests_come_back_equal(request_: EmbedRequest) -> None:
+def test_requests_come_back_equal(request_: EmbedRequest | RerankRequest | PredictRequest) -> None:
     """Every field survives, the defaults and the others."""
-    packed = wire.pack_embed_request(request_)
-    assert wire.unpack_embed_request(packed, max_bytes=LIMIT) == request_
+    packed = wire.pack_request(request_)
+    assert wire.unpack_request(packed, type(request_), max_bytes=LIMIT) == request_
 
 
 @pytest.mark.parametrize(
@@ -239,18 +249,31 @@ def test_requests_come_back_equal(request_: EmbedRequest) -> None:
 def test_requests_of_another_shape_are_invalid_input(value: Any) -> None:
     """Missing fields, wrong types, values out of range."""
     with pytest.raises(errors.InvalidInput):
-        wire.unpack_embed_request(wire.pack(value), max_bytes=LIMIT)
+        wire.unpack_request(wire.pack(value), EmbedRequest, max_bytes=LIMIT)
 
 
 def test_results_come_back_equal() -> None:
     """Vectors bit for bit, and everything else."""
     vectors = np.random.default_rng(1).standard_normal((3, 5)).astype(np.float32)
     result = EmbedResult(vectors, (4, 5, 6), "m", "r", Timings(0.1, 0.2, 0.3))
-    back = wire.unpack_embed_result(wire.pack_embed_result(result))
+    back = wire.unpack_result(wire.pack_result(result), EmbedResult)
     assert back.vectors.dtype == np.float32
     np.testing.assert_array_equal(back.vectors, vectors)
     assert (back.token_counts, back.model, back.revision) == ((4, 5, 6), "m", "r")
     assert back.timings == result.timings
+
+
+def test_scores_come_back_equal() -> None:
+    """A reranker's (N,) with its method, a classifier's (N, L) with its labels."""
+    scores = np.array([0.5, 0.25], np.float32)
+    rerank = RerankResult(scores, (4, 5), "m", "r", "cosine")
+    predict = PredictResult(scores.reshape(1, 2), (4,), "m", "r", ("no", "yes"))
+    ranked = wire.unpack_result(wire.pack_result(rerank), RerankResult)
+    assert (ranked.scores.tolist(), ranked.method) == ([0.5, 0.25], "cosine")
+    predicted = wire.unpack_result(wire.pack_result(predict), PredictResult)
+    assert (predicted.scores.tolist(), predicted.labels) == ([[0.5, 0.25]], ("no", "yes"))
+    with pytest.raises(errors.BackendFailed):
+        wire.unpack_result(wire.pack_result(predict), RerankResult)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +286,6 @@ def test_results_come_back_equal() -> None:
         {"token_counts": [1, 2]},
         {"model": None},
         {"timings": []},
-        {"more": 1},
     ],
 )
 def test_a_result_of_another_shape_is_the_backends_fault(changes: dict[str, Any]) -> None:
@@ -275,9 +297,9 @@ def test_a_result_of_another_shape_is_the_backends_fault(changes: dict[str, Any]
         "timings": {},
         "vectors": np.zeros((1, 2), np.float32),
     }
-    wire.unpack_embed_result(wire.pack(value))
+    wire.unpack_result(wire.pack(value), EmbedResult)
     with pytest.raises(errors.BackendFailed):
-        wire.unpack_embed_result(wire.pack(value | changes))
+        wire.unpack_result(wire.pack(value | changes), EmbedResult)
 
 
 def _all_errors(base: type[errors.BlitzError] = errors.BlitzError) -> list[type[errors.BlitzError]]:

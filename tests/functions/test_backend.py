@@ -1,4 +1,4 @@
-"""The CPU backend's app, called as ASGI in process, over a fake inference."""
+"""The backends' app, called as ASGI in process, over a fake inference."""
 
 from __future__ import annotations
 
@@ -12,23 +12,39 @@ import httpx
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
 
-from functions import cpu
-from shared import errors, wire
-from shared.contracts import EmbedRequest, EmbedResult, ModelCard, ModelState
+from functions import backend, cpu
+from shared import deadline, errors, wire
+from shared.contracts import (
+    EmbedRequest,
+    EmbedResult,
+    ModelState,
+    PredictRequest,
+    PredictResult,
+    Request,
+    RerankRequest,
+    RerankResult,
+)
 from shared.settings import Settings
 from shared.telemetry import Telemetry
 
 pytestmark = pytest.mark.anyio
 
 MSGPACK = {"content-type": wire.CONTENT_TYPE}
-BODY = wire.pack_embed_request(EmbedRequest("m", ("abc", "a")))
+BODY = wire.pack_request(EmbedRequest("m", ("abc", "a")))
+BODIES: dict[str, bytes] = {
+    "/embed": BODY,
+    "/rerank": wire.pack_request(RerankRequest("m", "q", ("abc", "a"))),
+    "/predict": wire.pack_request(PredictRequest("m", ("abc", ("a", "b")))),
+}
 
 
 class FakeInference:
-    """Vectors (length, 1); `error` is raised instead, `hang` never answers."""
+    """Rows are [length, 1]; `error` is raised instead, `hang` never answers. Keeps what it was asked."""
 
     def __init__(self) -> None:
+        self.asked: list[Request] = []
         self.error: Exception | None = None
         self.hang = False
         self.started = asyncio.Event()
@@ -36,6 +52,27 @@ class FakeInference:
         self.state: Any = "warm"
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
+        rows = await self._rows(request, request.inputs)
+        return EmbedResult(rows, _counts(rows), request.model, "r")
+
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        rows = await self._rows(request, request.documents)
+        return RerankResult(rows[:, 0], _counts(rows), request.model, "r", "cross-encoder")
+
+    async def predict(self, request: PredictRequest) -> PredictResult:
+        rows = await self._rows(request, request.inputs)
+        return PredictResult(rows, _counts(rows), request.model, "r", ("no", "yes"))
+
+    async def states(self) -> list[ModelState]:
+        if self.error is not None:
+            raise self.error
+        return [ModelState("m", self.state, "it broke" if self.state == "failed" else None)]
+
+    async def close(self) -> None:
+        pass
+
+    async def _rows(self, request: Request, inputs: tuple[Any, ...]) -> Any:
+        self.asked.append(request)
         self.started.set()
         if self.hang:
             try:
@@ -44,17 +81,11 @@ class FakeInference:
                 self.cancelled.set()
         if self.error is not None:
             raise self.error
-        vectors = np.array([[len(item), 1] for item in request.inputs], np.float32)
-        return EmbedResult(vectors, tuple(map(len, request.inputs)), "m", "r")
+        return np.array([[len(item), 1] for item in inputs], np.float32)
 
-    async def cards(self) -> list[ModelCard]:
-        return [ModelCard("m", "r", "cpu-int8", "bert", "mean", 2, 16, ("query",))]
 
-    async def states(self) -> list[ModelState]:
-        return [ModelState("m", self.state, "it broke" if self.state == "failed" else None)]
-
-    async def close(self) -> None:
-        pass
+def _counts(rows: Any) -> tuple[int, ...]:
+    return tuple(int(row[0]) for row in rows)
 
 
 @pytest.fixture
@@ -62,15 +93,19 @@ def inference() -> FakeInference:
     return FakeInference()
 
 
-def _app(inference: FakeInference, **changes: Any) -> Any:
+def app_of(inference: FakeInference, **changes: Any) -> Starlette:
     settings = replace(Settings(warm_models=("m",), max_body_bytes=1000), **changes)
-    return cpu.create_app(settings, inference, Telemetry(CollectorRegistry()))
+    return backend.create_app(settings, inference, Telemetry(CollectorRegistry()))
+
+
+def client_of(inference: FakeInference, **changes: Any) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app_of(inference, **changes))
+    return httpx.AsyncClient(transport=transport, base_url="http://backend")
 
 
 @pytest.fixture
 async def client(inference: FakeInference) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(_app(inference))
-    async with httpx.AsyncClient(transport=transport, base_url="http://cpu") as made:
+    async with client_of(inference) as made:
         yield made
 
 
@@ -79,16 +114,33 @@ async def test_embed_answers_in_the_wire_format(client: httpx.AsyncClient) -> No
     response = await client.post("/embed", content=BODY, headers=MSGPACK)
     assert response.status_code == 200
     assert response.headers["content-type"] == wire.CONTENT_TYPE
-    result = wire.unpack_embed_result(response.content)
+    result = wire.unpack_result(response.content, EmbedResult)
     assert result.vectors.tolist() == [[3, 1], [1, 1]]
     assert result.token_counts == (3, 1)
 
 
+async def test_rerank_and_predict_answer_in_the_wire_format(
+    client: httpx.AsyncClient, inference: FakeInference
+) -> None:
+    """Each with its own kind of request and result."""
+    response = await client.post("/rerank", content=BODIES["/rerank"], headers=MSGPACK)
+    scored = wire.unpack_result(response.content, RerankResult)
+    assert (scored.scores.tolist(), scored.method) == ([3, 1], "cross-encoder")
+    response = await client.post("/predict", content=BODIES["/predict"], headers=MSGPACK)
+    labelled = wire.unpack_result(response.content, PredictResult)
+    assert (labelled.scores.tolist(), labelled.labels) == ([[3, 1], [2, 1]], ("no", "yes"))
+    assert inference.asked == [
+        RerankRequest("m", "q", ("abc", "a")),
+        PredictRequest("m", ("abc", ("a", "b"))),
+    ]
+
+
+@pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize(
     ("content", "headers", "status", "kind"),
     [
         (b"\xc1", MSGPACK, 400, errors.InvalidInput),
-        (wire.pack({"model": "m", "inputs": []}), MSGPACK, 400, errors.EmptyInput),
+        (wire.pack({"model": "m", "inputs": [], "query": "q", "documents": []}), MSGPACK, 400, None),
         (wire.pack({"model": "m"}), MSGPACK, 400, errors.InvalidInput),
         (b"{}", {"content-type": "application/json"}, 415, errors.UnsupportedMediaType),
         (b"x" * 1001, MSGPACK, 413, errors.PayloadTooLarge),
@@ -96,15 +148,18 @@ async def test_embed_answers_in_the_wire_format(client: httpx.AsyncClient) -> No
 )
 async def test_bad_requests_are_packed_errors(
     client: httpx.AsyncClient,
+    inference: FakeInference,
+    path: str,
     content: bytes,
     headers: dict[str, str],
     status: int,
-    kind: type[errors.BlitzError],
+    kind: type[errors.BlitzError] | None,
 ) -> None:
-    """Each with its own status, and readable by the router as the same class."""
-    response = await client.post("/embed", content=content, headers=headers)
+    """Each with its own status, readable by the router as the same class; no model is asked."""
+    response = await client.post(path, content=content, headers=headers)
     assert response.status_code == status
-    assert type(wire.unpack_error(response.content)) is kind
+    assert type(wire.unpack_error(response.content)) is (kind or errors.EmptyInput)
+    assert not inference.asked
 
 
 async def test_a_body_without_a_length_is_cut_off_at_the_limit(client: httpx.AsyncClient) -> None:
@@ -143,12 +198,17 @@ async def test_unexpected_errors_show_nothing(
     assert "RuntimeError" in caplog.text
 
 
-async def test_a_request_that_takes_too_long_is_stopped(inference: FakeInference) -> None:
-    """504 after request_timeout_s; the work is cancelled."""
+@pytest.mark.parametrize(
+    ("settings", "headers"),
+    [({"request_timeout_s": 0.01}, {}), ({"request_timeout_s": 60}, {deadline.HEADER: "10"})],
+)
+async def test_a_request_that_takes_too_long_is_stopped(
+    inference: FakeInference, settings: dict[str, Any], headers: dict[str, str]
+) -> None:
+    """504 after request_timeout_s, or what the router says it will wait; the work is cancelled."""
     inference.hang = True
-    transport = httpx.ASGITransport(_app(inference, request_timeout_s=0.01))
-    async with httpx.AsyncClient(transport=transport, base_url="http://cpu") as client:
-        response = await client.post("/embed", content=BODY, headers=MSGPACK)
+    async with client_of(inference, **settings) as client:
+        response = await client.post("/embed", content=BODY, headers={**MSGPACK, **headers})
     assert response.status_code == 504
     assert type(wire.unpack_error(response.content)) is errors.DeadlineExceeded
     await asyncio.wait_for(inference.cancelled.wait(), 5)
@@ -176,7 +236,7 @@ async def test_work_of_a_caller_that_left_is_dropped(inference: FakeInference) -
         "query_string": b"",
         "headers": [(b"content-type", wire.CONTENT_TYPE.encode())],
     }
-    await asyncio.wait_for(_app(inference)(scope, receive, send), 5)
+    await asyncio.wait_for(app_of(inference)(scope, receive, send), 5)
     await asyncio.wait_for(inference.cancelled.wait(), 5)
 
 
@@ -196,6 +256,16 @@ async def test_ready_once_warm_models_are_warm(
     assert body["models"][0]["reason"] == ("it broke" if state == "failed" else None)
 
 
+async def test_ready_when_the_store_is_down_is_a_packed_error(
+    client: httpx.AsyncClient, inference: FakeInference
+) -> None:
+    """The router gets the class of error, not a broken listing."""
+    inference.error = errors.StoreUnavailable("the store does not answer")
+    response = await client.get("/ready")
+    assert response.status_code == 503
+    assert type(wire.unpack_error(response.content)) is errors.StoreUnavailable
+
+
 async def test_health_answers_whatever_the_models_do(
     client: httpx.AsyncClient, inference: FakeInference
 ) -> None:
@@ -204,10 +274,24 @@ async def test_health_answers_whatever_the_models_do(
     assert (await client.get("/health")).status_code == 200
 
 
-async def test_models_lists_cards(client: httpx.AsyncClient) -> None:
-    """JSON of the cards."""
-    (card,) = json.loads((await client.get("/models")).content)
-    assert (card["name"], card["dimensions"], card["prompts"]) == ("m", 2, ["query"])
+@pytest.mark.parametrize(
+    "authorization", ["", "Bearer", "Bearer ", "Bearer other", "Bearer s3cret ", "s3cret", "Bearer \xff"]
+)
+async def test_without_the_backend_secret_nothing_but_health_answers(
+    inference: FakeInference, authorization: str
+) -> None:
+    """401 before the body is looked at, and with the secret an answer."""
+    async with client_of(inference, backend_secret="s3cret") as client:
+        wrong = httpx.Headers({**MSGPACK, "authorization": authorization}, encoding="latin-1")
+        for method, path in [("POST", "/embed"), ("POST", "/rerank"), ("POST", "/predict")]:
+            response = await client.request(method, path, content=b"\xc1", headers=wrong)
+            assert response.status_code == 401
+            assert type(wire.unpack_error(response.content)) is errors.Unauthorized
+        for path in ("/ready", "/metrics"):
+            assert (await client.get(path, headers=wrong)).status_code == 401
+        assert (await client.get("/health")).status_code == 200
+        right = {**MSGPACK, "authorization": "Bearer s3cret"}
+        assert (await client.post("/embed", content=BODY, headers=right)).status_code == 200
 
 
 async def test_metrics_count_requests(client: httpx.AsyncClient, inference: FakeInference) -> None:
@@ -223,9 +307,9 @@ async def test_metrics_count_requests(client: httpx.AsyncClient, inference: Fake
 
 
 def test_the_function_app_serves_any_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One anonymous HTTP function; the app behind it is create_app's."""
-    app = _app(FakeInference())
-    monkeypatch.setattr(cpu, "create_app", lambda settings: app)
+    """One anonymous HTTP function; the app behind it is create_app's, over the CPU's inference."""
+    inference = FakeInference()
+    monkeypatch.setattr(cpu, "create_inference", lambda settings: inference)
     (function,) = cpu.function_app(Settings(role="cpu")).get_functions()
     trigger = json.loads(function.get_function_json())["bindings"][0]
     assert trigger["authLevel"].lower() == "anonymous"

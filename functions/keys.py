@@ -1,0 +1,101 @@
+"""Keys at the router: who may call. Only their sha256 is known; `python -m functions.keys` makes one.
+
+    $ python -m functions.keys                  a new key, for a caller; its hash, for the router
+    $ echo MY_KEY | python -m functions.keys --stdin       the hash of a key that there is already
+
+BLITZ_API_KEY_HASHES takes the hashes, with commas between: one key a caller, so that one can be
+withdrawn alone. Does not know what a caller asks for, nor any backend.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import hmac
+import re
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shared.dialects import openai
+from shared.dialects.body import JSON
+from shared.dialects.operations import PATHS, operations_at
+from shared.errors import Unauthorized
+from shared.telemetry import Telemetry
+
+OPEN_PATH = "/health"
+"""Platforms that ask whether the process lives have no key. Everything else needs one."""
+
+REFUSAL = (
+    "send a valid key: as Authorization: Bearer KEY, api-key: KEY, x-functions-key: KEY or ?code=KEY"
+)
+_FORMATS = {path: operations_at(path)[-1].format_error for path in PATHS}
+# The hashes have no salt: what keeps a key from being guessed is its length.
+_KEY = re.compile(r"[!-~]{16,}")
+
+
+class RequireKey:
+    """ASGI middleware: passes on what brings a key whose sha256 (hex) is in `hashes`, answers 401 else.
+
+    It stands before routing, so that without a key no path, and no error, looks unlike another.
+    """
+
+    def __init__(self, app: ASGIApp, hashes: Sequence[str], metrics: Telemetry) -> None:
+        self._app = app
+        self._digests = [bytes.fromhex(each) for each in hashes]
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] == OPEN_PATH or self._is_known(scope):
+            await self._app(scope, receive, send)
+            return
+        self._metrics.request_failed(Unauthorized.code)
+        await _refusal(scope["path"])(scope, receive, send)
+
+    def _is_known(self, scope: Scope) -> bool:
+        """Compares with every hash, in constant time each: how long it takes tells nothing of any."""
+        known = False
+        for key in _keys_in(HTTPConnection(scope)):
+            digest = hashlib.sha256(key.encode()).digest()
+            for expected in self._digests:
+                known |= hmac.compare_digest(digest, expected)
+        return known
+
+
+def _keys_in(request: HTTPConnection) -> Iterator[str]:
+    """Where clients of OpenAI, Azure OpenAI and Azure Functions put their keys."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    bearer = token.strip() if scheme.lower() == "bearer" else ""
+    api_key, functions_key = (request.headers.get(name, "") for name in ("api-key", "x-functions-key"))
+    for key in (bearer, api_key, functions_key, request.query_params.get("code", "")):
+        if key:
+            yield key
+
+
+def _refusal(path: str) -> Response:
+    """401 in the shape of the path's dialect; OpenAI's where there is none."""
+    status, body = _FORMATS.get(path, openai.format_error)(Unauthorized(REFUSAL))
+    return Response(body, status, {"www-authenticate": "Bearer"}, JSON)
+
+
+def make(arguments: Sequence[str]) -> int:
+    """Print a new random key and its hash, or the hash of a key given on stdin; the exit code."""
+    parser = argparse.ArgumentParser("python -m functions.keys")
+    parser.add_argument("--stdin", action="store_true", help="hash the key on stdin, make none")
+    given = parser.parse_args(arguments).stdin
+    key = sys.stdin.readline().rstrip("\r\n") if given else secrets.token_urlsafe(32)
+    if not _KEY.fullmatch(key):
+        print("error: a key is 16 or more printable ASCII characters, no spaces", file=sys.stderr)
+        return 2
+    if not given:
+        print(f"key:  {key}")
+    print(f"hash: {hashlib.sha256(key.encode()).hexdigest()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(make(sys.argv[1:]))

@@ -1,0 +1,87 @@
+"""What /openapi.json says of the routes, which FastAPI cannot see: msgspec reads the bodies.
+
+Does not know how a request is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+
+from shared import wire
+from shared.dialects.body import JSON
+from shared.dialects.operations import OPERATIONS, Operation
+
+_REFERENCE = "#/components/schemas/{name}"
+
+ERRORS = {
+    400: "The request is wrong; the answer names the field",
+    401: "No key, or none that is known",
+    404: "There is no such model",
+    409: "A bulk job's input changed while it was read",
+    413: "More bytes or tokens than a request may have",
+    415: "The content type is not one that is read",
+    422: "The request is wrong, as Text Embeddings Inference says it",
+    424: "The backend failed, as Text Embeddings Inference says it",
+    429: "Too much work is waiting; see Retry-After",
+    500: "A defect of this service",
+    502: "The backend failed",
+    503: "Not now; see Retry-After",
+    504: "It took too long",
+}
+"""Every status that a dialect gives an error; a test holds that."""
+
+
+class DescribedApp(FastAPI):
+    """FastAPI with the schemas that `describe_post` refers to."""
+
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        bodies = dict.fromkeys(each.body for each in OPERATIONS)
+        _, schemas = msgspec.json.schema_components(bodies, ref_template=_REFERENCE)
+        document["components"] = {"schemas": schemas}
+        return document
+
+
+def describe_post(path: str, operations: Sequence[Operation]) -> dict[str, Any]:
+    """An OpenAPI operation: the bodies that `path` takes, what may come back."""
+    bodies = tuple(dict.fromkeys(each.body for each in operations))
+    references, _ = msgspec.json.schema_components(bodies, ref_template=_REFERENCE)
+    schema = references[0] if len(references) == 1 else {"anyOf": list(references)}
+    both = {JSON: {"schema": schema}, wire.CONTENT_TYPE: {"schema": schema}}
+    return {
+        "parameters": [_named_model("path" if "{model}" in path else "query")],
+        "requestBody": {"required": True, "content": both},
+        "responses": _responses({JSON: {}, wire.CONTENT_TYPE: {}}),
+    }
+
+
+def describe_get(media_type: str | None, *, model: str | None = None) -> dict[str, Any]:
+    """An OpenAPI operation. media_type: None if nothing comes back. model: where it is named."""
+    return {
+        "parameters": [_named_model(model)] if model else [],
+        "responses": _responses({media_type: {}} if media_type else {}),
+    }
+
+
+def _named_model(place: str) -> dict[str, Any]:
+    return {
+        "name": "model",
+        "in": place,
+        "required": place == "path",
+        "schema": {"type": "string"},
+        "description": "The model, where the body names none" if place == "query" else "The model",
+    }
+
+
+def _responses(content: dict[str, Any]) -> dict[str, Any]:
+    """200 with `content`, and every error."""
+    answers: dict[str, Any] = {"200": {"description": "The answer"}}
+    if content:
+        answers["200"]["content"] = content
+    for status, description in ERRORS.items():
+        answers[str(status)] = {"description": description, "content": {JSON: {}}}
+    return answers

@@ -1,0 +1,60 @@
+// The CPU backend: INT8 models, for the router alone.
+import { nameOf } from '../shared.bicep'
+
+param location string
+param tags object
+param token string
+param backendAppId string
+param audience string
+param warmModels string
+param alwaysReady int
+param httpConcurrency int
+param networkIsolated bool
+
+module app 'flex.bicep' = {
+  params: {
+    location: location
+    tags: tags
+    token: token
+    service: 'cpu'
+    instanceMemoryMB: 4096
+    alwaysReady: alwaysReady
+    httpConcurrency: httpConcurrency
+    networkIsolated: networkIsolated
+    isPublic: !networkIsolated
+    caller: 'router'
+    openPaths: []
+    backendAppId: backendAppId
+    audience: audience
+    settings: {
+      BLITZ_ROLE: 'cpu'
+      BLITZ_WARM_MODELS: warmModels
+      // Of the instance's 4096 MB; the rest is for the host, for Python and for activations.
+      BLITZ_CACHE_MEMORY_BYTES: '2500000000'
+    }
+  }
+}
+
+resource network 'Microsoft.Network/virtualNetworks@2024-05-01' existing = if (networkIsolated) {
+  name: nameOf('network', token)
+
+  resource endpoints 'subnets' existing = { name: 'endpoints' }
+}
+
+resource zone 'Microsoft.Network/privateDnsZones@2020-06-01' existing = if (networkIsolated) {
+  name: 'privatelink.azurewebsites.net'
+}
+
+module endpoint '../endpoint.bicep' = if (networkIsolated) {
+  params: {
+    location: location
+    tags: tags
+    name: 'pe-cpu-${token}'
+    targetId: app.outputs.id
+    kind: 'sites'
+    subnetId: network::endpoints.id
+    zoneId: zone.id
+  }
+}
+
+output url string = app.outputs.url

@@ -1,0 +1,48 @@
+// The router: the only app that callers reach.
+param location string
+param tags object
+param token string
+param backendAppId string
+param audience string
+param cpuUrl string
+@description('Empty: there is no GPU app.')
+param gpuUrl string
+param gpuCooldownSeconds int
+@description('Not used behind API Management, which has keys of its own and hands the router a token instead.')
+param apiKeyHashes string
+param apiManagementEnabled bool
+param defaultModel string
+param alwaysReady int
+param httpConcurrency int
+param networkIsolated bool
+
+module app 'flex.bicep' = {
+  params: {
+    location: location
+    tags: tags
+    token: token
+    service: 'router'
+    instanceMemoryMB: 2048
+    alwaysReady: alwaysReady
+    httpConcurrency: httpConcurrency
+    networkIsolated: networkIsolated
+    isPublic: true
+    caller: apiManagementEnabled ? 'gateway' : null
+    // Event Grid has no token of ours: its webhook is guarded by the key in its URL.
+    openPaths: ['/health', '/runtime/webhooks/blobs']
+    backendAppId: backendAppId
+    audience: audience
+    settings: {
+      BLITZ_ROLE: 'router'
+      BLITZ_CPU_BACKEND_URL: cpuUrl
+      BLITZ_GPU_BACKEND_URL: gpuUrl
+      BLITZ_GPU_IDLE_S: string(gpuCooldownSeconds)
+      BLITZ_BACKEND_AUDIENCE: audience
+      BLITZ_API_KEY_HASHES: apiManagementEnabled ? '' : apiKeyHashes
+      BLITZ_DEFAULT_MODEL: defaultModel
+    }
+  }
+}
+
+output name string = app.outputs.name
+output url string = app.outputs.url

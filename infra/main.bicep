@@ -1,0 +1,258 @@
+// Composes the service: a resource group, what the apps share, and the three apps. Declares nothing itself.
+import { storageUrlOf } from 'shared.bicep'
+
+targetScope = 'subscription'
+
+@description('Name of the azd environment; every resource carries it as a tag.')
+@minLength(1)
+@maxLength(32)
+param environmentName string
+
+@description('Region. With the GPU on, one that has the GPU profile: Sweden Central, West US 3 and others.')
+@minLength(1)
+param location string
+
+@description('Object id of who deploys and publishes models; empty: nobody gets a role.')
+param deployerPrincipalId string = ''
+
+@allowed(['User', 'Group', 'ServicePrincipal'])
+param deployerPrincipalType string = 'User'
+
+@description('Client id of the Entra application that stands for the backends; the preprovision hook makes it.')
+param backendAppId string
+
+@description('Comma-separated sha256 (hex) of the keys callers may use. Not needed with API Management, which has keys of its own.')
+param apiKeyHashes string = ''
+
+@description('Whether there is a GPU backend. Without it everything runs on the CPU.')
+param gpuEnabled bool = true
+
+@description('Serverless GPU to run on.')
+@allowed(['Consumption-GPU-NC8as-T4', 'Consumption-GPU-NC24-A100'])
+param gpuProfile string = 'Consumption-GPU-NC8as-T4'
+
+@description('The GPU app\'s image. Before the first deployment it is a stand-in; azd then keeps the name of its own.')
+param gpuImage string = 'mcr.microsoft.com/azure-functions/python:4-python3.11'
+
+@description('Whether the image holds the models (see infra/gpu/Dockerfile); otherwise they come from the store.')
+param gpuModelsInImage bool = false
+
+@minValue(1)
+param gpuMaxReplicas int = 10
+
+@description('Seconds without a request after which the GPU app is scaled to zero.')
+@minValue(30)
+param gpuCooldownSeconds int = 300
+
+@description('Instances of each app that never go away; 0: everything scales to zero.')
+@minValue(0)
+param alwaysReadyRouter int = 0
+
+@minValue(0)
+param alwaysReadyCpu int = 0
+
+@description('HTTP requests that one instance takes at a time. The platform\'s default for Python is 1.')
+@minValue(1)
+@maxValue(1000)
+param routerHttpConcurrency int = 32
+
+@description('As above, for the CPU app: enough for its batches to fill, few enough to scale out before requests queue.')
+@minValue(1)
+@maxValue(1000)
+param cpuHttpConcurrency int = 8
+
+@description('Virtual network, private endpoints for storage and CPU app, and a GPU environment without public address.')
+param networkIsolated bool = false
+
+@description('With networkIsolated: addresses (CIDR) that reach the storage accounts from outside, to publish models.')
+param allowedIpRanges string[] = []
+
+@description('API Management in front of the router: keys and a rate limit for each caller.')
+param apiManagementEnabled bool = false
+
+@description('Address that API Management sends its notices to; needed with apiManagementEnabled.')
+param apiManagementEmail string = ''
+
+@description('With apiManagementEnabled: requests a minute for each key.')
+@minValue(1)
+param rateLimitPerMinute int = 600
+
+@description('Comma-separated models that the backends load at startup; empty: none.')
+param warmModels string = ''
+
+@description('The model of requests that name none; empty: the only one there is.')
+param defaultModel string = ''
+
+@description('Monthly budget of the resource group in the subscription\'s currency; its owners get mail. 0: no budget.')
+@minValue(0)
+param budgetAmount int = 0
+
+@description('First day of the month in which the budget began, as yyyy-MM-dd; needed with budgetAmount.')
+param budgetStart string = ''
+
+var tags = { 'azd-env-name': environmentName }
+var token = toLower(uniqueString(subscription().id, environmentName, location))
+var routerHasKeys = apiManagementEnabled || !empty(apiKeyHashes)
+// Wrong parameters stop the deployment before it makes anything: an open router would cost somebody else's money.
+var audience = empty(backendAppId)
+  ? fail('set BACKEND_APP_ID; infra/hooks/prepare makes it')
+  : routerHasKeys
+      ? 'api://${backendAppId}'
+      : fail('set API_KEY_HASHES; python -m functions.keys makes a key and its hash')
+
+resource group 'Microsoft.Resources/resourceGroups@2024-03-01' = {
+  name: 'rg-${environmentName}'
+  location: location
+  tags: tags
+}
+
+// One identity an app, none of which can do what another one does.
+module identities 'identities.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    gpuEnabled: gpuEnabled
+    apiManagementEnabled: apiManagementEnabled
+  }
+}
+
+// The hosts' own account, and the one with models, bulk files and queues.
+module storage 'storage.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    networkIsolated: networkIsolated
+    allowedIpRanges: allowedIpRanges
+  }
+}
+
+// Application Insights and its logs.
+module monitoring 'monitoring.bicep' = {
+  scope: group
+  params: { location: location, tags: tags, token: token }
+}
+
+// Where the GPU app's image lies.
+module registry 'registry.bicep' = if (gpuEnabled) {
+  scope: group
+  params: { location: location, tags: tags, token: token }
+}
+
+// Who may do what, in one place. Apps come after it, because they need it when they start.
+module roles 'roles.bicep' = {
+  scope: group
+  params: {
+    token: token
+    gpuEnabled: gpuEnabled
+    deployerPrincipalId: deployerPrincipalId
+    deployerPrincipalType: deployerPrincipalType
+  }
+  dependsOn: [identities, storage, monitoring, registry]
+}
+
+// Virtual network, and private endpoints for storage.
+module network 'network.bicep' = if (networkIsolated) {
+  scope: group
+  params: { location: location, tags: tags, token: token }
+  dependsOn: [storage]
+}
+
+// The CPU backend.
+module cpu 'app/cpu.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    backendAppId: backendAppId
+    audience: audience
+    warmModels: warmModels
+    alwaysReady: alwaysReadyCpu
+    httpConcurrency: cpuHttpConcurrency
+    networkIsolated: networkIsolated
+  }
+  dependsOn: [roles, network]
+}
+
+// The GPU backend.
+module gpu 'app/gpu.bicep' = if (gpuEnabled) {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    backendAppId: backendAppId
+    audience: audience
+    workspaceId: monitoring.outputs.workspaceId
+    image: gpuImage
+    profile: gpuProfile
+    modelsInImage: gpuModelsInImage
+    warmModels: warmModels
+    maxReplicas: gpuMaxReplicas
+    cooldownSeconds: gpuCooldownSeconds
+    networkIsolated: networkIsolated
+  }
+  dependsOn: [roles, network]
+}
+
+// The router, in front of both.
+module router 'app/router.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    backendAppId: backendAppId
+    audience: audience
+    cpuUrl: cpu.outputs.url
+    gpuUrl: gpu.?outputs.url ?? ''
+    gpuCooldownSeconds: gpuCooldownSeconds
+    apiKeyHashes: apiKeyHashes
+    apiManagementEnabled: apiManagementEnabled
+    defaultModel: defaultModel
+    alwaysReady: alwaysReadyRouter
+    httpConcurrency: routerHttpConcurrency
+    networkIsolated: networkIsolated
+  }
+  dependsOn: [roles, network]
+}
+
+// Blob events of the bulk container; their subscription needs the deployed router: see infra/hooks.
+module eventGrid 'eventgrid.bicep' = {
+  scope: group
+  params: { location: location, tags: tags, token: token }
+  dependsOn: [storage]
+}
+
+// Keys and a rate limit in front of the router.
+module apiManagement 'apim.bicep' = if (apiManagementEnabled) {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    audience: audience
+    publisherEmail: apiManagementEmail
+    routerUrl: router.outputs.url
+    rateLimitPerMinute: rateLimitPerMinute
+  }
+}
+
+// A mail when it gets expensive.
+module budget 'budget.bicep' = if (budgetAmount > 0) {
+  scope: group
+  params: { amount: budgetAmount, startDate: budgetStart }
+}
+
+// azd keeps these in its environment, where the hooks read them.
+output AZURE_RESOURCE_GROUP string = group.name
+output AZURE_CONTAINER_REGISTRY_ENDPOINT string = registry.?outputs.server ?? ''
+output SERVICE_URL string = apiManagement.?outputs.url ?? router.outputs.url
+output MODEL_STORE_URL string = '${storageUrlOf('dataAccount', 'blob', token)}/models'
+output ROUTER_APP_NAME string = router.outputs.name
+output GPU_APP_ID string = gpu.?outputs.id ?? ''
+output EVENT_GRID_TOPIC_NAME string = eventGrid.outputs.topicName

@@ -1,0 +1,64 @@
+// Two accounts without keys: one for the Functions hosts and their packages, which every app may write,
+// and one for models, bulk files and queues, where each app may do only what it has to.
+import { nameOf } from 'shared.bicep'
+
+param location string
+param tags object
+param token string
+param networkIsolated bool
+param allowedIpRanges string[]
+
+var queues = ['bulk-split', 'bulk-cpu', 'bulk-gpu', 'bulk-finish']
+
+var common = {
+  minimumTlsVersion: 'TLS1_2'
+  supportsHttpsTrafficOnly: true
+  allowSharedKeyAccess: false
+  allowBlobPublicAccess: false
+  defaultToOAuthAuthentication: true
+  publicNetworkAccess: networkIsolated && empty(allowedIpRanges) ? 'Disabled' : 'Enabled'
+  networkAcls: {
+    bypass: 'None'
+    defaultAction: networkIsolated ? 'Deny' : 'Allow'
+    ipRules: map(networkIsolated ? allowedIpRanges : [], range => { value: range, action: 'Allow' })
+  }
+}
+
+resource hostAccount 'Microsoft.Storage/storageAccounts@2023-05-01' = {
+  name: nameOf('hostAccount', token)
+  location: location
+  tags: tags
+  kind: 'StorageV2'
+  sku: { name: 'Standard_LRS' }
+  properties: common
+
+  resource blobs 'blobServices' = {
+    name: 'default'
+
+    // The packages that azd deploys.
+    resource containers 'containers' = [for name in ['deploy-router', 'deploy-cpu']: { name: name }]
+  }
+}
+
+resource dataAccount 'Microsoft.Storage/storageAccounts@2023-05-01' = {
+  name: nameOf('dataAccount', token)
+  location: location
+  tags: tags
+  kind: 'StorageV2'
+  sku: { name: 'Standard_LRS' }
+  properties: common
+
+  resource blobs 'blobServices' = {
+    name: 'default'
+    properties: { deleteRetentionPolicy: { enabled: true, days: 7 } }
+
+    resource containers 'containers' = [for name in ['models', 'bulk-in', 'bulk-out']: { name: name }]
+  }
+
+  resource queueService 'queueServices' = {
+    name: 'default'
+
+    // After five tries the host moves a message to NAME-poison.
+    resource names 'queues' = [for name in concat(queues, map(queues, name => '${name}-poison')): { name: name }]
+  }
+}

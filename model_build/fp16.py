@@ -1,0 +1,45 @@
+"""A model's transformer as FP16 safetensors for the GPU.
+
+It does not know tokenizers, pooling or the model store: publish.py writes those.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from model_build.folder import refused
+from model_build.source import SourceModel
+from shared.engines.torch import read_transformer
+from shared.errors import InvalidArtefact
+
+# What says how the file came about, which would give equal content another revision, or runs code.
+_DROPPED = ("auto_map", "_name_or_path", "transformers_version", "torch_dtype")
+
+
+def export_fp16(source: SourceModel, folder: Path) -> None:
+    """Write model.safetensors, FP16 and in one file, and config.json into `folder`.
+
+    Only what the serving engine loads is written: no language model's head, no unused pooler. Raises
+    InvalidInput (field "model") if weights are missing, or too large for FP16.
+    """
+    try:
+        model = read_transformer(source.folder, source.task)
+    except InvalidArtefact as error:
+        raise refused(error.message) from error
+    for name, parameter in model.named_parameters():
+        half = parameter.data.to(torch.float16)
+        if not torch.isfinite(half).all():
+            raise refused(
+                f"the weight {name} has values that do not fit FP16 (65,504 at most): build this model "
+                "for the CPU"
+            )
+        parameter.data = half
+    model.save_pretrained(folder, max_shard_size="1000GB")
+    config = json.loads((source.folder / "config.json").read_text("utf-8"))
+    for key in _DROPPED:
+        config.pop(key, None)
+    config["dtype"] = "float16"
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")

@@ -1,0 +1,116 @@
+"""A built model run as a server with this machine's cores does: tokenise, plan, run, finish.
+
+It does not know the original, gates or where the model came from.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from shared.batching import Capacity, plan_batches
+from shared.contracts import EmbedRequest, FloatMatrix, PredictRequest, RerankRequest, Tokens
+from shared.engines import onnx
+from shared.engines.base import OpenEngine
+from shared.engines.torch import TorchEngine, gpu_memory
+from shared.engines.torch import capacity as gpu_capacity
+from shared.manifest import Manifest, Target
+from shared.model import Model, load_model
+from shared.vectors import finish, sigmoid, softmax
+
+_COMPARED = 96
+_BATCH = 32
+
+
+class Served:
+    """Loads the model in `folder`. Raises InvalidArtefact if the files are not what `manifest` says."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        open_engine, self._limits = _runtime(manifest.target)
+        self.model: Model = load_model(folder, manifest, open_engine)
+
+    def embed(self, texts: Sequence[str], prompt: str | None) -> FloatMatrix:
+        """(N, D) float32 unit vectors."""
+        return finish(self._run(self._tokenize(texts, prompt)), None, normalize=True)
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> FloatMatrix:
+        """(N, L) float32 logits."""
+        return self._run(self._tokenize_pairs(pairs))
+
+    def vector_difference(self, texts: Sequence[str]) -> float:
+        """Largest change of any unit vector's element between a text alone and among 31 others."""
+        return self._batch_difference(
+            self._tokenize(texts, None), lambda rows: finish(rows, None, normalize=True)
+        )
+
+    def score_difference(self, pairs: Sequence[tuple[str, str]]) -> float:
+        """Largest change of any score between a pair alone and among 31 others."""
+        return self._batch_difference(self._tokenize_pairs(pairs), probabilities)
+
+    def close(self) -> None:
+        self.model.close()
+
+    def _tokenize(self, texts: Sequence[str], prompt: str | None) -> Sequence[Tokens]:
+        request = EmbedRequest(self.model.manifest.name, tuple(texts), prompt_name=prompt)
+        return self.model.tokenize(request)
+
+    def _tokenize_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[Tokens]:
+        name = self.model.manifest.name
+        if self.model.manifest.dimensions > 1:  # no reranker: /predict alone serves it
+            return self.model.tokenize_inputs(PredictRequest(name, tuple(pairs)))
+        sequences: list[Tokens] = []
+        for query, group in groupby(pairs, key=lambda pair: pair[0]):
+            documents = tuple(document for _, document in group)
+            sequences += self.model.tokenize_pairs(RerankRequest(name, query, documents))
+        return sequences
+
+    def _run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
+        plan = plan_batches(
+            [len(tokens) for tokens in sequences],
+            budget_tokens=self._limits.batch_tokens,
+            max_texts=self._limits.batch_texts,
+        )
+        result = np.empty((len(sequences), self.model.manifest.dimensions), np.float32)
+
+        def run(rows: list[int]) -> None:
+            result[rows] = self.model.run([sequences[row] for row in rows])
+
+        with ThreadPoolExecutor(self._limits.threads) as pool:
+            list(pool.map(run, plan))
+        return result
+
+    def _batch_difference(
+        self, sequences: Sequence[Tokens], finished: Callable[[FloatMatrix], FloatMatrix]
+    ) -> float:
+        # Sorted, so that a batch is padded, but not each short text to the longest of all.
+        compared = sorted(sequences[:_COMPARED], key=len)
+        largest = 0.0
+        for start in range(0, len(compared), _BATCH):
+            batch = compared[start : start + _BATCH]
+            among = finished(self.model.run(batch))
+            alone = finished(np.concatenate([self.model.run([tokens]) for tokens in batch]))
+            # np.maximum keeps a NaN; max() would drop it.
+            largest = float(np.maximum(largest, np.abs(alone - among).max()))
+        return largest
+
+
+def probabilities(logits: FloatMatrix) -> FloatMatrix:
+    """(N, L) logits -> what a server answers with by default."""
+    return sigmoid(logits) if logits.shape[1] == 1 else softmax(logits)
+
+
+def _runtime(target: Target) -> tuple[OpenEngine, Capacity]:
+    if target != "gpu-fp16":
+        return onnx.OnnxEngine, onnx.capacity()
+    if torch.cuda.is_available():
+        open_engine = functools.partial(TorchEngine, device="cuda", dtype=torch.float16)
+        return open_engine, gpu_capacity(gpu_memory()["free"])
+    # The weights are the FP16 ones, but not the products: on a CPU those take five times as long.
+    open_engine = functools.partial(TorchEngine, device="cpu", dtype=torch.float32)
+    return open_engine, gpu_capacity(None)

@@ -1,0 +1,103 @@
+"""OpenAI Batch's output and error files, from embedded parts and bad rows.
+
+It does not know storage, or how a batch came to be. Ids are derived from job and line, so that equal
+inputs give equal bytes. Shapes: https://platform.openai.com/docs/guides/batch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from shared.bulk.rows import BadRow, vectors_of
+from shared.contracts import EmbedResult, FloatMatrix
+from shared.dialects.openai import EmbeddingsBody, format_result
+from shared.vectors import finish
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    model: str | None = None
+    dimensions: int | None = None
+    encoding_format: Any = None
+
+
+@dataclass(slots=True)
+class _Request:
+    """One input line, whose texts may lie in several parts."""
+
+    line: int
+    custom_id: str
+    texts: int
+    asked: _Asked
+    vectors: list[FloatMatrix] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+
+
+def write_batch(parts: Iterable[pa.Table], *, job: str, model: str) -> Iterator[bytes]:
+    """A line for each request of which all texts have a vector; the others must be in the error file.
+
+    Vectors that are longer than a request's dimensions are cut and scaled to unit length again.
+    model: what the answers name where the request names none.
+    """
+    request: _Request | None = None
+    for part in parts:
+        lines: list[bytes] = []
+        vectors, tokens = vectors_of(part), part["tokens"].to_pylist()
+        columns = [part[name].to_pylist() for name in ("line", "id", "parts", "fields")]
+        for at, (line, custom_id, texts, fields) in enumerate(zip(*columns, strict=True)):
+            if request is None or request.line != line:
+                lines += _answer(request, job, model)
+                asked = msgspec.json.decode(fields or "{}", type=_Asked)
+                request = _Request(line, custom_id, texts, asked)
+            request.vectors.append(vectors[at])
+            request.tokens.append(tokens[at])
+        yield b"".join(lines)
+    yield b"".join(_answer(request, job, model))
+
+
+def write_batch_errors(bad: Iterable[BadRow], *, job: str) -> Iterator[bytes]:
+    """An error line for each input line, the first of those that follow each other for the same line.
+
+    So give them sorted by line, and a request whose texts failed one by one has one error.
+    """
+    last: int | None = None
+    for row in bad:
+        if row.line != last:
+            error = {"code": row.code, "message": row.message, "line": row.line}
+            request = {"id": _id("batch_req", job, row.line), "custom_id": row.id}
+            yield _dump({**request, "response": None, "error": error})
+        last = row.line
+
+
+def _answer(request: _Request | None, job: str, model: str) -> list[bytes]:
+    if request is None or len(request.vectors) != request.texts:
+        return []
+    asked = request.asked
+    vectors = np.stack(request.vectors)
+    if asked.dimensions is not None and asked.dimensions < vectors.shape[1]:
+        vectors = finish(vectors, asked.dimensions, True)
+    result = EmbedResult(vectors, tuple(request.tokens), asked.model or model, revision="")
+    # The body says float where the caller says nothing, as the service itself does.
+    body = format_result(result, EmbeddingsBody("", encoding_format=asked.encoding_format))
+    response = {
+        "status_code": 200,
+        "request_id": _id("req", job, request.line),
+        "body": orjson.Fragment(body),
+    }
+    answer = {"id": _id("batch_req", job, request.line), "custom_id": request.custom_id}
+    return [_dump({**answer, "response": response, "error": None})]
+
+
+def _id(kind: str, job: str, line: int) -> str:
+    return f"{kind}_{sha256(f'{kind}/{job}/{line}'.encode()).hexdigest()[:32]}"
+
+
+def _dump(line: dict[str, object]) -> bytes:
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)

@@ -1,0 +1,110 @@
+"""OpenAI Batch lines {"custom_id", "method", "url", "body"} for /v1/embeddings to rows.
+
+It does not know files, models' limits or how results are written. Shapes and codes:
+https://platform.openai.com/docs/guides/batch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from shared.bulk.formats.jsonl import read_object, read_string, write_object
+from shared.bulk.formats.lines import BadRecord, RawRecord, check_text, parse_records
+from shared.bulk.formats.seen import Seen
+from shared.bulk.rows import BadRow, Row
+from shared.dialects.body import read_inputs
+from shared.dialects.openai import EmbeddingsBody
+from shared.errors import InvalidInput
+
+URL = "/v1/embeddings"
+
+_BODY = msgspec.json.Decoder(EmbeddingsBody)
+_ABSENT = msgspec.Raw(b"null")
+
+
+def looks_like_batch(line: bytes) -> bool | None:
+    """None if the line is no JSON object, or is cut off."""
+    try:
+        return read_object(line).keys() >= {"custom_id", "body"}
+    except BadRecord:
+        return None
+
+
+def read_batch(
+    records: Iterable[RawRecord | BadRow],
+    *,
+    model: str | None,
+    max_inputs: int,
+    max_dimensions: int | None,
+) -> Iterator[Row | BadRow]:
+    """A Row per text. The fields are the body without its input.
+
+    model: what every line must ask for; None: what the first one asks for that names one.
+    """
+    seen = Seen()
+
+    def parse(row: int, record: RawRecord) -> list[Row]:
+        nonlocal model
+        values = read_object(record.data)
+        custom_id = _custom_id(values)
+        if not seen.add(custom_id):
+            message = "the custom_id was used by an earlier line"
+            raise BadRecord("duplicate_custom_id", message, id=custom_id)
+        _check_target(values, custom_id)
+        raw = values.get("body", _ABSENT)
+        body = _read_body(raw, custom_id)
+        model = model if model is not None else body.model
+        if body.model is not None and body.model != model:
+            message = f"body.model must be {model}: all lines of a batch use one model"
+            raise BadRecord("model_mismatch", message, id=custom_id)
+        if max_dimensions is not None and (body.dimensions or 1) > max_dimensions:
+            message = f"body.dimensions must be at most {max_dimensions}"
+            raise BadRecord("invalid_input", message, id=custom_id)
+        texts = _texts(body, max_inputs, custom_id)
+        others = read_object(bytes(raw))
+        del others["input"]
+        fields = write_object(others)
+        return [
+            Row(row, record.line, custom_id, text, fields, part=part, parts=len(texts))
+            for part, text in enumerate(texts)
+        ]
+
+    return parse_records(records, parse)
+
+
+def _custom_id(values: dict[str, msgspec.Raw]) -> str:
+    custom_id = read_string(values.get("custom_id", _ABSENT))
+    if not custom_id:
+        raise BadRecord("missing_required_parameter", "custom_id must be a string, not empty")
+    return custom_id
+
+
+def _check_target(values: dict[str, msgspec.Raw], custom_id: str) -> None:
+    if read_string(values.get("method", _ABSENT)) != "POST":
+        raise BadRecord("invalid_method", "method must be POST", id=custom_id)
+    if read_string(values.get("url", _ABSENT)) != URL:
+        raise BadRecord("url_mismatch", f"url must be {URL}", id=custom_id)
+
+
+def _read_body(raw: msgspec.Raw, custom_id: str) -> EmbeddingsBody:
+    try:
+        return _BODY.decode(raw)
+    except msgspec.ValidationError as error:  # names types and fields, no values
+        message = str(error).replace("`$.", "`body.").replace("`$`", "`body`")
+        raise BadRecord("invalid_input", message, id=custom_id) from None
+
+
+def _texts(body: EmbeddingsBody, max_inputs: int, custom_id: str) -> list[str]:
+    try:
+        inputs = read_inputs(body.input, field="body.input", max_inputs=max_inputs)
+    except InvalidInput as error:
+        raise BadRecord(error.code, error.message, id=custom_id) from None
+    texts: list[str] = []
+    for item in inputs:
+        if not isinstance(item, str):
+            message = "body.input must be a text or a list of texts: a batch takes no token ids"
+            raise BadRecord("invalid_input", message, id=custom_id)
+        texts.append(check_text(item, "body.input", id=custom_id))
+    return texts

@@ -1,0 +1,87 @@
+"""JSON lines {"id"?, "text", ...} and plain text lines to rows.
+
+It does not know files, compression or chunks. Other fields are kept byte for byte: numbers that no
+float holds stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from shared.bulk.formats.lines import BadRecord, RawRecord, check_text, decode, parse_records
+from shared.bulk.rows import OWN_FIELDS, BadRow, Row, free_name
+
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_STRING = msgspec.json.Decoder(str)
+_ABSENT = msgspec.Raw(b"null")
+
+
+def read_jsonl(
+    records: Iterable[RawRecord | BadRow], text_column: str, id_column: str
+) -> Iterator[Row | BadRow]:
+    """Ids may be texts or numbers; a number stays in the fields, too, as it was written."""
+
+    def parse(row: int, record: RawRecord) -> tuple[Row, ...]:
+        values = read_object(record.data)
+        given, shown = _take_id(values, id_column)
+        text = _take_text(values, text_column, given)
+        fields = {"id": shown} if shown is not None else {}
+        for name, value in values.items():
+            fields[free_name(name, OWN_FIELDS, fields)] = value
+        return (Row(row, record.line, given or str(row), text, write_object(fields)),)
+
+    return parse_records(records, parse)
+
+
+def read_text(records: Iterable[RawRecord | BadRow]) -> Iterator[Row | BadRow]:
+    """Each line is a text, without its line end."""
+
+    def parse(row: int, record: RawRecord) -> tuple[Row, ...]:
+        line = record.data.removesuffix(b"\n").removesuffix(b"\r")
+        text = check_text(decode(line), "the line", id=None)
+        return (Row(row, record.line, str(row), text),)
+
+    return parse_records(records, parse)
+
+
+def read_object(line: bytes) -> dict[str, msgspec.Raw]:
+    """A JSON object's values, unread. Raises BadRecord."""
+    decode(line)  # values that are skipped are not checked by msgspec
+    try:
+        return _OBJECT.decode(line)
+    except (msgspec.DecodeError, RecursionError):
+        raise BadRecord("invalid_json_line", "the line is not a JSON object") from None
+
+
+def write_object(values: dict[str, msgspec.Raw]) -> str:
+    return msgspec.json.encode(values).decode() if values else "{}"
+
+
+def read_string(value: msgspec.Raw) -> str | None:
+    """None if it is no JSON string."""
+    return _STRING.decode(value) if bytes(memoryview(value)[:1]) == b'"' else None
+
+
+def _take_id(values: dict[str, msgspec.Raw], id_column: str) -> tuple[str | None, msgspec.Raw | None]:
+    """The id as text, None if absent, null or empty; and the value itself if it is a number."""
+    value = values.pop(id_column, _ABSENT)
+    if (text := read_string(value)) is not None:
+        return text or None, None
+    raw = bytes(value)
+    if raw == b"null":
+        return None, None
+    if raw[:1] not in b"-0123456789":
+        raise BadRecord("invalid_id", f"{id_column} must be a string or a number")
+    return raw.decode(), value
+
+
+def _take_text(values: dict[str, msgspec.Raw], text_column: str, given: str | None) -> str:
+    value = values.pop(text_column, None)
+    if value is None or bytes(memoryview(value)[:1]) == b"n":
+        raise BadRecord("missing_text", f"the line has no {text_column}", id=given)
+    text = read_string(value)
+    if text is None:
+        raise BadRecord("invalid_text", f"{text_column} must be a string", id=given)
+    return check_text(text, text_column, id=given)

@@ -1,0 +1,187 @@
+"""Parquet by ranges to rows: the footer, then one row group after another, never the whole file.
+
+It does not know storage or chunks. Columns other than text and id are not read into Python at all.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shared.bulk.formats.delimited import find_columns, other_names
+from shared.bulk.formats.lines import BadRecord, check_text
+from shared.bulk.formats.source import Source, Truncated, read_fully
+from shared.bulk.rows import BadRow, Record, Row
+from shared.errors import InvalidInput
+
+_WINDOW_BYTES = 32 << 20
+"""Row groups up to this size are fetched by one request; of larger ones, every column by buffers."""
+_BATCH_BYTES = 8 << 20
+_BATCH_ROWS = 256  # dictionaries hide how long texts are: a batch of 1 MB texts then is 256 MB
+
+# What damaged bytes raise, names and messages that are no UTF-8 included.
+_DAMAGED = (OSError, pa.ArrowException, UnicodeDecodeError, Truncated)
+
+
+def read_parquet(source: Source, text_column: str, id_column: str | None) -> Iterator[Row | BadRow]:
+    """Raises InvalidInput if it is no Parquet file or lacks a column of texts that is asked for.
+
+    An id that is not text is kept as a column of its own type, too.
+    """
+    window = _Window(source)
+    file, names = _open(window)
+    text_at, id_at = find_columns(names, text_column, id_column)
+    if not _is_text(file.schema_arrow.types[text_at]):
+        raise InvalidInput(f"the column {text_column} does not hold texts", field="text_column")
+    kept = id_at if id_at is not None and _is_text(file.schema_arrow.types[id_at]) else None
+    others = other_names(names, (text_at, kept))
+    row = 0
+    for group in range(file.metadata.num_row_groups):
+        found = file.metadata.row_group(group)
+        done = 0
+        try:
+            for batch in _batches(file, group, window):
+                texts = _strings(batch.column(text_at))
+                ids = _strings(batch.column(id_at)) if id_at is not None else [None] * len(texts)
+                columns = [batch.column(index) for index in others]
+                rest = pa.RecordBatch.from_arrays(columns, names=list(others.values()))
+                size = rest.nbytes // max(1, batch.num_rows)
+                for index, text in enumerate(texts):
+                    at, record = row + done, Record(rest, index, size)
+                    done += 1
+                    yield _row(at, ids[index], text, record, text_column)
+        except _DAMAGED:
+            window.raise_failure()
+            # The next row group is independent of this one.
+            message = f"the row group from here on is damaged: {found.num_rows - done} rows are lost"
+            yield BadRow(row + done + 1, None, "invalid_row_group", message)
+        row += found.num_rows
+
+
+class _Window(io.RawIOBase):
+    """A source as a file. What lies in the range that was loaded last is served from memory."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._position = 0
+        self._start, self._loaded = 0, b""
+        self._failure: Exception | None = None
+
+    def load(self, start: int, length: int) -> None:
+        self._loaded = b""  # before the next one is fetched: one at a time
+        self._start, self._loaded = start, self._fetch(start, length)
+
+    def raise_failure(self) -> None:
+        """The source's error, if it was that: a network's OSError must not pass for damaged bytes."""
+        if self._failure is not None:
+            raise self._failure
+
+    def read(self, size: int = -1, /) -> bytes:
+        left = max(0, self._source.size - self._position)
+        size = left if size < 0 else min(size, left)
+        offset = self._position - self._start
+        if offset >= 0 and offset + size <= len(self._loaded):
+            data = self._loaded[offset : offset + size]
+        else:
+            data = self._fetch(self._position, size) if size else b""
+        self._position += size
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._source.size}
+        self._position = base[whence] + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def _fetch(self, start: int, length: int) -> bytes:
+        try:
+            return read_fully(self._source, start, length)
+        except Truncated:
+            raise
+        except Exception as failure:
+            self._failure = failure
+            raise
+
+
+def _open(window: _Window) -> tuple[pq.ParquetFile, list[str]]:
+    try:
+        metadata = pq.read_metadata(window)
+        buffer = _WINDOW_BYTES // max(1, metadata.num_columns)
+        file = pq.ParquetFile(
+            window,
+            metadata=metadata,
+            buffer_size=min(1 << 20, max(64 << 10, buffer)),
+            pre_buffer=False,
+        )
+        return file, file.schema_arrow.names
+    except _DAMAGED:
+        window.raise_failure()
+        raise InvalidInput("the file is not a Parquet file that can be read") from None
+
+
+def _batches(file: pq.ParquetFile, group: int, window: _Window) -> Iterator[pa.RecordBatch]:
+    found = file.metadata.row_group(group)
+    columns = [found.column(index) for index in range(found.num_columns)]
+    starts = [
+        min(column.dictionary_page_offset or column.data_page_offset, column.data_page_offset)
+        for column in columns
+    ]
+    sizes = [column.total_compressed_size for column in columns]
+    first = min(starts)
+    length = max(start + size for start, size in zip(starts, sizes, strict=True)) - first
+    if first >= 0 and 0 < length <= _WINDOW_BYTES:
+        window.load(first, length)
+    average = 1 + found.total_byte_size // max(1, found.num_rows)
+    rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // average))
+    yield from file.iter_batches(batch_size=rows, row_groups=[group], use_threads=False)
+
+
+def _row(
+    row: int, given: str | BadRecord | None, text: str | BadRecord | None, record: Record, name: str
+) -> Row | BadRow:
+    known = given if isinstance(given, str) and given else None
+    try:
+        for value in (given, text):
+            if isinstance(value, BadRecord):
+                raise value
+        if not isinstance(text, str):
+            raise BadRecord("missing_text", f"{name} is null")
+        check_text(text, name, id=known)
+    except BadRecord as bad:
+        return BadRow(row + 1, known, bad.code, bad.message)
+    return Row(row, row + 1, known or str(row), text, record)
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    if pa.types.is_dictionary(type_):
+        return _is_text(type_.value_type)
+    return bool(
+        pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
+    )
+
+
+def _strings(column: pa.Array) -> list[str | BadRecord | None]:
+    """Values as texts. Parquet's strings are not checked when they are read, so one may be none."""
+    try:
+        return [value if value is None else str(value) for value in column.to_pylist()]
+    except UnicodeDecodeError:
+        return [_string(value) for value in column]
+
+
+def _string(value: pa.Scalar) -> str | BadRecord | None:
+    try:
+        found = value.as_py()
+    except UnicodeDecodeError:
+        return BadRecord("invalid_utf8", "the value is not valid UTF-8")
+    return found if found is None else str(found)

@@ -1,0 +1,162 @@
+"""Input files to rows: which format a file has, and its rows one after another in bounded memory.
+
+It does not know storage, jobs or models. A format's own rules are in shared/bulk/formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from shared.bulk.formats.batch import looks_like_batch, read_batch
+from shared.bulk.formats.delimited import read_delimited
+from shared.bulk.formats.jsonl import read_jsonl, read_text
+from shared.bulk.formats.lines import Quotes, read_records
+from shared.bulk.formats.parquet import read_parquet
+from shared.bulk.formats.source import (
+    Compression,
+    Source,
+    Truncated,
+    compression_of,
+    read_blocks,
+    unpack,
+)
+from shared.bulk.rows import BadRow, Row
+from shared.errors import InvalidInput
+
+Kind = Literal["jsonl", "batch", "csv", "tsv", "parquet", "text"]
+"""batch: OpenAI's. text: a text on each line."""
+
+HEAD_BYTES = 64 << 10
+"""How much of a file detect_format wants to see."""
+
+_KINDS: dict[str, Kind] = {
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
+    "json": "jsonl",
+    "csv": "csv",
+    "tsv": "tsv",
+    "parquet": "parquet",
+    "pq": "parquet",
+    "txt": "text",
+}
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
+_PARQUET = b"PAR1"
+_FOREIGN = {
+    b"\xff\xfe": "UTF-16: save it as UTF-8",
+    b"\xfe\xff": "UTF-16: save it as UTF-8",
+    b"PK\x03\x04": "a zip archive or an Office file: send JSONL, CSV, Parquet or text",
+    b"%PDF": "a PDF: send JSONL, CSV, Parquet or text",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How a file is read.
+
+    kind: the format, where neither name nor content tells it; None: detect it.
+    text_column, id_column: names of columns or JSON fields; None for id_column: "id" if there is one.
+    model: what OpenAI Batch lines must ask for; None: the model that the first of them names.
+    max_dimensions: the most that a Batch line may ask for; None: any.
+    max_inputs: texts of one Batch line.
+    """
+
+    kind: Kind | None = None
+    text_column: str = "text"
+    id_column: str | None = None
+    model: str | None = None
+    max_dimensions: int | None = None
+    max_inputs: int = 2048
+
+    def __post_init__(self) -> None:
+        if self.kind is not None and self.kind not in get_args(Kind):
+            raise InvalidInput(f"kind must be one of: {', '.join(get_args(Kind))}", field="kind")
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """compression: by the content, whatever the name says."""
+
+    kind: Kind
+    compression: Compression | None = None
+
+
+def detect_format(name: str, head: bytes, options: ReadOptions) -> Format:
+    """By the options, else by the name's extension (before .gz, .zst), else by the content.
+
+    head: the file's first HEAD_BYTES. Raises InvalidInput for what is surely none of the formats.
+    """
+    compression = compression_of(head)
+    plain = _plain_head(head, compression)
+    for magic, what in _FOREIGN.items():
+        if plain.startswith(magic):
+            raise InvalidInput(f"the file is {what}")
+    kind = options.kind or _kind_by_name(name) or _kind_by_content(plain)
+    if kind == "parquet" and compression is not None:
+        raise InvalidInput("a Parquet file must not be compressed as a whole: its columns are")
+    if kind == "jsonl" and options.kind is None:
+        first = plain.removeprefix(b"\xef\xbb\xbf").lstrip()
+        if first.startswith(b"["):
+            raise InvalidInput("the file is a JSON array: write one object on each line")
+        kind = "batch" if _is_batch(first) else "jsonl"
+    return Format(kind, compression)
+
+
+def read_rows(source: Source, format: Format, options: ReadOptions) -> Iterator[Row | BadRow]:
+    """Rows and bad rows in the order of the file; blank lines are counted and skipped.
+
+    Raises InvalidInput if the file as a whole cannot be read, and what `source.read` raises.
+    A broken end gives a last BadRow "truncated_input".
+    """
+    if format.kind == "parquet":
+        return read_parquet(source, options.text_column, options.id_column)
+    blocks = unpack(read_blocks(source), format.compression)
+    if format.kind in _DELIMITERS:
+        delimiter = _DELIMITERS[format.kind]
+        records = read_records(blocks, Quotes(delimiter))
+        return read_delimited(records, delimiter, options.text_column, options.id_column)
+    records = read_records(blocks)
+    if format.kind == "text":
+        return read_text(records)
+    if format.kind == "batch":
+        return read_batch(
+            records,
+            model=options.model,
+            max_inputs=options.max_inputs,
+            max_dimensions=options.max_dimensions,
+        )
+    return read_jsonl(records, options.text_column, options.id_column or "id")
+
+
+def _plain_head(head: bytes, compression: Compression | None) -> bytes:
+    plain = b""
+    try:
+        for piece in unpack((head,), compression):
+            plain += piece
+            if len(plain) >= HEAD_BYTES:
+                break
+    except Truncated:  # of course: it is the beginning of a file
+        pass
+    return plain
+
+
+def _kind_by_name(name: str) -> Kind | None:
+    parts = name.lower().rpartition("/")[2].split(".")
+    if parts[-1] in ("gz", "gzip", "zst", "zstd"):
+        parts.pop()
+    return _KINDS.get(parts[-1]) if len(parts) > 1 else None
+
+
+def _kind_by_content(plain: bytes) -> Kind:
+    if plain.startswith(_PARQUET):
+        return "parquet"
+    return "jsonl" if plain.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") else "text"
+
+
+def _is_batch(plain: bytes) -> bool:
+    """By the first line that is JSON; a line longer than the head is judged by what is there of it."""
+    for line in plain.split(b"\n"):
+        if (found := looks_like_batch(line)) is not None:
+            return found
+    return b'"custom_id"' in plain and b'"body"' in plain

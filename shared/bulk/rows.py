@@ -1,0 +1,258 @@
+"""Rows of bulk embedding, the chunks that they are cut into, and a chunk's bytes.
+
+A chunk is an Arrow table (as bytes: one Arrow IPC file) with these columns:
+    row    int64   0-based number of the record in the input, bad ones counted
+    line   int64   1-based line that it begins at; in Parquet, row + 1
+    part, parts   int32   only of OpenAI Batch: the text's index in its request, and how many it has
+    id     string  as given, a number in digits; the row's number where the input has none
+    text   string
+then `fields` (string: a JSON object of the other input fields, or null) if the input is JSON, or the
+other columns themselves with their types if it is CSV or Parquet, or nothing if it is plain text.
+A text list of one request gives one Arrow row per text, with the same row, line, id and fields; it may
+go on in the next chunk. Embedded, it is a part: the same plus
+    tokens int32   tokens fed
+    vector fixed_size_list<float32>[D]
+
+It does not know formats, storage or models. Nothing here puts a text into an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from shared.contracts import FloatMatrix
+
+CHUNK_ROWS = 512
+CHUNK_BYTES = 1_000_000
+
+OWN_COLUMNS = frozenset(
+    ("row", "line", "part", "parts", "id", "text", "fields", "tokens", "vector", "scale", "embedding")
+)
+"""An input column with such a name is called input_NAME in chunks and outputs."""
+OWN_FIELDS = frozenset(("id", "text", "embedding", "scale"))
+"""The same of JSON fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of a RecordBatch, not taken out of it yet. size: its share of the batch's bytes."""
+
+    batch: pa.RecordBatch = field(repr=False)
+    index: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One text to embed.
+
+    fields: what else the input has of it: a JSON object as text ("{}" if empty), CSV cells by column
+        name, a record of a Parquet file; None if the format has no fields.
+    part, parts: the text's index among those of one OpenAI Batch request; None in other formats.
+    """
+
+    row: int
+    line: int
+    id: str
+    text: str = field(repr=False)
+    fields: str | Mapping[str, str] | Record | None = field(default=None, repr=False)
+    part: int | None = None
+    parts: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of text and fields."""
+        match self.fields:
+            case None:
+                size = 0
+            case str():
+                size = _bytes(self.fields)
+            case Record():
+                size = self.fields.size
+            case cells:
+                size = sum(map(_bytes, cells.values()))
+        return size + _bytes(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A record that cannot be embedded, and why. message: for the user; never quotes the record."""
+
+    line: int
+    id: str | None
+    code: str
+    message: str
+
+    def to_json(self) -> bytes:
+        """A line of a bad rows' file, without newline: {"line", "id"?, "code", "message"}."""
+        known = {} if self.id is None else {"id": self.id}
+        return orjson.dumps({"line": self.line, **known, "code": self.code, "message": self.message})
+
+    @classmethod
+    def from_json(cls, line: bytes) -> BadRow:
+        found = orjson.loads(line)
+        return cls(found["line"], found.get("id"), found["code"], found["message"])
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """index: 0-based. table: the columns above. bad: in the order of their lines."""
+
+    index: int
+    table: pa.Table
+    bad: tuple[BadRow, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(self.table["text"].to_pylist())
+
+    def to_arrow(self) -> bytes:
+        return pack_table(self.table)
+
+    @classmethod
+    def from_arrow(cls, data: bytes, *, index: int = 0) -> Chunk:
+        """Without the bad rows, which are kept elsewhere."""
+        return cls(index, unpack_table(data))
+
+    def bad_to_json(self) -> bytes:
+        return b"".join(bad.to_json() + b"\n" for bad in self.bad)
+
+
+def free_name(name: str, own: Collection[str], taken: Collection[str]) -> str:
+    """input_NAME if we use NAME ourselves; then NAME_2, NAME_3 if it is taken."""
+    while name in own:
+        name = f"input_{name}"
+    numbered, number = name, 2
+    while numbered in taken:
+        numbered, number = f"{name}_{number}", number + 1
+    return numbered
+
+
+def cut_chunks(
+    rows: Iterable[Row | BadRow], max_rows: int = CHUNK_ROWS, max_bytes: int = CHUNK_BYTES
+) -> Iterator[Chunk]:
+    """Chunks of at most `max_rows` rows, bad ones counted, and `max_bytes` of texts and fields.
+
+    Where they are cut depends on the rows alone. A row larger than max_bytes is a chunk of its own.
+    """
+    draft = _Draft(0)
+    for row in rows:
+        size = row.size if isinstance(row, Row) else 0
+        if draft.count == max_rows or (draft.rows and draft.size + size > max_bytes):
+            yield draft.finish()
+            draft = _Draft(draft.index + 1)
+        draft.add(row, size)
+    if draft.count:
+        yield draft.finish()
+
+
+def embedded(table: pa.Table, vectors: FloatMatrix, tokens: Sequence[int]) -> pa.Table:
+    """A part: a chunk's rows (all or some of them) with their vectors (N, D) and token counts (N)."""
+    return table.append_column("tokens", pa.array(tokens, pa.int32())).append_column(
+        "vector", vector_array(vectors)
+    )
+
+
+def vector_array(vectors: np.ndarray[Any, Any]) -> pa.FixedSizeListArray:
+    """(N, D) of float32, float16 or int8 -> N lists of D."""
+    values = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])
+
+
+def vectors_of(part: pa.Table) -> FloatMatrix:
+    """(N, D) float32."""
+    column = part["vector"]
+    values = column.combine_chunks().flatten().to_numpy()
+    vectors: FloatMatrix = values.reshape(-1, column.type.list_size)
+    return vectors
+
+
+def pack_table(table: pa.Table) -> bytes:
+    """One Arrow IPC file of one record batch. The same table gives the same bytes."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    packed: bytes = sink.getvalue().to_pybytes()
+    return packed
+
+
+def unpack_table(data: bytes) -> pa.Table:
+    return pa.ipc.open_file(pa.BufferReader(data)).read_all()
+
+
+@dataclass(slots=True)
+class _Draft:
+    index: int
+    rows: list[Row] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
+    size: int = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.rows) + len(self.bad)
+
+    def add(self, row: Row | BadRow, size: int) -> None:
+        self.size += size
+        if isinstance(row, Row):
+            self.rows.append(row)
+        else:
+            self.bad.append(row)
+
+    def finish(self) -> Chunk:
+        return Chunk(self.index, _table(self.rows), tuple(self.bad))
+
+
+def _table(rows: list[Row]) -> pa.Table:
+    columns = {
+        "row": pa.array([row.row for row in rows], pa.int64()),
+        "line": pa.array([row.line for row in rows], pa.int64()),
+    }
+    if rows and rows[0].part is not None:
+        columns["part"] = pa.array([row.part for row in rows], pa.int32())
+        columns["parts"] = pa.array([row.parts for row in rows], pa.int32())
+    columns["id"] = pa.array([row.id for row in rows], pa.string())
+    columns["text"] = pa.array([row.text for row in rows], pa.string())
+    table = pa.table(columns)
+    fields = [row.fields for row in rows]
+    match fields[0] if fields else None:
+        case None:
+            return table
+        case str():
+            values = [None if value == "{}" else value for value in fields]
+            return table.append_column("fields", pa.array(values, pa.string()))
+        case Record():
+            return _with_records(table, fields)
+        case cells:
+            for name in cells:
+                values = [row[name] for row in fields if isinstance(row, Mapping)]
+                table = table.append_column(name, pa.array(values, pa.string()))
+            return table
+
+
+def _with_records(table: pa.Table, fields: Sequence[object]) -> pa.Table:
+    """Neighbours in one batch are taken out of it together."""
+    records = [value for value in fields if isinstance(value, Record)]
+    slices: list[pa.RecordBatch] = []
+    start = 0
+    for end in range(1, len(records) + 1):
+        first, last = records[start], records[end - 1]
+        if end < len(records):
+            following = records[end]
+            if following.batch is last.batch and following.index == last.index + 1:
+                continue
+        slices.append(first.batch.slice(first.index, end - start))
+        start = end
+    others = pa.Table.from_batches(slices).combine_chunks()
+    for other in others.schema:
+        table = table.append_column(other, others[other.name])
+    return table
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())

@@ -1,0 +1,177 @@
+"""Where bulk jobs live: two containers of blobs and durable queues, and what each of them promises.
+
+It does not know jobs, models or file formats, nor how a folder or Azure keeps the promises. Everything
+here is thread-safe and blocking: call it off the event loop. Every method raises StoreUnavailable or
+Unavailable when the storage does not serve, and InvalidInput for a key that `check_key` refuses.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from shared.errors import InvalidInput
+from shared.settings import Settings
+
+SOURCE, OUT = "bulk-in", "bulk-out"
+OWN = ".blitz"
+"""A folder's own files lie below this name in it, so no key begins with it."""
+STORE = "the bulk storage"
+
+_AZURITE = "UseDevelopmentStorage=true"  # Azurite's published account, ports 10000 and 10001
+_MAX_KEY_CHARS = 1024
+_METADATA_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class BlobStat:
+    """One version of a blob.
+
+    etag: another one after every write, without quotes.
+    modified_s: seconds since 1970; whole ones on Azure.
+    metadata: names in lower case.
+    """
+
+    key: str
+    size: int
+    etag: str
+    modified_s: float
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as received. receipt: what `Queue.delete` needs; void once it is visible again.
+
+    dequeue_count: how often it was received, this time included.
+    """
+
+    id: str
+    body: bytes
+    dequeue_count: int
+    receipt: str
+
+
+class Blobs(Protocol):
+    """One container. Readers see a blob whole, before a write or after it, never a mixture.
+
+    A False of `create` and `replace` is safe, not exact: an Azure request whose answer was lost is sent
+    again, and then finds what it wrote itself. The caller looks at what is there.
+    """
+
+    def stat(self, key: str) -> BlobStat | None:
+        """None if there is no such blob."""
+
+    def read(self, key: str) -> bytes | None:
+        """A small blob; None if there is none."""
+
+    def read_range(self, key: str, start: int, length: int, *, etag: str) -> bytes:
+        """`length` bytes from `start`, fewer at the end, none beyond it.
+
+        Raises SourceChanged if the blob is gone or its ETag is another one.
+        """
+
+    def create(self, key: str, data: bytes | Path) -> bool:
+        """Write if there is none. Of many that try, in whatever process, one gets True."""
+
+    def write(self, key: str, data: bytes | Path, metadata: Mapping[str, str] | None = None) -> None:
+        """Write, replacing blob and metadata. Raises InvalidInput as `check_metadata` does."""
+
+    def replace(self, key: str, data: bytes | Path, *, etag: str) -> bool:
+        """Write if the blob's ETag is `etag`; False if it is another one or the blob is gone."""
+
+    def write_stream(
+        self, key: str, chunks: Iterable[bytes], metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Like `write`, of any size in little memory. If `chunks` raises, nothing has changed."""
+
+    def list(self, prefix: str) -> Iterator[BlobStat]:
+        """Blobs whose key begins with `prefix`, in the order of their keys; none that `is_key` refuses."""
+
+    def delete(self, key: str) -> None:
+        """Nothing happens if there is none."""
+
+
+class Queue(Protocol):
+    """Messages arrive at least once, in no promised order, and do not expire."""
+
+    def send(self, body: bytes, *, delay_s: float = 0.0) -> None:
+        """body: at most 48 KiB. delay_s: how long it is hidden (Azure: whole seconds, rounded up)."""
+
+    def receive(self, *, visible_after_s: float) -> Message | None:
+        """A message, hidden from all others for so long (Azure: whole seconds, rounded up, at least 1).
+
+        None if none is visible.
+        """
+
+    def delete(self, message: Message) -> None:
+        """Done with it. Nothing happens if it was visible again and received by another meanwhile."""
+
+    def depth(self) -> int:
+        """About how many messages there are, hidden ones included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """source: bulk-in. out: bulk-out. queue: by name; lower-case letters, digits and hyphens."""
+
+    source: Blobs
+    out: Blobs
+    queue: Callable[[str], Queue]
+
+
+def open_storage(settings: Settings) -> Storage:
+    """The storage that the settings name. Raises Misconfigured; does not connect yet."""
+    url, connection_string = settings.storage, settings.storage_connection_string
+    if not url and not connection_string:
+        url = "file://.blitz/bulk"
+    # Each is imported when it is opened: a process that uses a folder does not pay for azure.
+    if url.startswith("file://") and len(url) > len("file://"):
+        from shared.bulk.folder_storage import open_folder
+
+        return open_folder(Path(url.removeprefix("file://")))
+    from shared.bulk.azure_storage import open_account
+
+    return open_account("", _AZURITE) if url == "azurite" else open_account(url, connection_string)
+
+
+def is_key(key: str) -> bool:
+    """Whether it names a blob on Azure and a file that stays inside the folder.
+
+    1 to 1,024 characters; parts between slashes are not empty, "." or ".."; no backslash (Azure takes it
+    for a slash), control character or lone surrogate; the first part is not the folder's own.
+    """
+    parts = key.split("/")
+    return (
+        0 < len(key) <= _MAX_KEY_CHARS
+        and parts[0] != OWN
+        and not any(part in ("", ".", "..") for part in parts)
+        and not any(char == "\\" or unicodedata.category(char) in ("Cc", "Cs") for char in key)
+    )
+
+
+def check_key(key: str) -> str:
+    """The key itself. Raises InvalidInput if `is_key` says that it is none."""
+    if not is_key(key):
+        raise InvalidInput(
+            "a blob's name must have 1 to 1,024 characters, no backslashes or control characters, no "
+            f'empty, "." or ".." parts between its slashes, and must not begin with {OWN}/'
+        )
+    return key
+
+
+def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """A copy. Raises InvalidInput for what an HTTP header would change or refuse."""
+    checked = dict(metadata or {})
+    for name, value in checked.items():
+        if not _METADATA_NAME.fullmatch(name):
+            raise InvalidInput("a blob's metadata names must be lower-case letters, digits and _")
+        if not (value and value.isascii() and value.isprintable() and value == value.strip()):
+            raise InvalidInput(
+                f"a blob's metadata must be printable ASCII, not empty, no spaces around: {name}"
+            )
+    return checked

@@ -1,0 +1,130 @@
+"""What all dialects share: a body's bytes to a struct, inputs that several spell alike, field names.
+
+Does not know HTTP or any one dialect.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, TypeAlias, TypeVar
+
+import msgspec
+
+from shared import wire
+from shared.contracts import TextInput
+from shared.errors import BlitzError, EmptyInput, InvalidInput, UnsupportedMediaType
+
+JSON = "application/json"
+
+# What is empty is refused as EmptyInput, after decoding; here it is only for the API's description.
+Text: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1})]
+NOT_EMPTY = msgspec.Meta(extra_json_schema={"minItems": 1})
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+TokenIds: TypeAlias = Annotated[list[TokenId], NOT_EMPTY]
+Inputs: TypeAlias = Text | Annotated[list[Text | TokenId | TokenIds], NOT_EMPTY]
+
+_AT_PATH = re.compile(r" - at `(?:key` in `)?\$\.?(?P<field>[^`]*)`$")
+_MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
+_ABSENT = msgspec.Raw(b"null")
+
+T = TypeVar("T")
+
+
+class _Marks(msgspec.Struct):
+    """The fields that tell apart what comes to one path. Their values are skipped, not built."""
+
+    inputs: msgspec.Raw = _ABSENT
+    texts: msgspec.Raw = _ABSENT
+    documents: msgspec.Raw = _ABSENT
+    property: msgspec.Raw = _ABSENT
+
+
+Marks: TypeAlias = Mapping[str, bool]
+"""Those of the fields above that are there and not null -> whether each holds an object."""
+
+
+def read_marks(data: bytes, content_type: str) -> Marks:
+    """The marks of a body; none if it cannot be read, which decode_body then tells the caller."""
+    try:
+        if _media_type(content_type) == wire.CONTENT_TYPE:
+            body = wire.unpack(data, max_bytes=len(data))
+            found = {name: body.get(name) for name in _Marks.__struct_fields__}
+            return {name: type(value) is dict for name, value in found.items() if value is not None}
+        marks = msgspec.structs.asdict(msgspec.json.decode(data, type=_Marks))
+        starts = {name: bytes(memoryview(raw)[:1]) for name, raw in marks.items()}
+        return {name: start == b"{" for name, start in starts.items() if start != b"n"}
+    except (InvalidInput, AttributeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+
+
+def decode_body(data: bytes, content_type: str, kind: type[T]) -> T:
+    """JSON or msgpack -> `kind`, a msgspec Struct. An absent content type means JSON.
+
+    Raises InvalidInput with the field's path, UnsupportedMediaType.
+    """
+    media_type = _media_type(content_type)
+    try:
+        if media_type == JSON:
+            return msgspec.json.decode(data, type=kind)
+        if media_type == wire.CONTENT_TYPE:
+            return msgspec.convert(wire.unpack(data, max_bytes=len(data)), type=kind)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        found = _AT_PATH.search(message) or _MISSING.search(message)
+        field = found["field"] if found else ""
+        raise InvalidInput(_AT_PATH.sub("", message), field=field or None) from error
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"the body is not valid JSON: {error}") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput("the body is not valid JSON") from error
+    raise UnsupportedMediaType(f"send {JSON} or {wire.CONTENT_TYPE} as Content-Type")
+
+
+def read_inputs(value: Inputs, *, field: str, max_inputs: int) -> tuple[TextInput, ...]:
+    """One text, texts, one list of ids, or lists of ids -> a tuple of inputs, none empty.
+
+    Ids directly in the list are one input: [7592, 2088] is a text of two tokens.
+    Raises EmptyInput and InvalidInput naming `field`, with the index where there is one.
+    """
+    if not value:
+        raise EmptyInput(f"{field} is empty: give at least one text", field=field)
+    if isinstance(value, str):
+        return (value,)
+    if all(isinstance(item, int) for item in value):
+        return (tuple(item for item in value if isinstance(item, int)),)
+    check_count(len(value), field=field, max_inputs=max_inputs)
+    inputs: list[TextInput] = []
+    for index, item in enumerate(value):
+        if isinstance(item, int):
+            raise InvalidInput("ids and texts are mixed in one list", field=f"{field}[{index}]")
+        if not item:
+            raise EmptyInput(f"{field}[{index}] is empty: give a text", field=f"{field}[{index}]")
+        inputs.append(item if isinstance(item, str) else tuple(item))
+    return tuple(inputs)
+
+
+def check_count(count: int, *, field: str, max_inputs: int) -> None:
+    """Raises InvalidInput naming `field` if a request has more inputs than it may."""
+    if count > max_inputs:
+        raise InvalidInput(f"{field} has {count} items: at most {max_inputs} are read", field=field)
+
+
+def rename(field: str, names: Mapping[str, str]) -> str:
+    """A contract's field as a dialect calls it: documents[3] -> texts[3] by {"documents": "texts"}."""
+    name, bracket, index = field.partition("[")
+    return names.get(name, name) + bracket + index
+
+
+def message_of(error: BlitzError, name: Callable[[str], str]) -> str:
+    """The message for shapes that have no place for the field: it is named in it, as `name` calls it."""
+    if not error.field:
+        return error.message
+    field = name(error.field)
+    message = re.sub(rf"(?<!\w){re.escape(error.field)}(?!\w)", lambda _: field, error.message)
+    return message if field in message else f"{field}: {message}"
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower() or JSON

@@ -1,0 +1,146 @@
+"""Cohere's, Jina's and Weaviate's rerank, and their errors: body to contract, result to body.
+
+Does not know HTTP headers, backends or how a body was decoded. Shapes:
+https://docs.cohere.com/reference/rerank, https://jina.ai/reranker,
+https://github.com/weaviate/reranker-transformers
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import orjson
+
+from shared.contracts import RerankRequest, RerankResult
+from shared.dialects.body import NOT_EMPTY, Count, Text, check_count, message_of, rename
+from shared.errors import BlitzError
+from shared.settings import Settings
+from shared.wire import pack
+
+_NAMES = {"max_document_tokens": "max_tokens_per_doc"}
+
+
+class Document(msgspec.Struct, frozen=True):
+    """A document as an object: its `text` is ranked, whatever else it has (`rank_fields` too) is not."""
+
+    text: Text
+
+
+class DocumentsBody(msgspec.Struct, frozen=True):
+    """POST /v1/rerank, /v2/rerank and /rerank with `documents`. Unknown fields are ignored."""
+
+    query: Text
+    documents: Annotated[list[Text | Document], NOT_EMPTY]
+    model: str | None = None
+    top_n: Count | None = None
+    return_documents: bool | None = None
+    max_tokens_per_doc: Count | None = None
+
+    def text(self, index: int) -> str:
+        document = self.documents[index]
+        return document if isinstance(document, str) else document.text
+
+
+class WeaviateBody(msgspec.Struct, frozen=True):
+    """POST /rerank as Weaviate's reranker-transformers sends it, known by `property`."""
+
+    query: Text
+    documents: Annotated[list[str], NOT_EMPTY]
+    property: str
+    model: str | None = None
+
+
+def request_from(body: DocumentsBody, *, model: str, settings: Settings) -> RerankRequest:
+    """The contract that `body` asks for. Raises InvalidInput and EmptyInput naming the field."""
+    check_count(len(body.documents), field="documents", max_inputs=settings.max_inputs)
+    return RerankRequest(
+        model=model,
+        query=body.query,
+        documents=tuple(body.text(index) for index in range(len(body.documents))),
+        max_document_tokens=body.max_tokens_per_doc,
+    )
+
+
+def weaviate_request_from(body: WeaviateBody, *, model: str, settings: Settings) -> RerankRequest:
+    """The contract that `body` asks for. Raises InvalidInput and EmptyInput."""
+    check_count(len(body.documents), field="documents", max_inputs=settings.max_inputs)
+    # An object without the property comes as "": it must not fail the search for all the others.
+    documents = tuple(document or " " for document in body.documents)
+    return RerankRequest(model=model, query=body.query, documents=documents)
+
+
+def format_v1(result: RerankResult, body: DocumentsBody) -> bytes:
+    """JSON that clients of Cohere v1 and of Jina both read: {id, model, results, usage, meta}."""
+    results = _results(result, body)
+    if body.return_documents:
+        for each in results:
+            each["document"] = {"text": body.text(each["index"])}
+    return _dump(_v1(result, results))
+
+
+def format_v1_msgpack(result: RerankResult, body: DocumentsBody) -> bytes:
+    """As the JSON, `results` by columns: {index: (M,) int32, relevance_score: (M,) float32, text?}."""
+    columns = _columns(result, body)
+    if body.return_documents:
+        columns["text"] = [body.text(index) for index in result.ranking[: body.top_n]]
+    return pack(_v1(result, columns))
+
+
+def format_v2(result: RerankResult, body: DocumentsBody) -> bytes:
+    """JSON {id, results: [{index, relevance_score}], meta}, best first. No documents, as Cohere's."""
+    return _dump(_v2(result, _results(result, body), "2"))
+
+
+def format_v2_msgpack(result: RerankResult, body: DocumentsBody) -> bytes:
+    """As the JSON, `results` by columns: {index: (M,) int32, relevance_score: (M,) float32}."""
+    return pack(_v2(result, _columns(result, body), "2"))
+
+
+def format_weaviate(result: RerankResult, body: WeaviateBody) -> bytes:
+    """JSON {scores: [{document, score}]} in the documents' own order: Weaviate reads by position."""
+    pairs = zip(body.documents, result.scores, strict=True)
+    return _dump({"scores": [{"document": document, "score": score} for document, score in pairs]})
+
+
+def format_weaviate_msgpack(result: RerankResult, body: WeaviateBody) -> bytes:
+    """{scores: (N,) float32}, in the documents' own order."""
+    return pack({"scores": result.scores})
+
+
+def format_error(error: BlitzError) -> tuple[int, bytes]:
+    """HTTP status and JSON body: Cohere's clients read `message`, Jina's `detail`, Weaviate `error`."""
+    message = message_of(error, lambda field: rename(field, _NAMES))
+    return error.status, orjson.dumps(dict.fromkeys(("message", "detail", "error"), message))
+
+
+def _results(result: RerankResult, body: DocumentsBody) -> list[dict[str, Any]]:
+    order = result.ranking[: body.top_n]
+    return [{"index": index, "relevance_score": result.scores[index]} for index in order]
+
+
+def _columns(result: RerankResult, body: DocumentsBody) -> dict[str, object]:
+    order = result.ranking[: body.top_n]
+    return {"index": np.array(order, np.int32), "relevance_score": result.scores[order]}
+
+
+def _v1(result: RerankResult, results: object) -> dict[str, object]:
+    usage = {"total_tokens": result.total_tokens}
+    return {"model": result.model, "usage": usage, **_v2(result, results, "1")}
+
+
+def _v2(result: RerankResult, results: object, version: str) -> dict[str, object]:
+    tokens = {"input_tokens": result.total_tokens}
+    meta: dict[str, object] = {"api_version": {"version": version}, "tokens": tokens}
+    if result.method == "cosine":
+        # Cohere promises 0 to 1 from a reranker; these are neither.
+        meta["warnings"] = [
+            f"{result.model} is an embedding model: scores are cosine similarities, from -1 to 1"
+        ]
+    return {"id": str(uuid.uuid4()), "results": results, "meta": meta}
+
+
+def _dump(body: dict[str, object]) -> bytes:
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,0 +1,145 @@
+"""Every public POST route, in one table: its paths, the body it reads, what it asks for and answers.
+
+Does not know HTTP beyond paths, nor backends. A new dialect is a module beside this one and a line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from shared.contracts import Request
+from shared.dialects import cohere, openai, tei, tei_scores
+from shared.dialects.body import Marks
+from shared.errors import BlitzError
+from shared.manifest import Task
+
+FormatError: TypeAlias = Callable[[BlitzError], tuple[int, bytes]]
+"""Error -> HTTP status and JSON body, in one dialect's shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One way of asking for something.
+
+    body: a msgspec Struct; a field `model`, str or None, names the model.
+    request_from: body, model=, settings= -> a contract; raises InvalidInput naming the body's field.
+    format_result, format_result_msgpack: result, body -> the answer's bytes.
+    task: what a request that names no model would rather have.
+    fits: whether a body is meant for it, where several share a path; the first that fits gets it, and
+        the last at each path gets what fits none.
+    """
+
+    summary: str
+    paths: tuple[str, ...]
+    body: type[Any]
+    request_from: Callable[..., Request]
+    format_result: Callable[[Any, Any], bytes]
+    format_result_msgpack: Callable[[Any, Any], bytes]
+    format_error: FormatError
+    task: Task = "embedding"
+    fits: Callable[[Marks], bool] = lambda marks: True
+
+
+OPERATIONS = (
+    Operation(
+        "Embed (OpenAI)",
+        (
+            "/v1/embeddings",
+            "/embeddings",
+            "/openai/v1/embeddings",
+            "/openai/deployments/{model}/embeddings",
+        ),
+        openai.EmbeddingsBody,
+        openai.request_from,
+        openai.format_result,
+        openai.format_result_msgpack,
+        openai.format_error,
+    ),
+    Operation(
+        "Compare one sentence with others (Text Embeddings Inference)",
+        ("/similarity", "/"),
+        tei.SimilarityBody,
+        tei.similarity_request_from,
+        tei.format_similarity,
+        tei.format_similarity_msgpack,
+        tei.format_similarity_error,
+        fits=lambda marks: marks.get("inputs", False),
+    ),
+    Operation(
+        "Rerank texts (Text Embeddings Inference)",
+        ("/rerank", "/"),
+        tei_scores.RerankBody,
+        tei_scores.rerank_request_from,
+        tei_scores.format_ranks,
+        tei_scores.format_ranks_msgpack,
+        tei.format_error,
+        task="cross-encoder",
+        fits=lambda marks: "texts" in marks,
+    ),
+    Operation(
+        "Embed (Text Embeddings Inference)",
+        ("/embed", "/"),
+        tei.EmbedBody,
+        tei.request_from,
+        tei.format_result,
+        tei.format_result_msgpack,
+        tei.format_error,
+    ),
+    Operation(
+        "Label texts or pairs (Text Embeddings Inference)",
+        ("/predict",),
+        tei_scores.PredictBody,
+        tei_scores.predict_request_from,
+        tei_scores.format_predictions,
+        tei_scores.format_predictions_msgpack,
+        tei.format_error,
+        task="cross-encoder",
+    ),
+    Operation(
+        "Score documents (Weaviate)",
+        ("/rerank",),
+        cohere.WeaviateBody,
+        cohere.weaviate_request_from,
+        cohere.format_weaviate,
+        cohere.format_weaviate_msgpack,
+        cohere.format_error,
+        task="cross-encoder",
+        fits=lambda marks: "property" in marks,
+    ),
+    Operation(
+        "Rerank documents (Cohere v1, Jina)",
+        ("/v1/rerank", "/rerank"),
+        cohere.DocumentsBody,
+        cohere.request_from,
+        cohere.format_v1,
+        cohere.format_v1_msgpack,
+        cohere.format_error,
+        task="cross-encoder",
+    ),
+    Operation(
+        "Rerank documents (Cohere v2)",
+        ("/v2/rerank",),
+        cohere.DocumentsBody,
+        cohere.request_from,
+        cohere.format_v2,
+        cohere.format_v2_msgpack,
+        cohere.format_error,
+        task="cross-encoder",
+    ),
+)
+
+
+def operations_at(path: str) -> tuple[Operation, ...]:
+    """Those that share `path`, in the order in which `choose` asks them."""
+    return tuple(each for each in OPERATIONS if path in each.paths)
+
+
+def choose(operations: Sequence[Operation], marks: Marks) -> Operation:
+    """The one of a path's operations that a body is meant for."""
+    return next((each for each in operations[:-1] if each.fits(marks)), operations[-1])
+
+
+PATHS = tuple(dict.fromkeys(path for each in OPERATIONS for path in each.paths))
+"""All paths, each once."""

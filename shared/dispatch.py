@@ -1,0 +1,293 @@
+"""A backend over several: chooses one, splits what is large, falls back, and gives one answer.
+
+Does not know dialects or how a backend is called; which backend is best is `shared.routing`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextvars import Context
+from dataclasses import replace
+from typing import Any, Protocol
+
+from shared import chunks, deadline, telemetry
+from shared.backend_client import Backend
+from shared.chunks import AnyRequest, AnyResult
+from shared.contracts import (
+    EmbedRequest,
+    EmbedResult,
+    ModelCard,
+    ModelState,
+    PredictRequest,
+    PredictResult,
+    Request,
+    RerankRequest,
+    RerankResult,
+    texts_of,
+)
+from shared.errors import (
+    BlitzError,
+    Overloaded,
+    PayloadTooLarge,
+    StoreUnavailable,
+    Unavailable,
+    UnknownModel,
+)
+from shared.lane import Lane
+from shared.manifest import Device
+from shared.routing import Policy, Work, estimate_tokens
+from shared.telemetry import Telemetry
+
+_log = logging.getLogger(__name__)
+
+CARDS_S = 5.0
+"""How old a listing of the models may be before another is made, in the background."""
+
+
+class Listing(Protocol):
+    """What is needed of shared.catalogue.Catalogue."""
+
+    async def cards(self) -> list[ModelCard]:
+        """A card for each model and device. Raises StoreUnavailable."""
+
+
+class Dispatcher:
+    """A `shared.backend_client.Backend` over `backends`. For one event loop at a time.
+
+    A request goes to the devices that `policy` names, in its order, until one answers; errors that are
+    the caller's end that at once. It is answered by one backend and one revision of the model. Of
+    several devices left, each has half of the time left, so that one that hangs does not use it up.
+
+    chunk_texts: larger requests are split into parts of so many texts, run side by side.
+    concurrency, max_queue_s: see Lane; no number for a device: no limit. max_request_tokens: of all
+    parts together. timeout_s: what a request without
+    a deadline may take. gpu_idle_s: so long after its last answer the GPU is taken to be scaled to zero.
+    wake_gpu: returns once the GPU is up. clock: monotonic seconds.
+
+    Raises what backends raise. If several failed: the first error, unless that only says that one of
+    them does not have the model.
+    """
+
+    def __init__(
+        self,
+        backends: Mapping[Device, Backend],
+        catalogue: Listing,
+        policy: Policy,
+        *,
+        chunk_texts: int,
+        concurrency: Mapping[Device, int],
+        max_queue_s: float,
+        max_request_tokens: int,
+        timeout_s: float,
+        gpu_idle_s: float,
+        wake_gpu: Callable[[], Awaitable[None]] | None = None,
+        metrics: Telemetry = telemetry.PROCESS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lanes = {
+            device: Lane(
+                device,
+                backend,
+                concurrency=concurrency.get(device),
+                max_queue_s=max_queue_s,
+                idle_s=gpu_idle_s if device == "gpu" else None,
+                patience_s=timeout_s / 4,
+                metrics=metrics,
+                clock=clock,
+            )
+            for device, backend in backends.items()
+        }
+        self._models = _Models(catalogue, clock)
+        self._policy = policy
+        self._chunk_texts = chunk_texts
+        self._max_request_tokens = max_request_tokens
+        self._timeout_s = timeout_s
+        self._wake_gpu = wake_gpu
+        self._waking: asyncio.Task[None] | None = None
+        self._metrics = metrics
+
+    async def embed(self, request: EmbedRequest) -> EmbedResult:
+        return await self._dispatch(request, lambda backend, part: backend.embed(part))
+
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        return await self._dispatch(request, lambda backend, part: backend.rerank(part))
+
+    async def predict(self, request: PredictRequest) -> PredictResult:
+        return await self._dispatch(request, lambda backend, part: backend.predict(part))
+
+    async def states(self) -> list[ModelState]:
+        """By name, of the CPU and of a GPU that is up: one that may sleep is not woken by asking."""
+        states = []
+        for device, lane in self._lanes.items():
+            try:
+                if lane.view.warm:
+                    states += [replace(state, device=device) for state in await lane.backend.states()]
+            except BlitzError as error:
+                if device == "cpu":
+                    raise
+                _log.warning("the GPU backend does not tell its state: %s", error.message)
+        return sorted(states, key=lambda state: state.name)
+
+    async def close(self) -> None:
+        for task in (self._waking, self._models.listing):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        for lane in self._lanes.values():
+            await lane.backend.close()
+
+    async def _dispatch(
+        self, request: AnyRequest, ask: Callable[[Backend, AnyRequest], Awaitable[AnyResult]]
+    ) -> AnyResult:
+        parts = chunks.split(request, self._chunk_texts)
+        work = _work(request, await self._models.cards_of(request.model))
+        decision = self._policy(work, {device: lane.view for device, lane in self._lanes.items()})
+        _log.debug("to %s: %s", decision.devices[0], decision.reason)
+        if decision.wake_gpu:
+            self._start_waking()
+        failures: list[BlitzError] = []
+        for tried, device in enumerate(decision.devices, 1):
+            is_last = tried == len(decision.devices)
+            try:
+                async with deadline.within(self._share_s(is_last)):
+                    return await self._attempt(self._lanes[device], parts, work.tokens, ask)
+            except BlitzError as error:
+                if not _another_may_answer(error):
+                    raise
+                failures.append(error)
+                left_s = deadline.remaining_s()
+                if left_s is not None and left_s <= 0:
+                    break
+                if not is_last:
+                    self._metrics.backend_fell_back(device)
+        raise next((e for e in failures if not isinstance(e, UnknownModel)), failures[0])
+
+    def _share_s(self, is_last: bool) -> float:
+        left_s = deadline.remaining_s()
+        left_s = self._timeout_s if left_s is None else left_s
+        return left_s if is_last else left_s / 2
+
+    async def _attempt(
+        self,
+        lane: Lane,
+        parts: Sequence[AnyRequest],
+        tokens: int,
+        ask: Callable[[Backend, AnyRequest], Awaitable[AnyResult]],
+    ) -> AnyResult:
+        """All parts on one backend, and one result."""
+        with lane.attempt(tokens, is_split=len(parts) > 1):
+            if len(parts) == 1:
+                return await lane.call(lambda backend: ask(backend, parts[0]))
+            results = await self._side_by_side(lane, parts, ask)
+        if len({result.revision for result in results}) > 1:
+            raise Unavailable("the model is being updated: retry", retry_after_s=1.0)
+        return chunks.join(results)
+
+    async def _side_by_side(
+        self,
+        lane: Lane,
+        parts: Sequence[AnyRequest],
+        ask: Callable[[Backend, AnyRequest], Awaitable[AnyResult]],
+    ) -> list[AnyResult]:
+        """Results in order. Parts that an older revision answered are asked once more."""
+        results: dict[int, AnyResult] = {}
+        newest = ""
+
+        async def run(index: int) -> None:
+            nonlocal newest
+            part = parts[index]
+            try:
+                result = await lane.call(lambda backend: ask(backend, part), is_part=True)
+            except BlitzError as error:
+                raise chunks.in_whole(error, index * self._chunk_texts) from error
+            results[index] = result
+            newest = result.revision
+            self._check_tokens(part, sum(each.total_tokens for each in results.values()))
+
+        await _all(run(index) for index in range(len(parts)))
+        # The revision that answered last is taken for the newest: a backend only moves forward.
+        current = newest
+        await _all(run(index) for index in range(len(parts)) if results[index].revision != current)
+        return [results[index] for index in range(len(parts))]
+
+    def _check_tokens(self, part: Request, tokens: int) -> None:
+        if tokens > self._max_request_tokens:
+            field = chunks.field_of(part)
+            raise PayloadTooLarge(
+                f"the {field} have more than the {self._max_request_tokens} tokens that a request may "
+                "have: send fewer at once",
+                field=field,
+            )
+
+    def _start_waking(self) -> None:
+        """One wake at a time, in nobody's request: its deadline and its leaving must not end it."""
+        if self._wake_gpu is None or (self._waking is not None and not self._waking.done()):
+            return
+        self._metrics.gpu_woken()
+        wake = _waking(self._lanes["gpu"], self._wake_gpu)
+        self._waking = asyncio.get_running_loop().create_task(wake, context=Context())
+
+
+class _Models:
+    """The last listing of the catalogue, by model; a new one is made while the old one serves."""
+
+    def __init__(self, catalogue: Listing, clock: Callable[[], float]) -> None:
+        self._catalogue = catalogue
+        self._clock = clock
+        self._known: dict[str, list[ModelCard]] = {}
+        self._next_listing = 0.0
+        self.listing: asyncio.Task[None] | None = None
+
+    async def cards_of(self, model: str) -> list[ModelCard]:
+        """One card a device. None for a model that is not known, or while the store is out of reach."""
+        if (self.listing is None or self.listing.done()) and self._clock() >= self._next_listing:
+            self.listing = asyncio.get_running_loop().create_task(self._list(), context=Context())
+        if model not in self._known and self.listing is not None:
+            await asyncio.shield(self.listing)
+        return self._known.get(model, [])
+
+    async def _list(self) -> None:
+        try:
+            known: dict[str, list[ModelCard]] = {}
+            for card in await self._catalogue.cards():
+                known.setdefault(card.name, []).append(card)
+            self._known = known
+        except StoreUnavailable as error:
+            _log.warning("routing by what was known before: %s", error.message)
+        self._next_listing = self._clock() + CARDS_S
+
+
+def _work(request: Request, cards: Sequence[ModelCard]) -> Work:
+    texts = texts_of(request)
+    tokens = estimate_tokens(texts)
+    cross_encoder = any(card.task == "cross-encoder" for card in cards)
+    if isinstance(request, RerankRequest):
+        tokens += estimate_tokens((request.query,)) * (len(texts) if cross_encoder else 1)
+    return Work(len(texts), tokens, cross_encoder, {card.device: card.size_bytes for card in cards})
+
+
+def _another_may_answer(error: BlitzError) -> bool:
+    """Not if the caller has to change something; 500 is about the files of one of the backends."""
+    return error.status >= 500 or isinstance(error, Overloaded | UnknownModel)
+
+
+async def _waking(lane: Lane, wake: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await lane.wake(wake)
+    except BlitzError as error:
+        _log.warning("the GPU backend did not wake: %s", error.message)
+
+
+async def _all(runs: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Side by side; the first error cancels the rest, and comes out as itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for run in runs:
+                group.create_task(run)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None

@@ -1,0 +1,45 @@
+"""What the official clients talk to: the real service, and the router over a fake backend."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from tests.functions.test_router import FakeBackend, app_of
+from tests.server import running_service
+
+
+@pytest.fixture(scope="session")
+def service_url(minilm_store: Path) -> Iterator[str]:
+    """The real local service over all-MiniLM-L6-v2, as a process of its own."""
+    with running_service(f"file://{minilm_store}") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Callable[[FakeBackend], str]]:
+    """Starts a real HTTP server for the router over a fake backend; returns its URL."""
+    with ExitStack() as running:
+        yield lambda backend: running.enter_context(_serving(backend))
+
+
+@contextmanager
+def _serving(backend: FakeBackend) -> Iterator[str]:
+    config = uvicorn.Config(app_of(backend), port=0, lifespan="off", log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

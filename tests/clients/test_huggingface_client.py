@@ -1,0 +1,55 @@
+"""huggingface_hub's InferenceClient against the real service: it posts to the very URL it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import httpx
+import numpy as np
+import pytest
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
+
+from tests.functions.test_router import LABELS, FakeBackend, score_of
+
+SENTENCES = ["Deep learning is easy.", "This is difficult, like rocket science.", "Bananas are yellow."]
+
+
+@pytest.fixture(scope="module")
+def client(service_url: str) -> Iterator[InferenceClient]:
+    with InferenceClient(model=service_url, token="any") as client:
+        yield client
+
+
+def test_feature_extraction_embeds(client: InferenceClient, service_url: str) -> None:
+    """At the base URL; the vectors are those of /embed, two-dimensional for one text too."""
+    body = {"inputs": SENTENCES}
+    expected = np.array(httpx.post(f"{service_url}/embed", json=body, timeout=60).json(), np.float32)
+    assert np.array_equal(client.feature_extraction(SENTENCES[0]), expected[:1])
+    raw = client.feature_extraction(SENTENCES[0], normalize=False, truncate=True)
+    assert np.linalg.norm(raw) != pytest.approx(1, abs=1e-3)
+    assert np.allclose(raw / np.linalg.norm(raw), expected[:1], atol=1e-6)
+
+
+def test_sentence_similarity_compares(client: InferenceClient) -> None:
+    """At the base URL too, told apart by its inputs; the numbers are the vectors' cosines."""
+    vectors = [client.feature_extraction(text)[0] for text in ("Machine learning is easy.", *SENTENCES)]
+    answer = client.sentence_similarity("Machine learning is easy.", SENTENCES)
+    assert answer == pytest.approx([float(vectors[0] @ row) for row in vectors[1:]], abs=1e-5)
+    assert answer[0] == max(answer)
+
+
+def test_an_error_shows_what_is_wrong(client: InferenceClient) -> None:
+    """The client's exception holds the server's message, with the field in TEI's words."""
+    with pytest.raises(HfHubHTTPError, match=r"inputs\.sentences is empty"):
+        client.sentence_similarity("a", [])
+
+
+def test_text_classification_reads_predictions(serve: Callable[[FakeBackend], str]) -> None:
+    """At /predict. For one text the client takes the first of what TEI answers: the likeliest label."""
+    url = serve(FakeBackend("label-1"))
+    with InferenceClient(model=f"{url}/predict", token="any") as client:
+        answer = client.text_classification("a text")
+    likely = score_of("", "a text")
+    assert answer.label == LABELS[likely > 0.5]
+    assert answer.score == pytest.approx(max(likely, 1 - likely))

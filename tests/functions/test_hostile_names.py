@@ -1,0 +1,103 @@
+"""Model names that try to lead out of the store, over ASGI and a real folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from functions.router import connect, create_app
+from shared.dialects.operations import OPERATIONS
+from shared.manifest import (
+    SCHEMA_VERSION,
+    File,
+    Manifest,
+    Source,
+    encode_manifest,
+    encode_pointer,
+)
+from shared.settings import Settings
+from shared.telemetry import Telemetry
+from tests.functions.test_hostile import ask, valid_body
+
+NAMES = [
+    *("../secret", "..", ".", "/", "./m", "m/", "m/../m", "m/../../secret", "m/current", "m/r1"),
+    *("..\\secret", "..%2fsecret", "%2e%2e%2fsecret", "%252e%252e%252fsecret", "..;/secret"),
+    *("\uff0e\uff0e\uff0fsecret", "\u2025/secret", "..\u2215secret", "\u2024\u2024\u2044secret"),
+    *("\uff4d", "m\u0301", "\u202em", "\u200bm", "secret\0", "\0", "m\0", "m\n", "\nm", " m", "m "),
+    *(".hidden", "/etc/passwd", "file:///etc/passwd", "https://example.com/m", "C:\\m", "~", "~/secret"),
+    *("M", "m@r1", "-m", "m.", "*", "?", "m*", "[m]", "${HOME}", "$(id)", "m;id", "m' OR 1=1"),
+    *("a" * 129, "a" * 100_000, "../" * 10_000 + "secret"),
+]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the model "m"; beside it, and hidden in it, one that a path could lead to."""
+    root = tmp_path_factory.mktemp("names")
+    for folder in (root / "store" / "m", root / "store" / ".hidden", root / "secret"):
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            name=folder.name,
+            revision="r1",
+            task="embedding",
+            target="cpu-int8",
+            architecture="bert",
+            source=Source("there", "1"),
+            files=(File("model.onnx", 1, "0" * 64), File("tokenizer.json", 1, "0" * 64)),
+            model_file="model.onnx",
+            tokenizer_file="tokenizer.json",
+            pad_token_id=0,
+            max_tokens=16,
+            dimensions=2,
+            pooling="mean",
+        )
+        (folder / "r1").mkdir(parents=True)
+        (folder / "r1" / "manifest.json").write_bytes(encode_manifest(manifest))
+        (folder / "current").write_bytes(encode_pointer({"cpu": "r1"}))
+    return root / "store"
+
+
+@pytest.mark.anyio
+async def test_a_model_name_cannot_leave_the_store(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In body, query and path, as it is and encoded: 404, no file but the store's own is opened."""
+    settings = Settings(model_store=f"file://{store}")
+    backend, catalogue = connect(settings)
+    app = create_app(settings, backend, catalogue, Telemetry(CollectorRegistry()))
+    opened: set[Path] = set()
+    really_open = Path.open
+
+    def noting(path: Path, *arguments: Any, **named: Any) -> Any:
+        opened.add(path)
+        return really_open(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", noting)
+    answers: list[tuple[str, int, bytes]] = []
+    try:
+        for name in NAMES:
+            code = quote(name, safe="").encode()
+            for operation in OPERATIONS:
+                body = {**valid_body(operation), "model": name}
+                path = operation.paths[0]
+                unnamed = json.dumps(body | {"model": None}).encode()
+                answers.append((name, *await ask(app, path, json.dumps(body).encode())))
+                answers.append((name, *await ask(app, path, unnamed, query=b"model=" + code)))
+            answers.append((name, *await ask(app, "/info", method="GET", query=b"model=" + code)))
+            for sent in (name, quote(name, safe="")):
+                embeddings = f"/openai/deployments/{sent}/embeddings"
+                answers.append((name, *await ask(app, embeddings, b'{"input": "a"}')))
+                answers.append((name, *await ask(app, f"/v1/models/{sent}", method="GET")))
+    finally:
+        await backend.close()
+    for name, status, answer in answers:
+        assert status == 404, (name[:40], status, answer)
+        assert len(answer) < 1000
+        for leak in (b"secret", b"hidden", b"manifest", str(store).encode(), b"Traceback"):
+            assert leak not in answer, name[:40]
+    # "M" alone could be a model's name, and there is none.
+    listed = {store / "m" / "current", store / "m" / "r1" / "manifest.json"}
+    assert opened == listed | {store / "M" / "current"}
