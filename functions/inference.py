@@ -28,7 +28,7 @@ from shared.contracts import (
 )
 from shared.engines.base import OpenEngine
 from shared.errors import InputTooLong, InvalidInput, PayloadTooLarge
-from shared.manifest import Device
+from shared.manifest import Device, split_pinned
 from shared.model import Model, load_model
 from shared.model_cache import ModelCache
 from shared.model_store import open_store
@@ -159,6 +159,8 @@ class Inference:
                 f"{self._max_request_tokens} tokens that a request may have: send fewer at once",
                 field=field,
             )
+        # Here too: tokenising what is then refused would take the time of what was accepted.
+        self._batcher.check()
         began = time.perf_counter()
         inline = characters <= INLINE_CHARACTERS
         sequences = tokenize() if inline else await asyncio.to_thread(tokenize)
@@ -213,10 +215,11 @@ def build_inference(
     store = open_store(settings)
 
     def find_revision(name: str) -> str:
-        return store.current(name, device)
+        plain, revision = split_pinned(name)
+        return revision or store.current(plain, device)
 
     def load(name: str, revision: str) -> Model:
-        folder, manifest = store.fetch(name, revision)
+        folder, manifest = store.fetch(split_pinned(name)[0], revision)
         return load_model(folder, manifest, open_engine)
 
     cache = ModelCache(

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 BAD_INPUT, GATE_FAILED, PUSH_FAILED = 2, 3, 4
 
-# Measured on a 6-layer BERT trained on TREC QA with one activation channel made larger and larger, which
-# FP32 does not notice. INT8 as trained: rank agreement 0.990, MAP 0.005 lower; channel x 64: 0.980 and
-# 0.006; x 256: 0.63 and 0.036; x 10,000: 0.00 and 0.28.
+# Measured on a 6-layer BERT trained on TREC QA, with one value channel a layer made larger and larger,
+# which FP32 does not notice. INT8 as trained: rank agreement 0.993, MAP lower by 0.005; channel x 64:
+# 0.982 and 0.006; x 128: 0.945; x 256: 0.65 and 0.036; x 10,000: -0.03 and 0.28.
 MIN_RANK_AGREEMENT = 0.95
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -91,7 +91,7 @@ def build(
     ] = "",
     min_cosine: Annotated[
         float,
-        typer.Option(min=-1, max=1, help="Refuse an embedding model below this cosine with it."),
+        typer.Option(min=-1, max=1, help="Refuse an embedding model below this mean cosine."),
     ] = 0.99,
     min_rank_agreement: Annotated[
         float,

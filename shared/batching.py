@@ -219,6 +219,11 @@ class Batcher:
         ended = time.perf_counter()
         return Batched(ticket.rows, ticket.started - ticket.submitted, ended - ticket.started)
 
+    def check(self) -> None:
+        """Raise what `submit` would raise now, before work is spent on a request: Overloaded."""
+        with self._changed:
+            self._check()
+
     def close(self) -> None:
         """Fail what is queued with Unavailable, let running batches end, stop the threads."""
         with self._changed:
@@ -236,14 +241,7 @@ class Batcher:
         batches = plan_batches(lengths, budget_tokens=self._budget_tokens, max_texts=self._max_texts)
         total = sum(lengths)
         with self._changed:
-            if self._closed:
-                raise Unavailable("the service is shutting down")
-            excess = self._queued_tokens + total - self._room_tokens()
-            # A request alone is always served: otherwise one above the limit never would be.
-            if self._queued_tokens and excess > 0:
-                raise Overloaded(
-                    "too many requests are waiting: retry later", retry_after_s=self._drain_s(excess)
-                )
+            self._check()
             self._orders += 1
             ticket = _Ticket(
                 model, sequences, deque(batches), loop, loop.create_future(), self._clock, self._orders
@@ -252,6 +250,16 @@ class Batcher:
             self._queued_tokens += total
             self._changed.notify_all()
         return ticket
+
+    def _check(self) -> None:
+        """Under the lock. What waits already counts, and not what comes: any size gets its turn."""
+        if self._closed:
+            raise Unavailable("the service is shutting down")
+        excess = self._queued_tokens - self._room_tokens()
+        if excess > 0:
+            raise Overloaded(
+                "too many requests are waiting: retry later", retry_after_s=self._drain_s(excess)
+            )
 
     def _room_tokens(self) -> float:
         """How many tokens may wait; before the first batch the rate, and so the time, is unknown."""

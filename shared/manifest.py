@@ -139,6 +139,17 @@ def check_name(name: str, *, field: str = "model") -> str:
     return name
 
 
+def pinned_name(name: str, revision: str) -> str:
+    """NAME@REVISION: that revision of a model, whatever `current` points at. '@' is in no name."""
+    return f"{name}@{revision}"
+
+
+def split_pinned(name: str) -> tuple[str, str]:
+    """NAME and REVISION of a pinned name; no revision ("") for another one."""
+    plain, _, revision = name.partition("@")
+    return plain, revision
+
+
 def decode_manifest(data: bytes) -> Manifest:
     """Parse and check a manifest. Raises InvalidArtefact that says what is wrong."""
     try:

@@ -46,17 +46,22 @@ class Azurite:
 
 
 @contextmanager
-def running_azurite(timeout_s: float = 30, port: int = 0, *, queues: bool = False) -> Iterator[Azurite]:
+def running_azurite(
+    timeout_s: float = 30, port: int = 0, *, queues: bool = False, any_version: bool = True
+) -> Iterator[Azurite]:
     """queues: the queue service too, in the same process.
 
+    any_version: take clients newer than itself, which Azurite as people start it does not.
     Skips the test when node or the packages of tests/package.json are not installed.
     """
     program = PROGRAMS / ("azurite" if queues else "azurite-blob")
     if not program.exists() or shutil.which("node") is None:
         pytest.skip("Azurite is not installed: run `npm ci` in tests/")
     azurite = Azurite(port or free_port(), free_port() if queues else 0)
-    options = ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"]
+    options = ["--inMemoryPersistence", "--disableTelemetry", "--silent"]
     options += ["--blobPort", str(azurite.port)]
+    if any_version:
+        options.append("--skipApiVersionCheck")
     if queues:
         options += ["--queuePort", str(azurite.queue_port), "--tablePort", str(free_port())]
     process = subprocess.Popen(

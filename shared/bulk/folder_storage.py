@@ -222,14 +222,16 @@ class FolderQueue:
     def receive(self, *, visible_after_s: float) -> Message | None:
         now_ns = time.time_ns()
         with disk_errors(STORE):
-            for match in sorted(self._messages(), key=lambda each: each[0]):
+            for name in sorted(self._names()):
+                if (match := _MESSAGE.fullmatch(name)) is None:
+                    continue
                 if int(match["visible_ns"]) > now_ns:
                     break
                 count = int(match["count"]) + 1
                 receipt = _message_name(visible_after_s, count, match["id"])
                 # Not there: another was faster.
                 with suppress(FileNotFoundError):
-                    (self._root / match[0]).rename(self._root / receipt)
+                    (self._root / name).rename(self._root / receipt)
                     body = (self._root / receipt).read_bytes()
                     return Message(match["id"], body, count, receipt)
         return None
@@ -240,13 +242,12 @@ class FolderQueue:
 
     def depth(self) -> int:
         with disk_errors(STORE):
-            return len(self._messages())
+            return sum(_MESSAGE.fullmatch(name) is not None for name in self._names())
 
-    def _messages(self) -> list[re.Match[str]]:
-        names: list[str] = []
+    def _names(self) -> list[str]:
         with suppress(FileNotFoundError):
-            names = os.listdir(self._root)
-        return [match for name in names if (match := _MESSAGE.fullmatch(name))]
+            return os.listdir(self._root)
+        return []
 
 
 def _message_name(hidden_s: float, count: int, message_id: str) -> str:

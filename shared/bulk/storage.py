@@ -8,7 +8,6 @@ Unavailable when the storage does not serve, and InvalidInput for a key that `ch
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ STORE = "the bulk storage"
 
 _AZURITE = "UseDevelopmentStorage=true"  # Azurite's published account, ports 10000 and 10001
 _MAX_KEY_CHARS = 1024
+_NOT_IN_KEYS = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 _METADATA_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 
 
@@ -90,7 +90,7 @@ class Blobs(Protocol):
         """Like `write`, of any size in little memory. If `chunks` raises, nothing has changed."""
 
     def list(self, prefix: str) -> Iterator[BlobStat]:
-        """Blobs whose key begins with `prefix`, in the order of their keys; none that `is_key` refuses."""
+        """Blobs whose key begins with `prefix`, ordered by key; none whose key `is_key` refuses."""
 
     def delete(self, key: str) -> None:
         """Nothing happens if there is none."""
@@ -150,7 +150,7 @@ def is_key(key: str) -> bool:
         0 < len(key) <= _MAX_KEY_CHARS
         and parts[0] != OWN
         and not any(part in ("", ".", "..") for part in parts)
-        and not any(char == "\\" or unicodedata.category(char) in ("Cc", "Cs") for char in key)
+        and not _NOT_IN_KEYS.search(key)
     )
 
 

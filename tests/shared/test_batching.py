@@ -241,15 +241,20 @@ async def test_a_stream_of_single_texts_does_not_starve_a_large_request() -> Non
 
 @pytest.mark.anyio
 async def test_a_full_queue_refuses_with_a_time_to_retry() -> None:
-    """Beyond max_queue_tokens: Overloaded; what waits already is served."""
+    """With more than max_queue_tokens waiting: Overloaded; what waits already is served."""
     model = FakeModel(held=True)
     with batcher(max_queue_tokens=10) as batches:
         tasks = [start(batches, model, [[1]])]
         await entered(model)
         tasks.append(start(batches, model, [[2] * 8]))
         await queued(batches, 8)
+        batches.check()
+        tasks.append(start(batches, model, [[3] * 3]))
+        await queued(batches, 11)
+        with pytest.raises(Overloaded):
+            batches.check()
         with pytest.raises(Overloaded) as refused:
-            await batches.submit(model, [[3] * 3])
+            await batches.submit(model, [[4]])
         assert refused.value.retry_after_s is not None
         assert 1 <= refused.value.retry_after_s <= 60
         model.gate.set()

@@ -631,6 +631,18 @@ def test_a_file_that_grows_in_place_is_another_version(folder_place: Place, tmp_
         source.read_range("x.txt", 0, 4, etag=etag)
 
 
+def test_the_time_of_writing_is_told_to_the_nanosecond(
+    folder_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's own stands still for milliseconds, in which inodes are used again: one ETag for two."""
+    times_ns = [1_700_000_000_000_000_001, 1_700_000_000_000_000_002]
+    monkeypatch.setattr(time, "time_ns", iter(times_ns).__next__)
+    out, path = folder_place.open().out, tmp_path / "bulk" / "bulk-out" / "k"
+    for time_ns in times_ns:
+        out.write("k", b"same")
+        assert path.stat().st_mtime_ns == time_ns
+
+
 def test_names_that_a_folder_cannot_hold_are_the_callers(folder_place: Place) -> None:
     """A file where a folder is, a folder where a file is, a part that is too long: InvalidInput."""
     out = folder_place.open().out
@@ -794,6 +806,16 @@ def test_blobs_of_others_are_read_with_what_is_fit(azure_place: Place, azurite: 
         container.upload_blob("m//y.txt", b"text")
     [stat] = source.list("")
     assert (stat.key, stat.metadata) == ("m/x.txt", {"blitz_model": "m"})
+
+
+def test_azurite_as_people_start_it_serves_us() -> None:
+    """It refuses requests of a newer version than its own, and the SDK's newest often is."""
+    with running_azurite(queues=True, any_version=False) as azurite:
+        storage = open_storage(Settings(storage_connection_string=azurite.connection_string))
+        storage.out.write("k", os.urandom(BIG), {"a": "b"})
+        assert [stat.size for stat in storage.out.list("")] == [BIG]
+        storage.queue("bulk-cpu").send(b"m")
+        storage.queue("bulk-cpu").delete(received(storage.queue("bulk-cpu")))
 
 
 def test_a_dead_account_is_unavailable(azurite: Azurite) -> None:

@@ -1,0 +1,213 @@
+"""A bulk job: what was asked for, under which keys its state lies, and what it tells of itself.
+
+All state is blobs of the `out` container below jobs/JOB/, only ever created or replaced whole:
+    job.json                   the job; there from its first moment
+    chunks/000000-512.arrow    rows of the input (number, how many), see shared.bulk.rows
+    bad/000000.jsonl           rows of that chunk that could not be read
+    split.json                 all chunks are there
+    parts/000000-512.arrow     a chunk with its vectors
+    failed/000000.jsonl        rows of that chunk that have no vector, and why
+    cancel                     someone wants it to end
+    status.json                for people; written now and then while it runs
+    manifest.json              it has ended; written last
+Beside them active/JOB exists while a job runs, and events/HASH once a version of an input was seen.
+
+Does not know storage, models or how rows become vectors.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from shared.bulk.reading import Kind
+from shared.bulk.storage import BlobStat
+from shared.bulk.writing import Dtype
+from shared.errors import InvalidInput
+from shared.manifest import Device, is_name
+
+SIDECAR = ".job.json"
+PREFIX = "blitz_"
+"""Of the metadata that are options: blitz_model, blitz_dimensions, ..."""
+
+Container: TypeAlias = Literal["source", "out"]
+State: TypeAlias = Literal[
+    "validating", "failed", "in_progress", "finalizing", "completed", "cancelling", "cancelled"
+]
+"""OpenAI Batch's statuses, but expired: a job here has no end of its time."""
+
+ENDED: frozenset[State] = frozenset(("failed", "completed", "cancelled"))
+
+T = TypeVar("T")
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What can be said of an input: by its path, its metadata or NAME.job.json beside it.
+
+    backend: "auto" leaves it to the routing policy. kind: of file, where it cannot be told.
+    """
+
+    model: str = ""
+    dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    dtype: Dtype = "float32"
+    format: Literal["parquet", "jsonl", "npy"] = "parquet"
+    backend: Literal["auto", "cpu", "gpu"] = "auto"
+    text_column: str = "text"
+    id_column: str | None = None
+    kind: Kind | None = None
+
+
+class Job(msgspec.Struct, frozen=True):
+    """container, source, etag: the version of the input. revision: of the model, the same for all parts.
+
+    created: Unix seconds. kind: of the input; "batch" has OpenAI's output. device: where its chunks go.
+    """
+
+    id: str
+    container: Container
+    source: str
+    etag: str
+    size: int
+    options: Options
+    revision: str
+    dimensions: int
+    device: Device
+    created: int
+    kind: Kind
+    compression: Literal["gzip", "zstd"] | None = None
+
+    @property
+    def output(self) -> str:
+        """The output's key. The source's extension stays: a.csv and a.jsonl are two inputs."""
+        return f"{self.source}.{'jsonl' if self.kind == 'batch' else self.options.format}"
+
+    @property
+    def errors(self) -> str:
+        return f"{self.source}.errors.jsonl"
+
+
+class Split(msgspec.Struct, frozen=True):
+    """chunks: all, those of bad rows alone included; parts: those with rows. rows: bad ones included."""
+
+    chunks: int
+    parts: int
+    rows: int
+    bad: int
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Rows. total: known once the input was read to its end."""
+
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class Status(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is told of a job. Times are Unix seconds. error: why it failed as a whole."""
+
+    id: str
+    status: State
+    source: str
+    model: str
+    created_at: int
+    request_counts: Counts = Counts()
+    ended_at: int | None = None
+    output: str | None = None
+    errors: str | None = None
+    error: str | None = None
+
+
+class Output(msgspec.Struct, frozen=True):
+    """A finished file. sha256: lower-case hex."""
+
+    key: str
+    size: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """How a job ended. tokens: fed to the model. seconds: from its creation to its end."""
+
+    job: Job
+    status: Status
+    outputs: tuple[Output, ...]
+    tokens: int
+    seconds: float
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What queues carry. To split: container, key and etag; to embed: job and chunk; to finish: job."""
+
+    job: str = ""
+    chunk: str = ""
+    container: Container = "source"
+    key: str = ""
+    etag: str = ""
+
+
+def job_id(container: Container, stat: BlobStat, options: Options, revision: str) -> str:
+    """24 hex digits: the same version of an input, model and options are the same job."""
+    content = [container, stat.key, stat.etag, msgspec.to_builtins(options), revision]
+    return sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()[:24]
+
+
+def event_key(container: Container, key: str, etag: str) -> str:
+    """Of the mark that a version of an input was seen."""
+    return f"events/{sha256(f'{container}/{key}/{etag}'.encode()).hexdigest()[:32]}"
+
+
+def chunk_name(index: int, rows: int) -> str:
+    """ "000007-512.arrow": sorts by number, and a listing tells how many rows there are."""
+    return f"{index:06d}-{rows}.arrow"
+
+
+def rows_of(name: str) -> int:
+    """How many rows a chunk or part has, by its name or key."""
+    return int(name.rpartition("-")[2].removesuffix(".arrow"))
+
+
+def is_input(key: str) -> bool:
+    """Whether a blob of bulk-in is to be embedded, and is not a sidecar."""
+    return not key.endswith(SIDECAR)
+
+
+def options_of(stat: BlobStat, sidecar: bytes | None, default_model: str) -> Options:
+    """The sidecar's, over the metadata's, over the path's (MODEL/...), over the defaults.
+
+    Raises InvalidInput naming the option.
+    """
+    given: dict[str, Any] = {"model": default_model}
+    folder, slash, _ = stat.key.partition("/")
+    if slash and is_name(folder):
+        given["model"] = folder
+    given |= {
+        name.removeprefix(PREFIX): value
+        for name, value in stat.metadata.items()
+        if name.startswith(PREFIX)
+    }
+    try:
+        if sidecar is not None:
+            given |= msgspec.json.decode(sidecar, type=dict[str, Any])
+        # Metadata are strings; strict=False reads "64" as a number.
+        options = msgspec.convert(given, Options, strict=False)
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"the options are not valid: {error}") from None
+    if not options.model:
+        raise InvalidInput(
+            "no model is named: put the file into a folder of the model's name, or set the metadata "
+            f"{PREFIX}model, or write {stat.key}{SIDECAR}",
+            field="model",
+        )
+    return options
+
+
+def encode(value: object) -> bytes:
+    return msgspec.json.encode(value)
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """What `encode` wrote."""
+    return msgspec.json.decode(data, type=kind)

@@ -1,0 +1,82 @@
+"""What a deployment would hold, from the Bicep CLI, offline. Knows no rule about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+INFRA = ROOT / "infra"
+VARIANTS = sorted(path.stem for path in (INFRA / "variants").glob("*.bicepparam"))
+
+_BESIDE = ROOT.parent / "shared" / "tools" / "bicep"
+_SCOPE = (
+    "--subscription-id=00000000-0000-0000-0000-000000000001",
+    "--tenant-id=00000000-0000-0000-0000-000000000002",
+    "--location=swedencentral",
+)
+_FORMAT = re.compile(r"format\('([^']*)'((?:, '[^']*')+)\)")
+
+
+def run_bicep(*arguments: str, cwd: Path = INFRA) -> subprocess.CompletedProcess[str]:
+    """Skips the test where there is no CLI. No variable of a deployer's environment reaches it."""
+    cli = shutil.which("bicep") or (str(_BESIDE) if _BESIDE.exists() else None)
+    if cli is None:
+        pytest.skip("the Bicep CLI is neither on PATH nor beside the checkout")
+    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run([cli, *arguments], cwd=cwd, env=environ, capture_output=True, text=True)
+
+
+@cache
+def resources_of(variant: str) -> list[dict[str, Any]]:
+    """Every resource that infra/variants/`variant`.bicepparam deploys, as `bicep snapshot` predicts it.
+
+    What only Azure can know stays an expression: "[reference(...)]".
+    """
+    with TemporaryDirectory() as scratch:
+        infra = shutil.copytree(INFRA, Path(scratch) / "infra")
+        ran = run_bicep("snapshot", f"{variant}.bicepparam", *_SCOPE, cwd=infra / "variants")
+        assert (ran.returncode, ran.stderr) == (0, "")
+        snapshot = json.loads((infra / "variants" / f"{variant}.snapshot.json").read_text("utf-8"))
+    assert snapshot["diagnostics"] == []
+    resources: list[dict[str, Any]] = snapshot["predictedResources"]
+    return resources
+
+
+def of_type(variant: str, type_name: str) -> list[dict[str, Any]]:
+    return [resource for resource in resources_of(variant) if resource["type"] == type_name]
+
+
+def apps_of(variant: str) -> dict[str, dict[str, Any]]:
+    """The three apps by their azd service: router, cpu, gpu."""
+    apps = of_type(variant, "Microsoft.Web/sites") + of_type(variant, "Microsoft.App/containerApps")
+    return {app["tags"]["azd-service-name"]: app for app in apps}
+
+
+def settings_of(app: Mapping[str, Any]) -> dict[str, str]:
+    """An app's settings, whether they are a site's or a container's."""
+    properties = app["properties"]
+    if "siteConfig" in properties:
+        pairs = properties["siteConfig"]["appSettings"]
+    else:
+        pairs = properties["template"]["containers"][0]["env"]
+    return {pair["name"]: pair["value"] for pair in pairs}
+
+
+def evaluated(value: str) -> str:
+    """An expression as it is in Azure's public cloud; left as far as it is known if Azure must help."""
+    value = value.replace("environment().suffixes.storage", "'core.windows.net'")
+    while call := _FORMAT.search(value):
+        parts = re.findall(r"'([^']*)'", call[2])
+        value = value.replace(call[0], f"'{call[1].format(*parts)}'")
+    return value[2:-2] if re.fullmatch(r"\['[^']*'\]", value) else value

@@ -1,0 +1,111 @@
+"""infra/*.bicep compile without a word, and say what they are expected to say."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.infra.bicep import INFRA, VARIANTS, resources_of, run_bicep
+
+# Each compiled without a warning against the types of Bicep 0.49.2. One version a type: two would drift.
+API_VERSIONS = {
+    "Microsoft.ApiManagement/service": "2024-05-01",
+    "Microsoft.App/containerApps": "2024-10-02-preview",
+    "Microsoft.App/managedEnvironments": "2024-10-02-preview",
+    "Microsoft.Authorization/roleAssignments": "2022-04-01",
+    "Microsoft.Consumption/budgets": "2023-11-01",
+    "Microsoft.ContainerRegistry/registries": "2023-07-01",
+    "Microsoft.EventGrid/systemTopics": "2025-02-15",
+    "Microsoft.Insights/components": "2020-02-02",
+    "Microsoft.Insights/diagnosticSettings": "2021-05-01-preview",
+    "Microsoft.ManagedIdentity/userAssignedIdentities": "2023-01-31",
+    "Microsoft.Network/privateDnsZones": "2020-06-01",
+    "Microsoft.Network/privateEndpoints": "2024-05-01",
+    "Microsoft.Network/virtualNetworks": "2024-05-01",
+    "Microsoft.OperationalInsights/workspaces": "2023-09-01",
+    "Microsoft.Resources/resourceGroups": "2024-03-01",
+    "Microsoft.Storage/storageAccounts": "2023-05-01",
+    "Microsoft.Web/serverfarms": "2024-04-01",
+    "Microsoft.Web/sites": "2024-04-01",
+}
+# Types of the dashboards, which have files of their own.
+DASHBOARDS = {"Microsoft.Insights/workbooks": "2023-06-01", "Microsoft.Dashboard/grafana": "2023-09-01"}
+SECRETS = re.compile(
+    r"listKeys|listSecrets|AccountKey=|SharedAccessSignature|@secure|sig=|password\s*:", re.I
+)
+
+
+@pytest.mark.parametrize("file", ["main.bicep", "hooks/subscription.bicep"])
+def test_compiles_without_a_warning(file: str) -> None:
+    """An unknown property is only a warning to the compiler, and a failed deployment to its user."""
+    ran = run_bicep("build", file, "--stdout")
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_the_parameters_of_azd_compile_with_nothing_set() -> None:
+    """azd compiles them before its first hook runs, so no value may be needed yet."""
+    ran = run_bicep("build-params", "main.bicepparam", "--stdout")
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_every_parameter_can_be_set_through_azd() -> None:
+    """A parameter that main.bicepparam leaves out could be changed in the source alone."""
+    declared = set(re.findall(r"^param (\w+)", (INFRA / "main.bicep").read_text("utf-8"), re.M))
+    given = set(re.findall(r"^param (\w+)", (INFRA / "main.bicepparam").read_text("utf-8"), re.M))
+    assert declared == given
+
+
+@pytest.mark.parametrize(
+    ("without", "reason"), [("apiKeyHashes", "API_KEY_HASHES"), ("backendAppId", "BACKEND_APP_ID")]
+)
+def test_an_open_router_is_not_deployed(without: str, reason: str, tmp_path: Path) -> None:
+    """Without keys for callers, or an audience for the backends, the deployment stops and says why."""
+    infra = shutil.copytree(INFRA, tmp_path / "infra")
+    complete = (infra / "variants" / "complete.bicepparam").read_text("utf-8")
+    emptied = re.sub(rf"^(param {without}) = .*$", r"\1 = ''", complete, flags=re.M)
+    (infra / "variants" / "open.bicepparam").write_text(emptied, "utf-8")
+    ran = run_bicep("snapshot", "open.bicepparam", "--location=x", cwd=infra / "variants")
+    assert ran.returncode != 0
+    assert f"set {reason}" in ran.stderr + ran.stdout
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_api_versions_are_the_tested_ones(variant: str) -> None:
+    """A newer version may have other rules; it is taken here first."""
+    known = API_VERSIONS | DASHBOARDS
+    for resource in resources_of(variant):
+        top = "/".join(resource["type"].split("/")[:2])
+        assert resource["apiVersion"] == known.get(top), resource["type"]
+
+
+def test_every_tested_version_is_in_use() -> None:
+    """The list holds nothing that no variant deploys."""
+    used = {"/".join(r["type"].split("/")[:2]) for variant in VARIANTS for r in resources_of(variant)}
+    assert set(API_VERSIONS) <= used
+
+
+def test_no_file_holds_or_asks_for_a_secret() -> None:
+    """One does: Event Grid's webhook wants a key, which goes from Azure to Azure."""
+    found = {
+        path.relative_to(INFRA).as_posix()
+        for path in INFRA.rglob("*")
+        if path.suffix in {".bicep", ".bicepparam", ".json", ".xml", ".sh", ".ps1", ".yaml"}
+        if SECRETS.search(path.read_text("utf-8"))
+    }
+    assert found == {"hooks/subscription.bicep"}
+
+
+def test_no_module_comes_from_a_registry() -> None:
+    """They would be downloaded at each compilation, and could not be compiled offline."""
+    for path in INFRA.rglob("*.bicep"):
+        for source in re.findall(r"^module \w+ '([^']+)'", path.read_text("utf-8"), re.M):
+            assert (path.parent / source).is_file(), source
+
+
+def test_main_only_composes() -> None:
+    """It makes the resource group; every other resource is in the file of its concern."""
+    text = (INFRA / "main.bicep").read_text("utf-8")
+    assert re.findall(r"^resource (\w+) ", text, re.M) == ["group"]

@@ -1,0 +1,369 @@
+"""What each variant deploys: settings, rights, doors, scale."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from shared.bulk.storage import OUT, SOURCE
+from shared.settings import PREFIX, Settings
+from tests.infra.bicep import (
+    INFRA,
+    ROOT,
+    VARIANTS,
+    apps_of,
+    evaluated,
+    of_type,
+    resources_of,
+    settings_of,
+)
+
+# Settings that a deployment leaves alone, each for a reason.
+LEFT_AT_DEFAULT = {
+    # For use without Azure's identities, or without a GPU: never right in a deployment.
+    *("storage_connection_string", "backend_secret", "allow_cpu"),
+    # Suits the platform as it is: Flex has 0.8 GB of temporary storage, 230 s a request.
+    *("cache_dir", "request_timeout_s", "threads", "batch_tokens", "batch_texts"),
+    # Matters of taste and of measurement: `az functionapp config appsettings set` changes them.
+    *("routing", "gpu_min_texts", "gpu_wake_s", "chunk_texts", "backend_concurrency", "torch_compile"),
+    *("refresh_s", "max_wait_ms", "queue_tokens", "max_queue_s", "allow_token_ids"),
+    *("max_body_bytes", "max_inputs", "max_request_tokens"),
+}
+QUEUES = {"bulk-split", "bulk-cpu", "bulk-gpu", "bulk-finish"}
+
+ROLE_NAMES = {
+    "b7e6dc6d-f1e8-4753-8033-0f276bb0955b": "Storage Blob Data Owner",
+    "ba92f5b4-2d11-453d-a403-e96b0029c9fe": "Storage Blob Data Contributor",
+    "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1": "Storage Blob Data Reader",
+    "974c5e8b-45b9-4653-ba55-5f855dd0fb88": "Storage Queue Data Contributor",
+    "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3": "Storage Table Data Contributor",
+    "3913510d-42f4-4e42-8a64-420c390055eb": "Monitoring Metrics Publisher",
+    "7f951dda-4ed3-4680-a7ca-43fe172d538d": "AcrPull",
+}
+OF_EVERY_APP = {
+    ("sthost", "Storage Blob Data Owner"),
+    ("sthost", "Storage Table Data Contributor"),
+    ("models", "Storage Blob Data Reader"),
+    ("bulk-out", "Storage Blob Data Contributor"),
+    ("stdata", "Storage Queue Data Contributor"),
+    ("appi-", "Monitoring Metrics Publisher"),
+}
+RIGHTS = {
+    "router": OF_EVERY_APP
+    | {("sthost", "Storage Queue Data Contributor"), ("bulk-in", "Storage Blob Data Owner")},
+    "cpu": OF_EVERY_APP,
+    "gpu": OF_EVERY_APP | {("cr", "AcrPull")},
+    "deployer": {("models", "Storage Blob Data Contributor")},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_setting_in_bicep_is_one_the_code_reads(variant: str) -> None:
+    """A name that is not a setting stops the app's start; a value that is not valid does too."""
+    for app in apps_of(variant).values():
+        ours = {
+            name: "https://x" if value.startswith("[") else value
+            for name, value in settings_of(app).items()
+            if name.startswith(PREFIX)
+        }
+        Settings.from_env(ours)
+
+
+def test_every_setting_is_set_or_left_at_its_default_knowingly() -> None:
+    """A new setting makes somebody decide what deployments do with it."""
+    names = (name for app in apps_of("complete").values() for name in settings_of(app))
+    set_here = {name.removeprefix(PREFIX).lower() for name in names if name.startswith(PREFIX)}
+    assert set_here.isdisjoint(LEFT_AT_DEFAULT)
+    assert set_here | LEFT_AT_DEFAULT == {field.name for field in fields(Settings)}
+
+
+def test_each_app_is_the_role_that_it_is_named_after() -> None:
+    """Router and CPU app run the same package: only this setting tells them apart."""
+    roles = {name: settings_of(app)["BLITZ_ROLE"] for name, app in apps_of("complete").items()}
+    assert roles == {"router": "router", "cpu": "cpu", "gpu": "gpu"}
+
+
+@pytest.mark.parametrize("service", ["router", "cpu", "gpu"])
+def test_apps_reach_storage_by_identity(service: str) -> None:
+    """Models and bulk files are in one account, the host's own blobs in the other; no key for either."""
+    app = apps_of("complete")[service]
+    settings = {name: evaluated(value) for name, value in settings_of(app).items()}
+    data = settings["BLITZ_STORAGE"]
+    assert re.fullmatch(r"https://stdata\w+\.blob\.core\.windows\.net", data)
+    assert settings["BLITZ_MODEL_STORE"] == f"{data}/models"
+    assert settings["BulkStorage__blobServiceUri"] == data
+    assert settings["BulkStorage__queueServiceUri"] == data.replace(".blob.", ".queue.")
+    for kind in ("blob", "queue", "table"):
+        assert settings[f"AzureWebJobsStorage__{kind}ServiceUri"] == data.replace(
+            "stdata", "sthost"
+        ).replace(".blob.", f".{kind}.")
+    for connection in ("AzureWebJobsStorage", "BulkStorage"):
+        assert connection not in settings
+        assert settings[f"{connection}__credential"] == "managedidentity"
+        assert settings[f"{connection}__clientId"] == settings["AZURE_CLIENT_ID"]
+    (identity,) = app["identity"]["userAssignedIdentities"]
+    assert f"/id-{service}-" in identity
+    assert identity in settings["AZURE_CLIENT_ID"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rights_are_exactly_these(variant: str) -> None:
+    """Least privilege: a right that nobody listed here is a mistake, and so is one that is missing."""
+    found: dict[str, set[tuple[str, str]]] = {}
+    for assignment in of_type(variant, "Microsoft.Authorization/roleAssignments"):
+        properties = assignment["properties"]
+        who = re.search(r"/id-(\w+)-", properties["principalId"])
+        scope = assignment["id"].partition("/providers/Microsoft.Authorization/")[0].rpartition("/")[2]
+        right = (
+            re.sub(r"(sthost|stdata|appi-|cr)\w{13}$", r"\1", scope),
+            ROLE_NAMES[properties["roleDefinitionId"].rpartition("/")[2]],
+        )
+        rights = found.setdefault(who[1] if who else "deployer", set())
+        assert right not in rights
+        rights.add(right)
+    assert found == {
+        who: rights for who, rights in RIGHTS.items() if who != "gpu" or variant != "gpu-off"
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_storage_has_no_keys_and_no_public_blobs(variant: str) -> None:
+    """Two accounts, both for identities alone, over TLS 1.2."""
+    accounts = of_type(variant, "Microsoft.Storage/storageAccounts")
+    assert len(accounts) == 2
+    for account in accounts:
+        properties = account["properties"]
+        assert properties["allowSharedKeyAccess"] is False
+        assert properties["allowBlobPublicAccess"] is False
+        assert properties["supportsHttpsTrafficOnly"] is True
+        assert properties["minimumTlsVersion"] == "TLS1_2"
+
+
+def test_containers_and_queues_are_those_of_the_code() -> None:
+    """Bulk's names, each queue with its poison queue, and a package container for each zip app."""
+    containers = _last_names("Microsoft.Storage/storageAccounts/blobServices/containers")
+    assert containers == {"models", SOURCE, OUT, "deploy-router", "deploy-cpu"}
+    queues = _last_names("Microsoft.Storage/storageAccounts/queueServices/queues")
+    assert queues == QUEUES | {f"{name}-poison" for name in QUEUES}
+    assert _bulk_names() <= containers | queues
+    for service in ("router", "cpu"):
+        deployment = apps_of("complete")[service]["properties"]["functionAppConfig"]["deployment"]
+        assert evaluated(deployment["storage"]["value"]).endswith(f".net/deploy-{service}")
+
+
+def test_triggers_use_a_connection_that_bicep_sets() -> None:
+    """A connection that is not there stops the function, and nothing tells it before."""
+    connections = {
+        node.value.value
+        for node in _nodes()
+        if isinstance(node, ast.keyword) and node.arg == "connection"
+        if isinstance(node.value, ast.Constant)
+    }
+    if not connections:
+        pytest.skip("no function has a blob or queue trigger yet")
+    assert connections <= {"AzureWebJobsStorage", "BulkStorage"}
+
+
+def test_the_event_subscription_names_the_blob_function() -> None:
+    """The name stands in a URL of infra/hooks/subscription.bicep."""
+    bicep = (INFRA / "hooks" / "subscription.bicep").read_text("utf-8")
+    default = re.search(r"param functionName string = '(\w+)'", bicep)
+    assert default is not None
+    source = "".join(path.read_text("utf-8") for path in (ROOT / "functions").glob("*.py"))
+    if "blob_trigger" not in source:
+        pytest.skip("no function has a blob trigger yet")
+    assert re.search(rf"def {default[1]}\(|name=[\"']{default[1]}[\"']", source)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_only_the_router_calls_a_backend(variant: str) -> None:
+    """Whoever else has a token of the tenant, or none, gets 401."""
+    backends = {name: app for name, app in apps_of(variant).items() if name != "router"}
+    assert set(backends) == ({"cpu"} if variant == "gpu-off" else {"cpu", "gpu"})
+    for app in backends.values():
+        auth = _auth_of(variant, app)
+        assert auth["platform"]["enabled"] is True
+        assert auth["globalValidation"]["unauthenticatedClientAction"] == "Return401"
+        assert auth["globalValidation"].get("requireAuthentication", True) is True
+        assert not auth["globalValidation"].get("excludedPaths")
+        (allowed,) = _validation(auth)["defaultAuthorizationPolicy"]["allowedApplications"]
+        assert "/id-router-" in allowed
+        assert (
+            settings_of(apps_of(variant)["router"])["BLITZ_BACKEND_AUDIENCE"]
+            in (_validation(auth)["allowedAudiences"])
+        )
+
+
+def test_callers_come_with_keys_or_through_the_gateway() -> None:
+    """Without API Management the router checks keys; behind it, it takes only the gateway's token."""
+    router = apps_of("complete")["router"]
+    assert settings_of(router)["BLITZ_API_KEY_HASHES"]
+    assert _auth_of("complete", router) == {}
+    router = apps_of("apim")["router"]
+    assert settings_of(router)["BLITZ_API_KEY_HASHES"] == ""
+    auth = _auth_of("apim", router)
+    (allowed,) = _validation(auth)["defaultAuthorizationPolicy"]["allowedApplications"]
+    assert "/id-gateway-" in allowed
+    assert auth["globalValidation"]["excludedPaths"] == ["/health", "/runtime/webhooks/blobs"]
+
+
+def test_the_gateway_asks_for_keys_and_limits_each() -> None:
+    """Its policy has no placeholder left, and hands the router a token instead of the caller's key."""
+    (api,) = of_type("apim", "Microsoft.ApiManagement/service/apis")
+    assert api["properties"]["subscriptionRequired"] is True
+    (policy,) = of_type("apim", "Microsoft.ApiManagement/service/apis/policies")
+    value = policy["properties"]["value"]
+    # Written as an expression of replacements, because the client id is not known yet.
+    for placeholder in ("{audience}", "{clientId}", "{rateLimitPerMinute}"):
+        assert placeholder in (INFRA / "apim-policy.xml").read_text("utf-8")
+        assert f"'{placeholder}'" in value or placeholder not in value
+    assert "rate-limit-by-key" in value
+    assert "authentication-managed-identity" in value
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_everything_scales_to_zero(variant: str) -> None:
+    """By default nothing that is idle costs instance time."""
+    for name, app in apps_of(variant).items():
+        if name == "gpu":
+            scale = app["properties"]["template"]["scale"]
+            assert (scale["minReplicas"], scale["maxReplicas"], scale["cooldownPeriod"]) == (0, 10, 300)
+        else:
+            config = app["properties"]["functionAppConfig"]["scaleAndConcurrency"]
+            assert config["alwaysReady"] == []
+            assert config["triggers"]["http"]["perInstanceConcurrency"] > 1
+
+
+def test_the_gpu_runs_on_its_profile() -> None:
+    """The replica asks for all that the profile has, and consumption profiles take no counts."""
+    app = apps_of("complete")["gpu"]
+    (environment,) = of_type("complete", "Microsoft.App/managedEnvironments")
+    profiles = {each["name"]: each for each in environment["properties"]["workloadProfiles"]}
+    assert profiles[app["properties"]["workloadProfileName"]] == {
+        "name": "gpu",
+        "workloadProfileType": "Consumption-GPU-NC8as-T4",
+    }
+    assert app["kind"] == "functionapp"
+    (container,) = app["properties"]["template"]["containers"]
+    assert container["resources"] == {"cpu": 8, "memory": "56Gi"}
+    assert settings_of(app)["AzureWebJobsSecretStorageType"] == "Files"
+
+
+def test_memory_for_models_fits_the_machine() -> None:
+    """Half of the GPU's 16 GB at most; and the CPU app's models leave the instance room to work."""
+    cache = {
+        name: int(settings_of(app)["BLITZ_CACHE_MEMORY_BYTES"])
+        for name, app in apps_of("complete").items()
+        if name != "router"
+    }
+    instance_mb = apps_of("complete")["cpu"]["properties"]["functionAppConfig"]["scaleAndConcurrency"][
+        "instanceMemoryMB"
+    ]
+    assert cache["cpu"] <= 0.65 * instance_mb * 2**20
+    assert cache["gpu"] <= 8e9
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_web_traffic_is_encrypted_and_passwords_are_off(variant: str) -> None:
+    """HTTPS alone, TLS 1.2, no FTP, no publishing password, no plain ingress."""
+    for site in of_type(variant, "Microsoft.Web/sites"):
+        assert site["properties"]["httpsOnly"] is True
+        assert site["properties"]["siteConfig"]["minTlsVersion"] == "1.2"
+        assert site["properties"]["siteConfig"]["ftpsState"] == "Disabled"
+    policies = of_type(variant, "Microsoft.Web/sites/basicPublishingCredentialsPolicies")
+    assert [each["properties"]["allow"] for each in policies] == [False] * 4
+    for app in of_type(variant, "Microsoft.App/containerApps"):
+        assert app["properties"]["configuration"]["ingress"]["allowInsecure"] is False
+    for registry in of_type(variant, "Microsoft.ContainerRegistry/registries"):
+        assert registry["properties"]["adminUserEnabled"] is False
+
+
+def test_isolated_apps_and_accounts_have_no_open_door() -> None:
+    """Storage, CPU app and GPU environment are reached through the virtual network alone."""
+    for account in of_type("isolated", "Microsoft.Storage/storageAccounts"):
+        acls = account["properties"]["networkAcls"]
+        assert acls["defaultAction"] == "Deny"
+        assert [rule["value"] for rule in acls["ipRules"]] == ["203.0.113.0/24"]
+    apps = apps_of("isolated")
+    assert apps["cpu"]["properties"]["siteConfig"]["ipSecurityRestrictionsDefaultAction"] == "Deny"
+    assert apps["router"]["properties"]["siteConfig"]["ipSecurityRestrictionsDefaultAction"] == "Allow"
+    for name in ("router", "cpu"):
+        assert apps[name]["properties"]["virtualNetworkSubnetId"].endswith(f"/subnets/{name}")
+    (environment,) = of_type("isolated", "Microsoft.App/managedEnvironments")
+    network = environment["properties"]["vnetConfiguration"]
+    assert network["internal"] is True
+    assert network["infrastructureSubnetId"].endswith("/subnets/gpu")
+    endpoints = of_type("isolated", "Microsoft.Network/privateEndpoints")
+    kinds = sorted(
+        each["properties"]["privateLinkServiceConnections"][0]["properties"]["groupIds"][0]
+        for each in endpoints
+    )
+    assert kinds == ["blob", "blob", "queue", "queue", "sites", "table"]
+
+
+def test_variants_differ_as_they_say() -> None:
+    """No network without isolation, no gateway without API Management, no GPU's things without a GPU."""
+    types = {variant: {each["type"] for each in resources_of(variant)} for variant in VARIANTS}
+    assert set(types) == {"apim", "complete", "gpu-off", "isolated"}
+    for variant, present in types.items():
+        assert any(each.startswith("Microsoft.Network/") for each in present) == (variant == "isolated")
+        assert ("Microsoft.ApiManagement/service" in present) == (variant == "apim")
+        assert ("Microsoft.App/containerApps" in present) == (variant != "gpu-off")
+        assert ("Microsoft.ContainerRegistry/registries" in present) == (variant != "gpu-off")
+        assert ("Microsoft.Consumption/budgets" in present) == (variant == "complete")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_nothing_deployed_holds_a_secret(variant: str) -> None:
+    """Application Insights' connection string, which says where telemetry goes, is the only one."""
+    text = json.dumps(resources_of(variant))
+    assert not re.search(r"list(Keys|Secrets)\(|AccountKey|SharedAccess", text)
+    for app in apps_of(variant).values():
+        named = {
+            name for name in settings_of(app) if re.search(r"key|secret|password|connection", name, re.I)
+        }
+        assert named <= {
+            "APPLICATIONINSIGHTS_CONNECTION_STRING",
+            "AzureWebJobsSecretStorageType",
+            "BLITZ_API_KEY_HASHES",
+        }
+
+
+def _last_names(type_name: str) -> set[str]:
+    return {each["name"].rpartition("/")[2] for each in of_type("complete", type_name)}
+
+
+def _auth_of(variant: str, app: dict[str, Any]) -> dict[str, Any]:
+    """The properties of an app's authentication; {} if it has none."""
+    for suffix in ("/config/authsettingsV2", "/authConfigs/current"):
+        for resource in resources_of(variant):
+            if resource["id"] == app["id"] + suffix:
+                properties: dict[str, Any] = resource["properties"]
+                return properties
+    return {}
+
+
+def _validation(auth: dict[str, Any]) -> Any:
+    return auth["identityProviders"]["azureActiveDirectory"]["validation"]
+
+
+def _nodes() -> Iterator[ast.AST]:
+    for package in ("functions", "shared"):
+        for path in (ROOT / package).rglob("*.py"):
+            yield from ast.walk(ast.parse(path.read_text("utf-8")))
+
+
+def _bulk_names() -> set[str]:
+    """Every string of the code that looks like the name of a bulk container or queue."""
+    return {
+        node.value
+        for node in _nodes()
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if re.fullmatch(r"bulk-[a-z]+(-poison)?", node.value)
+    }

@@ -1,0 +1,219 @@
+"""azd's hooks: what they do on a machine without Azure, whose az, azd and python only take notes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.infra.bicep import INFRA
+
+HOOKS = INFRA / "hooks"
+NAMES = sorted(path.stem for path in HOOKS.glob("*.sh"))
+AZURE = {
+    "AZURE_ENV_NAME": "test",
+    "AZURE_SUBSCRIPTION_ID": "sub",
+    "AZURE_RESOURCE_GROUP": "rg-test",
+    "EVENT_GRID_TOPIC_NAME": "topic",
+    "ROUTER_APP_NAME": "func-router",
+    "GPU_APP_ID": "/subscriptions/sub/app",
+    "MODEL_STORE_URL": "https://store/models",
+    "HOOK_PAUSE_S": "0",
+}
+
+Run = Callable[..., tuple[subprocess.CompletedProcess[str], list[str]]]
+
+
+@pytest.fixture
+def run_hook(tmp_path: Path) -> Run:
+    """Run a hook in a copy of the repository; gives its process and the commands that it called.
+
+    answers: shell code that a command runs after noting its arguments.
+    """
+    shutil.copytree(HOOKS, tmp_path / "infra" / "hooks")
+    notes = tmp_path / "notes"
+
+    def run(
+        name: str, answers: dict[str, str] | None = None, **environ: str
+    ) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+        notes.write_text("")
+        commands = {"az": tmp_path / "bin" / "az", "azd": tmp_path / "bin" / "azd"}
+        commands["python"] = tmp_path / ".venv" / "bin" / "python"
+        for command, path in commands.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            answer = (answers or {}).get(command, "")
+            path.write_text(f'#!/bin/sh\necho "{command} $*" >>"{notes}"\n{answer}\n')
+            path.chmod(0o755)
+        path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        hook = tmp_path / "infra" / "hooks" / f"{name}.sh"
+        ran = subprocess.run(
+            ["sh", hook], env={"PATH": path, **AZURE, **environ}, capture_output=True, text=True
+        )
+        return ran, notes.read_text().splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sh_hooks_are_sound(name: str) -> None:
+    """A POSIX shell takes them, and ShellCheck, where there is one, has no remark."""
+    hook = str(HOOKS / f"{name}.sh")
+    subprocess.run(["sh", "-n", hook], check=True)
+    if shellcheck := shutil.which("shellcheck"):
+        ran = subprocess.run([shellcheck, hook], capture_output=True, text=True)
+        assert ran.stdout == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_powershell_hooks_parse(name: str) -> None:
+    """PowerShell itself reads them, where there is one."""
+    powershell = shutil.which("pwsh")
+    if powershell is None:
+        pytest.skip("PowerShell is not on PATH")
+    parser = "[Management.Automation.Language.Parser]::ParseFile($args[0], [ref]$null, [ref]$e)"
+    parse = f"$e = $null; [void]{parser}; $e"
+    ran = subprocess.run(
+        [powershell, "-NoProfile", "-Command", f"& {{ {parse} }} '{HOOKS / name}.ps1'"],
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stdout.strip()) == (0, "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_shells_call_the_same_commands(name: str) -> None:
+    """The PowerShell twin cannot be run everywhere: but it calls az and azd the same way."""
+    twins = [_commands((HOOKS / f"{name}.{suffix}").read_text("utf-8")) for suffix in ("sh", "ps1")]
+    assert twins[0] == twins[1]
+
+
+def test_every_hook_has_a_twin() -> None:
+    """Whoever deploys from Windows has the same hooks."""
+    assert sorted(path.stem for path in HOOKS.glob("*.ps1")) == NAMES
+
+
+def test_prepare_makes_what_is_missing_once(run_hook: Run) -> None:
+    """An application with an audience and a principal, and a key of which only the hash is kept."""
+    az = 'case "$*" in *"app create"*) echo app-id;; *"sp show"*) exit 3;; esac'
+    ran, calls = run_hook("prepare", {"az": az})
+    assert ran.returncode == 0, ran.stderr
+    assert [" ".join(call.split()[:4]) for call in calls] == [
+        "az ad app list",
+        "az ad app create",
+        "az ad app update",
+        "az ad sp show",
+        "az ad sp create",
+        "azd env set BACKEND_APP_ID",
+        "azd env set API_KEY_HASHES",
+        "azd env set BUDGET_START",
+    ]
+    assert "--identifier-uris api://app-id" in calls[2]
+    assert calls[5].endswith(" app-id")
+    key = ran.stdout.strip().rpartition(": ")[2]
+    assert calls[6].endswith(" " + hashlib.sha256(key.encode()).hexdigest())
+    assert key not in "".join(calls)
+    assert re.search(r" \d{4}-\d\d-01$", calls[7])
+
+
+def test_prepare_takes_an_application_that_is_there(run_hook: Run) -> None:
+    """A second environment file, or a run that was cut off, makes no second application."""
+    ran, calls = run_hook("prepare", {"az": 'case "$*" in *"app list"*) echo old-id;; esac'})
+    assert ran.returncode == 0, ran.stderr
+    assert not [call for call in calls if "create" in call]
+    assert "azd env set BACKEND_APP_ID old-id" in calls
+
+
+def test_prepare_leaves_alone_what_is_set(run_hook: Run) -> None:
+    """Every `azd provision` runs it again."""
+    given = {"BACKEND_APP_ID": "id", "API_KEY_HASHES": "h", "BUDGET_START": "2026-01-01"}
+    ran, calls = run_hook("prepare", **given)
+    assert (ran.returncode, calls, ran.stdout) == (0, [], "")
+
+
+def test_prepare_makes_no_key_for_the_gateway(run_hook: Run) -> None:
+    """API Management makes its own."""
+    ran, calls = run_hook("prepare", API_MANAGEMENT_ENABLED="true", BACKEND_APP_ID="id")
+    assert ran.returncode == 0
+    assert not [call for call in calls if "API_KEY_HASHES" in call]
+
+
+def test_publish_builds_the_sample_for_each_backend(run_hook: Run) -> None:
+    """With the GPU on both targets are published, to the store of this deployment."""
+    ran, calls = run_hook("publish")
+    assert ran.returncode == 0, ran.stderr
+    published = [call for call in calls if "model_build" in call]
+    assert published == [
+        f"python -m model_build all-MiniLM-L6-v2 --target {target} --push https://store/models"
+        for target in ("cpu-int8", "gpu-fp16")
+    ]
+    _, calls = run_hook("publish", GPU_ENABLED="false")
+    assert len([call for call in calls if "model_build" in call]) == 1
+
+
+def test_publish_can_be_turned_off(run_hook: Run) -> None:
+    """SAMPLE_MODEL=none."""
+    ran, calls = run_hook("publish", SAMPLE_MODEL="none")
+    assert (ran.returncode, calls) == (0, [])
+
+
+@pytest.mark.parametrize(("code", "tries"), [(4, 10), (3, 1)])
+def test_publish_waits_for_the_store_alone(run_hook: Run, code: int, tries: int) -> None:
+    """A role that is not known yet is worth waiting for; a model that fails its gate is not."""
+    answer = f'case "$*" in *model_build*) exit {code};; esac'
+    ran, calls = run_hook("publish", {"python": answer})
+    assert ran.returncode == code
+    assert len([call for call in calls if "model_build" in call]) == tries
+
+
+def test_subscribe_deploys_the_subscription(run_hook: Run) -> None:
+    """To this deployment's topic and router, and without any key on the command line."""
+    ran, calls = run_hook("subscribe")
+    assert ran.returncode == 0, ran.stderr
+    (call,) = calls
+    assert "--template-file infra/hooks/subscription.bicep" in call
+    assert "--parameters topicName=topic appName=func-router" in call
+
+
+def test_subscribe_tries_until_the_code_has_started(run_hook: Run) -> None:
+    """The key appears with the first start; after ten tries it gives up."""
+    ran, calls = run_hook("subscribe", {"az": "exit 1"})
+    assert ran.returncode == 1
+    assert len(calls) == 10
+    assert "azd hooks run postdeploy" in ran.stderr
+
+
+def test_scale_does_nothing_at_the_default(run_hook: Run) -> None:
+    """Nor without a GPU app."""
+    for environ in ({}, {"GPU_HTTP_CONCURRENCY": "10"}, {"GPU_HTTP_CONCURRENCY": "4", "GPU_APP_ID": ""}):
+        ran, calls = run_hook("scale", **environ)
+        assert (ran.returncode, calls) == (0, [])
+
+
+def test_scale_patches_another_concurrency(run_hook: Run, tmp_path: Path) -> None:
+    """One PATCH, whose body is gone afterwards."""
+    keep = f'for each; do case "$each" in @*) cp "${{each#@}}" {tmp_path}/body;; esac; done'
+    ran, (call,) = run_hook("scale", {"az": keep}, GPU_HTTP_CONCURRENCY="4")
+    assert ran.returncode == 0, ran.stderr
+    assert "--method PATCH --url /subscriptions/sub/app?api-version=2026-03-02-preview" in call
+    body = (tmp_path / "body").read_text()
+    assert '"allowScalingRuleOverride": true' in body
+    assert '"concurrentRequests": "4"' in body
+    sent = re.search(r"@(\S+)", call)
+    assert sent is not None
+    assert not Path(sent[1]).exists()
+
+
+def _commands(script: str) -> list[tuple[str, list[str]]]:
+    """Every call of az and azd: its words up to the first option or value, and its options."""
+    calls = []
+    for line in re.sub(r"[\\`]\n", " ", script).splitlines():
+        call = re.search(r"(?<![\w-])(azd? [a-z]+(?: [a-z]+)*)(.*)", line)
+        if call and not line.lstrip().startswith("#"):
+            calls.append((call[1], re.findall(r"(?<=\s)--[a-z-]+", call[2])))
+    return calls

@@ -1,0 +1,423 @@
+"""A bulk job over a storage in memory: once in effect, whatever dies, comes twice or comes late."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from shared.backend_client import Backend
+from shared.bulk import jobs
+from shared.bulk.jobs import Message
+from shared.bulk.pipeline import MISSED_S, SPLIT, STUCK_S, Bulk
+from shared.contracts import EmbedRequest, EmbedResult, ModelCard
+from shared.errors import BlitzError, InvalidInput, Overloaded
+from shared.manifest import Device
+from shared.routing import fixed
+from tests.shared.bulk.memory import Died, Memory, drain
+
+pytestmark = pytest.mark.anyio
+
+KEY = "mini/texts.jsonl"
+ROWS = 1200
+INPUT = b"".join(
+    json.dumps({"id": f"id-{row}", "text": f"text {row}", "n": row}).encode() + b"\n"
+    for row in range(ROWS)
+)
+
+
+class FakeCatalogue:
+    def __init__(self) -> None:
+        self.revision = "r1"
+
+    async def cards(self) -> list[ModelCard]:
+        def card(name: str, device: Device, task: Any = "embedding") -> ModelCard:
+            return ModelCard(
+                name, self.revision, "cpu-int8", "bert", None, 4, 16, device=device, task=task
+            )
+
+        return [card("mini", "cpu"), card("mini", "gpu"), card("ranker", "cpu", "cross-encoder")]
+
+
+class FakeBackend:
+    """A vector of a text's bytes; raises what `refuses` says of a text."""
+
+    def __init__(self) -> None:
+        self.requests: list[EmbedRequest] = []
+        self.refuses: dict[str, Exception] = {}
+        self.overloaded = 0
+
+    async def embed(self, request: EmbedRequest) -> EmbedResult:
+        self.requests.append(request)
+        if self.overloaded:
+            self.overloaded -= 1
+            raise Overloaded("too much", retry_after_s=0.001)
+        for index, text in enumerate(request.inputs):
+            if (error := self.refuses.get(str(text))) is not None:
+                if isinstance(error, InvalidInput):
+                    raise InvalidInput(error.message, field=f"input[{index}]")
+                raise error
+        vectors = np.stack([vector_of(str(text)) for text in request.inputs])
+        vectors = vectors[:, : request.dimensions]
+        return EmbedResult(vectors, (3,) * len(request.inputs), "mini", request.model.partition("@")[2])
+
+
+def vector_of(text: str) -> Any:
+    return np.resize(np.frombuffer(text.encode(), np.uint8), 4).astype(np.float32)
+
+
+class World:
+    def __init__(self, devices: Sequence[Device] = ("cpu",)) -> None:
+        self.now = 1000.0
+        self.memory = Memory(lambda: self.now)
+        self.catalogue = FakeCatalogue()
+        self.backend = FakeBackend()
+        self.devices = devices
+
+    def bulk(self) -> Bulk:
+        """A new process: nothing is remembered."""
+        return Bulk(
+            self.memory.storage,
+            self.catalogue,
+            fixed(10),
+            backend=cast(Backend, self.backend),
+            devices=self.devices,
+            request_tokens=10_000,
+            max_inputs=2048,
+            default_model="",
+            clock=lambda: self.now,
+        )
+
+    async def put(self, data: bytes = INPUT, key: str = KEY, **metadata: str) -> str:
+        """Write an input and send its event; its ETag."""
+        self.memory.source.write(key, data, metadata)
+        stat = self.memory.source.stat(key)
+        assert stat
+        await self.bulk().submit("source", key, stat.etag)
+        return stat.etag
+
+    async def drain(self, **options: bool) -> None:
+        await drain(self.memory, self.bulk(), **options)
+
+    def table(self, key: str = f"{KEY}.parquet") -> Any:
+        return pq.read_table(io.BytesIO(self.memory.out.blobs[key][0]))
+
+    def outputs(self) -> dict[str, bytes]:
+        """What callers get: not the state of jobs."""
+        own = ("jobs/", "events/", "active/")
+        return {k: v[0] for k, v in self.memory.out.blobs.items() if not k.startswith(own)}
+
+    def manifests(self) -> list[jobs.Manifest]:
+        return [
+            jobs.decode(data, jobs.Manifest)
+            for key, (data, _) in self.memory.out.blobs.items()
+            if key.endswith("manifest.json")
+        ]
+
+
+async def finished(**metadata: str) -> World:
+    world = World()
+    await world.put(INPUT, KEY, **metadata)
+    await world.drain()
+    return world
+
+
+async def test_every_row_has_its_vector_and_its_own_fields() -> None:
+    """In the input's order, with ids, fields and token counts; intermediates are gone."""
+    world = await finished()
+    table = world.table()
+    assert table["id"].to_pylist() == [f"id-{row}" for row in range(ROWS)]
+    assert table["fields"].to_pylist()[7] == '{"n":7}'
+    vectors = np.array(table["vector"].to_pylist(), np.float32)
+    np.testing.assert_array_equal(vectors, [vector_of(f"text {row}") for row in range(ROWS)])
+    (manifest,) = world.manifests()
+    assert manifest.status.status == "completed"
+    assert manifest.status.request_counts == jobs.Counts(ROWS, ROWS, 0)
+    assert manifest.tokens == 3 * ROWS
+    folder = f"jobs/{manifest.job.id}/"
+    left = {key.removeprefix(folder) for key in world.memory.out.blobs if key.startswith("jobs/")}
+    assert left == {"job.json", "split.json", "status.json", "manifest.json"}
+    assert not any(key.startswith("active/") for key in world.memory.out.blobs)
+
+
+async def test_the_revision_is_pinned_when_the_job_is_made() -> None:
+    """A model published in the middle does not get half of the rows."""
+    world = World()
+    await world.put()
+    message = world.memory.queue(SPLIT).receive(visible_after_s=1)
+    assert message
+    await world.bulk().split(message.body)
+    world.memory.queue(SPLIT).delete(message)
+    world.catalogue.revision = "r2"
+    await world.drain()
+    assert {request.model for request in world.backend.requests} == {"mini@r1"}
+
+
+async def test_bad_and_refused_rows_go_to_the_error_file_and_the_rest_goes_on() -> None:
+    """By line, with code and reason, and never the text."""
+    world = World()
+    world.backend.refuses = {"text 5": InvalidInput("this model does not read that")}
+    await world.put(INPUT + b"not json\n" + b'{"id": "z"}\n')
+    await world.drain()
+    errors = [json.loads(line) for line in world.outputs()[f"{KEY}.errors.jsonl"].splitlines()]
+    assert [(e["line"], e["code"]) for e in errors] == [
+        (6, "input_refused"),
+        (ROWS + 1, "invalid_json_line"),
+        (ROWS + 2, "missing_text"),
+    ]
+    assert "text 5" not in json.dumps(errors)
+    assert world.table().num_rows == ROWS - 1
+    (manifest,) = world.manifests()
+    assert manifest.status.request_counts == jobs.Counts(ROWS + 2, ROWS - 1, 3)
+
+
+async def test_a_chunk_that_always_fails_becomes_failed_rows_and_the_job_ends() -> None:
+    """Five tries, then its rows are in the error file; the other chunks have their vectors."""
+    world = World()
+    world.backend.refuses = {"text 5": RuntimeError("broken")}
+    await world.put()
+    await world.drain()
+    assert world.table().num_rows == ROWS - 512
+    assert len(world.outputs()[f"{KEY}.errors.jsonl"].splitlines()) == 512
+    (manifest,) = world.manifests()
+    assert manifest.status.status == "completed"
+    assert manifest.status.request_counts == jobs.Counts(ROWS, ROWS - 512, 512)
+
+
+async def test_an_overloaded_backend_is_waited_for() -> None:
+    """More often than a message has tries: it is no failure."""
+    world = World()
+    world.backend.overloaded = 12
+    await world.put()
+    await world.drain()
+    assert world.table().num_rows == ROWS
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "metadata", "reason"),
+    [
+        ("texts.jsonl", INPUT, {}, "no model is named"),
+        ("nope/texts.jsonl", INPUT, {}, "available models: mini"),
+        ("ranker/texts.jsonl", INPUT, {}, "is a cross-encoder"),
+        (KEY, INPUT, {"blitz_dimensions": "9"}, "dimensions must be at most 4"),
+        (KEY, INPUT, {"blitz_dtype": "int4"}, "dtype"),
+        (KEY, INPUT, {"blitz_colour": "red"}, "colour"),
+        (KEY, b"[1]", {}, "JSON array"),
+    ],
+)
+async def test_an_input_that_cannot_be_a_job_fails_with_the_reason(
+    key: str, data: bytes, metadata: dict[str, str], reason: str
+) -> None:
+    """Once; nothing is embedded, and nothing is tried again."""
+    world = World()
+    await world.put(data, key, **metadata)
+    await world.drain()
+    (manifest,) = world.manifests()
+    assert manifest.status.status == "failed"
+    assert reason in str(manifest.status.error)
+    assert world.backend.requests == []
+    world.now += MISSED_S + 1
+    await world.bulk().reconcile()
+    assert world.memory.queue(SPLIT).depth() == 0
+
+
+async def test_options_come_from_sidecar_metadata_and_path_in_that_order() -> None:
+    """The nearest to the file wins; a sidecar is no input of its own."""
+    world = World()
+    sidecar = f"other/texts.jsonl{jobs.SIDECAR}"
+    world.memory.source.write(sidecar, b'{"model": "mini", "format": "jsonl", "dtype": "int8"}')
+    stat = world.memory.source.stat(sidecar)
+    assert stat
+    await world.bulk().submit("source", sidecar, stat.etag)
+    assert world.memory.queue(SPLIT).depth() == 0
+    await world.put(key="other/texts.jsonl", blitz_model="nope", blitz_dimensions="2")
+    await world.drain()
+    line = json.loads(world.outputs()["other/texts.jsonl.jsonl"].splitlines()[0])
+    assert len(line["embedding"]) == 2
+    assert "scale" in line  # int8
+
+
+async def test_a_numpy_file_comes_with_its_ids() -> None:
+    """Row i of the matrix is line i of the ids."""
+    world = await finished(blitz_format="npy", blitz_dtype="float16")
+    vectors = np.load(io.BytesIO(world.outputs()[f"{KEY}.npy"]))
+    assert (vectors.shape, vectors.dtype) == ((ROWS, 4), np.float16)
+    ids = [json.loads(line)["id"] for line in world.outputs()[f"{KEY}.ids.jsonl"].splitlines()]
+    assert ids == [f"id-{row}" for row in range(ROWS)]
+
+
+async def test_openai_batch_lines_get_openais_answers() -> None:
+    """A line may hold several texts; the answer has them in order."""
+    world = World()
+    lines = [
+        {
+            "custom_id": f"c{n}",
+            "method": "POST",
+            "url": "/v1/embeddings",
+            "body": {"model": "mini", "input": x},
+        }
+        for n, x in enumerate(["one", ["two", "three"]])
+    ]
+    await world.put(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    await world.drain()
+    answers = [json.loads(line) for line in world.outputs()[f"{KEY}.jsonl"].splitlines()]
+    assert [answer["custom_id"] for answer in answers] == ["c0", "c1"]
+    data = answers[1]["response"]["body"]["data"]
+    assert [item["embedding"] for item in data] == [vector_of(x).tolist() for x in ("two", "three")]
+
+
+@pytest.mark.parametrize(("devices", "queue"), [(("cpu",), "bulk-cpu"), (("cpu", "gpu"), "bulk-gpu")])
+async def test_large_jobs_go_to_the_gpu_where_there_is_one(
+    devices: tuple[Device, ...], queue: str
+) -> None:
+    """The routing policy decides; a job stays on one device."""
+    world = World(devices)
+    await world.put()
+    message = world.memory.queue(SPLIT).receive(visible_after_s=1)
+    assert message
+    await world.bulk().split(message.body)
+    assert {name for name, q in world.memory.queues.items() if q.depth()} == {SPLIT, queue}
+
+
+async def test_events_that_come_twice_late_or_in_any_order_change_nothing() -> None:
+    """The same event three times, newest messages first, and once more at the end: the same bytes."""
+    expected = (await finished()).outputs()
+    world = World()
+    etag = await world.put()
+    for _ in range(2):
+        await world.bulk().submit("source", KEY, etag)
+    await world.drain(newest_first=True)
+    await world.bulk().submit("source", KEY, etag)
+    await world.drain()
+    assert world.outputs() == expected
+    assert len(world.manifests()) == 1
+
+
+async def test_an_old_event_of_a_changed_input_does_nothing() -> None:
+    """The new version has an event of its own."""
+    world = World()
+    await world.put(b'{"text": "old"}\n')
+    await world.put(b'{"text": "new"}\n')
+    await world.drain()
+    assert world.table()["text"].to_pylist() == ["new"]
+    assert len(world.manifests()) == 1
+
+
+async def test_an_input_that_changes_while_it_is_read_fails_that_job_only() -> None:
+    """No output holds rows of both versions."""
+    world = World()
+    await world.put()
+    read_range = world.memory.source.read_range
+    reads = 0
+
+    def changing(key: str, start: int, length: int, *, etag: str) -> bytes:
+        nonlocal reads
+        reads += 1
+        if reads == 2:  # the first is the head
+            world.memory.source.write(KEY, b'{"text": "new"}\n')
+        return read_range(key, start, length, etag=etag)
+
+    world.memory.source.read_range = changing  # type: ignore[method-assign]
+    await world.drain()
+    (manifest,) = world.manifests()
+    assert manifest.status.status == "failed"
+    world.now += MISSED_S + 1
+    await world.bulk().reconcile()
+    await world.drain()
+    assert world.table()["text"].to_pylist() == ["new"]
+
+
+async def test_a_process_may_die_at_any_operation() -> None:
+    """For every operation of a whole run: dead there, then redelivered: the same bytes, one manifest."""
+    done = await finished()
+    expected, operations = done.outputs(), done.memory.fuse.used
+    for operation in range(operations):
+        world = World()
+        world.memory.source.write(KEY, INPUT)
+        stat = world.memory.source.stat(KEY)
+        assert stat
+        world.memory.fuse.left = operation
+        try:
+            await world.bulk().submit("source", KEY, stat.etag)
+            await world.drain()
+        except Died:
+            pass
+        world.memory.kill()
+        await world.drain()
+        for _ in range(2):  # where a message was never sent, time has to pass
+            world.now += MISSED_S + STUCK_S
+            await world.bulk().reconcile()
+            await world.drain()
+        assert world.outputs() == expected, operation
+        assert [m.status.status for m in world.manifests()] == ["completed"], operation
+        assert not any(key.startswith("active/") for key in world.memory.out.blobs), operation
+
+
+async def test_cancelling_ends_a_job_with_what_has_vectors() -> None:
+    """Chunks not begun are dropped; the status says so; messages that come later do nothing."""
+    world = World()
+    await world.put()
+    message = world.memory.queue(SPLIT).receive(visible_after_s=1)
+    assert message
+    job_id = await world.bulk().split(message.body)
+    assert job_id
+    world.memory.queue(SPLIT).delete(message)
+    chunk = world.memory.queue("bulk-cpu").receive(visible_after_s=1)
+    assert chunk
+    await world.bulk().embed(chunk.body)
+    await world.bulk().cancel(job_id)
+    status = await world.bulk().status(job_id)
+    assert status
+    assert status.status == "cancelling"
+    world.memory.kill()
+    await world.drain()
+    status = await world.bulk().status(job_id)
+    assert status
+    assert status.status == "cancelled"
+    assert world.table().num_rows == 512
+    assert len(world.backend.requests) == 1
+
+
+async def test_a_job_that_is_not_there_cannot_be_cancelled() -> None:
+    """And has no status; a message of it is dropped."""
+    world = World()
+    with pytest.raises(BlitzError):
+        await world.bulk().cancel("nope")
+    assert await world.bulk().status("nope") is None
+    for step in (world.bulk().embed, world.bulk().give_up, world.bulk().finish):
+        await step(jobs.encode(Message(job="nope", chunk="000000-1.arrow")))
+
+
+async def test_reconcile_leaves_a_job_alone_that_makes_progress() -> None:
+    """Only after STUCK_S without any are messages sent again."""
+    world = World()
+    await world.put()
+    message = world.memory.queue(SPLIT).receive(visible_after_s=1)
+    assert message
+    await world.bulk().split(message.body)
+    world.memory.queue(SPLIT).delete(message)
+    before = world.memory.queue("bulk-cpu").depth()
+    world.now += STUCK_S - 1
+    await world.bulk().reconcile()
+    assert world.memory.queue("bulk-cpu").depth() == before
+    world.now += 2
+    await world.bulk().reconcile()
+    assert world.memory.queue("bulk-cpu").depth() == 2 * before
+    await world.drain()
+    assert world.table().num_rows == ROWS
+
+
+async def test_workers_side_by_side_finish_a_job_once() -> None:
+    """Three processes over one storage: every row once."""
+    expected = (await finished()).outputs()
+    world = World()
+    await world.put()
+    await asyncio.gather(*(drain(world.memory, world.bulk()) for _ in range(3)))
+    await world.drain()
+    assert world.outputs() == expected
