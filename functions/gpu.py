@@ -46,8 +46,16 @@ def create_inference(settings: Settings) -> Inference:
 
 
 def function_app(settings: Settings) -> func.AsgiFunctionApp:
-    """The GPU backend as an Azure Functions app; who may call it is the platform's business."""
+    """As an Azure Functions app, bulk work included; who may call it is the platform's business."""
     import azure.functions as func  # outside Functions this stays unloaded
 
-    app = create_app(settings, create_inference(settings))
-    return func.AsgiFunctionApp(app=app, http_auth_level=func.AuthLevel.ANONYMOUS)
+    from functions.bulk_steps import build_bulk
+    from functions.bulk_triggers import register
+    from shared.bulk.storage import open_storage
+
+    inference = create_inference(settings)
+    app = func.AsgiFunctionApp(
+        app=create_app(settings, inference), http_auth_level=func.AuthLevel.ANONYMOUS
+    )
+    register(app, build_bulk(settings, open_storage(settings), inference), "gpu")
+    return app

@@ -23,7 +23,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from functions import backend, router
+from functions.bulk_local import Driver, bulk_hint, driver_of, local_storage
 from functions.separate import BAD_START, running_backends
+from shared.backend_client import Backend
 from shared.catalogue import Catalogue
 from shared.contracts import ModelCard
 from shared.errors import BlitzError, Misconfigured, Unavailable
@@ -34,6 +36,7 @@ from shared.settings import Settings
 GRACE_S = 5
 """Requests under way at the end are given so long."""
 
+_BACKLOG = 2048  # uvicorn's
 _DEVICES: dict[str, tuple[Device, ...]] = {"router": ("cpu", "gpu"), "cpu": ("cpu",), "gpu": ("gpu",)}
 
 
@@ -64,12 +67,16 @@ def serve(
             bound = listener.getsockname()[1]
             if separate:
                 settings = stack.enter_context(running_backends(settings, os.environ, bound + 1))
-            app = _app(_warming(settings, cards or []))
+            app, driver = _app(_warming(settings, cards or []))
         except BlitzError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(BAD_START) from error
+        # Once the app is there, since others wait for that; before it is said to be, to work at once.
+        listener.listen(_BACKLOG)
         if settings.role == "router":
             _say_hello(f"http://{host}:{bound}", cards or [], len(settings.api_key_hashes))
+            if driver or separate:
+                print(f"bulk:   {bulk_hint(settings, cards or [])}", flush=True)
             if not settings.api_key_hashes and host not in _LOOPBACK:
                 print(
                     f"warning: whoever reaches {host} can use this service: no key is needed",
@@ -82,7 +89,21 @@ def serve(
             access_log=False,
             timeout_graceful_shutdown=GRACE_S,
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        server = uvicorn.Server(config)
+        loop_factory = config.get_loop_factory()
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(_serve(server, listener, driver))
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket, driver: Driver | None) -> None:
+    """HTTP, and bulk work in the same event loop: the models are for one loop."""
+    bulk = asyncio.create_task(driver.run()) if driver else None
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        if bulk:
+            bulk.cancel()
+            await asyncio.wait([bulk])
 
 
 def _leave_on_signals() -> None:
@@ -115,12 +136,30 @@ def _warming(settings: Settings, cards: list[ModelCard]) -> Settings:
     return replace(settings, warm_models=(names[0],))
 
 
-def _app(settings: Settings) -> ASGIApp:
-    if settings.role == "router":
-        return router.create_app(settings, *router.connect(settings))
+def _app(settings: Settings) -> tuple[ASGIApp, Driver | None]:
+    """What serves HTTP, and what does the bulk work of the models in this process."""
+    batches = router.connect_batches(local_storage(settings)) if settings.role == "router" else None
+    if settings.role == "router" and settings.cpu_backend_url:
+        return router.create_app(settings, *router.connect(settings), batches=batches), None
+    device: Device = "gpu" if settings.role == "gpu" else "cpu"
     # Imported by name, so that the CPU backend never loads what the GPU's needs.
-    inference = import_module(f"functions.{settings.role}").create_inference(settings)
-    return backend.create_app(settings, inference)
+    inference = import_module(f"functions.{device}").create_inference(settings)
+    driver = _driver(settings, inference, device)
+    if settings.role == "router":
+        connected = router.connect(settings, inference)
+        return router.create_app(settings, *connected, batches=batches), driver
+    return backend.create_app(settings, inference), driver
+
+
+def _driver(settings: Settings, inference: Backend, device: Device) -> Driver | None:
+    """None where the account of the model store is no place for bulk jobs, and none was asked for."""
+    try:
+        return driver_of(settings, inference, device)
+    except Misconfigured as error:
+        if settings.storage:
+            raise
+        print(f"bulk:   off, {error.message}", flush=True)
+        return None
 
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")

@@ -5,7 +5,7 @@ Does not know how a request is answered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ _REFERENCE = "#/components/schemas/{name}"
 ERRORS = {
     400: "The request is wrong; the answer names the field",
     401: "No key, or none that is known",
-    404: "There is no such model",
+    404: "There is no such model, file or batch",
     409: "A bulk job's input changed while it was read",
     413: "More bytes or tokens than a request may have",
     415: "The content type is not one that is read",
@@ -65,6 +65,30 @@ def describe_get(media_type: str | None, *, model: str | None = None) -> dict[st
         "parameters": [_named_model(model)] if model else [],
         "responses": _responses({media_type: {}} if media_type else {}),
     }
+
+
+def describe(
+    media_type: str,
+    *,
+    path: str = "",
+    query: Mapping[str, str] | None = None,
+    body: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """An OpenAPI operation of files and batches.
+
+    path: the parameter in it. query: parameters -> their JSON types. body: media types -> their schemas.
+    """
+    parameters = [
+        {"name": name, "in": "query", "required": False, "schema": {"type": kind}}
+        for name, kind in (query or {}).items()
+    ]
+    if path:
+        parameters.append({"name": path, "in": "path", "required": True, "schema": {"type": "string"}})
+    described = {"parameters": parameters, "responses": _responses({media_type: {}})}
+    if body is not None:
+        content = {kind: {"schema": schema} for kind, schema in body.items()}
+        described["requestBody"] = {"required": True, "content": content}
+    return described
 
 
 def _named_model(place: str) -> dict[str, Any]:

@@ -49,6 +49,7 @@ from shared.telemetry import Telemetry
 if TYPE_CHECKING:
     import azure.functions as func
 
+    from functions.batches import Batches
     from shared.backend_client import Backend
     from shared.catalogue import Catalogue
 
@@ -200,8 +201,12 @@ def create_app(
     backend: Backend,
     catalogue: Catalogue,
     metrics: Telemetry = telemetry.PROCESS,
+    batches: Batches | None = None,
 ) -> FastAPI:
-    """The public ASGI app over `backend`. Starts and stops nothing: no lifespan."""
+    """The public ASGI app over `backend`. Starts and stops nothing: no lifespan.
+
+    batches: what /v1/files and /v1/batches are, where there is a bulk storage.
+    """
     app = DescribedApp(title="BlitzEmbedding", version=VERSION, redoc_url=None, redirect_slashes=False)
     app.add_exception_handler(HTTPException, _answer_unrouted)
     if settings.api_key_hashes:
@@ -234,6 +239,9 @@ def create_app(
         ("/metrics", "Prometheus metrics", info, endpoints.metrics, describe_get("text/plain")),
     ):
         add("GET", path, summary, endpoints.answering(format_error, endpoint), described)
+    for route in batches.routes() if batches else ():
+        answer = endpoints.answering(openai.format_error, route.endpoint)
+        add(route.method, route.path, route.summary, answer, route.described)
     return app
 
 
@@ -242,12 +250,15 @@ def function_app(settings: Settings) -> func.AsgiFunctionApp:
     # Imported here, because each is slow to import and only one deployment or the other needs it.
     import azure.functions as func
 
-    app = create_app(settings, *connect(settings))
+    app = create_app(settings, *connect(settings), batches=connect_batches(settings))
     return func.AsgiFunctionApp(app=app, http_auth_level=func.AuthLevel.ANONYMOUS)
 
 
-def connect(settings: Settings) -> tuple[Backend, Catalogue]:
-    """What the router calls and what it knows of models, from settings. Raises Misconfigured."""
+def connect(settings: Settings, here: Backend | None = None) -> tuple[Backend, Catalogue]:
+    """What the router calls and what it knows of models, from settings. Raises Misconfigured.
+
+    here: the CPU backend of this process, if somebody else uses it too.
+    """
     from shared.backend_auth import authorization_of
     from shared.backend_client import HttpBackend
     from shared.catalogue import Catalogue
@@ -263,9 +274,11 @@ def connect(settings: Settings) -> tuple[Backend, Catalogue]:
     }
     backends: dict[Device, Backend] = {**remote}
     if "cpu" not in remote:
-        from functions.cpu import create_inference
+        if here is None:
+            from functions.cpu import create_inference
 
-        backends["cpu"] = create_inference(settings)
+            here = create_inference(settings)
+        backends["cpu"] = here
     dispatcher = Dispatcher(
         backends,
         catalogue,
@@ -279,6 +292,15 @@ def connect(settings: Settings) -> tuple[Backend, Catalogue]:
         wake_gpu=remote["gpu"].wake if "gpu" in remote else None,
     )
     return dispatcher, catalogue
+
+
+def connect_batches(settings: Settings) -> Batches | None:
+    """None where no bulk storage is named. Raises Misconfigured."""
+    if not settings.storage and not settings.storage_connection_string:
+        return None
+    from functions import batches
+
+    return batches.connect(settings)
 
 
 def _accepts_msgpack(request: Request) -> bool:

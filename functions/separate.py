@@ -49,6 +49,8 @@ def running_backends(
     for device, port in ports.items():
         _check_port(device, port)
     shared = {"BLITZ_MODEL_STORE": settings.model_store, "BLITZ_BACKEND_SECRET": secret}
+    if "gpu" in ports:  # the CPU backend splits bulk jobs, and must know who is there
+        shared["BLITZ_GPU_BACKEND_URL"] = f"http://{HOST}:{ports['gpu']}"
     if "gpu" in ports and not _has_cuda():
         shared["BLITZ_ALLOW_CPU"] = "1"
         print("gpu:    no CUDA here, so the GPU backend runs on the CPU in FP32", flush=True)

@@ -1,4 +1,4 @@
-// One user-assigned identity an app: it exists before the app, so that its roles do too.
+// One user-assigned identity for each that acts: it exists before its app, so that its roles do too.
 import { identityNameOf } from 'shared.bicep'
 
 param location string
@@ -7,7 +7,7 @@ param token string
 param gpuEnabled bool
 param apiManagementEnabled bool
 
-var owners = concat(['router', 'cpu'], gpuEnabled ? ['gpu'] : [], apiManagementEnabled ? ['gateway'] : [])
+var owners = concat(['router', 'cpu', 'events'], gpuEnabled ? ['gpu'] : [], apiManagementEnabled ? ['gateway'] : [])
 
 resource identities 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' = [
   for owner in owners: {

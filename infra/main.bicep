@@ -161,23 +161,6 @@ module network 'network.bicep' = if (networkIsolated) {
   dependsOn: [storage]
 }
 
-// The CPU backend.
-module cpu 'app/cpu.bicep' = {
-  scope: group
-  params: {
-    location: location
-    tags: tags
-    token: token
-    backendAppId: backendAppId
-    audience: audience
-    warmModels: warmModels
-    alwaysReady: alwaysReadyCpu
-    httpConcurrency: cpuHttpConcurrency
-    networkIsolated: networkIsolated
-  }
-  dependsOn: [roles, network]
-}
-
 // The GPU backend.
 module gpu 'app/gpu.bicep' = if (gpuEnabled) {
   scope: group
@@ -194,6 +177,25 @@ module gpu 'app/gpu.bicep' = if (gpuEnabled) {
     warmModels: warmModels
     maxReplicas: gpuMaxReplicas
     cooldownSeconds: gpuCooldownSeconds
+    networkIsolated: networkIsolated
+  }
+  dependsOn: [roles, network]
+}
+
+// The CPU backend.
+module cpu 'app/cpu.bicep' = {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    backendAppId: backendAppId
+    audience: audience
+    gpuUrl: gpu.?outputs.url ?? ''
+    warmModels: warmModels
+    defaultModel: defaultModel
+    alwaysReady: alwaysReadyCpu
+    httpConcurrency: cpuHttpConcurrency
     networkIsolated: networkIsolated
   }
   dependsOn: [roles, network]
@@ -221,11 +223,11 @@ module router 'app/router.bicep' = {
   dependsOn: [roles, network]
 }
 
-// Blob events of the bulk container; their subscription needs the deployed router: see infra/hooks.
+// A new blob of bulk-in becomes a message.
 module eventGrid 'eventgrid.bicep' = {
   scope: group
   params: { location: location, tags: tags, token: token }
-  dependsOn: [storage]
+  dependsOn: [roles]
 }
 
 // Keys and a rate limit in front of the router.
@@ -253,6 +255,4 @@ output AZURE_RESOURCE_GROUP string = group.name
 output AZURE_CONTAINER_REGISTRY_ENDPOINT string = registry.?outputs.server ?? ''
 output SERVICE_URL string = apiManagement.?outputs.url ?? router.outputs.url
 output MODEL_STORE_URL string = '${storageUrlOf('dataAccount', 'blob', token)}/models'
-output ROUTER_APP_NAME string = router.outputs.name
 output GPU_APP_ID string = gpu.?outputs.id ?? ''
-output EVENT_GRID_TOPIC_NAME string = eventGrid.outputs.topicName

@@ -11,10 +11,15 @@ var role = {
   blobOwner: 'b7e6dc6d-f1e8-4753-8033-0f276bb0955b' // Storage Blob Data Owner
   blobContributor: 'ba92f5b4-2d11-453d-a403-e96b0029c9fe' // Storage Blob Data Contributor
   blobReader: '2a2b9908-6ea1-4ae2-8e65-a410df84e7d1' // Storage Blob Data Reader
+  queueSender: 'c6a89b2d-59bc-44d0-9896-0f6e12d7b80a' // Storage Queue Data Message Sender
   queueContributor: '974c5e8b-45b9-4653-ba55-5f855dd0fb88' // Storage Queue Data Contributor
   tableContributor: '0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3' // Storage Table Data Contributor
   metricsPublisher: '3913510d-42f4-4e42-8a64-420c390055eb' // Monitoring Metrics Publisher
   acrPull: '7f951dda-4ed3-4680-a7ca-43fe172d538d' // AcrPull
+}
+
+resource eventsIdentity 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' existing = {
+  name: identityNameOf('events', token)
 }
 
 resource hostAccount 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
@@ -31,6 +36,12 @@ resource dataAccount 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
     resource bulkIn 'containers' existing = { name: 'bulk-in' }
     resource bulkOut 'containers' existing = { name: 'bulk-out' }
   }
+
+  resource queueService 'queueServices' existing = {
+    name: 'default'
+
+    resource bulkEvents 'queues' existing = { name: 'bulk-events' }
+  }
 }
 
 resource applicationInsights 'Microsoft.Insights/components@2020-02-02' existing = {
@@ -41,9 +52,9 @@ resource registry 'Microsoft.ContainerRegistry/registries@2023-07-01' existing =
   name: nameOf('registry', token)
 }
 
-// The router comes first, the GPU app last: see below.
+// In this order: see below.
 var apps = gpuEnabled ? ['router', 'cpu', 'gpu'] : ['router', 'cpu']
-var router = 0
+var cpu = 1
 var gpu = 2
 
 resource identities 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' existing = [
@@ -77,17 +88,6 @@ resource hostTables 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   }
 ]
 
-// The router's blob trigger keeps its events in a queue of the host's account.
-resource hostQueues 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(hostAccount.id, identities[router].id, role.queueContributor)
-  scope: hostAccount
-  properties: {
-    principalId: identities[router].properties.principalId
-    principalType: 'ServicePrincipal'
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.queueContributor)
-  }
-}
-
 // Models: every app reads them, only who deploys writes them.
 resource models 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for (app, index) in apps: {
@@ -111,14 +111,14 @@ resource publisher 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!e
   }
 }
 
-// Bulk files: the router takes them in (a blob trigger wants Owner) and splits; all three work on the results.
+// Bulk files: the CPU app reads and splits them, and all three work on the results.
 resource bulkIn 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(dataAccount::blobs::bulkIn.id, identities[router].id, role.blobOwner)
+  name: guid(dataAccount::blobs::bulkIn.id, identities[cpu].id, role.blobReader)
   scope: dataAccount::blobs::bulkIn
   properties: {
-    principalId: identities[router].properties.principalId
+    principalId: identities[cpu].properties.principalId
     principalType: 'ServicePrincipal'
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.blobOwner)
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.blobReader)
   }
 }
 
@@ -134,18 +134,32 @@ resource bulkOut 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   }
 ]
 
-// The account's queues are all of bulk embedding; the scale controller counts their messages as the app.
+// The account's queues are all of bulk embedding. The router only writes to them; the backends' hosts read
+// them, and the scale controller counts their messages as the app.
 resource dataQueues 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for (app, index) in apps: {
-    name: guid(dataAccount.id, identities[index].id, role.queueContributor)
+    name: guid(dataAccount.id, identities[index].id, app == 'router' ? role.queueSender : role.queueContributor)
     scope: dataAccount
     properties: {
       principalId: identities[index].properties.principalId
       principalType: 'ServicePrincipal'
-      roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.queueContributor)
+      roleDefinitionId: subscriptionResourceId(
+        'Microsoft.Authorization/roleDefinitions',
+        app == 'router' ? role.queueSender : role.queueContributor
+      )
     }
   }
 ]
+
+resource events 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(dataAccount::queueService::bulkEvents.id, eventsIdentity.id, role.queueSender)
+  scope: dataAccount::queueService::bulkEvents
+  properties: {
+    principalId: eventsIdentity.properties.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.queueSender)
+  }
+}
 
 resource telemetry 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for (app, index) in apps: {

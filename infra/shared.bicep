@@ -12,8 +12,8 @@ func nameOf(thing 'hostAccount' | 'dataAccount' | 'applicationInsights' | 'regis
   }[thing]
 
 @export()
-@description('Name of the identity of an app, or of API Management (gateway).')
-func identityNameOf(who 'router' | 'cpu' | 'gpu' | 'gateway', token string) string => 'id-${who}-${token}'
+@description('Name of the identity of an app, of API Management (gateway) or of Event Grid (events).')
+func identityNameOf(who 'router' | 'cpu' | 'gpu' | 'gateway' | 'events', token string) string => 'id-${who}-${token}'
 
 @export()
 @description('URL of one service of a storage account, without a slash at its end.')
@@ -28,12 +28,10 @@ func sharedSettings(token string, clientId string, applicationInsightsConnection
   AzureWebJobsStorage__credential: 'managedidentity'
   AzureWebJobsStorage__clientId: clientId
   AzureWebJobsStorage__blobServiceUri: storageUrlOf('hostAccount', 'blob', token)
-  AzureWebJobsStorage__queueServiceUri: storageUrlOf('hostAccount', 'queue', token)
   AzureWebJobsStorage__tableServiceUri: storageUrlOf('hostAccount', 'table', token)
-  // The connection that blob and queue triggers name.
+  // The connection that queue triggers name.
   BulkStorage__credential: 'managedidentity'
   BulkStorage__clientId: clientId
-  BulkStorage__blobServiceUri: storageUrlOf('dataAccount', 'blob', token)
   BulkStorage__queueServiceUri: storageUrlOf('dataAccount', 'queue', token)
   APPLICATIONINSIGHTS_CONNECTION_STRING: applicationInsightsConnectionString
   APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${clientId};Authorization=AAD'

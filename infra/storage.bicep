@@ -8,7 +8,7 @@ param token string
 param networkIsolated bool
 param allowedIpRanges string[]
 
-var queues = ['bulk-split', 'bulk-cpu', 'bulk-gpu', 'bulk-finish']
+var queues = ['bulk-events', 'bulk-split', 'bulk-cpu', 'bulk-gpu', 'bulk-finish']
 
 var common = {
   minimumTlsVersion: 'TLS1_2'
@@ -18,7 +18,8 @@ var common = {
   defaultToOAuthAuthentication: true
   publicNetworkAccess: networkIsolated && empty(allowedIpRanges) ? 'Disabled' : 'Enabled'
   networkAcls: {
-    bypass: 'None'
+    // Event Grid is one of them, and writes to a queue.
+    bypass: 'AzureServices'
     defaultAction: networkIsolated ? 'Deny' : 'Allow'
     ipRules: map(networkIsolated ? allowedIpRanges : [], range => { value: range, action: 'Allow' })
   }

@@ -25,7 +25,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from model_build.sources import Located, locate
+from model_build.locate import Located, locate
 from shared.errors import BlitzError, InvalidArtefact, InvalidInput
 from shared.manifest import MANIFEST_FILE, Manifest, check_name, encode_manifest
 from shared.model_store import ModelStore, open_store

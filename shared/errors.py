@@ -10,6 +10,7 @@ BlitzError
 ├── PayloadTooLarge         413  body, inputs or tokens over a limit
 ├── UnsupportedMediaType    415  a content type we do not read
 ├── UnknownModel            404  no such model in the store
+├── NotFound                404  no such file or batch
 ├── SourceChanged           409  a bulk job's input is no longer the one that it began with
 ├── Overloaded              429  the queue is full; `retry_after_s`
 ├── Unavailable             503  not now; `retry_after_s` when known
@@ -76,6 +77,11 @@ class UnsupportedMediaType(BlitzError):
 class UnknownModel(BlitzError):
     status = 404
     code = "model_not_found"
+
+
+class NotFound(BlitzError):
+    status = 404
+    code = "not_found"
 
 
 class SourceChanged(BlitzError):

@@ -29,6 +29,8 @@ class Settings:
         published account, ports 10000 and 10001 of this machine); empty: the account of
         storage_connection_string, or file://.blitz/bulk where there is none.
     storage_connection_string: for Azurite or key access; otherwise DefaultAzureCredential.
+    bulk_retry_s: on one machine: a bulk message that was taken and is not done after so long is taken by
+        another process; must be longer than a step takes. In Azure the Functions host decides.
     default_model: what a request that names no model gets; empty: the only model there is.
     cpu_backend_url: where the router finds the CPU backend; empty: in this process.
     gpu_backend_url: where the router finds the GPU backend; empty: there is none.
@@ -56,6 +58,7 @@ class Settings:
     queue_tokens, max_queue_s: tokens waiting in this process, and the seconds they are expected to wait,
         beyond which requests get 429.
     max_body_bytes, max_inputs, max_request_tokens: a request's limits.
+    max_file_bytes: the largest file that /v1/files takes.
     allow_token_ids: accept OpenAI inputs of token ids as ids of the model's own vocabulary.
     request_timeout_s: after that a request is answered 504 (Functions cuts HTTP at 230 s).
     """
@@ -64,6 +67,7 @@ class Settings:
     model_store: str = "file://.blitz/models"
     storage: str = ""
     storage_connection_string: str = ""
+    bulk_retry_s: float = 600.0
     default_model: str = ""
     cpu_backend_url: str = ""
     gpu_backend_url: str = ""
@@ -91,6 +95,7 @@ class Settings:
     queue_tokens: int = 1_000_000
     max_queue_s: float = 30.0
     max_body_bytes: int = 20_000_000
+    max_file_bytes: int = 200_000_000
     max_inputs: int = 2048
     max_request_tokens: int = 300_000
     allow_token_ids: bool = False
@@ -137,6 +142,7 @@ _POSITIVE = (
     "gpu_idle_s",
     "chunk_texts",
     "backend_concurrency",
+    "bulk_retry_s",
     "cache_disk_bytes",
     "cache_models",
     "cache_memory_bytes",
@@ -144,6 +150,7 @@ _POSITIVE = (
     "queue_tokens",
     "max_queue_s",
     "max_body_bytes",
+    "max_file_bytes",
     "max_inputs",
     "max_request_tokens",
     "request_timeout_s",

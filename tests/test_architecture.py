@@ -56,7 +56,11 @@ def test_router_and_cpu_app_load_no_torch(module: str) -> None:
 
 def test_only_settings_and_entry_points_touch_the_environment() -> None:
     """`os.environ` is handed to Settings.from_env by entry points and read nowhere else."""
-    entry_points = {ROOT / "functions" / "local.py", ROOT / "model_build" / "__main__.py"}
+    entry_points = {
+        ROOT / "functions" / "bulk.py",
+        ROOT / "functions" / "local.py",
+        ROOT / "model_build" / "__main__.py",
+    }
     for package in ("shared", "functions", "model_build"):
         for path in set((ROOT / package).rglob("*.py")) - entry_points:
             used = {

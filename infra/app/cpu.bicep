@@ -6,7 +6,10 @@ param tags object
 param token string
 param backendAppId string
 param audience string
+@description('Empty: there is no GPU app, and no bulk job goes to it.')
+param gpuUrl string
 param warmModels string
+param defaultModel string
 param alwaysReady int
 param httpConcurrency int
 param networkIsolated bool
@@ -23,12 +26,13 @@ module app 'flex.bicep' = {
     networkIsolated: networkIsolated
     isPublic: !networkIsolated
     caller: 'router'
-    openPaths: []
     backendAppId: backendAppId
     audience: audience
     settings: {
       BLITZ_ROLE: 'cpu'
+      BLITZ_GPU_BACKEND_URL: gpuUrl
       BLITZ_WARM_MODELS: warmModels
+      BLITZ_DEFAULT_MODEL: defaultModel
       // Of the instance's 4096 MB; the rest is for the host, for Python and for activations.
       BLITZ_CACHE_MEMORY_BYTES: '2500000000'
     }

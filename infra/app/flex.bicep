@@ -19,8 +19,6 @@ param networkIsolated bool
 param isPublic bool
 @description('The only identity that may call; null: anybody.')
 param caller 'router' | 'gateway'?
-@description('Paths that need no token.')
-param openPaths string[]
 param backendAppId string
 param audience string
 
@@ -115,7 +113,6 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
       globalValidation: {
         requireAuthentication: true
         unauthenticatedClientAction: 'Return401'
-        excludedPaths: openPaths
       }
       httpSettings: { requireHttps: true }
       login: { tokenStore: { enabled: false } }
@@ -138,5 +135,4 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
 }
 
 output id string = app.id
-output name string = app.name
 output url string = 'https://${app.properties.defaultHostName}'

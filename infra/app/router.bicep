@@ -28,8 +28,6 @@ module app 'flex.bicep' = {
     networkIsolated: networkIsolated
     isPublic: true
     caller: apiManagementEnabled ? 'gateway' : null
-    // Event Grid has no token of ours: its webhook is guarded by the key in its URL.
-    openPaths: ['/health', '/runtime/webhooks/blobs']
     backendAppId: backendAppId
     audience: audience
     settings: {
@@ -44,5 +42,4 @@ module app 'flex.bicep' = {
   }
 }
 
-output name string = app.outputs.name
 output url string = app.outputs.url

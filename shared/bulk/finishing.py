@@ -10,6 +10,7 @@ import hashlib
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 
+import msgspec
 import pyarrow as pa
 
 from shared.bulk import jobs
@@ -18,17 +19,33 @@ from shared.bulk.jobs import Counts, Job, Manifest, Output, Split, Status
 from shared.bulk.rows import BadRow, unpack_table
 from shared.bulk.storage import Blobs
 from shared.bulk.writing import write_ids, write_jsonl, write_npy, write_parquet
+from shared.errors import Unavailable
 
 
-def finish_job(out: Blobs, job: Job, now: float, *, cancelled: bool) -> None:
+class Final(msgspec.Struct, frozen=True):
+    """What the end of a job consists of, agreed upon by all its finishers. Keys, in order."""
+
+    parts: list[str]
+    bad: list[str]
+    failed: list[str]
+    cancelled: bool
+    ended: float
+
+
+def finish_job(out: Blobs, job: Job, now: float, go_on: Callable[[], None], *, cancelled: bool) -> None:
     """Write output and error file of the parts that are there, then the manifest, then the status.
 
-    now: Unix seconds. Blocking, and long for a large job.
+    now: Unix seconds. go_on: called for each part; what it raises ends this. Blocking, and long for a
+    large job. Raises Unavailable if the job ended meanwhile and its parts are deleted.
     """
     folder = f"jobs/{job.id}"
-    parts = _Parts(out, f"{folder}/parts/")
+    final = _agree(out, folder, now, cancelled)
+    if out.stat(f"{folder}/manifest.json") is not None:
+        return
+    cancelled, now = final.cancelled, final.ended
+    parts = _Parts(out, final.parts, go_on)
     outputs = [_write(out, key, make(parts)) for key, make in _outputs(job, parts)]
-    bad = _BadRows(out, folder)
+    bad = _BadRows(out, final.bad, final.failed)
     errors = _write(out, job.errors, _error_lines(job, bad))
     found = out.read(f"{folder}/split.json")
     split = jobs.decode(found, Split) if found else None
@@ -55,13 +72,37 @@ def finish_job(out: Blobs, job: Job, now: float, *, cancelled: bool) -> None:
     out.write(f"{folder}/status.json", jobs.encode(status))
 
 
+def _agree(out: Blobs, folder: str, now: float, cancelled: bool) -> Final:
+    """The first finisher's list: a later one may see other parts, or the first one's clearing away."""
+
+    def keys(what: str) -> list[str]:
+        return [stat.key for stat in out.list(f"{folder}/{what}/")]
+
+    key = f"{folder}/final.json"
+    if out.stat(key) is None:
+        final = Final(keys("parts"), keys("bad"), keys("failed"), cancelled, now)
+        out.create(key, jobs.encode(final))
+    return jobs.decode(_there(out, key), Final)
+
+
+def _there(out: Blobs, key: str) -> bytes:
+    """Raises Unavailable: a file of an ended job is deleted, and must not be missing in an output."""
+    data = out.read(key)
+    if data is None:
+        raise Unavailable("the job has ended meanwhile")
+    return data
+
+
 def _outputs(
     job: Job, parts: _Parts
 ) -> Iterator[tuple[str, Callable[[Iterable[pa.Table]], Iterator[bytes]]]]:
     """Keys and writers of a job's output files."""
     options = job.options
     if job.kind == "batch":
-        yield job.output, lambda tables: write_batch(tables, job=job.id, model=options.model)
+        yield (
+            job.output,
+            lambda tables: parts.answered(write_batch(tables, job=job.id, model=options.model)),
+        )
     elif options.format == "jsonl":
         yield job.output, lambda tables: write_jsonl(tables, dtype=options.dtype)
     elif options.format == "npy":
@@ -82,43 +123,63 @@ def _outputs(
 
 
 class _Parts:
-    """A job's parts in order, read one at a time on each walk. rows, tokens: of the last walk."""
+    """A job's parts in order, read one at a time on each walk.
 
-    def __init__(self, out: Blobs, folder: str) -> None:
+    rows, tokens: of the last walk; rows as in Counts.
+    """
+
+    def __init__(self, out: Blobs, keys: list[str], go_on: Callable[[], None]) -> None:
         self._out = out
-        self._folder = folder
+        self._keys = keys
+        self._go_on = go_on
         self.rows = 0
         self.tokens = 0
 
     def __iter__(self) -> Iterator[pa.Table]:
         self.rows = self.tokens = 0
-        for stat in self._out.list(self._folder):
-            data = self._out.read(stat.key)
-            if data is not None:
-                table = unpack_table(data)
-                self.rows += table.num_rows
-                self.tokens += sum(table["tokens"].to_pylist())
-                yield table
+        for key in self._keys:
+            self._go_on()
+            table = unpack_table(_there(self._out, key))
+            self.rows += table.num_rows
+            self.tokens += sum(table["tokens"].to_pylist())
+            yield table
+
+    def answered(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        """`lines`, one for each request that has all its vectors: those are the rows."""
+        answers = 0
+        for block in lines:
+            answers += block.count(b"\n")
+            yield block
+        self.rows = answers
 
 
 class _BadRows:
-    """Rows that could not be read and rows that failed, by line. count: of the last walk."""
+    """Rows that could not be read and rows that failed, by line. count: of the last walk.
 
-    def __init__(self, out: Blobs, folder: str) -> None:
+    A row has one reason: the texts of a request may fail one by one, and a chunk that was given up may
+    hold rows that were refused before.
+    """
+
+    def __init__(self, out: Blobs, bad: list[str], failed: list[str]) -> None:
         self._out = out
-        self._folder = folder
+        self._bad = bad
+        self._failed = failed
         self.count = 0
 
     def __iter__(self) -> Iterator[BadRow]:
         self.count = 0
-        read, failed = (self._rows(f"{self._folder}/{what}/") for what in ("bad", "failed"))
-        for row in heapq.merge(read, failed, key=lambda row: row.line):
-            self.count += 1
-            yield row
+        last: tuple[int, str | None] | None = None
+        for row in heapq.merge(
+            self._rows(self._bad), self._rows(self._failed), key=lambda row: row.line
+        ):
+            if (row.line, row.id) != last:
+                last = row.line, row.id
+                self.count += 1
+                yield row
 
-    def _rows(self, folder: str) -> Iterator[BadRow]:
-        for stat in self._out.list(folder):
-            for line in (self._out.read(stat.key) or b"").splitlines():
+    def _rows(self, keys: list[str]) -> Iterator[BadRow]:
+        for key in keys:
+            for line in _there(self._out, key).splitlines():
                 yield BadRow.from_json(line)
 
 

@@ -6,11 +6,14 @@ All state is blobs of the `out` container below jobs/JOB/, only ever created or 
     bad/000000.jsonl           rows of that chunk that could not be read
     split.json                 all chunks are there
     parts/000000-512.arrow     a chunk with its vectors
-    failed/000000.jsonl        rows of that chunk that have no vector, and why
+    failed/000000-3.jsonl      rows of that chunk that have no vector (how many), and why
     cancel                     someone wants it to end
     status.json                for people; written now and then while it runs
+    final.json                 what its output is made of, while it is being written
     manifest.json              it has ended; written last
-Beside them active/JOB exists while a job runs, and events/HASH once a version of an input was seen.
+Beside them active/JOB exists while a job runs (of one with an id given by the caller also before, with
+the message that splits it), and events/HASH once a version of an input
+was seen: empty until a splitter has signed it with the job's id.
 
 Does not know storage, models or how rows become vectors.
 """
@@ -62,7 +65,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 class Job(msgspec.Struct, frozen=True):
     """container, source, etag: the version of the input. revision: of the model, the same for all parts.
 
-    created: Unix seconds. kind: of the input; "batch" has OpenAI's output. device: where its chunks go.
+    container: "out" for an uploaded file, whose outputs are files too. created: Unix seconds. kind: of
+    the input; "batch" has OpenAI's output. device: where its chunks go.
     """
 
     id: str
@@ -81,15 +85,22 @@ class Job(msgspec.Struct, frozen=True):
     @property
     def output(self) -> str:
         """The output's key. The source's extension stays: a.csv and a.jsonl are two inputs."""
+        if self.container == "out":
+            return f"files/file-{self.id}-output"
         return f"{self.source}.{'jsonl' if self.kind == 'batch' else self.options.format}"
 
     @property
     def errors(self) -> str:
+        if self.container == "out":
+            return f"files/file-{self.id}-errors"
         return f"{self.source}.errors.jsonl"
 
 
 class Split(msgspec.Struct, frozen=True):
-    """chunks: all, those of bad rows alone included; parts: those with rows. rows: bad ones included."""
+    """chunks: all, those of bad rows alone included; parts: those with rows.
+
+    rows, bad: as in Counts; rows: bad ones included.
+    """
 
     chunks: int
     parts: int
@@ -98,7 +109,7 @@ class Split(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """Rows. total: known once the input was read to its end."""
+    """Rows; of OpenAI Batch requests, whose texts are rows. total: known once all was read."""
 
     total: int = 0
     completed: int = 0
@@ -106,7 +117,9 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is told of a job. Times are Unix seconds. error: why it failed as a whole."""
+    """What is told of a job. Times are Unix seconds. error: why it failed as a whole, `code` and `field`
+    as a BlitzError has them.
+    """
 
     id: str
     status: State
@@ -118,6 +131,8 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
     output: str | None = None
     errors: str | None = None
     error: str | None = None
+    code: str | None = None
+    field: str | None = None
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -139,7 +154,10 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What queues carry. To split: container, key and etag; to embed: job and chunk; to finish: job."""
+    """What queues carry. To split: container, key and etag; to embed: job and chunk; to finish: job.
+
+    A job in a message to split is the id that it must get, for input that may be asked for repeatedly.
+    """
 
     job: str = ""
     chunk: str = ""
@@ -160,13 +178,21 @@ def event_key(container: Container, key: str, etag: str) -> str:
 
 
 def chunk_name(index: int, rows: int) -> str:
-    """ "000007-512.arrow": sorts by number, and a listing tells how many rows there are."""
+    """ "000007-512.arrow": sorts by number, and a listing tells how many rows there are.
+
+    rows: as in Counts; of OpenAI Batch the requests that begin in the chunk.
+    """
     return f"{index:06d}-{rows}.arrow"
 
 
+def failed_name(chunk: str, rows: int) -> str:
+    """ "000007-3.jsonl", for that chunk."""
+    return f"{chunk.partition('-')[0]}-{rows}.jsonl"
+
+
 def rows_of(name: str) -> int:
-    """How many rows a chunk or part has, by its name or key."""
-    return int(name.rpartition("-")[2].removesuffix(".arrow"))
+    """How many rows a chunk or part has, or failed in it, by its name or key."""
+    return int(name.rpartition("-")[2].partition(".")[0])
 
 
 def is_input(key: str) -> bool:
@@ -174,14 +200,14 @@ def is_input(key: str) -> bool:
     return not key.endswith(SIDECAR)
 
 
-def options_of(stat: BlobStat, sidecar: bytes | None, default_model: str) -> Options:
-    """The sidecar's, over the metadata's, over the path's (MODEL/...), over the defaults.
+def options_of(container: Container, stat: BlobStat, sidecar: bytes | None) -> Options:
+    """The sidecar's, over the metadata's, over the path's (MODEL/... in bulk-in), over the defaults.
 
-    Raises InvalidInput naming the option.
+    Without a model, if none of them names one. Raises InvalidInput naming the option.
     """
-    given: dict[str, Any] = {"model": default_model}
+    given: dict[str, Any] = {}
     folder, slash, _ = stat.key.partition("/")
-    if slash and is_name(folder):
+    if container == "source" and slash and is_name(folder):
         given["model"] = folder
     given |= {
         name.removeprefix(PREFIX): value
@@ -192,16 +218,18 @@ def options_of(stat: BlobStat, sidecar: bytes | None, default_model: str) -> Opt
         if sidecar is not None:
             given |= msgspec.json.decode(sidecar, type=dict[str, Any])
         # Metadata are strings; strict=False reads "64" as a number.
-        options = msgspec.convert(given, Options, strict=False)
+        return msgspec.convert(given, Options, strict=False)
     except msgspec.DecodeError as error:
         raise InvalidInput(f"the options are not valid: {error}") from None
-    if not options.model:
-        raise InvalidInput(
-            "no model is named: put the file into a folder of the model's name, or set the metadata "
-            f"{PREFIX}model, or write {stat.key}{SIDECAR}",
-            field="model",
-        )
-    return options
+
+
+def no_model(key: str) -> InvalidInput:
+    """What to tell of an input whose options name no model."""
+    return InvalidInput(
+        "no model is named: put the file into a folder of the model's name, or set the metadata "
+        f"{PREFIX}model, or write {key}{SIDECAR}",
+        field="model",
+    )
 
 
 def encode(value: object) -> bytes:

@@ -3,6 +3,7 @@
     split     input -> chunks, a message for each  (killed: again, the same chunks, the same names)
     embed     chunk -> part                        (twice: the second finds the part)
     finish    parts -> output, manifest            (twice: the same bytes)
+    give_up   what failed too often is recorded as failed
     reconcile what was lost on the way is sent again
 
 State is created with If-None-Match, names are derived from content, and a part's bytes depend on
@@ -15,8 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -24,19 +26,19 @@ import numpy as np
 import pyarrow as pa
 
 from shared.backend_client import Backend
-from shared.bulk import jobs
+from shared.bulk import control, jobs
+from shared.bulk.control import FINISH, SPLIT
 from shared.bulk.finishing import finish_job
 from shared.bulk.formats.source import Source
-from shared.bulk.jobs import Container, Counts, Job, Message, Options, Split, State, Status
+from shared.bulk.jobs import Container, Job, Message, Options, Split, State, Status
 from shared.bulk.reading import HEAD_BYTES, Format, ReadOptions, detect_format, read_rows
-from shared.bulk.rows import BadRow, cut_chunks, embedded, pack_table, unpack_table
+from shared.bulk.rows import BadRow, Row, cut_chunks, embedded, pack_table, unpack_table
 from shared.bulk.storage import Blobs, BlobStat, Storage
 from shared.contracts import EmbedRequest, EmbedResult, ModelCard
-from shared.errors import BlitzError, InvalidInput, Misconfigured, Overloaded, SourceChanged
+from shared.errors import BlitzError, InvalidInput, Misconfigured, Overloaded, SourceChanged, Unavailable
 from shared.manifest import Device, pinned_name
 from shared.routing import BackendView, Policy, Work
 
-SPLIT, FINISH = "bulk-split", "bulk-finish"
 MISSED_S = 120.0
 """An input that nobody has seen for so long after it was written has lost its event."""
 STUCK_S = 300.0
@@ -92,6 +94,7 @@ class Bulk:
         self._max_inputs = max_inputs
         self._default_model = default_model
         self._clock = clock
+        self._stopping = threading.Event()
         self._reported: dict[str, float] = {}
         self._first_missing: dict[str, str] = {}
 
@@ -100,6 +103,21 @@ class Bulk:
         if container == "out" or jobs.is_input(key):
             message = Message(container=container, key=key, etag=etag)
             await self._send(SPLIT, message)
+
+    async def notice(self, container: Container, key: str, etag: str) -> None:
+        """An event: a version of an input is there. As `submit`, but once for each version.
+
+        Nothing is lost if this dies in between: a mark that no splitter has signed is `reconcile`'s.
+        """
+        if not jobs.is_input(key):
+            return
+        mark = jobs.event_key(container, key, etag)
+        if await asyncio.to_thread(self._storage.out.create, mark, b""):
+            await self.submit(container, key, etag)
+
+    def stop(self) -> None:
+        """Long steps under way raise Unavailable soon, and so does every later one."""
+        self._stopping.set()
 
     async def split(self, body: bytes) -> str | None:
         """A message of bulk-split: read the input, write its chunks, send a message for each.
@@ -110,18 +128,23 @@ class Bulk:
         blobs = self._blobs(message.container)
         stat = await asyncio.to_thread(blobs.stat, message.key)
         if stat is None or (message.etag and stat.etag != message.etag):
-            return None  # a newer version has an event of its own
+            if not message.job:
+                return None  # a newer version has an event of its own
+            gone = BlobStat(message.key, 0, message.etag, 0.0, {})
+            return await self._reject(message, gone, SourceChanged("the input was changed or deleted"))
         try:
-            job = await self._create(message.container, stat, blobs)
-        except InvalidInput as error:
-            return await self._reject(message.container, stat, error)
-        if await self._ended(job.id):
+            job = await self._create(message, stat, blobs)
+        except (InvalidInput, SourceChanged) as error:
+            return await self._reject(message, stat, error)
+        if await self._is_over(job):
             return job.id
         try:
             await asyncio.to_thread(self._write_chunks, job, blobs)
         except (InvalidInput, SourceChanged) as error:
             await self._fail(job, error)
             return job.id
+        if await self._ended(job.id):
+            await asyncio.to_thread(self._clean_up, job.id)  # cancelled, and chunks came after its end
         await self._finish_if_done(job.id)
         return job.id
 
@@ -139,77 +162,115 @@ class Bulk:
                 return  # the job has ended since
             table, refused = await self._embed_rows(job, unpack_table(data))
             if refused:
-                await asyncio.to_thread(
-                    out.create, self._failed_key(job, message.chunk), _lines(refused)
-                )
+                await asyncio.to_thread(self._write_failed, job, message.chunk, refused)
             await asyncio.to_thread(out.create, part_key, await asyncio.to_thread(pack_table, table))
         await self._report(job)
         await self._finish_if_done(job.id)
 
     async def give_up(self, body: bytes) -> None:
-        """A message that failed too often: its rows are failed ones, and the job goes on."""
-        message = jobs.decode(body, Message)
-        job = await self._job(message.job)
-        if job is None or not message.chunk or await self._is_over(job):
+        """A message of any queue that failed too often.
+
+        Rows of a chunk are failed ones and the job goes on; an input that could not be read or an output
+        that could not be written fails the job. What is no message of ours is dropped.
+        """
+        try:
+            message = jobs.decode(body, Message)
+        except msgspec.DecodeError:
             return
+        if message.key:
+            await self._give_up_input(message)
+            return
+        job = await self._job(message.job)
+        if job is None or await self._ended(job.id):
+            return
+        if message.chunk:
+            await self._give_up_chunk(job, message.chunk)
+        else:
+            await self._fail(job, Unavailable("the output could not be written, in several tries"))
+
+    async def _give_up_input(self, message: Message) -> None:
+        stat = await asyncio.to_thread(self._blobs(message.container).stat, message.key)
+        if stat is None or (message.etag and stat.etag != message.etag):
+            if not message.job:
+                return
+            stat = BlobStat(message.key, 0, message.etag, 0.0, {})
+        error = Unavailable("the input could not be read, in several tries")
+        mark = jobs.event_key(message.container, stat.key, stat.etag)
+        signed = await asyncio.to_thread(self._storage.out.read, mark) or b""
+        id_ = message.job or signed.decode()
+        job = await self._job(id_) if id_ else None
+        if job is None:
+            await self._reject(message, stat, error)
+        elif not await self._ended(job.id):
+            await self._fail(job, error)
+
+    async def _give_up_chunk(self, job: Job, chunk: str) -> None:
         out, folder = self._storage.out, f"jobs/{job.id}"
-        data = await asyncio.to_thread(out.read, f"{folder}/chunks/{message.chunk}")
-        if data is None:
+        data = await asyncio.to_thread(out.read, f"{folder}/chunks/{chunk}")
+        part = await asyncio.to_thread(out.stat, f"{folder}/parts/{chunk}")
+        if data is None or part is not None:
             return
         table = unpack_table(data)
         why = "the rows of this chunk could not be embedded, in several tries"
-        await asyncio.to_thread(
-            out.create,
-            self._failed_key(job, message.chunk),
-            _lines(_failed(row, "embedding_failed", why) for row in _names(table)),
-        )
+        failed = [_failed(row, "embedding_failed", why) for row in _names(table)]
+        await asyncio.to_thread(self._write_failed, job, chunk, failed)
         empty = embedded(table.slice(0, 0), np.empty((0, job.dimensions), np.float32), [])
-        await asyncio.to_thread(out.create, f"{folder}/parts/{message.chunk}", pack_table(empty))
+        await asyncio.to_thread(out.create, f"{folder}/parts/{chunk}", pack_table(empty))
         await self._finish_if_done(job.id)
 
     async def finish(self, body: bytes) -> None:
         """A message of bulk-finish: write the output, if every part is there or the job is cancelled."""
         job = await self._job(jobs.decode(body, Message).job)
-        if job is None or await self._ended(job.id):
+        if job is None:
+            return
+        if await self._ended(job.id):
+            await asyncio.to_thread(self._clean_up, job.id)  # what came after its end
             return
         cancelled = await self._is_cancelled(job.id)
         if not cancelled and not await self._all_parts(job.id):
             return
         await self._write_status(job, "finalizing")
-        now = self._clock()
-        await asyncio.to_thread(finish_job, self._storage.out, job, now, cancelled=cancelled)
+        now, out = self._clock(), self._storage.out
+        await asyncio.to_thread(finish_job, out, job, now, self._go_on, cancelled=cancelled)
         await asyncio.to_thread(self._clean_up, job.id)
 
     async def cancel(self, job_id: str) -> None:
         """End a job: chunks not begun are dropped, what has vectors is in the output."""
-        job = await self._job(job_id)
-        if job is None:
-            raise InvalidInput("there is no job of that id", field="job")
-        if not await self._ended(job.id):
-            await asyncio.to_thread(self._storage.out.create, f"jobs/{job.id}/cancel", b"")
-            await self._write_status(job, "cancelling")
-            await self._send(FINISH, Message(job=job.id))
+        await asyncio.to_thread(control.cancel_job, self._storage, job_id)
 
     async def status(self, job_id: str) -> Status | None:
         """What is true now, from what is there; None if there is no such job."""
-        job = await self._job(job_id)
-        return None if job is None else await asyncio.to_thread(self._status, job)
+        return await asyncio.to_thread(control.read_status, self._storage.out, job_id)
 
     async def reconcile(self) -> None:
         """Send again what was lost: events of inputs, and messages of jobs that show no progress."""
         now = self._clock()
-        for stat in await asyncio.to_thread(lambda: list(self._storage.source.list(""))):
-            seen = jobs.event_key("source", stat.key, stat.etag)
-            if (
-                jobs.is_input(stat.key)
-                and now - stat.modified_s > MISSED_S
-                and await asyncio.to_thread(self._storage.out.stat, seen) is None
-            ):
+        missed = await asyncio.to_thread(self._missed_inputs, now)
+        # As many messages as there are inputs: nothing was lost, the splitters are behind.
+        if await asyncio.to_thread(self._storage.queue(SPLIT).depth) < len(missed):
+            for stat in missed:
                 await self.submit("source", stat.key, stat.etag)
         for active in await asyncio.to_thread(lambda: list(self._storage.out.list("active/"))):
             job = await self._job(active.key.removeprefix("active/"))
             if job is not None:
                 await self._unstick(job, now)
+            elif active.size and now - active.modified_s > MISSED_S:
+                await self._begin_again(active.key)
+
+    async def _begin_again(self, active: str) -> None:
+        message = await asyncio.to_thread(self._storage.out.read, active)
+        if message:
+            await self._send(SPLIT, jobs.decode(message, Message))
+
+    def _missed_inputs(self, now: float) -> list[BlobStat]:
+        """Versions of inputs that no splitter has signed, long after they came or were noticed."""
+        missed = []
+        for stat in self._storage.source.list(""):
+            if jobs.is_input(stat.key) and now - stat.modified_s > MISSED_S:
+                mark = self._storage.out.stat(jobs.event_key("source", stat.key, stat.etag))
+                if mark is None or (not mark.size and now - mark.modified_s > MISSED_S):
+                    missed.append(stat)
+        return missed
 
     async def _unstick(self, job: Job, now: float) -> None:
         if await self._ended(job.id):
@@ -222,22 +283,35 @@ class Bulk:
         if await self._is_cancelled(job.id):
             await self._send(FINISH, Message(job=job.id))
         elif await asyncio.to_thread(out.stat, f"{folder}/split.json") is None:
-            await self.submit(job.container, job.source, job.etag)
+            id_ = job.id if job.container == "out" else ""
+            message = Message(id_, container=job.container, key=job.source, etag=job.etag)
+            await self._send(SPLIT, message)
         else:
-            for chunk in await asyncio.to_thread(self._missing, job.id):
-                await self._send(queue_of(job.device), Message(job=job.id, chunk=chunk))
+            missing = await asyncio.to_thread(self._missing, job.id)
+            queue = self._storage.queue(queue_of(job.device))
+            # A job that waits behind others has lost nothing.
+            if await asyncio.to_thread(queue.depth) < len(missing):
+                for chunk in missing:
+                    await self._send(queue_of(job.device), Message(job=job.id, chunk=chunk))
             await self._finish_if_done(job.id)
         await self._write_status(job, "in_progress")  # the next look is STUCK_S from now
 
-    async def _create(self, container: Container, stat: BlobStat, blobs: Blobs) -> Job:
-        """The job of this version of an input, created if it is new. Raises InvalidInput."""
+    async def _create(self, message: Message, stat: BlobStat, blobs: Blobs) -> Job:
+        """The job of this version of an input, created if it is new.
+
+        Raises InvalidInput and SourceChanged.
+        """
+        container = message.container
         sidecar = await asyncio.to_thread(blobs.read, stat.key + jobs.SIDECAR)
-        options = jobs.options_of(stat, sidecar, self._default_model)
+        options = jobs.options_of(container, stat, sidecar)
         head = await asyncio.to_thread(blobs.read_range, stat.key, 0, HEAD_BYTES, etag=stat.etag)
         form = detect_format(stat.key, head, ReadOptions(kind=options.kind))
+        if not options.model:
+            model = await asyncio.to_thread(self._model_in, stat, blobs, form)
+            options = msgspec.structs.replace(options, model=model)
         card = _card_for(options, await self._catalogue.cards(), self._choose(options, stat.size))
         job = Job(
-            id=jobs.job_id(container, stat, options, card.revision),
+            id=message.job or jobs.job_id(container, stat, options, card.revision),
             container=container,
             source=stat.key,
             etag=stat.etag,
@@ -260,6 +334,24 @@ class Bulk:
         await asyncio.to_thread(out.write, seen, job.id.encode())
         return job
 
+    def _model_in(self, stat: BlobStat, blobs: Blobs, form: Format) -> str:
+        """What an OpenAI Batch file's first request names; else the default. Raises InvalidInput."""
+        bad: BadRow | None = None
+        if form.kind == "batch":
+            options = ReadOptions(max_inputs=self._max_inputs)
+            for row in read_rows(_source(stat, blobs), form, options):
+                if isinstance(row, Row):
+                    bad = None
+                    if isinstance(row.fields, str) and (named := _model_named(row.fields)):
+                        return named
+                    break
+                bad = bad or row
+        if bad is not None:
+            raise InvalidInput(f"no line is a valid request; line {bad.line}: {bad.message}")
+        if not self._default_model:
+            raise jobs.no_model(stat.key)
+        return self._default_model
+
     def _choose(self, options: Options, size: int) -> list[Device]:
         """Where the chunks should go, best first."""
         if options.backend != "auto":
@@ -277,7 +369,7 @@ class Bulk:
         """All chunks, and split.json; stops early if the job is cancelled."""
         out, folder = self._storage.out, f"jobs/{job.id}"
         queue = self._storage.queue(queue_of(job.device))
-        source = Source(job.size, lambda at, n: blobs.read_range(job.source, at, n, etag=job.etag))
+        source = _source(BlobStat(job.source, job.size, job.etag, 0.0, {}), blobs)
         options = ReadOptions(
             kind=job.options.kind,
             text_column=job.options.text_column,
@@ -290,12 +382,14 @@ class Bulk:
         chunks = parts = good = bad = 0
         looked = self._clock()
         for chunk in cut_chunks(rows):
-            chunks, good, bad = chunks + 1, good + chunk.table.num_rows, bad + len(chunk.bad)
+            self._go_on()
+            begun = _begun(chunk.table)
+            chunks, good, bad = chunks + 1, good + begun, bad + len(chunk.bad)
             if chunk.bad:
                 out.create(f"{folder}/bad/{chunk.index:06d}.jsonl", chunk.bad_to_json())
             if chunk.table.num_rows:
                 parts += 1
-                name = jobs.chunk_name(chunk.index, chunk.table.num_rows)
+                name = jobs.chunk_name(chunk.index, begun)
                 # A splitter that was killed may have written the chunk and not sent the message.
                 if out.create(f"{folder}/chunks/{name}", chunk.to_arrow()) or not out.stat(
                     f"{folder}/parts/{name}"
@@ -303,10 +397,15 @@ class Bulk:
                     queue.send(jobs.encode(Message(job=job.id, chunk=name)))
             if self._clock() - looked > REPORT_S:
                 looked = self._clock()
-                out.write(f"{folder}/status.json", jobs.encode(self._status(job)))
+                out.write(f"{folder}/status.json", jobs.encode(control.status_of(out, job)))
                 if out.stat(f"{folder}/cancel"):
                     return
         out.create(f"{folder}/split.json", jobs.encode(Split(chunks, parts, good + bad, bad)))
+
+    def _go_on(self) -> None:
+        """Raises Unavailable once the process is to end."""
+        if self._stopping.is_set():
+            raise Unavailable("the service is stopping")
 
     async def _embed_rows(self, job: Job, table: pa.Table) -> tuple[pa.Table, list[BadRow]]:
         """The rows with their vectors; those that the model refuses, with the reason."""
@@ -388,35 +487,17 @@ class Bulk:
 
     async def _write_status(self, job: Job, state: State | None) -> None:
         def write() -> None:
-            status = self._status(job)
+            status = control.status_of(self._storage.out, job)
             if state is not None:
                 status = msgspec.structs.replace(status, status=state)
             self._storage.out.write(f"jobs/{job.id}/status.json", jobs.encode(status))
 
         await asyncio.to_thread(write)
 
-    def _status(self, job: Job) -> Status:
-        out, folder = self._storage.out, f"jobs/{job.id}"
-        if (ended := out.read(f"{folder}/manifest.json")) is not None:
-            return jobs.decode(ended, jobs.Manifest).status
-        found = out.read(f"{folder}/split.json")
-        split = jobs.decode(found, Split) if found else None
-        completed = sum(jobs.rows_of(name) for name in self._names_in(f"{folder}/parts/"))
-        state: State = "in_progress" if split else "validating"
-        if out.stat(f"{folder}/cancel"):
-            state = "cancelling"
-        return Status(
-            job.id,
-            state,
-            job.source,
-            job.options.model,
-            job.created,
-            Counts(split.rows if split else 0, completed, split.bad if split else 0),
-        )
-
-    async def _reject(self, container: Container, stat: BlobStat, error: BlitzError) -> str:
+    async def _reject(self, message: Message, stat: BlobStat, error: BlitzError) -> str:
         """An input that cannot become a job: a failed one says why, under an id of its own."""
-        id_ = jobs.job_id(container, stat, Options(), "")
+        container = message.container
+        id_ = message.job or jobs.job_id(container, stat, Options(), "")
         job = Job(
             id=id_,
             container=container,
@@ -446,6 +527,8 @@ class Bulk:
             job.created,
             ended_at=int(self._clock()),
             error=error.message,
+            code=error.code,
+            field=error.field,
         )
         manifest = jobs.Manifest(job, status, (), 0, self._clock() - job.created)
         out, folder = self._storage.out, f"jobs/{job.id}"
@@ -459,6 +542,7 @@ class Bulk:
         for what in ("chunks", "parts", "bad", "failed"):
             for stat in list(out.list(f"jobs/{job_id}/{what}/")):
                 out.delete(stat.key)
+        out.delete(f"jobs/{job_id}/final.json")
         out.delete(f"active/{job_id}")
         self._first_missing.pop(job_id, None)
 
@@ -489,8 +573,11 @@ class Bulk:
     def _blobs(self, container: Container) -> Blobs:
         return self._storage.source if container == "source" else self._storage.out
 
-    def _failed_key(self, job: Job, chunk: str) -> str:
-        return f"jobs/{job.id}/failed/{chunk.partition('-')[0]}.jsonl"
+    def _write_failed(self, job: Job, chunk: str, bad: list[BadRow]) -> None:
+        """A request of OpenAI Batch fails once, however many of its texts do."""
+        lines = b"".join(row.to_json() + b"\n" for row in bad)
+        name = jobs.failed_name(chunk, len({row.line for row in bad}))
+        self._storage.out.create(f"jobs/{job.id}/failed/{name}", lines)
 
 
 _ITEM = re.compile(r"input\[(\d+)\]")
@@ -512,7 +599,8 @@ def _card_for(options: Options, cards: list[ModelCard], devices: list[Device]) -
         named = [card for card in named if card.device == options.backend]
         if not named:
             raise InvalidInput(
-                f"{options.model} is not published for {options.backend}", field="backend"
+                f"{options.model} is not published for {options.backend}, or there is no such backend",
+                field="backend",
             )
     ranks = {device: rank for rank, device in enumerate(devices)}
     return min(named, key=lambda card: ranks.get(card.device, len(ranks)))
@@ -540,5 +628,21 @@ def _failed(row: tuple[int, str], code: str, why: str) -> BadRow:
     return BadRow(row[0], row[1], code, why)
 
 
-def _lines(bad: Iterable[BadRow]) -> bytes:
-    return b"".join(row.to_json() + b"\n" for row in bad)
+def _source(stat: BlobStat, blobs: Blobs) -> Source:
+    return Source(stat.size, lambda at, n: blobs.read_range(stat.key, at, n, etag=stat.etag))
+
+
+def _model_named(fields: str) -> str | None:
+    return msgspec.json.decode(fields, type=_Asked).model
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    model: str | None = None
+
+
+def _begun(table: pa.Table) -> int:
+    """The rows of a chunk; of OpenAI Batch the requests that begin in it."""
+    if "part" not in table.column_names:
+        rows: int = table.num_rows
+        return rows
+    return int(np.count_nonzero(table["part"].to_numpy() == 0))

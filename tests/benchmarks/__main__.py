@@ -17,7 +17,7 @@ from model_build.export import export_onnx
 from model_build.source import inspect_source
 from shared.cpus import usable_cpus
 from shared.model_store import open_store_url
-from tests.benchmarks import engines, gpu, routing, service
+from tests.benchmarks import engines, gpu, overload, routing, service, soak
 from tests.benchmarks.corpus import load_texts
 
 STORE = Path(__file__).parents[2] / ".blitz" / "models"
@@ -26,7 +26,17 @@ console = Console(width=120)
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    parts = set(sys.argv[1:]) or {"engines", "http", "formats", "cache", "process", "routing", "gpu"}
+    parts = set(sys.argv[1:]) or {
+        "engines",
+        "http",
+        "formats",
+        "cache",
+        "process",
+        "routing",
+        "gpu",
+        "overload",
+        "soak",
+    }
     what, texts = load_texts()
     console.print(f"{_cpu()}; {usable_cpus()} cores; {len(texts)} texts: {what}")
     report: dict[str, object] = {}
@@ -44,6 +54,10 @@ def main() -> None:
             report["process"] = _show("process", service.process(STORE))
         if "gpu" in parts:
             report["gpu"] = _gpu(work)
+    if "overload" in parts:
+        report["overload"] = _show("overload", overload.run(STORE, texts))
+    if "soak" in parts:
+        report["soak"] = _show("soak", soak.run())
     if "routing" in parts:
         report["routing"] = _routing()
     (STORE.parent / "bench.json").write_text(json.dumps(report, indent=2))

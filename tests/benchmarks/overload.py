@@ -1,9 +1,10 @@
 """Ten times what the service can do, for a minute: what the accepted wait, what the refused are told.
 
 The goal: accepted requests' p95 stays within twice the p95 of an idle service. BLITZ_MAX_QUEUE_S makes
-that so. A request that is accepted waits for at most that long, and then for one micro-batch under way;
-so take about half of what a usual request takes on an idle service. More of it wastes less of the
-engine's time between bursts, and lets a burst wait instead of refusing it; the default, 30 s, is for that.
+that so. A request is accepted while what waits is expected to take no longer than that; then it waits
+for this, and for the micro-batch that runs. So take less than half of what a usual request takes on an
+idle service: with the default, 30 s, bursts wait and are not refused, and whole minutes of overload
+mean that everybody waits half a minute.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ TIMES = 10
 
 def run(store: Path, texts: list[str], seconds: float = 60.0) -> dict[str, float]:
     """Milliseconds and rates. Answers are checked to be vectors of the model's size."""
-    with started_service(
-        f"file://{store}", environ={"BLITZ_MAX_QUEUE_S": str(MAX_QUEUE_S)}
-    ) as (url, process):
+    with started_service(f"file://{store}", environ={"BLITZ_MAX_QUEUE_S": str(MAX_QUEUE_S)}) as (
+        url,
+        process,
+    ):
         wait_until_ready(url, process)
         return asyncio.run(_measure(url, process.pid, texts, seconds))
 

@@ -16,6 +16,7 @@ from tests.questions import ask_once, asking, embed_many, embed_one, seen
 from tests.server import (
     children_of,
     free_port,
+    is_running,
     metrics_of,
     running_service,
     started_service,
@@ -33,8 +34,11 @@ OTHER = {"BLITZ_ROLE": "cpu"}
 
 
 async def test_a_killed_backend_loses_no_request(tmp_path: Path, random: Random) -> None:
-    """kill -9 under load: 502 and 503 while it is away, never a wrong vector; then all is as before."""
-    tiny, store = Tiny("slow", dimensions=128, work=300), f"file://{tmp_path}"
+    """kill -9 under load: 502 and 503 while it is away, never a wrong vector; then all is as before.
+
+    And the end leaves no process.
+    """
+    tiny, store = Tiny("slow", dimensions=128, work=300), f"file://{tmp_path / 'models'}"
     publish_all([tiny], store)
     port = free_port(3)
     with started_service(store, "--separate", port=port) as (url, process):
@@ -54,11 +58,16 @@ async def test_a_killed_backend_loses_no_request(tmp_path: Path, random: Random)
         assert {answer.status for answer in answers} <= {200, 502, 503}
         assert all(answer.right for answer in answers if answer.status == 200)
         assert all(answer.right for answer in answers[back:])
+        children = children_of(process.pid)
+        assert len(children) >= 2
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(process.wait, 20) == 0
+        assert not any(is_running(child) for child in children)
 
 
 async def test_a_backend_that_never_answers_is_given_up(tmp_path: Path, random: Random) -> None:
     """504 when time is up; after some of them 503 at once, without asking it again."""
-    tiny, store = Tiny("a"), f"file://{tmp_path}"
+    tiny, store = Tiny("a"), f"file://{tmp_path / 'models'}"
     publish_all([tiny], store)
     async with silence() as nobody:
         environ = {"BLITZ_CPU_BACKEND_URL": nobody, "BLITZ_REQUEST_TIMEOUT_S": "1.5"}
@@ -76,7 +85,7 @@ async def test_a_backend_that_never_answers_is_given_up(tmp_path: Path, random: 
 
 async def test_another_backend_answers_for_one_that_does_not(tmp_path: Path, random: Random) -> None:
     """The first request takes half of its time until the other is asked; later ones go there at once."""
-    tiny, store = Tiny("a"), f"file://{tmp_path}"
+    tiny, store = Tiny("a"), f"file://{tmp_path / 'models'}"
     publish_all([tiny], store, "cpu-fp32", "gpu-fp16")
     async with silence() as nobody:
         with running_service(store, environ=OTHER) as other:
@@ -99,7 +108,7 @@ async def test_another_backend_answers_for_one_that_does_not(tmp_path: Path, ran
 
 async def test_a_request_waits_for_a_cold_gpu(tmp_path: Path, random: Random) -> None:
     """With the fixed rule: ten texts for an app that scales from zero; meanwhile five are answered."""
-    tiny, store = Tiny("a"), f"file://{tmp_path}"
+    tiny, store = Tiny("a"), f"file://{tmp_path / 'models'}"
     publish_all([tiny], store, "cpu-fp32", "gpu-fp16")
     up = asyncio.Event()
     with running_service(store, environ=OTHER) as other:
@@ -118,7 +127,7 @@ async def test_a_request_waits_for_a_cold_gpu(tmp_path: Path, random: Random) ->
 
 async def test_the_cpu_covers_for_a_gpu_that_starts(tmp_path: Path, random: Random) -> None:
     """With the adaptive rule: nobody waits, the GPU is woken once, and is used as soon as it is up."""
-    tiny, store = Tiny("large", ballast_bytes=100_000_000), f"file://{tmp_path}"
+    tiny, store = Tiny("large", ballast_bytes=100_000_000), f"file://{tmp_path / 'models'}"
     publish_all([tiny], store, "cpu-fp32", "gpu-fp16")
     port = free_port()
     environ = {"BLITZ_ROUTING": "adaptive", "BLITZ_GPU_BACKEND_URL": f"http://127.0.0.1:{port}"}

@@ -21,7 +21,7 @@ SECONDS = 5.0
 
 async def test_overload_is_refused_at_once_and_costs_no_memory(tmp_path: Path, random: Random) -> None:
     """429 with Retry-After, sooner than an answer; what is accepted is right; then all is as before."""
-    tiny, store = Tiny("slow", dimensions=256, work=80), f"file://{tmp_path}"
+    tiny, store = Tiny("slow", dimensions=256, work=80), f"file://{tmp_path / 'models'}"
     publish_all([tiny], store)
     question = partial(embed_many, tiny, random, least_texts=16, most_texts=16)
     with started_service(store, environ={"BLITZ_MAX_QUEUE_S": "0.3"}) as (url, process):

@@ -2,68 +2,72 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
-import socket
-import subprocess
-import threading
-import time
-from collections.abc import Callable
-from pathlib import Path
+from random import Random
 
-import httpx
 import pytest
 
+from tests.questions import ask_once, embed_many
 from tests.server import (
     children_of,
     free_port,
     is_free,
     is_running,
+    metrics_of,
     started_service,
+    wait_until_answered,
     wait_until_ready,
 )
 from tests.tiny import Tiny, publish_all
 
-ENOUGH_S = 15.0
-"""What it is asked to do within; then it counts as hanging."""
+SLOW = Tiny("slow", dimensions=128, work=400)
+ENOUGH_S = 20.0
+"""Longer than anything may take to end; then it counts as hanging."""
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    url = f"file://{tmp_path_factory.mktemp('models')}"
-    publish_all([Tiny("a"), Tiny("slow", dimensions=512, work=2000)], url)
+    url = f"file://{tmp_path_factory.mktemp('signals') / 'models'}"
+    publish_all([SLOW], url)
     return url
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("arguments", [(), ("--separate",)])
-def test_a_signal_ends_everything(store: str, number: signal.Signals, arguments: tuple[str, ...]) -> None:
-    """Ctrl-C and SIGTERM, one process and three: no process is left, and the ports are free."""
-    port = free_port(3)
-    with started_service(store, *arguments, port=port) as (url, process):
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_service(store: str, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM; the port is free again."""
+    port = free_port()
+    with started_service(store, port=port) as (url, process):
         wait_until_ready(url, process)
+        process.send_signal(number)
+        assert process.wait(ENOUGH_S) == 0
+        assert is_free(port)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_it_starts_ends_all_processes(store: str, number: signal.Signals) -> None:
+    """--separate, when the CPU backend is up and the GPU's is not yet: none is left."""
+    port = free_port(3)
+    with started_service(store, "--separate", port=port) as (_, process):
+        wait_until_answered(f"http://127.0.0.1:{port + 1}/health", process, 60, anything=False)
         children = children_of(process.pid)
-        assert len(children) >= len(arguments)
+        assert children
         process.send_signal(number)
         assert process.wait(ENOUGH_S) == 0
         assert not any(is_running(child) for child in children)
         assert all(is_free(port + n) for n in range(3))
 
 
-def test_a_signal_lets_requests_end(store: str) -> None:
-    """What is under way when it comes is answered."""
-    answers: list[int] = []
+@pytest.mark.anyio
+async def test_what_is_under_way_is_answered_before_the_end(store: str, random: Random) -> None:
+    """A request that was accepted before the signal gets its right answer."""
     with started_service(store) as (url, process):
-        wait_until_ready(url, process)
-        httpx.post(f"{url}/embed", json={"model": "slow", "inputs": "w1"}, timeout=60)
-
-        def ask() -> None:
-            body = {"model": "slow", "inputs": ["w1 " * 20] * 8}
-            answers.append(httpx.post(f"{url}/embed", json=body, timeout=60).status_code)
-
-        asking = threading.Thread(target=ask)
-        asking.start()
-        _until(lambda: "te_request_count" in httpx.get(f"{url}/metrics").text)
+        await asyncio.to_thread(wait_until_ready, url, process)
+        asking = asyncio.create_task(ask_once(url, embed_many(SLOW, random, least_texts=24)))
+        while not (await asyncio.to_thread(metrics_of, url))["te_embed_count"]:
+            assert not asking.done()
+        assert not asking.done()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(ENOUGH_S) == 0
-        asking.join(ENOUGH_S)
-    assert answers == [200]
+        assert (await asking).right
+        assert await asyncio.to_thread(process.wait, ENOUGH_S) == 0

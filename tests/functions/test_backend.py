@@ -310,7 +310,8 @@ def test_the_function_app_serves_any_path(monkeypatch: pytest.MonkeyPatch) -> No
     """One anonymous HTTP function; the app behind it is create_app's, over the CPU's inference."""
     inference = FakeInference()
     monkeypatch.setattr(cpu, "create_inference", lambda settings: inference)
-    (function,) = cpu.function_app(Settings(role="cpu")).get_functions()
-    trigger = json.loads(function.get_function_json())["bindings"][0]
+    app = cpu.function_app(Settings(role="cpu"))
+    functions = {function.get_function_name(): function for function in app.get_functions()}
+    trigger = json.loads(functions["http_app_func"].get_function_json())["bindings"][0]
     assert trigger["authLevel"].lower() == "anonymous"
     assert trigger["route"] == "/{*route}"

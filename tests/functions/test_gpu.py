@@ -156,7 +156,8 @@ async def test_without_a_gpu_nothing_is_said_of_its_memory(metrics: Telemetry) -
 def test_the_function_app_serves_any_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """One anonymous HTTP function; the app behind it is create_app's."""
     monkeypatch.setattr(gpu, "create_inference", lambda settings: NoModels())
-    (function,) = gpu.function_app(Settings(role="gpu")).get_functions()
-    trigger = json.loads(function.get_function_json())["bindings"][0]
+    app = gpu.function_app(Settings(role="gpu"))
+    functions = {function.get_function_name(): function for function in app.get_functions()}
+    trigger = json.loads(functions["http_app_func"].get_function_json())["bindings"][0]
     assert trigger["authLevel"].lower() == "anonymous"
     assert trigger["route"] == "/{*route}"

@@ -27,7 +27,7 @@ from shared.contracts import (
     Tokens,
 )
 from shared.engines.onnx import OnnxEngine, capacity
-from shared.errors import InputTooLong, InvalidInput, PayloadTooLarge, UnknownModel
+from shared.errors import InputTooLong, InvalidInput, Overloaded, PayloadTooLarge, UnknownModel
 from shared.manifest import SCHEMA_VERSION, Manifest, Source
 from shared.model_cache import ModelCache
 from shared.settings import Settings
@@ -202,6 +202,20 @@ async def test_far_too_many_characters_are_refused_unread(served: Served) -> Non
     with pytest.raises(PayloadTooLarge, match="characters") as refused:
         await served.inference.embed(EmbedRequest("a", ("x" * 80_001,)))
     assert refused.value.field == "input"
+
+
+async def test_a_full_queue_refuses_before_anything_is_tokenised(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under overload most requests are refused: they must cost next to nothing."""
+
+    def refuse() -> None:
+        raise Overloaded("too many requests are waiting: retry later")
+
+    monkeypatch.setattr(served.batcher, "check", refuse)
+    monkeypatch.setattr(served.model, "tokenize", lambda request: pytest.fail("it was tokenised"))
+    with pytest.raises(Overloaded):
+        await served.inference.embed(EmbedRequest("a", ("abc",)))
 
 
 async def test_an_unknown_model_is_unknown(served: Served) -> None:

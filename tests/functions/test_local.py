@@ -1,11 +1,18 @@
+"""The local runner as processes of its own: in one, in three, as a backend, and when it cannot start."""
+
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -14,8 +21,23 @@ import pytest
 from openai import OpenAI
 
 from functions.local import listen
-from tests.server import ROOT, running_service
+from shared.contracts import EmbedRequest, EmbedResult
+from shared.wire import pack_request, unpack_result
+from tests.server import (
+    ROOT,
+    children_of,
+    free_port,
+    is_running,
+    running_service,
+    started_service,
+    wait_until_answered,
+    wait_until_ready,
+)
+from tests.tiny import Tiny, nearly, publish_all
 
+SECRET = "a secret of this test"
+MODEL = Tiny("a")
+BOTH = importlib.util.find_spec("torch") is not None
 TEXTS = [f"text number {n} about " + "cats and the weather " * (n % 9) for n in range(32)]
 
 
@@ -81,6 +103,101 @@ def test_the_printed_curl_line_works_as_it_is(minilm_store: Path) -> None:
         process.communicate(timeout=10)
 
 
+@dataclass(frozen=True)
+class Separate:
+    """The URLs of the three, and the process of the router, which started the other two."""
+
+    router: str
+    cpu: str
+    gpu: str
+    process: subprocess.Popen[bytes]
+
+
+@pytest.fixture(scope="module")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = f"file://{tmp_path_factory.mktemp('local') / 'models'}"
+    publish_all([MODEL], url, "cpu-fp32", "gpu-fp16")
+    return url
+
+
+@pytest.fixture(scope="module")
+def separate(tiny_store: str) -> Iterator[Separate]:
+    port = free_port(3)
+    environ = {"BLITZ_BACKEND_SECRET": SECRET}
+    with started_service(tiny_store, "--separate", environ=environ, port=port) as (url, process):
+        wait_until_ready(url, process)
+        backends = f"http://127.0.0.1:{port + 1}", f"http://127.0.0.1:{port + 2}"
+        yield Separate(url, *backends, process)
+
+
+def ask_for(service: str, *texts: str) -> httpx.Response:
+    return httpx.post(f"{service}/embed", json={"model": "a", "inputs": texts}, timeout=60)
+
+
+def test_separate_processes_answer_together(separate: Separate) -> None:
+    """One text by the CPU's process, twelve by the GPU's: the same vectors, through the same router."""
+    assert len(children_of(separate.process.pid)) == 1 + BOTH
+    texts = [f"w{n} w{n + 1}" for n in range(12)]
+    few, many = ask_for(separate.router, texts[0]), ask_for(separate.router, *texts)
+    assert nearly(few.json(), MODEL.vectors(texts[:1]))
+    assert nearly(many.json(), MODEL.vectors(texts))
+    assert few.headers["x-compute-type"] == "cpu"
+    assert many.headers["x-compute-type"] == ("gpu" if BOTH else "cpu")
+
+
+def test_separate_backends_serve_nobody_but_the_router(separate: Separate) -> None:
+    """401 without the secret that they share; with it they answer; /health is open."""
+    body = pack_request(EmbedRequest("a", ("w1",)))
+    headers = {"content-type": "application/msgpack"}
+    for url in (separate.cpu, separate.gpu)[: 1 + BOTH]:
+        assert httpx.get(f"{url}/health").status_code == 200
+        for path in ("/ready", "/metrics"):
+            assert httpx.get(f"{url}{path}").status_code == 401
+        for secret in ({}, {"authorization": "Bearer another"}):
+            answer = httpx.post(f"{url}/embed", content=body, headers=headers | secret)
+            assert answer.status_code == 401
+        headers_of_router = headers | {"authorization": f"Bearer {SECRET}"}
+        assert httpx.post(f"{url}/embed", content=body, headers=headers_of_router).status_code == 200
+
+
+def test_a_separate_backend_that_dies_is_started_again(separate: Separate) -> None:
+    """A new process answers on the same port, with the same secret."""
+    before = children_of(separate.process.pid)
+    port = separate.cpu.rpartition(":")[2]
+    (dead,) = (pid for pid, command in before.items() if f"--port {port}" in command)
+    os.kill(dead, signal.SIGKILL)
+    while is_running(dead):
+        time.sleep(0.01)
+    wait_until_answered(f"{separate.cpu}/health", separate.process, 60, anything=False)
+    assert ask_for(separate.router, "w1").status_code == 200
+    after = children_of(separate.process.pid)
+    assert dead not in after
+    assert len(after) == len(before)
+
+
+def test_a_role_makes_the_process_a_backend(tiny_store: str) -> None:
+    """BLITZ_ROLE=cpu: it speaks the wire and none of the clients' dialects."""
+    with running_service(tiny_store, environ={"BLITZ_ROLE": "cpu"}) as url:
+        body = pack_request(EmbedRequest("a", ("w1 w2",)))
+        answer = httpx.post(
+            f"{url}/embed", content=body, headers={"content-type": "application/msgpack"}
+        )
+        vectors = unpack_result(answer.content, EmbedResult).vectors
+        assert nearly(vectors, MODEL.vectors(["w1 w2"]))
+        assert httpx.post(f"{url}/embed", json={"inputs": "w1"}).status_code == 415
+        assert httpx.post(f"{url}/v1/embeddings", json={"input": "w1"}).status_code == 404
+
+
+def test_the_model_to_warm_is_one_that_this_process_can_load(tmp_path: Path) -> None:
+    """The first model is the GPU's alone: a router without one gets ready with the second."""
+    store = f"file://{tmp_path / 'models'}"
+    publish_all([Tiny("a")], store, "gpu-fp16")
+    publish_all([Tiny("b")], store)
+    with running_service(store) as url:
+        states = {each["name"]: each["state"] for each in httpx.get(f"{url}/ready").json()["models"]}
+        assert states == {"b": "warm"}
+
+
 def test_answers_do_not_wait_for_acknowledgements() -> None:
     """asyncio sets TCP_NODELAY only on sockets whose protocol is named."""
     with listen("127.0.0.1", 0) as listener:
@@ -93,13 +210,31 @@ def test_answers_do_not_wait_for_acknowledgements() -> None:
         (["--model-store", "file://{empty}"], "holds no model"),
         (["--model-store", "ftp://somewhere"], "must be file://FOLDER"),
         (["--port", "70000"], "--port"),
+        (["--port", "65535", "--separate", "--model-store", "{store}"], "65536 is none"),
+        (["--host", "192.0.2.1", "--model-store", "{store}"], "cannot listen on 192.0.2.1"),
     ],
 )
-def test_a_start_that_cannot_work_says_why(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_a_start_that_cannot_work_says_why(
+    tmp_path: Path, tiny_store: str, arguments: list[str], message: str
+) -> None:
     """Exit code 2 and one clear line, no traceback."""
-    arguments = [argument.format(empty=tmp_path) for argument in arguments]
+    arguments = [argument.format(empty=tmp_path, store=tiny_store) for argument in arguments]
     command = [sys.executable, "-m", "functions.local", *arguments]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 2
     assert message in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize(("taken", "arguments"), [(0, ()), (1, ("--separate",)), (2, ("--separate",))])
+def test_a_port_in_use_is_named(tiny_store: str, taken: int, arguments: tuple[str, ...]) -> None:
+    """The router's own, and those that it needs for its backends."""
+    port = free_port(3)
+    with socket.create_server(("127.0.0.1", port + taken)):
+        command = [sys.executable, "-m", "functions.local", "--port", str(port), *arguments]
+        command += ["--model-store", tiny_store]
+        finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 2
+    assert f"port {port + taken}" in finished.stderr
+    assert "in use" in finished.stderr
     assert "Traceback" not in finished.stderr

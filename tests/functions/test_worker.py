@@ -38,7 +38,43 @@ HTTP_TRIGGER = {
     "authLevel": "ANONYMOUS",
     "route": "/{*route}",
 }
-FUNCTIONS = {"http_app_func": [HTTP_TRIGGER, {"direction": "OUT", "type": "http", "name": "$return"}]}
+HTTP_FUNCTION = [HTTP_TRIGGER, {"direction": "OUT", "type": "http", "name": "$return"}]
+
+
+def _queues(*names: str) -> dict[str, list[dict[str, str]]]:
+    """The functions of these queues."""
+    return {
+        name.replace("-", "_"): [
+            {
+                "direction": "IN",
+                "type": "queueTrigger",
+                "name": "message",
+                "queueName": name,
+                "connection": "BulkStorage",
+            }
+        ]
+        for name in names
+    }
+
+
+TIMER_TRIGGER = {
+    "direction": "IN",
+    "type": "timerTrigger",
+    "name": "timer",
+    "schedule": "0 */5 * * * *",
+    "runOnStartup": False,
+}
+CPU_QUEUES = ("bulk-split", "bulk-cpu", "bulk-finish")
+FUNCTIONS = {
+    "router": {"http_app_func": HTTP_FUNCTION},
+    "lone_router": {"http_app_func": HTTP_FUNCTION},
+    "cpu": {
+        "http_app_func": HTTP_FUNCTION,
+        **_queues("bulk-events", *CPU_QUEUES, *(f"{name}-poison" for name in CPU_QUEUES)),
+        "bulk_reconcile": [TIMER_TRIGGER],
+    },
+    "gpu": {"http_app_func": HTTP_FUNCTION, **_queues("bulk-gpu", "bulk-gpu-poison")},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +138,12 @@ def router(minilm_store: Path) -> Iterator[App]:
 
 
 @pytest.fixture(scope="module")
-def cpu(minilm_store: Path) -> Iterator[App]:
-    settings = {"BLITZ_ROLE": "cpu", "BLITZ_MODEL_STORE": f"file://{minilm_store}"}
+def cpu(minilm_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    settings = {
+        "BLITZ_ROLE": "cpu",
+        "BLITZ_MODEL_STORE": f"file://{minilm_store}",
+        "BLITZ_STORAGE": f"file://{tmp_path_factory.mktemp('bulk')}",
+    }
     with _running(settings, {}) as app:
         yield app
 
@@ -118,7 +158,12 @@ def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     url = f"file://{folder / 'store'}"
     store = open_store_url(url, cache_dir=folder / "cache", cache_disk_bytes=1_000_000)
     store.publish(built, msgspec.structs.replace(manifest_of(source), files=files))
-    settings = {"BLITZ_ROLE": "gpu", "BLITZ_MODEL_STORE": url, "BLITZ_ALLOW_CPU": "1"}
+    settings = {
+        "BLITZ_ROLE": "gpu",
+        "BLITZ_MODEL_STORE": url,
+        "BLITZ_STORAGE": f"file://{folder / 'bulk'}",
+        "BLITZ_ALLOW_CPU": "1",
+    }
     with _running(settings, {}) as app:
         yield app
 
@@ -138,13 +183,13 @@ def lone_router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 @pytest.mark.parametrize("role", ["router", "cpu", "gpu", "lone_router"])
-def test_each_role_has_one_http_function_and_no_other(
+def test_each_role_has_its_functions_and_no_others(
     role: str, request: pytest.FixtureRequest, record_property: Any
 ) -> None:
-    """What the host sees: every path and method, open to all, since the apps check keys themselves."""
+    """What the host sees. HTTP is open to all, since the apps check keys themselves."""
     app: App = request.getfixturevalue(role)
     record_property("import_s", app.worker.started())
-    assert app.worker.functions() == FUNCTIONS
+    assert app.worker.functions() == FUNCTIONS[role]
 
 
 @pytest.mark.parametrize(

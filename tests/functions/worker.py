@@ -23,6 +23,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import IO, Any
@@ -92,6 +93,14 @@ class Worker:
         """
         return self._begin("invoke", method=method, url=url, headers=dict(headers), body=body)
 
+    def message(self, queue: str, body: bytes) -> None:
+        """Call the function of a queue with a message of it. Raises WorkerFailed if the function did."""
+        self._begin("message", queue=queue, body=body).result(PATIENCE_S)
+
+    def timer(self, name: str) -> None:
+        """Call a timer function. Raises WorkerFailed if it raised."""
+        self._begin("timer", name=name).result(PATIENCE_S)
+
     def _ask(self, do: str) -> Any:
         return self._begin(do).result(PATIENCE_S)
 
@@ -155,6 +164,7 @@ class _App:
     def __init__(self) -> None:
         self._runtime = importlib.import_module("azure_functions_runtime")
         self._native = importlib.import_module("azure_functions_runtime.native_invocation")
+        self._datum = importlib.import_module("azure_functions_runtime.bindings.datumdef").Datum
         self._functions: dict[str, Any] = {}
         self._server: asyncio.Task[None] | None = None
 
@@ -194,8 +204,7 @@ class _App:
     async def invoke(
         self, method: str, url: str, headers: dict[str, str], body: bytes
     ) -> dict[str, Any]:
-        [function] = self._functions.values()
-        datum = importlib.import_module("azure_functions_runtime.bindings.datumdef").Datum
+        datum = self._datum
         parts = urlsplit(url)
         request = {
             "method": datum(method, "string"),
@@ -206,16 +215,44 @@ class _App:
             # As the host does it: the query is there twice, and its empty values only in the URL.
             "query": {name: datum(value, "string") for name, value in parse_qsl(parts.query)},
         }
-        ok, answer, _, error, _ = await self._native.invocation_request_native(
-            str(uuid.uuid4()), function.function_id, [("req", datum(request, "http"))], {}
-        )
-        if not ok:
-            raise WorkerFailed(error)
+        answer = await self._call("http_app_func", "req", datum(request, "http"), {})
         return {
             "status": int(answer.value["status_code"].value),
             "headers": {name: each.value for name, each in answer.value["headers"].items()},
             "body": answer.value["body"].value,
         }
+
+    async def message(self, queue: str, body: bytes) -> None:
+        """As the host: text where it is UTF-8, and what it knows of the message beside it."""
+        [name] = [
+            name
+            for name, bindings in (await self.functions()).items()
+            if any(binding.get("queueName") == queue for binding in bindings)
+        ]
+        now = datetime.now(UTC).isoformat()
+        metadata = {
+            "Id": self._datum(str(uuid.uuid4()), "string"),
+            "DequeueCount": self._datum("1", "json"),
+            "PopReceipt": self._datum("receipt", "string"),
+            **{
+                time: self._datum(json.dumps(now), "json")
+                for time in ("ExpirationTime", "InsertionTime", "NextVisibleTime")
+            },
+        }
+        await self._call(name, "message", self._datum(body.decode(), "string"), metadata)
+
+    async def timer(self, name: str) -> None:
+        timer = self._datum(json.dumps({"IsPastDue": False}), "json")
+        await self._call(name, "timer", timer, {})
+
+    async def _call(self, name: str, argument: str, value: Any, metadata: dict[str, Any]) -> Any:
+        """What the function of that name returns."""
+        ok, answer, _, error, _ = await self._native.invocation_request_native(
+            str(uuid.uuid4()), self._functions[name].function_id, [(argument, value)], metadata
+        )
+        if not ok:
+            raise WorkerFailed(error)
+        return answer
 
 
 def _protos() -> ModuleType:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
 import pytest
 
+from functions.bulk_triggers import CONNECTION, EVENTS, blob_of
+from shared.bulk.control import FINISH, SPLIT
+from shared.bulk.pipeline import queue_of
 from shared.bulk.storage import OUT, SOURCE
 from shared.settings import PREFIX, Settings
 from tests.infra.bicep import (
@@ -32,15 +34,24 @@ LEFT_AT_DEFAULT = {
     *("cache_dir", "request_timeout_s", "threads", "batch_tokens", "batch_texts"),
     # Matters of taste and of measurement: `az functionapp config appsettings set` changes them.
     *("routing", "gpu_min_texts", "gpu_wake_s", "chunk_texts", "backend_concurrency", "torch_compile"),
-    *("refresh_s", "max_wait_ms", "queue_tokens", "max_queue_s", "allow_token_ids"),
+    *(
+        "bulk_retry_s",
+        "max_file_bytes",
+        "refresh_s",
+        "max_wait_ms",
+        "queue_tokens",
+        "max_queue_s",
+        "allow_token_ids",
+    ),
     *("max_body_bytes", "max_inputs", "max_request_tokens"),
 }
-QUEUES = {"bulk-split", "bulk-cpu", "bulk-gpu", "bulk-finish"}
+QUEUES = {EVENTS, SPLIT, queue_of("cpu"), queue_of("gpu"), FINISH}
 
 ROLE_NAMES = {
     "b7e6dc6d-f1e8-4753-8033-0f276bb0955b": "Storage Blob Data Owner",
     "ba92f5b4-2d11-453d-a403-e96b0029c9fe": "Storage Blob Data Contributor",
     "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1": "Storage Blob Data Reader",
+    "c6a89b2d-59bc-44d0-9896-0f6e12d7b80a": "Storage Queue Data Message Sender",
     "974c5e8b-45b9-4653-ba55-5f855dd0fb88": "Storage Queue Data Contributor",
     "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3": "Storage Table Data Contributor",
     "3913510d-42f4-4e42-8a64-420c390055eb": "Monitoring Metrics Publisher",
@@ -51,14 +62,14 @@ OF_EVERY_APP = {
     ("sthost", "Storage Table Data Contributor"),
     ("models", "Storage Blob Data Reader"),
     ("bulk-out", "Storage Blob Data Contributor"),
-    ("stdata", "Storage Queue Data Contributor"),
     ("appi-", "Monitoring Metrics Publisher"),
 }
 RIGHTS = {
-    "router": OF_EVERY_APP
-    | {("sthost", "Storage Queue Data Contributor"), ("bulk-in", "Storage Blob Data Owner")},
-    "cpu": OF_EVERY_APP,
-    "gpu": OF_EVERY_APP | {("cr", "AcrPull")},
+    "router": OF_EVERY_APP | {("stdata", "Storage Queue Data Message Sender")},
+    "cpu": OF_EVERY_APP
+    | {("stdata", "Storage Queue Data Contributor"), ("bulk-in", "Storage Blob Data Reader")},
+    "gpu": OF_EVERY_APP | {("stdata", "Storage Queue Data Contributor"), ("cr", "AcrPull")},
+    "events": {(EVENTS, "Storage Queue Data Message Sender")},
     "deployer": {("models", "Storage Blob Data Contributor")},
 }
 
@@ -97,13 +108,12 @@ def test_apps_reach_storage_by_identity(service: str) -> None:
     data = settings["BLITZ_STORAGE"]
     assert re.fullmatch(r"https://stdata\w+\.blob\.core\.windows\.net", data)
     assert settings["BLITZ_MODEL_STORE"] == f"{data}/models"
-    assert settings["BulkStorage__blobServiceUri"] == data
-    assert settings["BulkStorage__queueServiceUri"] == data.replace(".blob.", ".queue.")
-    for kind in ("blob", "queue", "table"):
+    assert settings[f"{CONNECTION}__queueServiceUri"] == data.replace(".blob.", ".queue.")
+    for kind in ("blob", "table"):
         assert settings[f"AzureWebJobsStorage__{kind}ServiceUri"] == data.replace(
             "stdata", "sthost"
         ).replace(".blob.", f".{kind}.")
-    for connection in ("AzureWebJobsStorage", "BulkStorage"):
+    for connection in ("AzureWebJobsStorage", CONNECTION):
         assert connection not in settings
         assert settings[f"{connection}__credential"] == "managedidentity"
         assert settings[f"{connection}__clientId"] == settings["AZURE_CLIENT_ID"]
@@ -157,28 +167,25 @@ def test_containers_and_queues_are_those_of_the_code() -> None:
         assert evaluated(deployment["storage"]["value"]).endswith(f".net/deploy-{service}")
 
 
-def test_triggers_use_a_connection_that_bicep_sets() -> None:
-    """A connection that is not there stops the function, and nothing tells it before."""
-    connections = {
-        node.value.value
-        for node in _nodes()
-        if isinstance(node, ast.keyword) and node.arg == "connection"
-        if isinstance(node.value, ast.Constant)
-    }
-    if not connections:
-        pytest.skip("no function has a blob or queue trigger yet")
-    assert connections <= {"AzureWebJobsStorage", "BulkStorage"}
+def test_new_blobs_become_messages_that_the_code_reads() -> None:
+    """Event Grid writes bulk-in's blobs to the queue of the code's trigger, as its own identity."""
+    (subscription,) = of_type("complete", "Microsoft.EventGrid/systemTopics/eventSubscriptions")
+    properties = subscription["properties"]
+    assert "destination" not in properties
+    delivery = properties["deliveryWithResourceIdentity"]
+    assert "/id-events-" in delivery["identity"]["userAssignedIdentity"]
+    assert delivery["destination"]["endpointType"] == "StorageQueue"
+    assert delivery["destination"]["properties"]["queueName"] == EVENTS
+    subject = properties["filter"]["subjectBeginsWith"]
+    event = {"subject": f"{subject}a/b.jsonl", "data": {"eTag": "0x1"}}
+    assert blob_of(json.dumps(event).encode()) == ("a/b.jsonl", "0x1")
 
 
-def test_the_event_subscription_names_the_blob_function() -> None:
-    """The name stands in a URL of infra/hooks/subscription.bicep."""
-    bicep = (INFRA / "hooks" / "subscription.bicep").read_text("utf-8")
-    default = re.search(r"param functionName string = '(\w+)'", bicep)
-    assert default is not None
-    source = "".join(path.read_text("utf-8") for path in (ROOT / "functions").glob("*.py"))
-    if "blob_trigger" not in source:
-        pytest.skip("no function has a blob trigger yet")
-    assert re.search(rf"def {default[1]}\(|name=[\"']{default[1]}[\"']", source)
+def test_the_cpu_app_knows_whether_there_is_a_gpu() -> None:
+    """It sends bulk jobs to the GPU's queue only where somebody reads it."""
+    assert settings_of(apps_of("complete")["cpu"])["BLITZ_GPU_BACKEND_URL"].startswith("[")
+    assert settings_of(apps_of("gpu-off")["cpu"])["BLITZ_GPU_BACKEND_URL"] == ""
+    assert settings_of(apps_of("gpu-off")["router"])["BLITZ_GPU_BACKEND_URL"] == ""
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -210,7 +217,7 @@ def test_callers_come_with_keys_or_through_the_gateway() -> None:
     auth = _auth_of("apim", router)
     (allowed,) = _validation(auth)["defaultAuthorizationPolicy"]["allowedApplications"]
     assert "/id-gateway-" in allowed
-    assert auth["globalValidation"]["excludedPaths"] == ["/health", "/runtime/webhooks/blobs"]
+    assert auth["globalValidation"]["requireAuthentication"] is True
 
 
 def test_the_gateway_asks_for_keys_and_limits_each() -> None:
@@ -353,17 +360,13 @@ def _validation(auth: dict[str, Any]) -> Any:
     return auth["identityProviders"]["azureActiveDirectory"]["validation"]
 
 
-def _nodes() -> Iterator[ast.AST]:
-    for package in ("functions", "shared"):
-        for path in (ROOT / package).rglob("*.py"):
-            yield from ast.walk(ast.parse(path.read_text("utf-8")))
-
-
 def _bulk_names() -> set[str]:
     """Every string of the code that looks like the name of a bulk container or queue."""
     return {
         node.value
-        for node in _nodes()
+        for package in ("functions", "shared")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         if re.fullmatch(r"bulk-[a-z]+(-poison)?", node.value)
     }

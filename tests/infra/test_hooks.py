@@ -18,10 +18,6 @@ HOOKS = INFRA / "hooks"
 NAMES = sorted(path.stem for path in HOOKS.glob("*.sh"))
 AZURE = {
     "AZURE_ENV_NAME": "test",
-    "AZURE_SUBSCRIPTION_ID": "sub",
-    "AZURE_RESOURCE_GROUP": "rg-test",
-    "EVENT_GRID_TOPIC_NAME": "topic",
-    "ROUTER_APP_NAME": "func-router",
     "GPU_APP_ID": "/subscriptions/sub/app",
     "MODEL_STORE_URL": "https://store/models",
     "HOOK_PAUSE_S": "0",
@@ -50,10 +46,10 @@ def run_hook(tmp_path: Path) -> Run:
             answer = (answers or {}).get(command, "")
             path.write_text(f'#!/bin/sh\necho "{command} $*" >>"{notes}"\n{answer}\n')
             path.chmod(0o755)
-        path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        search = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
         hook = tmp_path / "infra" / "hooks" / f"{name}.sh"
         ran = subprocess.run(
-            ["sh", hook], env={"PATH": path, **AZURE, **environ}, capture_output=True, text=True
+            ["sh", hook], env={"PATH": search, **AZURE, **environ}, capture_output=True, text=True
         )
         return ran, notes.read_text().splitlines()
 
@@ -169,23 +165,6 @@ def test_publish_waits_for_the_store_alone(run_hook: Run, code: int, tries: int)
     ran, calls = run_hook("publish", {"python": answer})
     assert ran.returncode == code
     assert len([call for call in calls if "model_build" in call]) == tries
-
-
-def test_subscribe_deploys_the_subscription(run_hook: Run) -> None:
-    """To this deployment's topic and router, and without any key on the command line."""
-    ran, calls = run_hook("subscribe")
-    assert ran.returncode == 0, ran.stderr
-    (call,) = calls
-    assert "--template-file infra/hooks/subscription.bicep" in call
-    assert "--parameters topicName=topic appName=func-router" in call
-
-
-def test_subscribe_tries_until_the_code_has_started(run_hook: Run) -> None:
-    """The key appears with the first start; after ten tries it gives up."""
-    ran, calls = run_hook("subscribe", {"az": "exit 1"})
-    assert ran.returncode == 1
-    assert len(calls) == 10
-    assert "azd hooks run postdeploy" in ran.stderr
 
 
 def test_scale_does_nothing_at_the_default(run_hook: Run) -> None:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from model_build.__main__ import app
-from model_build.sources import read_catalogue
+from model_build.locate import read_catalogue
 from shared.errors import InvalidArtefact
 from shared.manifest import decode_manifest, decode_pointer, encode_manifest
 from shared.model_store import ModelStore, open_store_url

@@ -29,7 +29,7 @@ class Seen:
         digest = int.from_bytes(blake2b(id.encode(), digest_size=8).digest(), "little")
         if digest in self._recent:
             return False
-        at = int(np.searchsorted(self._older, np.uint64(digest)))
+        at = int(self._older.searchsorted(np.uint64(digest)))
         if at < len(self._older) and int(self._older[at]) == digest:
             return False
         self._recent.add(digest)

@@ -306,7 +306,7 @@ def test_long_texts_and_lines_are_bad_rows_and_the_next_line_is_read() -> None:
 
 def test_a_long_csv_record_ends_where_its_quotes_end() -> None:
     """Lines inside its quotes are no rows, even though it is not kept."""
-    inside = b'a,b\n""c"",d\n' * (MAX_RECORD_BYTES // 12 + 1)
+    inside = (b"a,b " * 99 + b'\n""c"",d\n') * (MAX_RECORD_BYTES // 400)
     rows = read_all("a.csv", b'id,text\n1,"' + inside + b'"\n2,x\n')
     assert shown(rows) == [
         bad(2, "line_too_long"),
@@ -392,7 +392,7 @@ VALUES = st.recursive(
 NAMES = TEXTS.filter(lambda name: name not in ("id", "text", "embedding", "scale"))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS, st.dictionaries(NAMES, VALUES, max_size=3)), max_size=6))
 def test_whatever_is_written_as_jsonl_comes_back(
     rows: list[tuple[str, str, dict[str, object]]],
@@ -403,13 +403,16 @@ def test_whatever_is_written_as_jsonl_comes_back(
     assert [(row.id, row.text, json.loads(str(row.fields))) for row in back] == rows
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), max_size=6), st.sampled_from(["\n", "\r\n"]))
 @example([('"', '""\n"', ',\r"')], "\n")
 def test_whatever_is_written_as_csv_comes_back(rows: list[tuple[str, str, str]], end: str) -> None:
     """Line ends, quotes and commas inside cells, as Python's csv module writes them."""
     file = io.StringIO()
-    csv.writer(file, lineterminator=end).writerows([("n", "text", "id"), *rows])
+    # With "\n" it leaves a cell's "\r" bare, which nobody can read back.
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if end == "\n" else csv.QUOTE_MINIMAL
+    writer = csv.writer(file, lineterminator=end, quoting=quoting)
+    writer.writerows([("n", "text", "id"), *rows])
     back = [row for row in read_all("a.csv", file.getvalue().encode()) if isinstance(row, Row)]
     assert [(row.fields, row.text, row.id) for row in back] == [
         ({"n": n}, text, id) for n, text, id in rows
@@ -430,19 +433,19 @@ def endless(head: bytes, pattern: bytes, size: int) -> Source:
 
 
 @pytest.mark.parametrize(
-    ("kind", "head", "pattern", "counts"),
+    ("kind", "head", "pattern", "records"),
     [
-        ("jsonl", b"", b'{"text":"%s","n":1}\n' % (b"word " * 1000), (39_880, 1)),
-        ("csv", b"text\n", b'"%s\n%s"\n' % (b"word " * 500, b"word " * 500), (39_968, 1)),
-        ("text", b"", b"word ", (0, 1)),
-        ("csv", b'text\n"', b"words \n" * 100, (0, 1)),
+        ("jsonl", b"", b'{"text":"%s","n":1}\n' % (b"word " * 4000), True),
+        ("csv", b"text\n", b'"%s\n%s"\n' % (b"word " * 2000, b"word " * 2000), True),
+        ("text", b"", b"word ", False),
+        ("csv", b'text\n"', b"words " * 1000 + b"\n", False),
     ],
     ids=["jsonl", "csv", "one line", "open quotes"],
 )
 def test_two_hundred_megabytes_are_read_in_little_memory(
-    kind: Literal["jsonl", "csv", "text"], head: bytes, pattern: bytes, counts: tuple[int, int]
+    kind: Literal["jsonl", "csv", "text"], head: bytes, pattern: bytes, records: bool
 ) -> None:
-    """Even if it is all one line."""
+    """Even if they are one line. The last line, or the only one, is cut off and bad."""
     source = endless(head, pattern, 200_000_000)
     tracemalloc.start()
     try:
@@ -453,9 +456,8 @@ def test_two_hundred_megabytes_are_read_in_little_memory(
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    print(rows, bads, peak)
     assert peak < 64_000_000
-    assert (rows, bads) == counts
+    assert (rows, bads) == ((source.size - len(head)) // len(pattern) if records else 0, 1)
 
 
 def test_a_bomb_unpacks_in_little_memory() -> None:
@@ -467,6 +469,5 @@ def test_a_bomb_unpacks_in_little_memory() -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    print(peak)
     assert shown(rows) == [bad(1, "line_too_long")]
     assert peak < 128_000_000

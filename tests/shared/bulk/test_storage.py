@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partialmethod
 from pathlib import Path
@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from shared.bulk import azure_storage, folder_storage
 from shared.bulk.azure_storage import AzureBlobs, AzureQueue
+from shared.bulk.folder_storage import FolderBlobs
 from shared.bulk.storage import OUT, SOURCE, Blobs, Message, Queue, Storage, open_storage
 from shared.errors import InvalidInput, Misconfigured, SourceChanged, StoreUnavailable
 from shared.settings import Settings
@@ -631,10 +632,66 @@ def test_a_file_that_grows_in_place_is_another_version(folder_place: Place, tmp_
         source.read_range("x.txt", 0, 4, etag=etag)
 
 
+def test_a_file_that_is_moved_in_with_its_time_is_another_version(
+    folder_place: Place, tmp_path: Path
+) -> None:
+    """mv and cp -p keep the time of writing, and the size may be the same."""
+    source, path = folder_place.open().source, tmp_path / "bulk" / "bulk-in" / "x.txt"
+    source.write("x.txt", b"one")
+    etag, times = etag_of(source, "x.txt"), path.stat()
+    (tmp_path / "other").write_bytes(b"two")
+    os.utime(tmp_path / "other", ns=(times.st_atime_ns, times.st_mtime_ns))
+    (tmp_path / "other").rename(path)
+    assert etag_of(source, "x.txt") != etag
+
+
+def test_of_two_that_replace_the_second_waits_for_the_first(
+    folder_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look at the ETag and its rename, nobody else of any process gets in."""
+    out = folder_place.open().out
+    out.write("k", b"old")
+    etag = etag_of(out, "k")
+    looked, go_on = threading.Event(), threading.Event()
+
+    def linger(*_: object) -> None:
+        if not looked.is_set():
+            looked.set()
+            go_on.wait(30)
+
+    monkeypatch.setattr(FolderBlobs, "_add_metadata", linger)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(out.replace, "k", b"first", etag=etag)
+        assert looked.wait(30)
+        second = pool.submit(folder_place.open().out.replace, "k", b"second", etag=etag)
+        wait([second], timeout=0.5)
+        go_on.set()
+        assert (first.result(30), second.result(30)) == (True, False)
+    assert out.read("k") == b"first"
+
+
+def test_a_look_while_another_writes_has_metadata_of_its_version(
+    folder_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old version and its metadata may go between the two looks."""
+    out, read_metadata = folder_place.open().out, FolderBlobs._metadata
+    out.write("k", b"old", {"a": "old"})
+
+    def read_late(self: FolderBlobs, key: str, etag: str) -> dict[str, str]:
+        monkeypatch.setattr(FolderBlobs, "_metadata", read_metadata)
+        out.write("k", b"newer", {"a": "newer"})
+        return read_metadata(self, key, etag)
+
+    monkeypatch.setattr(FolderBlobs, "_metadata", read_late)
+    stat = out.stat("k")
+    assert stat is not None
+    assert (stat.size, stat.metadata) == (5, {"a": "newer"})
+
+
 def test_the_time_of_writing_is_told_to_the_nanosecond(
     folder_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel's own stands still for milliseconds, in which inodes are used again: one ETag for two."""
+    """The kernel's own stands still for milliseconds, and inodes are used again: two would be one."""
     times_ns = [1_700_000_000_000_000_001, 1_700_000_000_000_000_002]
     monkeypatch.setattr(time, "time_ns", iter(times_ns).__next__)
     out, path = folder_place.open().out, tmp_path / "bulk" / "bulk-out" / "k"

@@ -1,0 +1,167 @@
+"""What calls the bulk pipeline on one machine: a task that polls, as the triggers would in Azure.
+
+Does not know what the steps do, nor HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from functions.bulk_steps import Step, build_bulk, steps_of
+from shared.backend_client import Backend
+from shared.bulk import jobs
+from shared.bulk.pipeline import Bulk
+from shared.bulk.storage import OUT, SOURCE, Message, Queue, Storage, open_storage
+from shared.contracts import ModelCard
+from shared.errors import BlitzError
+from shared.manifest import Device
+from shared.settings import Settings
+
+MAX_TRIES = 5
+"""As many as the Functions host gives a message (maxDequeueCount)."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds.
+
+    poll_s: between looks at a queue that was empty, and at the inputs.
+    retry_s: how long a message is hidden from others, see Settings.bulk_retry_s. Nothing is renewed, so
+        it must be longer than any step takes: one that takes longer is done twice, for the same bytes.
+    """
+
+    retry_s: float
+    poll_s: float = 1.0
+    reconcile_s: float = 60.0
+
+
+class Driver:
+    """Does the work of a device's app until it is cancelled. For the event loop of its backend."""
+
+    def __init__(self, bulk: Bulk, storage: Storage, device: Device, pace: Pace) -> None:
+        self._bulk = bulk
+        self._storage = storage
+        self._device = device
+        self._pace = pace
+        self._noticed: set[str] = set()
+        self._arriving: set[str] = set()
+
+    async def run(self) -> None:
+        """Until cancelled; what was begun then goes back to its queue."""
+        steps = steps_of(self._bulk, self._device)
+        # Two at once: while one chunk is in the engine, the other is read or written.
+        readers = [self._read(step) for step in steps for _ in range(1 if step.long else 2)]
+        if self._device == "cpu":
+            readers.append(self._every(self._pace.poll_s, self.look))
+            readers.append(self._every(self._pace.reconcile_s, self._bulk.reconcile))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for reader in readers:
+                    group.create_task(reader)
+        finally:
+            self._bulk.stop()
+
+    async def look(self) -> None:
+        """Notice new versions of inputs. One that is still being copied has another ETag each time."""
+        arriving = set()
+        for stat in await asyncio.to_thread(lambda: list(self._storage.source.list(""))):
+            version = jobs.event_key("source", stat.key, stat.etag)
+            if version in self._noticed or not jobs.is_input(stat.key):
+                continue
+            if version in self._arriving:
+                await self._bulk.notice("source", stat.key, stat.etag)
+                self._noticed.add(version)
+            else:
+                arriving.add(version)
+        self._arriving = arriving
+
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except Exception as error:
+                _complain(work.__name__, error)
+            await asyncio.sleep(seconds)
+
+    async def _read(self, step: Step) -> None:
+        """One message after another."""
+        while True:
+            try:
+                found = await self._handle_next(step)
+            except Exception as error:
+                found = False
+                _complain(step.queue, error)
+            if not found:
+                await asyncio.sleep(self._pace.poll_s)
+
+    async def _handle_next(self, step: Step) -> bool:
+        """Whether there was a message. Raises what the step raises; the message then comes again."""
+        queue = self._storage.queue(step.queue)
+        receiving = asyncio.ensure_future(
+            asyncio.to_thread(queue.receive, visible_after_s=self._pace.retry_s)
+        )
+        try:
+            message = await asyncio.shield(receiving)
+            if message is None:
+                return False
+            await self._handle(step, message)
+            await asyncio.to_thread(queue.delete, message)
+        except asyncio.CancelledError:
+            self._bulk.stop()
+            with suppress(Exception):  # if it does not go back now, it does after retry_s
+                await _hand_back(queue, await receiving)
+            raise
+        return True
+
+    async def _handle(self, step: Step, message: Message) -> None:
+        if message.dequeue_count > MAX_TRIES:  # whoever took it before died of it
+            await self._bulk.give_up(message.body)
+            return
+        try:
+            await step.run(message.body)
+        except Exception as error:
+            if message.dequeue_count < MAX_TRIES:
+                raise
+            _complain(step.queue, error)
+            await self._bulk.give_up(message.body)
+
+
+async def _hand_back(queue: Queue, message: Message | None) -> None:
+    """As a new message: there is no other way to have it visible at once."""
+    if message is not None:
+        await asyncio.to_thread(queue.send, message.body)
+        await asyncio.to_thread(queue.delete, message)
+
+
+def driver_of(settings: Settings, backend: Backend, device: Device) -> Driver:
+    """The driver of the app whose models `backend` are. Raises Misconfigured."""
+    storage = open_storage(local_storage(settings))
+    return Driver(build_bulk(settings, storage, backend), storage, device, Pace(settings.bulk_retry_s))
+
+
+def local_storage(settings: Settings) -> Settings:
+    """With the bulk storage beside the model store's folder, where neither names another one."""
+    store = settings.model_store
+    if settings.storage or settings.storage_connection_string or not store.startswith("file://"):
+        return settings
+    return replace(settings, storage=f"file://{Path(store.removeprefix('file://')).parent / 'bulk'}")
+
+
+def bulk_hint(settings: Settings, cards: Sequence[ModelCard]) -> str:
+    """What to do with a file that is to be embedded."""
+    where = local_storage(settings).storage.removeprefix("file://") or "the storage account"
+    name = next((card.name for card in cards if card.task == "embedding"), "MODEL")
+    return f"put a file into {where}/{SOURCE}/{name}/, find its vectors in {where}/{OUT}/{name}/"
+
+
+def _complain(what: str, error: Exception) -> None:
+    """Messages of our own errors are safe to show; others may quote a text."""
+    why = error.message if isinstance(error, BlitzError) else type(error).__name__
+    _log.warning("bulk: %s: %s; it will be tried again", what, why)

@@ -1,0 +1,56 @@
+"""Bulk jobs in an app: the pipeline over the settings' storage, and which queues which app reads.
+
+Shared by the Functions triggers and by the local driver. Does not know either of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from shared.backend_client import Backend
+from shared.bulk.control import FINISH, SPLIT
+from shared.bulk.pipeline import Bulk, queue_of
+from shared.bulk.storage import Storage
+from shared.catalogue import Catalogue
+from shared.manifest import Device
+from shared.model_store import open_store
+from shared.routing import policy_of
+from shared.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """run: takes a message of `queue`; safe to repeat. long: it may take minutes."""
+
+    queue: str
+    run: Callable[[bytes], Awaitable[object]]
+    long: bool
+
+
+def build_bulk(settings: Settings, storage: Storage, backend: Backend | None) -> Bulk:
+    """backend: this process's own models, or None where chunks are for another one."""
+    # Jobs go to no app that is not there: nobody would read its queue.
+    devices: tuple[Device, ...] = ("cpu", "gpu") if settings.gpu_backend_url else ("cpu",)
+    return Bulk(
+        storage,
+        Catalogue(open_store(settings), devices),
+        policy_of(settings),
+        backend=backend,
+        devices=devices,
+        request_tokens=settings.max_request_tokens,
+        max_inputs=settings.max_inputs,
+        default_model=settings.default_model,
+    )
+
+
+def steps_of(bulk: Bulk, device: Device) -> tuple[Step, ...]:
+    """The queues of an app. The GPU's embeds and nothing else: all other work is the CPU's."""
+    embed = Step(queue_of(device), bulk.embed, long=False)
+    if device == "gpu":
+        return (embed,)
+    return (
+        Step(SPLIT, bulk.split, long=True),
+        embed,
+        Step(FINISH, bulk.finish, long=True),
+    )

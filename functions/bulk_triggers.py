@@ -1,0 +1,90 @@
+"""What calls the bulk pipeline in Azure: queue and timer triggers of the CPU and the GPU app.
+
+A new blob comes as a message too: Event Grid writes it to EVENTS. A blob trigger would have the host
+read the blob whole and send it to this process, which for 2 GB cannot work; it would need a webhook and
+its key, and lose what arrives while the app is being deployed. Does not know what the steps do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import azure.functions as func
+import msgspec
+
+from functions.bulk_steps import steps_of
+from shared.bulk.pipeline import Bulk
+from shared.bulk.storage import SOURCE
+from shared.manifest import Device
+
+EVENTS = "bulk-events"
+"""The queue that the Event Grid subscription of the container bulk-in writes to."""
+CONNECTION = "BulkStorage"
+"""Prefix of the settings that tell the host where BLITZ_STORAGE's queues are."""
+EVERY_5_MINUTES = "0 */5 * * * *"
+
+_SUBJECT = f"/blobServices/default/containers/{SOURCE}/blobs/"
+
+
+class _Data(msgspec.Struct):
+    etag: str = msgspec.field(default="", name="eTag")
+
+
+class _Event(msgspec.Struct):
+    """Of Event Grid's schema and CloudEvents 1.0 what both have."""
+
+    subject: str
+    data: _Data
+
+
+def register(app: func.AsgiFunctionApp, bulk: Bulk, device: Device) -> None:
+    """Add the triggers of a device's app: its queues, each with its poison queue.
+
+    The CPU app also has what happens once for all apps: events of inputs, and the timer.
+    """
+    for step in steps_of(bulk, device):
+        _on_queue(app, step.queue, step.run)
+        _on_queue(app, f"{step.queue}-poison", bulk.give_up)
+    if device == "cpu":
+
+        async def notice(body: bytes) -> None:
+            if blob := blob_of(body):
+                await bulk.notice("source", *blob)
+
+        _on_queue(app, EVENTS, notice)
+        _on_timer(app, "bulk_reconcile", bulk.reconcile)
+
+
+def blob_of(event: bytes) -> tuple[str, str] | None:
+    """Key and ETag (empty if not told) of the blob that an event of Event Grid is about.
+
+    None if it is no blob of bulk-in: such an event is dropped, as nothing would make it better.
+    """
+    try:
+        found = msgspec.json.decode(event, type=_Event)
+    except msgspec.DecodeError:
+        return None
+    key = found.subject.removeprefix(_SUBJECT)
+    if not key or key == found.subject:
+        return None
+    return key, found.data.etag.strip('"')
+
+
+def _on_queue(app: func.AsgiFunctionApp, queue: str, run: Callable[[bytes], Awaitable[object]]) -> None:
+    async def handle(message: func.QueueMessage) -> None:
+        await run(message.get_body())
+
+    name = queue.replace("-", "_")
+    handle.__name__ = name
+    trigger = app.queue_trigger(arg_name="message", queue_name=queue, connection=CONNECTION)
+    app.function_name(name)(trigger(handle))
+
+
+def _on_timer(app: func.AsgiFunctionApp, name: str, run: Callable[[], Awaitable[None]]) -> None:
+    async def handle(timer: func.TimerRequest) -> None:
+        await run()
+
+    handle.__name__ = name
+    # Not at startup: every instance that comes would begin with it.
+    trigger = app.timer_trigger(arg_name="timer", schedule=EVERY_5_MINUTES, run_on_startup=False)
+    app.function_name(name)(trigger(handle))

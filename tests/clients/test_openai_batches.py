@@ -1,0 +1,232 @@
+"""The official OpenAI SDK's files and batches, against a real service that works on them."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+from openai import OpenAI
+from openai.types import Batch
+
+from tests.server import running_service
+from tests.tiny import Tiny, nearly, publish_all, some_text
+
+TINY, OTHER = Tiny("tiny", dimensions=16), Tiny("other", dimensions=8)
+ENDED = ("completed", "failed", "cancelled")
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
+    store = f"file://{tmp_path_factory.mktemp('served') / 'models'}"
+    publish_all([TINY, OTHER], store)
+    with (
+        running_service(store, environ={"BLITZ_MAX_FILE_BYTES": "1000000"}) as url,
+        OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client,
+    ):
+        yield client
+
+
+def line(custom_id: str, input: object, **body: object) -> str:
+    body = {"model": "tiny", "input": input, **body}
+    request = {"custom_id": custom_id, "method": "POST", "url": "/v1/embeddings", "body": body}
+    return json.dumps(request)
+
+
+def upload(client: OpenAI, *lines: str, name: str = "requests.jsonl") -> str:
+    content = "".join(f"{each}\n" for each in lines).encode()
+    return client.files.create(file=(name, io.BytesIO(content)), purpose="batch").id
+
+
+def begin(client: OpenAI, file_id: str, **metadata: str) -> Batch:
+    return client.batches.create(
+        input_file_id=file_id, endpoint="/v1/embeddings", completion_window="24h", metadata=metadata
+    )
+
+
+def ended(client: OpenAI, batch: Batch, timeout_s: float = 60) -> Batch:
+    deadline = time.monotonic() + timeout_s
+    while batch.status not in ENDED:
+        assert time.monotonic() < deadline, batch
+        time.sleep(0.1)
+        batch = client.batches.retrieve(batch.id)
+    return batch
+
+
+def read_lines(client: OpenAI, file_id: str | None) -> dict[str, dict[str, Any]]:
+    """By custom_id."""
+    assert file_id is not None
+    answers = [json.loads(each) for each in client.files.content(file_id).text.splitlines()]
+    return {answer["custom_id"]: answer for answer in answers}
+
+
+def test_a_batch_comes_back_with_every_vector(client: OpenAI) -> None:
+    """Requests of one text and of several, of fewer dimensions and as base64; the model is their own."""
+    random = Random(1)
+    texts = [some_text(random) for _ in range(700)]
+    lines = [line(f"r{n}", text) for n, text in enumerate(texts)]
+    several = [some_text(random) for _ in range(5)]
+    lines += [line("several", several), line("short", texts[0], dimensions=4)]
+    lines.append(line("packed", texts[1], encoding_format="base64"))
+
+    file_id = upload(client, *lines)
+    batch = begin(client, file_id, who="a test")
+    assert (batch.object, batch.input_file_id, batch.metadata) == ("batch", file_id, {"who": "a test"})
+    assert batch.status == "validating"
+    batch = ended(client, batch)
+
+    assert batch.status == "completed", batch
+    assert batch.request_counts is not None
+    assert batch.request_counts.to_dict() == {"total": 703, "completed": 703, "failed": 0}
+    assert batch.model == "tiny"
+    assert batch.error_file_id is None
+    assert batch.completed_at is not None
+    assert batch.in_progress_at is not None
+    assert batch.created_at <= batch.in_progress_at <= batch.completed_at
+    answers = read_lines(client, batch.output_file_id)
+    assert len(answers) == 703
+
+    def vectors(custom_id: str) -> list[Any]:
+        response = answers[custom_id]["response"]
+        assert response["status_code"] == 200
+        return [item["embedding"] for item in response["body"]["data"]]
+
+    assert nearly([vectors(f"r{n}")[0] for n in range(700)], TINY.vectors(texts))
+    assert nearly(vectors("several"), TINY.vectors(several))
+    assert nearly(vectors("short"), TINY.vectors(texts[:1], 4))
+    assert isinstance(vectors("packed")[0], str)
+    tokens = sum(answer["response"]["body"]["usage"]["total_tokens"] for answer in answers.values())
+    assert batch.usage is not None
+    assert batch.usage.input_tokens == batch.usage.total_tokens == tokens
+
+
+def test_bad_requests_are_in_the_error_file_and_the_rest_is_answered(client: OpenAI) -> None:
+    """Counts are of requests, however many texts each has."""
+    file_id = upload(
+        client,
+        line("good", ["w1", "w2", "w3"]),
+        line("twice", "w1"),
+        line("twice", "w2"),
+        line("elsewhere", "w1", model="other"),
+        "{",
+        line("empty", ["w1", ""]),
+    )
+    batch = ended(client, begin(client, file_id))
+    assert batch.status == "completed"
+    assert batch.request_counts is not None
+    assert batch.request_counts.to_dict() == {"total": 6, "completed": 2, "failed": 4}
+    assert read_lines(client, batch.output_file_id).keys() == {"good", "twice"}
+    errors = client.files.content(batch.error_file_id or "").text.splitlines()
+    found = [(error["custom_id"], error["error"]["code"]) for error in map(json.loads, errors)]
+    assert found == [
+        ("twice", "duplicate_custom_id"),
+        ("elsewhere", "model_mismatch"),
+        (None, "invalid_json_line"),
+        ("empty", "empty_input"),
+    ]
+
+
+def test_a_batch_of_an_unknown_model_fails_and_says_why(client: OpenAI) -> None:
+    """In `errors`, with the parameter."""
+    batch = ended(client, begin(client, upload(client, line("a", "w1", model="nobody"))))
+    assert batch.status == "failed"
+    assert batch.failed_at is not None
+    assert batch.output_file_id is None
+    assert batch.errors is not None
+    assert batch.errors.data is not None
+    [error] = batch.errors.data
+    assert error.param == "model"
+    assert "other, tiny" in (error.message or "")
+
+
+def test_a_batch_without_one_valid_request_fails(client: OpenAI) -> None:
+    """The first line's reason is the batch's."""
+    batch = ended(client, begin(client, upload(client, "no JSON", "{}")))
+    assert batch.status == "failed"
+    assert batch.errors is not None
+    assert batch.errors.data is not None
+    assert "line 1" in (batch.errors.data[0].message or "")
+
+
+def test_every_batch_is_its_own(client: OpenAI) -> None:
+    """To cancel one does not cancel the next over the same file, nor does it end one that has ended."""
+    texts = [f"w{n % 400} w{n // 400}" for n in range(5000)]
+    file_id = upload(client, *(line(str(n), text) for n, text in enumerate(texts)))
+    cancelled, other = begin(client, file_id), begin(client, file_id)
+    cancelled = client.batches.cancel(cancelled.id)
+    assert cancelled.status in ("cancelling", "cancelled")
+    assert cancelled.cancelling_at is not None
+    cancelled, other = ended(client, cancelled), ended(client, other)
+    assert cancelled.status == "cancelled"
+    assert cancelled.cancelled_at is not None
+    assert other.status == "completed"
+    assert other.request_counts is not None
+    assert other.request_counts.completed == 5000
+    assert client.batches.cancel(other.id).status == "completed"
+
+
+def test_batches_are_listed_newest_first_in_pages(client: OpenAI) -> None:
+    """The SDK goes on from page to page by itself."""
+    file_id = upload(client, line("a", "w1"))
+    begun = [ended(client, begin(client, file_id)) for _ in range(3)]
+    page = client.batches.list(limit=2)
+    assert [batch.id for batch in page.data] == [begun[2].id, begun[1].id]
+    assert page.has_more
+    assert page.data[0] == begun[2]
+    everything = [batch.id for batch in client.batches.list(limit=2)]
+    assert everything[:3] == [batch.id for batch in reversed(begun)]
+    assert len(everything) == len(set(everything))
+
+
+def test_files_are_kept_listed_and_deleted(client: OpenAI) -> None:
+    """With their names and sizes; what was deleted is gone."""
+    content = (line("a", "w1") + "\n").encode()
+    made = client.files.create(file=("Anfragen für heute.jsonl", content), purpose="batch")
+    assert (made.bytes, made.filename, made.purpose, made.object) == (
+        len(content),
+        "Anfragen für heute.jsonl",
+        "batch",
+        "file",
+    )
+    assert client.files.retrieve(made.id) == made
+    assert client.files.content(made.id).read() == content
+    assert client.files.list().data[0] == made
+
+    batch = ended(client, begin(client, made.id))
+    output = client.files.retrieve(batch.output_file_id or "")
+    assert output.purpose == "batch_output"
+    assert output.id in [file.id for file in client.files.list(purpose="batch_output")]
+    assert made.id not in [file.id for file in client.files.list(purpose="batch_output")]
+
+    for file in (made, output):
+        assert client.files.delete(file.id).deleted
+        with pytest.raises(openai.NotFoundError):
+            client.files.retrieve(file.id)
+    with pytest.raises(openai.NotFoundError) as caught:
+        begin(client, made.id)
+    assert caught.value.param == "input_file_id"
+
+
+def test_what_cannot_be_is_refused_with_its_parameter(client: OpenAI) -> None:
+    """As OpenAI does it, so that the SDK's exceptions say the same."""
+    file_id = upload(client, line("a", "w1"))
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.batches.create(
+            input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+    assert caught.value.param == "endpoint"
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.files.create(file=b"x", purpose="fine-tune")
+    assert caught.value.param == "purpose"
+    with pytest.raises(openai.NotFoundError):
+        client.batches.retrieve("batch_of_mine")
+    with pytest.raises(openai.APIStatusError) as too_large:
+        client.files.create(file=b"x" * 1_000_001, purpose="batch")
+    assert too_large.value.status_code == 413
+    assert np.all([file.bytes <= 1_000_000 for file in client.files.list(purpose="batch")])

@@ -1,0 +1,375 @@
+"""Bulk work on one machine: what the driver does with messages, and real services over a folder."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from functions.bulk_local import MAX_TRIES, Driver, Pace, bulk_hint, local_storage
+from shared.bulk import jobs
+from shared.bulk.storage import Storage, open_storage
+from shared.errors import Unavailable
+from shared.settings import Settings
+from tests.server import free_port, started_service, wait_until_ready
+from tests.tiny import Tiny, nearly, publish_all
+
+PATIENCE_S = 60.0
+FAST = Pace(retry_s=0.05, poll_s=0.01, reconcile_s=3600)
+TINY, SLOW = Tiny("tiny"), Tiny("slow", dimensions=256, work=20)
+
+# --- the driver alone
+
+
+class Steps:
+    """Stands for Bulk: keeps what it is called with, and fails or hangs as told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, bytes]] = []
+        self.fail = 0
+        self.hang = False
+        self.stopped = False
+        self.called = asyncio.Event()
+
+    async def _step(self, name: str, body: bytes) -> None:
+        self.calls.append((name, body))
+        self.called.set()
+        if self.hang:
+            await asyncio.Event().wait()
+        if self.fail:
+            self.fail -= 1
+            raise Unavailable("not now")
+
+    async def split(self, body: bytes) -> None:
+        await self._step("split", body)
+
+    async def embed(self, body: bytes) -> None:
+        await self._step("embed", body)
+
+    async def finish(self, body: bytes) -> None:
+        await self._step("finish", body)
+
+    async def give_up(self, body: bytes) -> None:
+        self.calls.append(("give_up", body))
+
+    async def notice(self, container: str, key: str, etag: str) -> None:
+        self.calls.append((key, etag.encode()))
+
+    async def reconcile(self) -> None:
+        self.calls.append(("reconcile", b""))
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return open_storage(Settings(storage=f"file://{tmp_path}"))
+
+
+async def _driven(
+    steps: Steps, storage: Storage, until: Callable[[], bool], device: Any = "cpu"
+) -> None:
+    """Run a driver until that is so, then stop it."""
+    running = asyncio.create_task(Driver(steps, storage, device, FAST).run())  # type: ignore[arg-type]
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while not until():  # noqa: ASYNC110 - storage has no events
+                await asyncio.sleep(0.005)
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
+@pytest.mark.anyio
+async def test_each_queue_has_its_step_and_what_is_done_is_deleted(storage: Storage) -> None:
+    """As the triggers of the CPU app; the GPU's queue is not touched."""
+    steps = Steps()
+    for name in ("bulk-split", "bulk-cpu", "bulk-finish", "bulk-gpu"):
+        storage.queue(name).send(name.encode())
+
+    def done() -> bool:
+        names = ("bulk-split", "bulk-cpu", "bulk-finish")
+        return not any(storage.queue(name).depth() for name in names)
+
+    await _driven(steps, storage, done)
+    expected = {("split", b"bulk-split"), ("embed", b"bulk-cpu"), ("finish", b"bulk-finish")}
+    assert set(steps.calls) == expected | {("reconcile", b"")}
+    assert storage.queue("bulk-gpu").depth() == 1
+
+
+@pytest.mark.anyio
+async def test_the_gpu_reads_its_queue_and_nothing_else(storage: Storage) -> None:
+    """It neither looks for inputs nor reconciles."""
+    steps = Steps()
+    storage.source.write("m/a.txt", b"w1")
+    for name in ("bulk-split", "bulk-gpu"):
+        storage.queue(name).send(name.encode())
+    await _driven(steps, storage, lambda: not storage.queue("bulk-gpu").depth(), "gpu")
+    assert steps.calls == [("embed", b"bulk-gpu")]
+
+
+@pytest.mark.anyio
+async def test_a_step_that_fails_is_tried_again(storage: Storage) -> None:
+    """The message stays in the queue until it works."""
+    steps = Steps()
+    steps.fail = 2
+    storage.queue("bulk-cpu").send(b"x")
+    await _driven(steps, storage, lambda: not storage.queue("bulk-cpu").depth())
+    assert [name for name, _ in steps.calls if name != "reconcile"] == ["embed"] * 3
+
+
+@pytest.mark.anyio
+async def test_what_fails_too_often_is_given_up(storage: Storage) -> None:
+    """After as many tries as the Functions host makes."""
+    steps = Steps()
+    steps.fail = 100
+    storage.queue("bulk-cpu").send(b"x")
+    await _driven(steps, storage, lambda: not storage.queue("bulk-cpu").depth())
+    names = [name for name, _ in steps.calls if name != "reconcile"]
+    assert names == ["embed"] * MAX_TRIES + ["give_up"]
+
+
+@pytest.mark.anyio
+async def test_what_kills_its_process_is_given_up_untried(storage: Storage) -> None:
+    """A message received oftener than it may fail has failed without telling."""
+    steps = Steps()
+    queue = storage.queue("bulk-cpu")
+    queue.send(b"x")
+    for _ in range(MAX_TRIES):
+        assert queue.receive(visible_after_s=0)
+    await _driven(steps, storage, lambda: not queue.depth())
+    assert [name for name, _ in steps.calls if name != "reconcile"] == ["give_up"]
+
+
+@pytest.mark.anyio
+async def test_work_under_way_goes_back_to_the_queue_at_the_end(storage: Storage) -> None:
+    """Visible at once, so that the next process need not wait until it would be taken for dead."""
+    steps = Steps()
+    steps.hang = True
+    storage.queue("bulk-split").send(b"x")
+    driver = Driver(steps, storage, "cpu", Pace(retry_s=3600))  # type: ignore[arg-type]
+    running = asyncio.create_task(driver.run())
+    async with asyncio.timeout(PATIENCE_S):
+        await steps.called.wait()
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    assert steps.stopped
+    message = storage.queue("bulk-split").receive(visible_after_s=1)
+    assert message
+    assert message.body == b"x"
+    assert storage.queue("bulk-split").depth() == 1
+
+
+@pytest.mark.anyio
+async def test_an_input_is_noticed_once_it_has_stopped_growing(storage: Storage, tmp_path: Path) -> None:
+    """Each version once, sidecars never; a file that is being copied is left alone."""
+    steps = Steps()
+    driver = Driver(steps, storage, "cpu", FAST)  # type: ignore[arg-type]
+    storage.source.write("m/a.txt.job.json", b"{}")
+    growing = tmp_path / "bulk-in/m/a.txt"
+    for size in range(1, 4):
+        growing.write_bytes(b"w" * size)
+        await driver.look()
+    assert steps.calls == []
+    await driver.look()
+    await driver.look()
+    assert [key for key, _ in steps.calls] == ["m/a.txt"]
+    growing.write_bytes(b"another version")
+    await driver.look()
+    await driver.look()
+    assert [key for key, _ in steps.calls] == ["m/a.txt", "m/a.txt"]
+    assert steps.calls[0] != steps.calls[1]
+
+
+def test_bulk_files_lie_beside_the_models() -> None:
+    """Unless a storage or an account is named."""
+    beside = local_storage(Settings(model_store="file:///a/models"))
+    assert beside.storage == "file:///a/bulk"
+    for named in (
+        Settings(storage="azurite"),
+        Settings(storage_connection_string="x"),
+        Settings(model_store="https://a.blob.core.windows.net/models"),
+    ):
+        assert local_storage(named) == named
+    assert "/a/bulk/bulk-in/MODEL/" in bulk_hint(Settings(model_store="file:///a/models"), [])
+
+
+# --- real services
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = f"file://{tmp_path_factory.mktemp('models')}"
+    publish_all([TINY, SLOW], url)
+    return url
+
+
+class Folder:
+    """A bulk storage as its user sees it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.environ = {"BLITZ_STORAGE": f"file://{root}"}
+        self.out = root / "bulk-out"
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self.root / "bulk-in" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    def statuses(self, source: str) -> list[dict[str, Any]]:
+        """Of all jobs of that input."""
+        found = [json.loads(path.read_bytes()) for path in self.out.glob("jobs/*/status.json")]
+        return [status for status in found if status["source"] == source]
+
+    def wait(self, reached: Callable[[], object]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not reached():
+            assert time.monotonic() < deadline, "it did not come to that"
+            time.sleep(0.02)
+
+    def wait_ended(self, source: str, count: int = 1) -> list[dict[str, Any]]:
+        """Until that many jobs of that input have ended."""
+        self.wait(lambda: sum("ended_at" in status for status in self.statuses(source)) == count)
+        return self.statuses(source)
+
+    def check(self, key: str, tiny: Tiny, texts: list[str]) -> str:
+        """That the output is right, row by row; its hash."""
+        path = self.out / f"{key}.parquet"
+        table = pq.read_table(path)
+        assert table["id"].to_pylist() == [str(n) for n in range(len(texts))]
+        assert nearly(np.stack(table["vector"].to_pylist()), tiny.vectors(texts))
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "bulk")
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    return Folder(tmp_path_factory.mktemp("service") / "bulk")
+
+
+@pytest.fixture(scope="module")
+def service(models: str, shared_folder: Folder) -> Iterator[subprocess.Popen[bytes]]:
+    with started_service(models, environ=shared_folder.environ) as (_, process):
+        yield process
+
+
+def _texts(count: int) -> list[str]:
+    return [f"w{n % 97} w{n % 11}" for n in range(count)]
+
+
+def _jsonl(texts: list[str]) -> bytes:
+    return b"".join(
+        json.dumps({"id": str(n), "text": text}).encode() + b"\n" for n, text in enumerate(texts)
+    )
+
+
+def test_a_dropped_file_becomes_vectors_and_a_changed_one_again(
+    service: subprocess.Popen[bytes], shared_folder: Folder
+) -> None:
+    """The output is that of the newest version."""
+    for number, texts in enumerate((_texts(600), _texts(40)), 1):
+        shared_folder.put("tiny/x.jsonl", _jsonl(texts))
+        statuses = shared_folder.wait_ended("tiny/x.jsonl", number)
+        assert {status["status"] for status in statuses} == {"completed"}
+        shared_folder.check("tiny/x.jsonl", TINY, texts)
+
+
+def test_a_bad_file_is_a_failed_job_and_the_service_lives_on(
+    service: subprocess.Popen[bytes], shared_folder: Folder
+) -> None:
+    """No such model, no such format: each says why, and the next file is embedded."""
+    shared_folder.put("nobody/x.txt", b"w1\n")
+    shared_folder.put("tiny/array.jsonl", b'[{"text": "w1"}]')
+    shared_folder.put("tiny/good.jsonl", _jsonl(["w1"]))
+    for source in ("nobody/x.txt", "tiny/array.jsonl"):
+        (status,) = shared_folder.wait_ended(source)
+        assert status["status"] == "failed"
+        assert status["error"]
+    shared_folder.wait_ended("tiny/good.jsonl")
+    shared_folder.check("tiny/good.jsonl", TINY, ["w1"])
+    assert service.poll() is None
+
+
+def test_a_stop_in_the_middle_of_a_job_loses_nothing(models: str, folder: Folder) -> None:
+    """SIGTERM is obeyed soon, with work under way; the next start ends the job, long before retry_s."""
+    texts = [f"w{n % 97} " + "w1 " * 20 for n in range(2500)]
+    folder.put("slow/x.jsonl", _jsonl(texts))
+    with started_service(models, environ=folder.environ) as (_, process):
+        folder.wait(lambda: any(folder.out.glob("jobs/*/parts/*.arrow")))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+    assert not (folder.out / "slow/x.jsonl.parquet").exists()
+    with started_service(models, environ=folder.environ):
+        (status,) = folder.wait_ended("slow/x.jsonl")
+    assert status["status"] == "completed"
+    folder.check("slow/x.jsonl", SLOW, texts)
+
+
+def test_two_services_share_the_work_and_give_the_same_bytes(models: str, tmp_path: Path) -> None:
+    """One storage, two processes with models of their own; as one process alone."""
+    texts = [f"w{n % 97} " + "w1 " * 20 for n in range(4000)]
+    alone, together = Folder(tmp_path / "alone"), Folder(tmp_path / "together")
+    environ = {"BLITZ_THREADS": "1"}
+    with started_service(models, environ=alone.environ | environ):
+        alone.put("slow/x.jsonl", _jsonl(texts))
+        alone.wait_ended("slow/x.jsonl")
+    with (
+        started_service(models, environ=together.environ | environ) as (url, first),
+        started_service(models, environ=together.environ | environ) as (other_url, second),
+    ):
+        wait_until_ready(url, first)
+        wait_until_ready(other_url, second)
+        together.put("slow/x.jsonl", _jsonl(texts))
+        together.wait_ended("slow/x.jsonl")
+        times = [_cpu_s(process.pid) for process in (first, second)]
+    assert together.check("slow/x.jsonl", SLOW, texts) == alone.check("slow/x.jsonl", SLOW, texts)
+    assert min(times) > max(times) / 4  # either did a good part of it
+
+
+def _cpu_s(pid: int) -> float:
+    """Processor time a process has used. Linux only."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_each_backend_of_a_separate_service_drives_its_queue(models: str, folder: Folder) -> None:
+    """The router none: the CPU backend splits and finishes."""
+    port = free_port(3)
+    with started_service(models, "--separate", environ=folder.environ, port=port) as (url, process):
+        wait_until_ready(url, process)
+        folder.put("tiny/x.jsonl", _jsonl(["w1", "w2"]))
+        (status,) = folder.wait_ended("tiny/x.jsonl")
+    assert status["status"] == "completed"
+    folder.check("tiny/x.jsonl", TINY, ["w1", "w2"])
+
+
+def test_the_mark_of_a_version_names_its_job(
+    service: subprocess.Popen[bytes], shared_folder: Folder
+) -> None:
+    """Whoever knows key and ETag finds the status."""
+    shared_folder.put("tiny/marked.txt", b"w1\n")
+    (status,) = shared_folder.wait_ended("tiny/marked.txt")
+    stat = open_storage(Settings(storage=f"file://{shared_folder.root}")).source.stat("tiny/marked.txt")
+    assert stat
+    mark = shared_folder.out / jobs.event_key("source", stat.key, stat.etag)
+    assert mark.read_text() == status["id"]
