@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -26,6 +27,7 @@ from functions.caller import (
     read_body,
     while_connected,
 )
+from functions.observed import Observed
 from shared import telemetry, wire
 from shared.backend_client import Backend
 from shared.contracts import EmbedRequest, PredictRequest, RerankRequest, Result, texts_of
@@ -82,6 +84,7 @@ class _Endpoints:
         states = await self._inference.states()
         warm = {state.name for state in states if state.state == "warm"}
         ready = warm.issuperset(self._settings.warm_models)
+        self._metrics.said_ready(ready)
         body: dict[str, object] = {"ready": ready, "models": states}
         if memory := self._metrics.gpu_memory():
             body["gpu_memory"] = memory
@@ -120,7 +123,8 @@ def create_app(
                 methods=[method],
             )
             for method, path, endpoint in table
-        ]
+        ],
+        middleware=[Middleware(Observed)],
     )
 
 

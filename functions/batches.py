@@ -96,7 +96,8 @@ class Batches:
         found = await asyncio.to_thread(lambda: list(self._out.list(FILES)))
         if query.purpose:
             found = [stat for stat in found if openai_batch.purpose_of(stat) == query.purpose]
-        found.sort(key=lambda stat: (stat.modified_s, stat.key), reverse=query.order == "desc")
+        # Azure tells whole seconds; within one, newer ids sort first.
+        found.sort(key=lambda stat: (-stat.modified_s, stat.key), reverse=query.order == "asc")
         if query.after:
             ids = [openai_batch.file_id_of(stat) for stat in found]
             if query.after not in ids:

@@ -142,7 +142,7 @@ async def _hand_back(queue: Queue, message: Message | None) -> None:
 
 def driver_of(settings: Settings, backend: Backend, device: Device) -> Driver:
     """The driver of the app whose models `backend` are. Raises Misconfigured."""
-    storage = open_storage(local_storage(settings))
+    storage = open_storage(settings)
     return Driver(build_bulk(settings, storage, backend), storage, device, Pace(settings.bulk_retry_s))
 
 
@@ -156,9 +156,10 @@ def local_storage(settings: Settings) -> Settings:
 
 def bulk_hint(settings: Settings, cards: Sequence[ModelCard]) -> str:
     """What to do with a file that is to be embedded."""
-    where = local_storage(settings).storage.removeprefix("file://") or "the storage account"
+    url = local_storage(settings).storage
+    where = f"{url.removeprefix('file://')}/" if url.startswith("file://") else "the account's "
     name = next((card.name for card in cards if card.task == "embedding"), "MODEL")
-    return f"put a file into {where}/{SOURCE}/{name}/, find its vectors in {where}/{OUT}/{name}/"
+    return f"put a file into {where}{SOURCE}/{name}/, find its vectors in {where}{OUT}/{name}/"
 
 
 def _complain(what: str, error: Exception) -> None:

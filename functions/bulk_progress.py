@@ -61,9 +61,7 @@ class Following(_Shown):
     """A job on its way."""
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(
-            "{task.description}", BarColumn(), TextColumn("{task.fields[rows]}"), TimeRemainingColumn()
-        )
+        super().__init__("{task.description}", BarColumn(), TextColumn("{task.fields[rows]}"))
         self._clock = clock
         self._task = self.bar.add_task(name, total=None, rows="waiting to begin")
         self._first: tuple[float, int] | None = None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeAlias, TypeVar
 
@@ -16,6 +15,7 @@ from starlette.responses import Response
 
 from shared import deadline
 from shared.errors import BlitzError, PayloadTooLarge
+from shared.logs import FAILURE, Failure
 from shared.telemetry import Telemetry
 
 LARGE_BODY_BYTES = 256 * 1024
@@ -95,8 +95,8 @@ async def off_loop_if(large: bool, work: Callable[[], T]) -> T:
 
 def log_without_content(error: Exception) -> None:
     """Where an unexpected error happened, without its message: that may quote what a client sent."""
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    _log.error("unexpected %s\n%s", type(error).__qualname__, frames)
+    failure = Failure.of(error)
+    _log.error("unexpected %s%s", failure.error, failure.innermost, extra={FAILURE: failure})
 
 
 def _patience_s(request: Request) -> float:

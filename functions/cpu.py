@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from functions.backend import create_app
 from functions.inference import Inference, build_inference
+from functions.observed import start_export
 from shared.engines.onnx import OnnxEngine, capacity
 from shared.settings import Settings
 
@@ -26,6 +27,7 @@ def function_app(settings: Settings) -> func.AsgiFunctionApp:
     from functions.bulk_triggers import register
     from shared.bulk.storage import open_storage
 
+    start_export(settings)
     inference = create_inference(settings)
     app = func.AsgiFunctionApp(
         app=create_app(settings, inference), http_auth_level=func.AuthLevel.ANONYMOUS

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shlex
 import signal
@@ -24,8 +25,10 @@ from starlette.types import ASGIApp
 
 from functions import backend, router
 from functions.bulk_local import Driver, bulk_hint, driver_of, local_storage
+from functions.observed import start_export
 from functions.separate import BAD_START, running_backends
-from shared.backend_client import Backend
+from shared import logs
+from shared.bulk.storage import open_storage
 from shared.catalogue import Catalogue
 from shared.contracts import ModelCard
 from shared.errors import BlitzError, Misconfigured, Unavailable
@@ -35,6 +38,8 @@ from shared.settings import Settings
 
 GRACE_S = 5
 """Requests under way at the end are given so long."""
+
+_log = logging.getLogger("functions.local")  # this module's name is __main__ where it serves
 
 _BACKLOG = 2048  # uvicorn's
 _DEVICES: dict[str, tuple[Device, ...]] = {"router": ("cpu", "gpu"), "cpu": ("cpu",), "gpu": ("gpu",)}
@@ -53,6 +58,7 @@ def serve(
     with ExitStack() as stack:
         try:
             settings = Settings.from_env(os.environ)
+            logs.use(settings.log_format, settings.role)
             if model_store:
                 settings = replace(settings, model_store=model_store)
             if separate and settings.role != "router":
@@ -67,6 +73,7 @@ def serve(
             bound = listener.getsockname()[1]
             if separate:
                 settings = stack.enter_context(running_backends(settings, os.environ, bound + 1))
+            start_export(settings)
             app, driver = _app(_warming(settings, cards or []))
         except BlitzError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -78,13 +85,10 @@ def serve(
             if driver or separate:
                 print(f"bulk:   {bulk_hint(settings, cards or [])}", flush=True)
             if not settings.api_key_hashes and host not in _LOOPBACK:
-                print(
-                    f"warning: whoever reaches {host} can use this service: no key is needed",
-                    file=sys.stderr,
-                )
+                _log.warning("whoever reaches %s can use this service: no key is needed", host)
         config = uvicorn.Config(
             app,
-            log_level="warning",
+            log_config=None,  # ours is in shared.logs
             lifespan="off",
             access_log=False,
             timeout_graceful_shutdown=GRACE_S,
@@ -122,7 +126,7 @@ def _cards(settings: Settings) -> list[ModelCard] | None:
     try:
         return asyncio.run(Catalogue(open_store(settings), _DEVICES[settings.role]).cards())
     except Unavailable as error:
-        print(f"warning: {error.message}; models are found once it does", file=sys.stderr)
+        _log.warning("%s; models are found once it does", error.message)
         return None
 
 
@@ -138,28 +142,31 @@ def _warming(settings: Settings, cards: list[ModelCard]) -> Settings:
 
 def _app(settings: Settings) -> tuple[ASGIApp, Driver | None]:
     """What serves HTTP, and what does the bulk work of the models in this process."""
-    batches = router.connect_batches(local_storage(settings)) if settings.role == "router" else None
+    bulk = _bulk_settings(settings)
+    batches = router.connect_batches(bulk) if bulk and settings.role == "router" else None
     if settings.role == "router" and settings.cpu_backend_url:
         return router.create_app(settings, *router.connect(settings), batches=batches), None
     device: Device = "gpu" if settings.role == "gpu" else "cpu"
     # Imported by name, so that the CPU backend never loads what the GPU's needs.
     inference = import_module(f"functions.{device}").create_inference(settings)
-    driver = _driver(settings, inference, device)
+    driver = driver_of(bulk, inference, device) if bulk else None
     if settings.role == "router":
         connected = router.connect(settings, inference)
         return router.create_app(settings, *connected, batches=batches), driver
     return backend.create_app(settings, inference), driver
 
 
-def _driver(settings: Settings, inference: Backend, device: Device) -> Driver | None:
+def _bulk_settings(settings: Settings) -> Settings | None:
     """None where the account of the model store is no place for bulk jobs, and none was asked for."""
+    bulk = local_storage(settings)
     try:
-        return driver_of(settings, inference, device)
+        open_storage(bulk)
     except Misconfigured as error:
         if settings.storage:
             raise
         print(f"bulk:   off, {error.message}", flush=True)
         return None
+    return bulk
 
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")

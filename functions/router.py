@@ -24,6 +24,7 @@ from functions.caller import (
     while_connected,
 )
 from functions.keys import RequireKey
+from functions.observed import Observed, start_export
 from functions.openapi import DescribedApp, describe_get, describe_post
 from shared import telemetry, wire
 from shared.contracts import (
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from functions.batches import Batches
     from shared.backend_client import Backend
     from shared.catalogue import Catalogue
+    from shared.dispatch import Dispatcher
 
 VERSION = "0.1.0"
 
@@ -142,8 +144,10 @@ class Endpoints:
         try:
             states = await self._backend.states()
         except BlitzError as error:
+            self._metrics.said_ready(False)
             return _json(orjson.dumps({"ready": False, "reason": error.message, "models": []}), 503)
         ready = is_ready(states, self._settings.warm_models)
+        self._metrics.said_ready(ready)
         return _json(orjson.dumps({"ready": ready, "models": states}), 200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
@@ -211,6 +215,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _answer_unrouted)
     if settings.api_key_hashes:
         app.add_middleware(RequireKey, hashes=settings.api_key_hashes, metrics=metrics)
+    app.add_middleware(Observed)  # the last one added is the outermost: refusals are seen too
     endpoints = Endpoints(settings, backend, catalogue, metrics)
 
     def add(method: str, path: str, summary: str, endpoint: Endpoint, described: dict[str, Any]) -> None:
@@ -250,11 +255,20 @@ def function_app(settings: Settings) -> func.AsgiFunctionApp:
     # Imported here, because each is slow to import and only one deployment or the other needs it.
     import azure.functions as func
 
-    app = create_app(settings, *connect(settings), batches=connect_batches(settings))
-    return func.AsgiFunctionApp(app=app, http_auth_level=func.AuthLevel.ANONYMOUS)
+    start_export(settings)
+    dispatcher, catalogue = connect(settings)
+    asgi = create_app(settings, dispatcher, catalogue, batches=connect_batches(settings))
+    app = func.AsgiFunctionApp(app=asgi, http_auth_level=func.AuthLevel.ANONYMOUS)
+    if settings.gpu_backend_url and settings.gpu_ahead_s:
+        from functions import warmup
+
+        warm_up = warmup.connect(settings, dispatcher.wake_gpu)
+        dispatcher.watch_gpu_work(warm_up.count)
+        warmup.register(app, warm_up)
+    return app
 
 
-def connect(settings: Settings, here: Backend | None = None) -> tuple[Backend, Catalogue]:
+def connect(settings: Settings, here: Backend | None = None) -> tuple[Dispatcher, Catalogue]:
     """What the router calls and what it knows of models, from settings. Raises Misconfigured.
 
     here: the CPU backend of this process, if somebody else uses it too.

@@ -44,6 +44,10 @@ param gpuMaxReplicas int = 10
 @minValue(30)
 param gpuCooldownSeconds int = 300
 
+@description('GPU seconds that may be paid to spare one request the cold start, by waking the GPU before it is wanted; 0: never.')
+@minValue(0)
+param gpuAheadSeconds int = 0
+
 @description('Instances of each app that never go away; 0: everything scales to zero.')
 @minValue(0)
 param alwaysReadyRouter int = 0
@@ -213,6 +217,7 @@ module router 'app/router.bicep' = {
     cpuUrl: cpu.outputs.url
     gpuUrl: gpu.?outputs.url ?? ''
     gpuCooldownSeconds: gpuCooldownSeconds
+    gpuAheadSeconds: gpuAheadSeconds
     apiKeyHashes: apiKeyHashes
     apiManagementEnabled: apiManagementEnabled
     defaultModel: defaultModel

@@ -16,6 +16,7 @@ param gpuImage = readEnvironmentVariable(
 param gpuModelsInImage = bool(readEnvironmentVariable('GPU_MODELS_IN_IMAGE', 'false'))
 param gpuMaxReplicas = int(readEnvironmentVariable('GPU_MAX_REPLICAS', '10'))
 param gpuCooldownSeconds = int(readEnvironmentVariable('GPU_COOLDOWN_SECONDS', '300'))
+param gpuAheadSeconds = int(readEnvironmentVariable('GPU_AHEAD_SECONDS', '0'))
 param alwaysReadyRouter = int(readEnvironmentVariable('ALWAYS_READY_ROUTER', '0'))
 param alwaysReadyCpu = int(readEnvironmentVariable('ALWAYS_READY_CPU', '0'))
 param routerHttpConcurrency = int(readEnvironmentVariable('ROUTER_HTTP_CONCURRENCY', '32'))

@@ -10,12 +10,13 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 import stamina
 
-from shared import deadline, wire
+from shared import deadline, trace, wire
 from shared.backend_auth import Authorize
 from shared.contracts import (
     EmbedRequest,
@@ -96,6 +97,7 @@ class HttpBackend:
         self, url: str, timeout_s: float = 220.0, *, authorize: Authorize | None = None
     ) -> None:
         self._url = url.rstrip("/")
+        self._authority = urlsplit(self._url).netloc
         self._timeout_s = timeout_s
         self._authorize = authorize
         self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
@@ -166,14 +168,17 @@ class HttpBackend:
         left_s = deadline.remaining_s()
         if left_s is not None:
             headers[deadline.HEADER] = str(max(1, int(left_s * 1000)))
-        async with self._session().request(
-            method, self._url + path, data=body, headers=headers, allow_redirects=False
-        ) as response:
-            answer = await response.read()
-            # /ready answers 503 with JSON: "not yet" is an answer. Errors are msgpack.
-            if response.status == 200 or (method == "GET" and response.content_type == _JSON):
-                return answer
-            raise _error_of(response.status, response.headers.get("retry-after", ""), answer)
+        with trace.calling(f"{method} {path}", self._authority) as span:
+            headers[trace.HEADER] = span.traceparent
+            async with self._session().request(
+                method, self._url + path, data=body, headers=headers, allow_redirects=False
+            ) as response:
+                answer = await response.read()
+                span.status = response.status
+        # /ready answers 503 with JSON: "not yet" is an answer. Errors are msgpack.
+        if response.status == 200 or (method == "GET" and response.content_type == _JSON):
+            return answer
+        raise _error_of(response.status, response.headers.get("retry-after", ""), answer)
 
     def _session(self) -> aiohttp.ClientSession:
         """The running loop's, since a session belongs to one."""

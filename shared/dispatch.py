@@ -39,7 +39,7 @@ from shared.errors import (
 )
 from shared.lane import Lane
 from shared.manifest import Device
-from shared.routing import Policy, Work, estimate_tokens
+from shared.routing import Policy, Work, estimate_tokens, wants_gpu
 from shared.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
@@ -108,6 +108,7 @@ class Dispatcher:
         self._timeout_s = timeout_s
         self._wake_gpu = wake_gpu
         self._waking: asyncio.Task[None] | None = None
+        self._gpu_wanted: Callable[[], None] | None = None
         self._metrics = metrics
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
@@ -118,6 +119,16 @@ class Dispatcher:
 
     async def predict(self, request: PredictRequest) -> PredictResult:
         return await self._dispatch(request, lambda backend, part: backend.predict(part))
+
+    def watch_gpu_work(self, wanted: Callable[[], None]) -> None:
+        """Call `wanted` for each request that goes to the GPU, or would if that were up."""
+        self._gpu_wanted = wanted
+
+    async def wake_gpu(self) -> None:
+        """Ask the GPU to be up, also if it seems so. Return once it is, or did not wake: that is logged."""
+        self._start_waking()
+        if self._waking is not None:
+            await asyncio.shield(self._waking)
 
     async def states(self) -> list[ModelState]:
         """By name, of the CPU and of a GPU that is up: one that may sleep is not woken by asking."""
@@ -146,7 +157,10 @@ class Dispatcher:
     ) -> AnyResult:
         parts = chunks.split(request, self._chunk_texts)
         work = _work(request, await self._models.cards_of(request.model))
-        decision = self._policy(work, {device: lane.view for device, lane in self._lanes.items()})
+        views = {device: lane.view for device, lane in self._lanes.items()}
+        decision = self._policy(work, views)
+        if self._gpu_wanted is not None and wants_gpu(self._policy, work, views):
+            self._gpu_wanted()
         _log.debug("to %s: %s", decision.devices[0], decision.reason)
         if decision.wake_gpu:
             self._start_waking()

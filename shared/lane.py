@@ -59,6 +59,7 @@ class Lane:
         self._answered_at: float | None = None
         self._woken_at: float | None = None
         self._lines: dict[asyncio.AbstractEventLoop, tuple[_Line, _Line]] = {}
+        metrics.watch_backend(device, lambda: self._breaker.available)
 
     @property
     def view(self) -> BackendView:

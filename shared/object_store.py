@@ -273,12 +273,16 @@ def _read(blob: BlobClient) -> tuple[bytes | None, str | None]:
 @contextmanager
 def azure_errors(store: str = "the model store") -> Iterator[None]:
     """The one place where azure's exceptions become ours. store: which storage it is, in words."""
-    from azure.core.exceptions import AzureError, HttpResponseError
+    from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
     try:
         yield
     except BlitzError:
         raise
+    except ClientAuthenticationError as error:
+        if error.status_code is None:  # DefaultAzureCredential, of itself: nobody was asked
+            raise StoreUnavailable(f"there are no credentials here for {store}") from error
+        raise StoreUnavailable(f"{store} refused this service's credentials") from error
     except HttpResponseError as error:
         if getattr(error, "error_code", None) == "ContainerNotFound":
             raise StoreUnavailable(f"{store}'s container does not exist") from error

@@ -7,7 +7,7 @@ Does not know how backends are called; `shared.dispatch` tells it what it sees a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from shared.contracts import TextInput
@@ -120,6 +120,14 @@ def policy_of(settings: Settings) -> Policy:
     if settings.routing == "adaptive":
         return adaptive(settings.gpu_wake_s)
     return fixed(settings.gpu_min_texts)
+
+
+def wants_gpu(policy: Policy, work: Work, views: Mapping[Device, BackendView]) -> bool:
+    """Whether it would go to the GPU if that were up, wherever it goes now."""
+    if "gpu" not in views:
+        return False
+    up = replace(views["gpu"], available=True, warm=True, waking_s=None)
+    return policy(work, {**views, "gpu": up}).devices[0] == "gpu"
 
 
 def fixed(gpu_min_texts: int) -> Policy:

@@ -24,6 +24,9 @@ class Settings:
     """What operators can change. Each field is BLITZ_<NAME>; units are in the names.
 
     role: which app this process is: router, cpu or gpu.
+    applicationinsights_connection_string: where telemetry goes; empty: nowhere. Without BLITZ_: it is
+        the variable that Azure sets, and its other tools read.
+    log_format: "text" or "json", one object a line. In Functions the host writes the logs.
     model_store: file://FOLDER, or https://ACCOUNT.blob.core.windows.net/CONTAINER.
     storage: where bulk jobs live: file://FOLDER; https://ACCOUNT.blob.core.windows.net; azurite (its
         published account, ports 10000 and 10001 of this machine); empty: the account of
@@ -42,6 +45,8 @@ class Settings:
     gpu_min_texts: with "fixed", requests of at least so many texts go to the GPU.
     gpu_idle_s, gpu_wake_s: after so long without a request the GPU app is taken to be scaled to zero,
         and it is expected to take so long to come back.
+    gpu_ahead_s: wake the GPU before it is wanted, by what past weeks were like, where sparing one request
+        the cold start costs at most so many GPU seconds; 0: never. Needs storage; only in Azure.
     chunk_texts: larger requests are split into parts of so many texts.
     backend_concurrency: HTTP calls that the router has under way at one backend; others wait.
     allow_cpu: let the GPU app run on the CPU, in FP32, where there is no CUDA: tests and local runs.
@@ -56,7 +61,7 @@ class Settings:
         (CPU: 384 and 128; GPU: by the free memory, and 1,024).
     max_wait_ms: how long a free engine waits for a batch to fill; 0 never waits.
     queue_tokens, max_queue_s: tokens waiting in this process, and the seconds they are expected to wait,
-        beyond which requests get 429.
+        beyond which requests get 429; tests/benchmarks/overload.py says how to choose the second.
     max_body_bytes, max_inputs, max_request_tokens: a request's limits.
     max_file_bytes: the largest file that /v1/files takes.
     allow_token_ids: accept OpenAI inputs of token ids as ids of the model's own vocabulary.
@@ -64,6 +69,8 @@ class Settings:
     """
 
     role: str = "router"
+    applicationinsights_connection_string: str = ""
+    log_format: str = "text"
     model_store: str = "file://.blitz/models"
     storage: str = ""
     storage_connection_string: str = ""
@@ -78,6 +85,7 @@ class Settings:
     gpu_min_texts: int = 10
     gpu_idle_s: float = 300.0
     gpu_wake_s: float = 25.0
+    gpu_ahead_s: float = 0.0
     chunk_texts: int = 500
     backend_concurrency: int = 16
     allow_cpu: bool = False
@@ -121,10 +129,10 @@ class Settings:
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """Read a mapping such as os.environ. Raises Misconfigured naming the variable."""
-        types = {PREFIX + field.name.upper(): field for field in fields(cls)}
+        types = {_variable_of(field.name): field for field in fields(cls)}
         values: dict[str, Any] = {}
         for key, raw in environ.items():
-            if not key.startswith(PREFIX):
+            if not key.startswith(PREFIX) and key not in _AZURES:
                 continue
             if key not in types:
                 close = difflib.get_close_matches(key, types, n=1)
@@ -134,9 +142,14 @@ class Settings:
         return cls(**values)
 
 
-_CHOICES = {"role": ("router", "cpu", "gpu"), "routing": ("fixed", "adaptive")}
+_AZURES = ("APPLICATIONINSIGHTS_CONNECTION_STRING",)
+_CHOICES = {
+    "role": ("router", "cpu", "gpu"),
+    "log_format": ("text", "json"),
+    "routing": ("fixed", "adaptive"),
+}
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
-_NOT_NEGATIVE = ("threads", "max_wait_ms", "batch_tokens", "batch_texts", "gpu_wake_s")
+_NOT_NEGATIVE = ("threads", "max_wait_ms", "batch_tokens", "batch_texts", "gpu_wake_s", "gpu_ahead_s")
 _POSITIVE = (
     "gpu_min_texts",
     "gpu_idle_s",
@@ -157,6 +170,11 @@ _POSITIVE = (
 )
 
 _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
+
+
+def _variable_of(field: str) -> str:
+    name = field.upper()
+    return name if name in _AZURES else PREFIX + name
 
 
 def _cast(key: str, raw: str, type_name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Metric names and what feeds them, in one table. Knows neither requests, models nor exporters.
+"""Metric names and what feeds them, in one table. Knows neither HTTP, models nor exporters.
 
 Names, labels and units are Text Embeddings Inference's where it has the metric, so that its
 dashboards work unchanged; what is ours begins with blitz_. Durations are seconds.
@@ -22,19 +22,25 @@ blitz_cache_load_duration             histogram  fetch and load of a model
 blitz_cache_models, blitz_cache_bytes gauge      models loaded, bytes they hold
 blitz_backend_requests{backend,outcome} counter  calls; outcome: ok | an error's code | cancelled
 blitz_backend_fallbacks{backend}      counter    requests that went to another backend after this one
+blitz_backend_up{backend}             gauge      1; 0 while its circuit is open
 blitz_gpu_wakes                       counter    times the GPU backend was asked to wake
 blitz_gpu_memory_bytes{kind}          gauge      GPU memory; kind: used | reserved | free
+blitz_ready                           gauge      the last answer of /ready: 1 yes, 0 no or never asked
+blitz_telemetry_dropped               counter    spans and log records that an exporter had no room for
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from shared import trace
 from shared.contracts import Timings
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -46,6 +52,20 @@ _TOKENS = tuple(2**n for n in range(4, 18))
 # prometheus-client adds `_total` to counters and a `_created` gauge to each series; TEI has neither.
 _TOTAL = re.compile(rb"^(# (?:HELP|TYPE) )?((?:te|blitz)_\w+)_total\b", re.MULTILINE)
 _CREATED = re.compile(rb"^(?:# (?:HELP|TYPE) )?(?:te|blitz)_\w+_created\b.*\n", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One series at one time. value: a counter's or gauge's, or the sum of a histogram's values.
+
+    count: of a histogram's values; otherwise 1.
+    """
+
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    kind: Literal["counter", "gauge", "histogram"]
+    value: float
+    count: int = 1
 
 
 class Telemetry:
@@ -86,7 +106,10 @@ class Telemetry:
             "blitz_backend_fallbacks", "Requests that went on to another backend", "backend"
         )
         self._gpu_wakes = self._counter("blitz_gpu_wakes", "Times the GPU backend was woken")
+        self._backend_up = self._gauge("blitz_backend_up", "Whether calls are let through", "backend")
         self._gpu_bytes = self._gauge("blitz_gpu_memory_bytes", "GPU memory", "kind")
+        self._ready = self._gauge("blitz_ready", "The last answer of /ready")
+        self._dropped = self._counter("blitz_telemetry_dropped", "Spans and log records not exported")
         self.gpu_memory: Callable[[], dict[str, int]] = dict  # nothing where there is no GPU
 
     def backend_called(self, backend: str, outcome: str) -> None:
@@ -97,9 +120,21 @@ class Telemetry:
         """A request that `backend` did not answer goes to another one."""
         self._backend_fallbacks.labels(backend).inc()
 
+    def watch_backend(self, backend: str, is_up: Callable[[], bool]) -> None:
+        """Read blitz_backend_up from `is_up` at each scrape."""
+        self._backend_up.labels(backend).set_function(is_up)
+
     def gpu_woken(self) -> None:
         """The GPU backend was asked to wake."""
         self._gpu_wakes.inc()
+
+    def said_ready(self, ready: bool) -> None:
+        """/ready was answered."""
+        self._ready.set(ready)
+
+    def telemetry_dropped(self) -> None:
+        """An exporter had no room for something."""
+        self._dropped.inc()
 
     def request_arrived(self, inputs: int) -> None:
         """A valid request of `inputs` texts goes to inference."""
@@ -117,6 +152,16 @@ class Telemetry:
         self._tokenization.observe(timings.tokenization_s)
         self._queue.observe(timings.queue_s)
         self._inference.observe(timings.inference_s)
+        trace.note(
+            {"model": model},
+            {
+                "inputs": inputs,
+                "tokens": tokens,
+                "tokenization_s": timings.tokenization_s,
+                "queue_s": timings.queue_s,
+                "inference_s": timings.inference_s,
+            },
+        )
 
     def request_failed(self, code: str) -> None:
         """A request was refused or failed. code: of the error class, so that labels stay few."""
@@ -154,6 +199,19 @@ class Telemetry:
     def cache_holds(self, *, models: int, memory_bytes: int) -> None:
         self._models.set(models)
         self._bytes.set(memory_bytes)
+
+    def samples(self) -> Iterator[Sample]:
+        """Every series as it is now."""
+        for family in self._registry.collect():
+            values = {(each.name, tuple(each.labels.items())): each.value for each in family.samples}
+            for (name, labels), value in values.items():
+                if family.type == "gauge":
+                    yield Sample(family.name, labels, "gauge", value)
+                elif name == f"{family.name}_total":
+                    yield Sample(family.name, labels, "counter", value)
+                elif name == f"{family.name}_sum":
+                    count = int(values[f"{family.name}_count", labels])
+                    yield Sample(family.name, labels, "histogram", value, count)
 
     def render(self) -> bytes:
         """Prometheus text format, media type CONTENT_TYPE."""

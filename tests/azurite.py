@@ -47,9 +47,17 @@ class Azurite:
 
 @contextmanager
 def running_azurite(
-    timeout_s: float = 30, port: int = 0, *, queues: bool = False, any_version: bool = True
+    timeout_s: float = 30,
+    port: int = 0,
+    *,
+    queues: bool = False,
+    queue_port: int = 0,
+    folder: Path | None = None,
+    any_version: bool = True,
 ) -> Iterator[Azurite]:
     """queues: the queue service too, in the same process.
+
+    folder: keeps what is stored, for one that is stopped and started again; None: in memory.
 
     any_version: take clients newer than itself, which Azurite as people start it does not.
     Skips the test when node or the packages of tests/package.json are not installed.
@@ -57,8 +65,9 @@ def running_azurite(
     program = PROGRAMS / ("azurite" if queues else "azurite-blob")
     if not program.exists() or shutil.which("node") is None:
         pytest.skip("Azurite is not installed: run `npm ci` in tests/")
-    azurite = Azurite(port or free_port(), free_port() if queues else 0)
-    options = ["--inMemoryPersistence", "--disableTelemetry", "--silent"]
+    azurite = Azurite(port or free_port(), (queue_port or free_port()) if queues else 0)
+    options = ["--disableTelemetry", "--silent"]
+    options += ["--location", str(folder)] if folder else ["--inMemoryPersistence"]
     options += ["--blobPort", str(azurite.port)]
     if any_version:
         options.append("--skipApiVersionCheck")

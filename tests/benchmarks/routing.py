@@ -102,11 +102,18 @@ class Outcome:
 
 class Simulation:
     """One policy over one day. The router's view of the GPU is true: it is warm until it has been idle
-    for GPU_IDLE_S, and a call that reaches it cold waits for it."""
+    for gpu_idle_s, and a call that reaches it cold waits for it."""
 
-    def __init__(self, policy: Policy, *, speeds: Mapping[Device, Speed] = SPEEDS) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        speeds: Mapping[Device, Speed] = SPEEDS,
+        gpu_idle_s: float = GPU_IDLE_S,
+    ) -> None:
         self._policy = policy
         self._speeds = speeds
+        self._gpu_idle_s = gpu_idle_s
         self._rng = random.Random(SEED)
         self._instances: dict[Device, list[Instance]] = {"cpu": [Instance(0.0, 0.0)], "gpu": []}
         self._queued: dict[Device, int] = {"cpu": 0, "gpu": 0}
@@ -128,8 +135,7 @@ class Simulation:
         decision = self._policy(arrival.work, self._views(now_s))
         device = decision.devices[0]
         if (decision.wake_gpu or device == "gpu") and not self._instances["gpu"]:
-            self._outcome.wakes += 1
-            self._instances["gpu"].append(_starting(now_s, self._rng.uniform(*GPU_WAKE_S)))
+            self._start_gpu(now_s)
         self._requests[device] += 1
         if device == "cpu":
             self._scale_out(now_s)
@@ -138,6 +144,10 @@ class Simulation:
         for texts in _chunks(arrival.work.texts):
             call.parts += 1
             self._add(device, call, arrival.work.tokens * texts / arrival.work.texts, now_s)
+
+    def _start_gpu(self, now_s: float) -> None:
+        self._outcome.wakes += 1
+        self._instances["gpu"].append(_starting(now_s, self._rng.uniform(*GPU_WAKE_S)))
 
     def _views(self, now_s: float) -> dict[Device, BackendView]:
         gpu = self._instances["gpu"]
@@ -194,7 +204,7 @@ class Simulation:
 
     def _stop_idle(self, now_s: float) -> None:
         for device, instances in self._instances.items():
-            idle_s, keep = (GPU_IDLE_S, 0) if device == "gpu" else (CPU_IDLE_S, CPU_INSTANCES[0])
+            idle_s, keep = (self._gpu_idle_s, 0) if device == "gpu" else (CPU_IDLE_S, CPU_INSTANCES[0])
             for instance in instances[keep:]:
                 stopped_s = instance.idle_since_s + idle_s
                 if not instance.jobs and stopped_s <= now_s:

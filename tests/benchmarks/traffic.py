@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shared.manifest import Device
@@ -75,6 +75,38 @@ def synthetic_counts(seed: int) -> list[float]:
         noise = 0.9 * noise + rng.gauss(0.0, 0.3 * math.sqrt(1 - 0.9**2))
         counts.append(daily * math.exp(noise) * (3.0 if minute in bursts else 1.0))
     return counts
+
+
+def office_counts(seed: int) -> list[float]:
+    """A day of people at work, by a documented process: up from 07:30 to 09:00, down from 17:00 to 19:00.
+
+    A fiftieth of that at night; times exp of the AR(1) process of `synthetic_counts`.
+    """
+    rng = random.Random(seed)
+    counts, noise = [], 0.0
+    for minute in range(MINUTES):
+        up, down = (minute - 450) / 90, (1140 - minute) / 120
+        daily = 0.02 + 0.98 * min(max(min(up, down), 0.0), 1.0)
+        noise = 0.9 * noise + rng.gauss(0.0, 0.3 * math.sqrt(1 - 0.9**2))
+        counts.append(daily * math.exp(noise))
+    return counts
+
+
+def weeks_of(
+    day: Callable[[int], Sequence[float]], days: int, requests: int, seed: int
+) -> list[list[Arrival]]:
+    """Arrivals of each of so many days, the first a Monday; at_s counts from that midnight on.
+
+    day: counts of the day with that seed. requests: of a working day, on average: each day's are times a
+    log-normal (standard deviation 0.2), and a fifth on Saturdays and Sundays.
+    """
+    rng = random.Random(seed)
+    weeks = []
+    for number in range(days):
+        share = (0.2 if number % 7 >= 5 else 1.0) * math.exp(rng.gauss(0.0, 0.2))
+        arrivals = day_of(day(seed + number), max(round(requests * share), 1), seed + number)
+        weeks.append([replace(each, at_s=each.at_s + number * 86_400) for each in arrivals])
+    return weeks
 
 
 def day_of(counts: Sequence[float], requests: int, seed: int) -> list[Arrival]:

@@ -44,6 +44,8 @@ LEFT_AT_DEFAULT = {
         "allow_token_ids",
     ),
     *("max_body_bytes", "max_inputs", "max_request_tokens"),
+    # The Functions host writes the logs.
+    "log_format",
 }
 QUEUES = {EVENTS, SPLIT, queue_of("cpu"), queue_of("gpu"), FINISH}
 
@@ -88,8 +90,10 @@ def test_every_setting_in_bicep_is_one_the_code_reads(variant: str) -> None:
 
 def test_every_setting_is_set_or_left_at_its_default_knowingly() -> None:
     """A new setting makes somebody decide what deployments do with it."""
-    names = (name for app in apps_of("complete").values() for name in settings_of(app))
+    names = {name for app in apps_of("complete").values() for name in settings_of(app)}
     set_here = {name.removeprefix(PREFIX).lower() for name in names if name.startswith(PREFIX)}
+    assert "APPLICATIONINSIGHTS_CONNECTION_STRING" in names
+    set_here.add("applicationinsights_connection_string")
     assert set_here.isdisjoint(LEFT_AT_DEFAULT)
     assert set_here | LEFT_AT_DEFAULT == {field.name for field in fields(Settings)}
 

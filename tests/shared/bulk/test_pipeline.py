@@ -310,6 +310,25 @@ async def test_an_old_event_of_a_changed_input_does_nothing() -> None:
     assert len(world.manifests()) == 1
 
 
+async def test_an_older_version_that_ends_last_does_not_overwrite_the_newer_output() -> None:
+    """It fails, and says why."""
+    world = World()
+    await world.put(b'{"text": "old"}\n')
+    old = world.memory.queue(SPLIT).receive(visible_after_s=1)
+    assert old
+    await world.bulk().split(old.body)
+    world.memory.queue(SPLIT).delete(old)
+    late = world.memory.queue("bulk-cpu").receive(visible_after_s=1)
+    assert late
+    await world.put(b'{"text": "new"}\n')
+    await world.drain()
+    await world.bulk().embed(late.body)
+    world.memory.queue("bulk-cpu").delete(late)
+    await world.drain()
+    assert world.table()["text"].to_pylist() == ["new"]
+    assert sorted(m.status.status for m in world.manifests()) == ["completed", "failed"]
+
+
 async def test_an_input_that_changes_while_it_is_read_fails_that_job_only() -> None:
     """No output holds rows of both versions."""
     world = World()

@@ -1,0 +1,126 @@
+"""What the export to Azure costs a request: two services, one exports, asked in turns.
+
+The goal: less than 2 %. The endpoint is a fake one on this machine, so its work slows requests too.
+Between two turns the exporter is given time to send what it has, or the other service would pay for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from shared.azure_export import SEND_S
+from tests.benchmarks.service import MODEL
+from tests.ingestion import running_ingestion
+from tests.server import started_service, wait_until_ready
+
+
+@dataclass
+class _Turns:
+    """seconds: of each request; per_s, cpu_ms: requests a second and the process's CPU time for one."""
+
+    seconds: list[float] = field(default_factory=list)
+    per_s: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+
+
+def run(store: Path, texts: list[str], turns: int = 8, turn_s: float = 8.0) -> dict[str, float]:
+    """Milliseconds, rates, and how much more each is with the export on."""
+    with tempfile.TemporaryDirectory() as folder, running_ingestion() as ingestion:
+        exporting = {
+            "APPLICATIONINSIGHTS_CONNECTION_STRING": ingestion.connection_string,
+            "TMPDIR": folder,
+        }
+        with (
+            started_service(f"file://{store}") as (off_url, off),
+            started_service(f"file://{store}", environ=exporting) as (on_url, on),
+        ):
+            wait_until_ready(off_url, off)
+            wait_until_ready(on_url, on)
+            services = {"off": (off_url, off.pid), "on": (on_url, on.pid)}
+            figures = {}
+            for load, clients, each in (
+                ("one text", 1, lambda n: texts[n % len(texts)][:80]),
+                ("8 x 16 texts", 8, lambda n: [texts[(n * 16 + i) % len(texts)] for i in range(16)]),
+            ):
+                figures |= _compare(load, services, clients, each, turns, turn_s)
+        assert ingestion.of_type("RequestData"), "the export was on"
+    return figures
+
+
+def _compare(
+    load: str,
+    services: dict[str, tuple[str, int]],
+    clients: int,
+    inputs: Callable[[int], Any],
+    turns: int,
+    turn_s: float,
+) -> dict[str, float]:
+    for url, _ in services.values():
+        asyncio.run(_ask(url, clients, inputs, 2.0))
+    seen = {name: _Turns() for name in services}
+    for turn in range(turns):
+        order = list(services) if turn % 2 else list(reversed(services))
+        for name in order:
+            url, pid = services[name]
+            cpu_s = _cpu_s(pid)
+            began = time.perf_counter()
+            seconds = asyncio.run(_ask(url, clients, inputs, turn_s))
+            rate = len(seconds) / (time.perf_counter() - began)
+            time.sleep(SEND_S + 0.5)
+            seen[name].seconds += seconds
+            seen[name].per_s.append(rate)
+            seen[name].cpu_ms.append((_cpu_s(pid) - cpu_s) / len(seconds) * 1e3)
+    off, on = seen["off"], seen["on"]
+    medians = {name: statistics.median(turn.seconds) * 1e3 for name, turn in seen.items()}
+    return {
+        f"{load}: median off, ms": medians["off"],
+        f"{load}: median on, ms": medians["on"],
+        f"{load}: median, % more": (medians["on"] / medians["off"] - 1) * 100,
+        f"{load}: requests/s off": statistics.median(off.per_s),
+        f"{load}: requests/s on": statistics.median(on.per_s),
+        f"{load}: requests/s, % less": (1 - _ratio(on.per_s, off.per_s)) * 100,
+        f"{load}: CPU of a request, % more": (_ratio(on.cpu_ms, off.cpu_ms) - 1) * 100,
+    }
+
+
+def _ratio(on: list[float], off: list[float]) -> float:
+    """Turn by turn, so that what else the machine does at that time cancels out."""
+    return statistics.median(a / b for a, b in zip(on, off, strict=True))
+
+
+async def _ask(url: str, clients: int, inputs: Callable[[int], Any], seconds: float) -> list[float]:
+    """Seconds of each request of `clients`, each asking again once it has an answer."""
+    deadline = time.perf_counter() + seconds
+    times: list[float] = []
+    asked = 0
+
+    async def client(session: aiohttp.ClientSession) -> None:
+        nonlocal asked
+        while time.perf_counter() < deadline:
+            asked += 1
+            body = {"model": MODEL, "input": inputs(asked), "encoding_format": "base64"}
+            began = time.perf_counter()
+            async with session.post(f"{url}/v1/embeddings", json=body) as response:
+                await response.read()
+                assert response.status == 200
+            times.append(time.perf_counter() - began)
+
+    async with aiohttp.ClientSession() as session:
+        await asyncio.gather(*(client(session) for _ in range(clients)))
+    return times
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU seconds of a process, all threads. Linux only."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

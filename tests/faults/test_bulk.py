@@ -1,0 +1,208 @@
+"""Bulk jobs whose processes are killed, whose storage goes away, and whose events come in disorder.
+
+Real processes over a real Azurite. After each fault the output is the very bytes of a run without one,
+and its rows, ids and vectors are right.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from shared.bulk.control import FINISH, SPLIT, find_job, read_manifest
+from shared.bulk.jobs import Message, encode
+from shared.bulk.storage import Storage, open_storage
+from shared.settings import Settings
+from tests.azurite import Azurite, running_azurite
+from tests.server import started_service
+from tests.tiny import Tiny, publish_all, some_text
+
+TINY = Tiny("bulk", dimensions=128, work=40)
+ROWS = 5_000
+RETRY_S = 3
+_NAMES = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def azurite() -> Iterator[Azurite]:
+    with running_azurite(queues=True) as azurite:
+        yield azurite
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = f"file://{tmp_path_factory.mktemp('models')}"
+    publish_all([TINY], url)
+    return url
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    random = Random(5)
+    return [some_text(random) for _ in range(ROWS)]
+
+
+@pytest.fixture(scope="module")
+def expected(azurite: Azurite, store: str, texts: list[str]) -> bytes:
+    """The output of a run without a fault, of which every row was checked."""
+    job = BulkJob(azurite, store, texts)
+    with job.service():
+        output = job.wait_for_the_end()
+    table = pq.read_table(io.BytesIO(output))
+    assert table["id"].to_pylist() == [f"id-{row}" for row in range(ROWS)]
+    assert table["text"].to_pylist() == texts
+    vectors = np.stack(table["vector"].to_numpy(zero_copy_only=False))
+    np.testing.assert_allclose(vectors, TINY.vectors(texts), atol=1e-5)
+    return output
+
+
+class BulkJob:
+    """An input of its own in `azurite`, and services that work on it."""
+
+    def __init__(self, azurite: Azurite, store: str, texts: list[str]) -> None:
+        self._azurite = azurite
+        self._store = store
+        self.key = f"{TINY.name}/texts-{next(_NAMES)}.jsonl"
+        self.storage: Storage = open_storage(
+            Settings(storage_connection_string=azurite.connection_string)
+        )
+        rows = ({"id": f"id-{row}", "text": text} for row, text in enumerate(texts))
+        self.storage.source.write(self.key, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+        stat = self.storage.source.stat(self.key)
+        assert stat
+        self.etag = stat.etag
+
+    @contextmanager
+    def service(self) -> Iterator[Callable[[], None]]:
+        """A process that works on jobs; yields what kills it (-9)."""
+        environ = {
+            "BLITZ_STORAGE_CONNECTION_STRING": self._azurite.connection_string,
+            "BLITZ_BULK_RETRY_S": str(RETRY_S),
+            "BLITZ_THREADS": "1",
+        }
+        with started_service(self._store, environ=environ) as (_, process):
+
+            def kill() -> None:
+                process.kill()
+                process.wait()
+
+            yield kill
+
+    def submit(self) -> None:
+        """The input's event, once more."""
+        self.storage.queue(SPLIT).send(encode(Message(key=self.key, etag=self.etag)))
+
+    def wait_for_the_end(self, timeout_s: float = 120) -> bytes:
+        """The output, once the job has ended well."""
+        self.wait_for(
+            lambda: bool(self.job_id and read_manifest(self.storage.out, self.job_id)), timeout_s
+        )
+        assert self.job_id
+        manifest = read_manifest(self.storage.out, self.job_id)
+        assert manifest
+        assert manifest.status.status == "completed"
+        assert manifest.status.request_counts.completed == ROWS
+        assert manifest.status.request_counts.failed == 0
+        data = self.storage.out.read(manifest.job.output)
+        assert data
+        return data
+
+    def wait_for(self, seen: Callable[[], bool], timeout_s: float = 60) -> None:
+        """Polls, since what it waits for happens in another process."""
+        deadline = time.monotonic() + timeout_s
+        while not seen():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    @property
+    def job_id(self) -> str | None:
+        return find_job(self.storage.out, "source", self.key, self.etag)
+
+    def has(self, name: str, count: int = 1) -> bool:
+        """Whether the job has so many blobs of a folder of its state, or a file of it."""
+        prefix = f"jobs/{self.job_id}/{name}"
+        return self.job_id is not None and len(list(self.storage.out.list(prefix))) >= count
+
+
+STAGES: dict[str, Callable[[BulkJob], bool]] = {
+    "the job was made": lambda job: job.has("job.json"),
+    "some chunks are written": lambda job: job.has("chunks/", 3),
+    "all chunks are written": lambda job: job.has("split.json"),
+    "some parts are written": lambda job: job.has("parts/", 3),
+    "most parts are written": lambda job: job.has("parts/", ROWS // 512 - 2),
+    "the output is being written": lambda job: job.has("parts/", ROWS // 512 + 1),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_process_changes_nothing(
+    azurite: Azurite, store: str, texts: list[str], expected: bytes, stage: str
+) -> None:
+    """kill -9 of the process that splits, embeds and finishes, at each stage; another one goes on."""
+    job = BulkJob(azurite, store, texts)
+    with job.service() as kill:
+        job.wait_for(lambda: STAGES[stage](job))
+        kill()
+    with job.service():
+        assert job.wait_for_the_end() == expected
+
+
+def test_one_of_two_workers_is_killed_again_and_again(
+    azurite: Azurite, store: str, texts: list[str], expected: bytes
+) -> None:
+    """The other one and its successors do all of it."""
+    job = BulkJob(azurite, store, texts)
+    with ExitStack() as running:
+        running.enter_context(job.service())
+        for parts in (2, 4, 6):
+            with job.service() as kill:
+                job.wait_for(lambda: job.has("parts/", parts) or job.has("manifest.json"))  # noqa: B023
+                kill()
+        assert job.wait_for_the_end() == expected
+
+
+def test_events_that_come_often_and_messages_out_of_order_change_nothing(
+    azurite: Azurite, store: str, texts: list[str], expected: bytes
+) -> None:
+    """The event five times before, ten times while it runs, with finishes that are too early."""
+    job = BulkJob(azurite, store, texts)
+    for _ in range(5):
+        job.submit()
+    with job.service():
+        job.wait_for(lambda: job.has("parts/"))
+        for _ in range(10):
+            job.submit()
+            job.storage.queue(FINISH).send(encode(Message(job=job.job_id or "")))
+        assert job.wait_for_the_end() == expected
+        for _ in range(3):
+            job.submit()
+            job.storage.queue(FINISH).send(encode(Message(job=job.job_id or "")))
+        queues = [job.storage.queue(name) for name in (SPLIT, FINISH, "bulk-cpu")]
+        job.wait_for(lambda: not any(queue.depth() for queue in queues))
+        assert job.wait_for_the_end() == expected
+
+
+def test_a_storage_that_is_away_for_20_seconds_changes_nothing(
+    store: str, texts: list[str], expected: bytes, tmp_path: Path
+) -> None:
+    """Azurite is stopped in the middle and started again with what it had; nobody else is restarted."""
+    with ExitStack() as running:
+        with running_azurite(queues=True, folder=tmp_path) as azurite:
+            job = BulkJob(azurite, store, texts)
+            running.enter_context(job.service())
+            job.wait_for(lambda: job.has("parts/", 3))
+        time.sleep(20)
+        port, queue_port = azurite.port, azurite.queue_port
+        with running_azurite(port=port, queues=True, queue_port=queue_port, folder=tmp_path):
+            assert job.wait_for_the_end() == expected
+            running.close()  # before its storage
