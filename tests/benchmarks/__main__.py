@@ -18,7 +18,18 @@ from model_build.export import export_onnx
 from model_build.source import inspect_source
 from shared.cpus import usable_cpus
 from shared.model_store import open_store_url
-from tests.benchmarks import bulk, engines, gpu, overload, router, routing, service, soak, telemetry, warmup
+from tests.benchmarks import (
+    bulk,
+    engines,
+    gpu,
+    overload,
+    router,
+    routing,
+    service,
+    soak,
+    telemetry,
+    warmup,
+)
 from tests.benchmarks.corpus import load_texts
 
 STORE = Path(__file__).parents[2] / ".blitz" / "models"

@@ -47,7 +47,7 @@ def run(store: Path, texts: list[str], turns: int = 8, turn_s: float = 8.0) -> d
             wait_until_ready(off_url, off)
             wait_until_ready(on_url, on)
             services = {"off": (off_url, off.pid), "on": (on_url, on.pid)}
-            figures = {}
+            figures: dict[str, float] = {}
             for load, clients, each in (
                 ("one text", 1, lambda n: texts[n % len(texts)][:80]),
                 ("8 x 16 texts", 8, lambda n: [texts[(n * 16 + i) % len(texts)] for i in range(16)]),

@@ -26,7 +26,7 @@ def told() -> Iterator[list[Span]]:
     stop()
 
 
-async def _ask(path: str = "/x/secret", *, error: bool = False, **more: object) -> None:
+async def _ask(path: str = "/x/secret", *, error: bool = False, host: object = None) -> None:
     """One request to an app whose router finds /x/{name}."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,8 +41,10 @@ async def _ask(path: str = "/x/secret", *, error: bool = False, **more: object) 
     async def send(message: Message) -> None:
         pass
 
-    scope = {"type": "http", "method": "POST", "path": path, **more}
-    scope.setdefault("headers", [(b"traceparent", CALLER.encode())])
+    headers = [(b"traceparent", CALLER.encode())]
+    scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+    if host:
+        scope["azure_functions.trace_context"] = host
     await Observed(app)(scope, receive, send)
 
 
@@ -56,8 +58,7 @@ async def test_a_request_is_a_span_of_its_callers_trace(told: list[Span]) -> Non
 
 async def test_the_functions_host_is_the_nearer_caller(told: list[Span]) -> None:
     """It continues the header's trace in a span of its own, which is ours' parent."""
-    context = SimpleNamespace(trace_parent=HOST)
-    await _ask(**{"azure_functions.trace_context": context})
+    await _ask(host=SimpleNamespace(trace_parent=HOST))
     assert told[0].parent_id == HOST.split("-")[2]
 
 

@@ -256,6 +256,17 @@ def test_without_a_connection_string_nothing_of_it_is_loaded() -> None:
     assert (ran.stdout, ran.stderr) == ("False\n", "")
 
 
+def test_one_module_alone_knows_opencensus() -> None:
+    """Microsoft no longer supports it: a successor must have one place to go to."""
+    knowing = [
+        path.name
+        for package in ("shared", "functions", "model_build")
+        for path in (ROOT / package).rglob("*.py")
+        if "import opencensus" in path.read_text() or "from opencensus" in path.read_text()
+    ]
+    assert knowing == ["azure_export.py"]
+
+
 def _post(url: str, body: object, traceparent: str = CALLER) -> int:
     headers = {"content-type": "application/json", "traceparent": traceparent}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)

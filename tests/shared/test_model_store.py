@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from azure.core.exceptions import ClientAuthenticationError
 from azure.storage.blob import ContainerClient
 
 from shared.errors import (
@@ -26,7 +27,7 @@ from shared.errors import (
 )
 from shared.manifest import File, Manifest, Source, Target, encode_pointer
 from shared.model_store import LocalCopies, ModelStore, open_store_url
-from shared.object_store import BlobObjects, FolderObjects
+from shared.object_store import BlobObjects, FolderObjects, azure_errors
 from tests.azurite import Azurite, running_azurite
 from tests.server import free_port
 
@@ -405,6 +406,12 @@ def test_a_dead_store_is_unavailable(azurite: Azurite, tmp_path: Path) -> None:
     )
     with pytest.raises(StoreUnavailable, match="did not answer"):
         store.current("tiny", "cpu")
+
+
+def test_missing_credentials_are_called_that() -> None:
+    """Nobody was asked, so nobody refused: the operator has to give some."""
+    with pytest.raises(StoreUnavailable, match="no credentials here"), azure_errors():
+        raise ClientAuthenticationError("DefaultAzureCredential failed, and why at length")
 
 
 def test_a_missing_container_is_not_an_unknown_model(azurite: Azurite, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_calls_belong_to_the_request_they_are_made_for(told: list[Span]) -> None
             await call("c")
         return span.span_id
 
-    async def both() -> list[str]:
+    async def both() -> tuple[str, str]:
         return await asyncio.gather(request(), request())
 
     for request_id in asyncio.run(both()):

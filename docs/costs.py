@@ -1,0 +1,223 @@
+"""What the service costs: a calculator over rates and prices that you state.
+
+`python docs/costs.py {cpu,gpu,idle,ahead} --help`. Knows no tariff: prices with a default were reported
+by others on the date in PRICED, those without were not found, and have to be looked up. Standard
+library only. docs/costs.md says what goes in.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PRICED = "reported in May 2025 for East US, check the current price"
+
+TEXTS_PER_S, TOKENS_PER_TEXT = 101.4, 101.0
+"""README: all-MiniLM-L6-v2 in INT8, two Zen 3 cores without VNNI; an instance of 4096 MB has two cores."""
+HTTP_SHARE = 0.95
+"""README: over HTTP, 64 texts a request, against the bare engine."""
+CPU_GB, ROUTER_GB = 4.0, 2.0
+T4_VCPU, T4_GIB = 8.0, 56.0
+MONTH_S = 30 * 86_400.0
+TIMER_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class FlexPrices:
+    """Of Flex Consumption on demand, in dollars. Grants are a subscription's, each month."""
+
+    gb_s: float = 0.000026
+    million_executions: float = 0.40
+    free_gb_s: float = 100_000.0
+    free_executions: float = 250_000.0
+
+    def price(self, gb_s: float, executions: float) -> float:
+        """Without the grants."""
+        return gb_s * self.gb_s + executions * self.million_executions / 1e6
+
+    def bill(self, gb_s: float, executions: float) -> float:
+        """Of a month, with the grants."""
+        over = max(gb_s - self.free_gb_s, 0.0), max(executions - self.free_executions, 0.0)
+        return self.price(*over)
+
+
+def cpu_price(
+    prices: FlexPrices,
+    *,
+    texts_per_s: float,
+    tokens_per_text: float,
+    texts_per_request: float,
+    busy_share: float,
+) -> float:
+    """Dollars for a million tokens on the CPU app, router included, grants not.
+
+    Flex bills an instance's memory while it runs at least one function, however many run side by side.
+    busy_share: of that time, how much one instance's full rate is reached. The router waits for each
+    answer, so it is taken to run as long as the backend.
+    """
+    seconds = 1e6 / (texts_per_s * tokens_per_text * busy_share)
+    requests = 1e6 / (tokens_per_text * texts_per_request)
+    return prices.price((CPU_GB + ROUTER_GB) * seconds, 2 * requests)
+
+
+def gpu_second(*, gpu: float, vcpu: float, gib: float) -> float:
+    """Dollars for a second of a T4 replica: the GPU, eight cores and 56 GiB."""
+    return gpu + T4_VCPU * vcpu + T4_GIB * gib
+
+
+def gpu_price(
+    prices: FlexPrices,
+    second: float,
+    *,
+    tokens_per_s: float,
+    tokens_per_request: float,
+    busy_share: float,
+) -> float:
+    """Dollars for a million tokens on the GPU app, router included, grants not.
+
+    second: see `gpu_second`. busy_share: of the seconds that the replica is up, idle ones included.
+    """
+    work_s = 1e6 / tokens_per_s
+    router = prices.price(ROUTER_GB * work_s, 1e6 / tokens_per_request)
+    return second * work_s / busy_share + router
+
+
+def idle_bill(
+    prices: FlexPrices,
+    *,
+    timers_gb: Sequence[float],
+    timer_run_s: float,
+    always_ready_gb: float,
+    always_ready_gb_s: float,
+    monthly: Sequence[float],
+) -> dict[str, float]:
+    """Dollars a month with no request at all, by what they are for.
+
+    timers_gb: memory of the app of each timer; each runs every TIMER_S, for timer_run_s as billed.
+    monthly: what has a price a month: registry, storage, logs, private endpoints.
+    """
+    runs = MONTH_S / TIMER_S
+    timers = prices.bill(sum(timers_gb) * timer_run_s * runs, len(timers_gb) * runs)
+    always_ready = always_ready_gb * always_ready_gb_s * MONTH_S
+    parts = {"timers": timers, "always ready": always_ready, "by the month": sum(monthly)}
+    return {**parts, "all": sum(parts.values())}
+
+
+def ahead_price(second: float, *, gpu_s_per_request: float) -> float:
+    """Dollars that sparing one request the cold start may cost: what GPU_AHEAD_SECONDS is in money."""
+    return second * gpu_s_per_request
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print one answer."""
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    match asked.what:
+        case "cpu":
+            dollars = cpu_price(
+                _flex(asked),
+                texts_per_s=asked.texts_per_s,
+                tokens_per_text=asked.tokens_per_text,
+                texts_per_request=asked.texts_per_request,
+                busy_share=asked.busy_share,
+            )
+            print(f"{dollars:.4f} USD a million tokens on the CPU")
+        case "gpu":
+            dollars = gpu_price(
+                _flex(asked),
+                _second(asked),
+                tokens_per_s=asked.tokens_per_s,
+                tokens_per_request=asked.tokens_per_request,
+                busy_share=asked.busy_share,
+            )
+            print(f"{dollars:.4f} USD a million tokens on the GPU")
+        case "ahead":
+            dollars = ahead_price(_second(asked), gpu_s_per_request=asked.gpu_s_per_request)
+            print(f"at most {dollars:.4f} USD for each request that is spared the cold start")
+        case "idle":
+            if asked.always_ready_gb and asked.always_ready_gb_s is None:
+                parser.error("--always-ready-gb needs --always-ready-gb-s, a price that has no default")
+            parts = idle_bill(
+                _flex(asked),
+                timers_gb=[CPU_GB] + [ROUTER_GB] * asked.gpu_ahead,
+                timer_run_s=asked.timer_run_s,
+                always_ready_gb=asked.always_ready_gb,
+                always_ready_gb_s=asked.always_ready_gb_s or 0.0,
+                monthly=asked.monthly,
+            )
+            for name, dollars in parts.items():
+                print(f"{dollars:10.4f} USD a month: {name}")
+
+
+def _flex(asked: argparse.Namespace) -> FlexPrices:
+    return FlexPrices(asked.gb_s, asked.million_executions, asked.free_gb_s, asked.free_executions)
+
+
+def _second(asked: argparse.Namespace) -> float:
+    return gpu_second(gpu=asked.gpu_s, vcpu=asked.vcpu_s, gib=asked.gib_s)
+
+
+def _parser() -> argparse.ArgumentParser:
+    default = FlexPrices()
+    flex = argparse.ArgumentParser(add_help=False)
+    group = flex.add_argument_group(f"Flex Consumption, USD ({PRICED})")
+    group.add_argument("--gb-s", type=_amount, default=default.gb_s)
+    group.add_argument("--million-executions", type=_amount, default=default.million_executions)
+    group.add_argument("--free-gb-s", type=_amount, default=default.free_gb_s)
+    group.add_argument("--free-executions", type=_amount, default=default.free_executions)
+    gpu = argparse.ArgumentParser(add_help=False)
+    group = gpu.add_argument_group("Container Apps serverless GPU, USD a second (no default: look it up)")
+    for name, what in (("gpu", "the GPU"), ("vcpu", "a vCPU, active"), ("gib", "a GiB, active")):
+        group.add_argument(f"--{name}-s", type=_amount, required=True, help=what)
+    busy = argparse.ArgumentParser(add_help=False)
+    busy.add_argument("--busy-share", type=_share, default=1.0, help="of billed time at the full rate")
+
+    parser = argparse.ArgumentParser(description="What the service costs. See docs/costs.md.")
+    commands = parser.add_subparsers(dest="what", required=True)
+    of = commands.add_parser("cpu", parents=[flex, busy], help="USD a million tokens on the CPU")
+    measured = TEXTS_PER_S * HTTP_SHARE
+    of.add_argument("--texts-per-s", type=_positive, default=measured, help=f"measured: {measured:.1f}")
+    of.add_argument("--tokens-per-text", type=_positive, default=TOKENS_PER_TEXT)
+    of.add_argument("--texts-per-request", type=_positive, default=64.0)
+    of = commands.add_parser("gpu", parents=[flex, gpu, busy], help="USD a million tokens on the GPU")
+    of.add_argument("--tokens-per-s", type=_positive, required=True, help="nobody measured it on a T4")
+    of.add_argument("--tokens-per-request", type=_positive, default=64 * TOKENS_PER_TEXT)
+    of = commands.add_parser("ahead", parents=[gpu], help="GPU_AHEAD_SECONDS in USD")
+    of.add_argument("--gpu-s-per-request", type=_amount, required=True, help="its value")
+    of = commands.add_parser("idle", parents=[flex], help="USD a month without a request")
+    of.add_argument("--gpu-ahead", action="store_true", help="GPU_AHEAD_SECONDS is set: one timer more")
+    of.add_argument("--timer-run-s", type=_amount, default=1.0, help="billed for a run; an assumption")
+    of.add_argument("--always-ready-gb", type=_amount, default=0.0, help="2 or 4 for each instance")
+    of.add_argument("--always-ready-gb-s", type=_amount, default=None, help="baseline price, USD")
+    of.add_argument(
+        "--monthly",
+        type=_amount,
+        nargs="+",
+        required=True,
+        help="USD a month of registry, storage, logs and whatever else has such a price; 0: leave out",
+    )
+    return parser
+
+
+def _amount(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not an amount")
+    return value
+
+
+def _positive(text: str) -> float:
+    if (value := _amount(text)) == 0:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return value
+
+
+def _share(text: str) -> float:
+    if (value := _positive(text)) > 1:
+        raise argparse.ArgumentTypeError("must be at most 1")
+    return value
+
+
+if __name__ == "__main__":
+    main()
