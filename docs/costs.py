@@ -14,7 +14,7 @@ from dataclasses import dataclass
 PRICED = "reported in May 2025 for East US, check the current price"
 
 TEXTS_PER_S, TOKENS_PER_TEXT = 101.4, 101.0
-"""README: all-MiniLM-L6-v2 in INT8, two Zen 3 cores without VNNI; an instance of 4096 MB has two cores."""
+"""README: all-MiniLM-L6-v2 in INT8 on two Zen 3 cores without VNNI. 4096 MB come with two cores."""
 HTTP_SHARE = 0.95
 """README: over HTTP, 64 texts a request, against the bare engine."""
 CPU_GB, ROUTER_GB = 4.0, 2.0
@@ -167,7 +167,9 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--free-gb-s", type=_amount, default=default.free_gb_s)
     group.add_argument("--free-executions", type=_amount, default=default.free_executions)
     gpu = argparse.ArgumentParser(add_help=False)
-    group = gpu.add_argument_group("Container Apps serverless GPU, USD a second (no default: look it up)")
+    group = gpu.add_argument_group(
+        "Container Apps serverless GPU, USD a second (no default: look it up)"
+    )
     for name, what in (("gpu", "the GPU"), ("vcpu", "a vCPU, active"), ("gib", "a GiB, active")):
         group.add_argument(f"--{name}-s", type=_amount, required=True, help=what)
     busy = argparse.ArgumentParser(add_help=False)

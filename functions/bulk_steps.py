@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from shared.backend_client import Backend
-from shared.bulk.control import FINISH, SPLIT
-from shared.bulk.pipeline import Bulk, queue_of
+from shared.bulk.control import FINISH, SPLIT, queue_of
+from shared.bulk.pipeline import Bulk
 from shared.bulk.storage import Storage
 from shared.catalogue import Catalogue
 from shared.manifest import Device

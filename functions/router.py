@@ -5,7 +5,6 @@ Does not know batches or where the backend is; dialects know the shapes.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -15,6 +14,16 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from functions.answers import (
+    accepts_msgpack,
+    answer_unrouted,
+    error_response,
+    headers_of,
+    is_large,
+    json_response,
+)
+from functions.assembly import connect as connect
+from functions.assembly import connect_batches as connect_batches
 from functions.caller import (
     LARGE_BODY_BYTES,
     Endpoint,
@@ -29,12 +38,10 @@ from functions.openapi import DescribedApp, describe_get, describe_post
 from shared import telemetry, wire
 from shared.contracts import (
     EmbedRequest,
-    EmbedResult,
     ModelCard,
     ModelState,
     PredictRequest,
     RerankRequest,
-    RerankResult,
     Result,
     texts_of,
 )
@@ -43,7 +50,7 @@ from shared.dialects import openai, tei
 from shared.dialects.body import JSON, decode_body, read_marks
 from shared.dialects.operations import PATHS, FormatError, Operation, choose, operations_at
 from shared.errors import BlitzError, InvalidInput, UnknownModel
-from shared.manifest import Device, Task
+from shared.manifest import Task
 from shared.settings import Settings
 from shared.telemetry import Telemetry
 
@@ -53,14 +60,8 @@ if TYPE_CHECKING:
     from functions.batches import Batches
     from shared.backend_client import Backend
     from shared.catalogue import Catalogue
-    from shared.dispatch import Dispatcher
 
 VERSION = "0.1.0"
-
-# More than this is coded in a thread, so that the event loop goes on between the steps. One call of
-# orjson keeps the GIL (about 11 ms for 1,024 x 384 floats): encoding chunks of rows would halve that
-# pause, and was measured to take 40 % longer in all.
-LARGE_RESULT_FLOATS = 64 * 1024
 
 
 class Endpoints:
@@ -76,7 +77,7 @@ class Endpoints:
 
     def answering(self, format_error: FormatError, endpoint: Endpoint) -> Endpoint:
         """`endpoint` within the deadline, its errors in a dialect's shape and no other."""
-        respond = partial(_error_response, format_error)
+        respond = partial(error_response, format_error)
         return answering(endpoint, respond, self._metrics, self._settings.request_timeout_s)
 
     def posting(self, operations: Sequence[Operation]) -> Endpoint:
@@ -111,9 +112,9 @@ class Endpoints:
         inputs = len(texts_of(asked))
         self._metrics.request_arrived(inputs)
         result = await while_connected(request, self._ask(asked))
-        packed = _accepts_msgpack(request)
+        packed = accepts_msgpack(request)
         encode = operation.format_result_msgpack if packed else operation.format_result
-        content = await off_loop_if(_is_large(result), partial(encode, result, body))
+        content = await off_loop_if(is_large(result), partial(encode, result, body))
         total_s = time.perf_counter() - started
         self._metrics.request_succeeded(
             model=result.model,
@@ -123,18 +124,18 @@ class Endpoints:
             timings=result.timings,
         )
         media_type = wire.CONTENT_TYPE if packed else JSON
-        return Response(content, 200, _headers(asked, result, total_s), media_type)
+        return Response(content, 200, headers_of(asked, result, total_s), media_type)
 
     async def models(self, request: Request) -> Response:
-        return _json(openai.format_models(await self._cards()))
+        return json_response(openai.format_models(await self._cards()))
 
     async def model(self, request: Request) -> Response:
-        return _json(openai.format_model(await self._card(request.path_params["model"])))
+        return json_response(openai.format_model(await self._card(request.path_params["model"])))
 
     async def info(self, request: Request) -> Response:
         name = request.query_params.get("model")
         card = await self._card(name) if name else await self._default_card()
-        return _json(tei.format_info(card, self._settings, VERSION))
+        return json_response(tei.format_info(card, self._settings, VERSION))
 
     async def health(self, request: Request) -> Response:
         """Liveness: this process answers. It says nothing of models, see /ready."""
@@ -145,10 +146,11 @@ class Endpoints:
             states = await self._backend.states()
         except BlitzError as error:
             self._metrics.said_ready(False)
-            return _json(orjson.dumps({"ready": False, "reason": error.message, "models": []}), 503)
+            content = orjson.dumps({"ready": False, "reason": error.message, "models": []})
+            return json_response(content, 503)
         ready = is_ready(states, self._settings.warm_models)
         self._metrics.said_ready(ready)
-        return _json(orjson.dumps({"ready": ready, "models": states}), 200 if ready else 503)
+        return json_response(orjson.dumps({"ready": ready, "models": states}), 200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(), media_type=telemetry.CONTENT_TYPE)
@@ -212,7 +214,7 @@ def create_app(
     batches: what /v1/files and /v1/batches are, where there is a bulk storage.
     """
     app = DescribedApp(title="BlitzEmbedding", version=VERSION, redoc_url=None, redirect_slashes=False)
-    app.add_exception_handler(HTTPException, _answer_unrouted)
+    app.add_exception_handler(HTTPException, answer_unrouted)
     if settings.api_key_hashes:
         app.add_middleware(RequireKey, hashes=settings.api_key_hashes, metrics=metrics)
     app.add_middleware(Observed)  # the last one added is the outermost: refusals are seen too
@@ -266,120 +268,6 @@ def function_app(settings: Settings) -> func.AsgiFunctionApp:
         dispatcher.watch_gpu_work(warm_up.count)
         warmup.register(app, warm_up)
     return app
-
-
-def connect(settings: Settings, here: Backend | None = None) -> tuple[Dispatcher, Catalogue]:
-    """What the router calls and what it knows of models, from settings. Raises Misconfigured.
-
-    here: the CPU backend of this process, if somebody else uses it too.
-    """
-    from shared.backend_auth import authorization_of
-    from shared.backend_client import HttpBackend
-    from shared.catalogue import Catalogue
-    from shared.dispatch import Dispatcher
-    from shared.model_store import open_store
-    from shared.routing import policy_of
-
-    catalogue = Catalogue(open_store(settings), ("cpu", "gpu"))
-    timeout_s, authorize = settings.request_timeout_s, authorization_of(settings)
-    urls: dict[Device, str] = {"cpu": settings.cpu_backend_url, "gpu": settings.gpu_backend_url}
-    remote = {
-        device: HttpBackend(url, timeout_s, authorize=authorize) for device, url in urls.items() if url
-    }
-    backends: dict[Device, Backend] = {**remote}
-    if "cpu" not in remote:
-        if here is None:
-            from functions.cpu import create_inference
-
-            here = create_inference(settings)
-        backends["cpu"] = here
-    dispatcher = Dispatcher(
-        backends,
-        catalogue,
-        policy_of(settings),
-        chunk_texts=settings.chunk_texts,
-        concurrency=dict.fromkeys(remote, settings.backend_concurrency),
-        max_queue_s=settings.max_queue_s,
-        max_request_tokens=settings.max_request_tokens,
-        timeout_s=timeout_s,
-        gpu_idle_s=settings.gpu_idle_s,
-        wake_gpu=remote["gpu"].wake if "gpu" in remote else None,
-    )
-    return dispatcher, catalogue
-
-
-def connect_batches(settings: Settings) -> Batches | None:
-    """None where no bulk storage is named. Raises Misconfigured."""
-    if not settings.storage and not settings.storage_connection_string:
-        return None
-    from functions import batches
-
-    return batches.connect(settings)
-
-
-def _accepts_msgpack(request: Request) -> bool:
-    accepted = request.headers.get("accept", "").lower().split(",")
-    return any(item.partition(";")[0].strip() == wire.CONTENT_TYPE for item in accepted)
-
-
-def _is_large(result: Result) -> bool:
-    return isinstance(result, EmbedResult) and result.vectors.size > LARGE_RESULT_FLOATS
-
-
-def _headers(asked: Asked, result: Result, total_s: float) -> dict[str, str]:
-    """TEI's, in whole milliseconds; and what a reranker's score is."""
-    timings = result.timings
-    milliseconds = {
-        "x-compute-time": total_s,
-        "x-total-time": total_s,
-        "x-tokenization-time": timings.tokenization_s,
-        "x-queue-time": timings.queue_s,
-        "x-inference-time": timings.inference_s,
-    }
-    headers = {
-        "x-compute-type": result.device,
-        "x-compute-characters": str(_characters(asked)),
-        "x-compute-tokens": str(result.total_tokens),
-        **{name: str(round(seconds * 1000)) for name, seconds in milliseconds.items()},
-    }
-    if isinstance(result, RerankResult):
-        headers["x-rerank-method"] = result.method
-    return headers
-
-
-def _characters(asked: Asked) -> int:
-    """Of all texts; ids have none."""
-    texts = [asked.query, *asked.documents] if isinstance(asked, RerankRequest) else asked.inputs
-    return sum(
-        len(part)
-        for text in texts
-        for part in ((text,) if isinstance(text, str) else text)
-        if isinstance(part, str)
-    )
-
-
-def _error_response(format_error: FormatError, error: BlitzError) -> Response:
-    status, body = format_error(error)
-    response = _json(body, status)
-    if status in (429, 503):
-        wait_s = 1.0 if error.retry_after_s is None else error.retry_after_s
-        response.headers["retry-after"] = str(math.ceil(wait_s))
-        response.headers["retry-after-ms"] = str(math.ceil(wait_s * 1000))
-    return response
-
-
-async def _answer_unrouted(request: Request, error: Exception) -> Response:
-    """404 and 405 of paths that have no dialect, in OpenAI's shape."""
-    assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-    shape = {"message": error.detail, "type": "invalid_request_error", "param": None, "code": code}
-    response = _json(orjson.dumps({"error": shape}), error.status_code)
-    response.headers.update(error.headers or {})
-    return response
-
-
-def _json(content: bytes, status: int = 200) -> Response:
-    return Response(content, status, media_type=JSON)
 
 
 def _names(cards: list[ModelCard]) -> str:

@@ -18,7 +18,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,7 +97,7 @@ class AzureExport:
         self._items: queue.Queue[_Item] = queue.Queue(queue_items)
         self._sent: dict[object, tuple[float, int]] = {}
         self._metrics_at = 0.0
-        self._unsent: list[Any] = []
+        self._batch: list[_Item] = []
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="azure-export", daemon=True)
         self._handler = _Handler(self._add, self._of_record)
@@ -120,7 +122,8 @@ class AzureExport:
         self._closing.set()
         self._thread.join(grace_s)
         if self._thread.is_alive():
-            self._wire.keep([*self._unsent, *_made(self._take(QUEUE_ITEMS))])
+            waiting = self._move_to([], self._items.qsize())
+            self._wire.keep([item() for item in (*self._batch, *waiting)])
         self._wire.close()
 
     def _add(self, item: _Item) -> None:
@@ -146,24 +149,22 @@ class AzureExport:
     def _send_all(self) -> None:
         if time.monotonic() >= self._metrics_at:
             self._metrics_at = time.monotonic() + self._metrics_s
-            self._send(list(self._of_metrics()))
-        while items := self._take(BATCH_ITEMS):
-            self._send(list(_made(items)))
+            self._batch = [partial(_same, envelope) for envelope in self._of_metrics()]
+            self._send_batch()
+        while self._move_to(self._batch, BATCH_ITEMS):
+            self._send_batch()
         self._wire.resend()
 
-    def _send(self, envelopes: list[Any]) -> None:
-        self._unsent = envelopes
-        self._wire.send(envelopes)
-        self._unsent = []
+    def _send_batch(self) -> None:
+        self._wire.send([item() for item in self._batch])
+        self._batch = []
 
-    def _take(self, most: int) -> list[_Item]:
-        items: list[_Item] = []
-        try:
-            while len(items) < most:
-                items.append(self._items.get_nowait())
-        except queue.Empty:
-            pass
-        return items
+    def _move_to(self, batch: list[_Item], most: int) -> list[_Item]:
+        """`batch` with up to `most` of the waiting items: at no time are they in neither."""
+        with suppress(queue.Empty):
+            while len(batch) < most:
+                batch.append(self._items.get_nowait())
+        return batch
 
     def _of_span(self, span: Span) -> Any:
         common = {
@@ -304,9 +305,8 @@ class _Wire(TransportMixin):  # type: ignore[misc]
         return True
 
 
-def _made(items: Sequence[_Item]) -> Iterator[Any]:
-    for item in items:
-        yield item()
+def _same(envelope: Any) -> Any:
+    return envelope
 
 
 def _parse(connection_string: str) -> tuple[str, str]:

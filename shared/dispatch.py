@@ -125,7 +125,7 @@ class Dispatcher:
         self._gpu_wanted = wanted
 
     async def wake_gpu(self) -> None:
-        """Ask the GPU to be up, also if it seems so. Return once it is, or did not wake: that is logged."""
+        """Ask the GPU to be up, also if it seems so. Return once it is, or did not wake (logged)."""
         self._start_waking()
         if self._waking is not None:
             await asyncio.shield(self._waking)

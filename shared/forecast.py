@@ -83,7 +83,7 @@ def add_counts(state: State, counts: Mapping[int, int], now_s: float) -> State:
 def advance(state: State, now_s: float, *, woken: bool) -> State:
     """One tick later: what is expected until the next one is noted. woken: the GPU is woken now."""
     state = _forget(state, now_s)
-    # By the hour, without the straight lines: a day that begins at nine sharp is not late at half past eight.
+    # By the hour, without the straight lines: who begins at nine sharp is not late at half past eight.
     expected = state.expected + TICK_S * _hour_rate(state, now_s, slot_at(now_s))
     woken_s = now_s if woken else state.woken_s
     return msgspec.structs.replace(state, expected=expected, woken_s=woken_s)

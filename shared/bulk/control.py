@@ -11,8 +11,14 @@ from shared.bulk import jobs
 from shared.bulk.jobs import Container, Counts, Job, Manifest, Message, Split, State, Status
 from shared.bulk.storage import Blobs, Storage
 from shared.errors import InvalidInput
+from shared.manifest import Device
 
 SPLIT, FINISH = "bulk-split", "bulk-finish"
+
+
+def queue_of(device: Device) -> str:
+    """The queue that the workers of a device's app read."""
+    return f"bulk-{device}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ def synthetic_counts(seed: int) -> list[float]:
 
 
 def office_counts(seed: int) -> list[float]:
-    """A day of people at work, by a documented process: up from 07:30 to 09:00, down from 17:00 to 19:00.
+    """A day at the office, by a documented process: up from 07:30 to 09:00, down from 17:00 to 19:00.
 
     A fiftieth of that at night; times exp of the AR(1) process of `synthetic_counts`.
     """

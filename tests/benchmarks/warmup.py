@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from shared.forecast import TICK_S, WEEK_S, State, add_counts, advance, begin, should_wake, slot_at
+from shared.manifest import Device
 from shared.routing import BackendView, Policy, adaptive, fixed, wants_gpu
 from tests.benchmarks.routing import GPU_IDLE_S, GPU_WAKE_S, SEED, Outcome, Simulation
 from tests.benchmarks.traffic import Arrival, office_counts, synthetic_counts, weeks_of
@@ -31,7 +33,10 @@ SHAPES: Mapping[str, Callable[[int], Sequence[float]]] = {
     "office hours": office_counts,
     "round the clock": synthetic_counts,
 }
-_NOBODY = {"cpu": BackendView(True, True, None, 0), "gpu": BackendView(True, True, None, 0)}
+_NOBODY: Mapping[Device, BackendView] = {
+    "cpu": BackendView(True, True, None, 0),
+    "gpu": BackendView(True, True, None, 0),
+}
 
 
 @dataclass(slots=True)
@@ -47,7 +52,7 @@ class Week:
     ahead: int = 0
 
     def figures(self) -> dict[str, float]:
-        """Milliseconds of those that want the GPU alone are not told: p95 and p99 are of all requests."""
+        """What the report shows; p95 and p99 are of all requests."""
         return {
             "cold": self.cold,
             "of": self.wanted,
@@ -169,7 +174,7 @@ def stop(requests: int, price: float, silent_weeks: int) -> list[float]:
         begin_s = start_s + number * WEEK_S
         week = simulation.run_days([], begin_s + TICK_S, begin_s + WEEK_S)
         paid.append(week.outcome.paid_s["gpu"])
-    return [after - before for before, after in zip(paid, paid[1:], strict=False)]
+    return [after - before for before, after in pairwise(paid)]
 
 
 def report() -> Iterator[tuple[str, dict[str, Week]]]:

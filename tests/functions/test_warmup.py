@@ -1,4 +1,4 @@
-"""Counting what the GPU is wanted for, and the timer that wakes it: over memory, and in the worker library."""
+"""Counting what the GPU is wanted for, and the timer that wakes it; also in the worker library."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ class Blobs(MemoryBlobs):
         super().__init__(Fuse(), lambda: 0.0)
         self.rivals = 0
         self.down = False
+        self.created = threading.Event()
+
+    def create(self, key: str, data: bytes | Path) -> bool:
+        created = super().create(key, data)
+        self.created.set()
+        return created
 
     def stat(self, key: str) -> BlobStat | None:
         if self.down:
@@ -103,9 +109,7 @@ async def test_counting_alone_gets_written(blobs: Blobs) -> None:
     """In the background, at once; no call but `count` is needed."""
     process = Process(blobs)
     process.warm_up.count()
-    async with asyncio.timeout(10):
-        while KEY not in blobs.blobs:
-            await asyncio.sleep(0)
+    assert await asyncio.to_thread(blobs.created.wait, 10)
     assert sum(blobs.state.levels) == 1
 
 
@@ -120,7 +124,9 @@ async def test_counts_of_several_instances_add_up(blobs: Blobs) -> None:
     assert sum(blobs.state.levels) == 5
 
 
-async def test_counts_survive_a_storage_that_is_away(blobs: Blobs, caplog: pytest.LogCaptureFixture) -> None:
+async def test_counts_survive_a_storage_that_is_away(
+    blobs: Blobs, caplog: pytest.LogCaptureFixture
+) -> None:
     """They are written with the next ones; nobody's request fails, and the log says why."""
     process = Process(blobs)
     blobs.down = True

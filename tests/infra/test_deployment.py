@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from functions.bulk_triggers import CONNECTION, EVENTS, blob_of
-from shared.bulk.control import FINISH, SPLIT
-from shared.bulk.pipeline import queue_of
+from shared.bulk.control import FINISH, SPLIT, queue_of
 from shared.bulk.storage import OUT, SOURCE
 from shared.settings import PREFIX, Settings
 from tests.infra.bicep import (

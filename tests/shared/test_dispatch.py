@@ -120,6 +120,7 @@ class Setup:
         self.decision = Decision(devices or ("cpu", "gpu"), False, "the test says so")
         self.told: list[tuple[Work, Mapping[Device, BackendView]]] = []
         self.metrics = Telemetry(CollectorRegistry())
+        self.decide: Callable[[BackendView], tuple[Device, ...]] | None = None
         self.wakes = 0
         self.wake_ends: asyncio.Future[None] | None = None
         numbers: dict[str, Any] = {
@@ -142,6 +143,8 @@ class Setup:
 
     def _decide(self, work: Work, views: Mapping[Device, BackendView]) -> Decision:
         self.told.append((work, views))
+        if self.decide is not None:
+            return Decision(self.decide(views["gpu"]), False, "by the GPU's view")
         return self.decision
 
     async def _wake(self) -> None:
@@ -548,6 +551,38 @@ async def test_the_gpu_is_woken_once_while_the_cpu_answers() -> None:
     view = await setup.view("gpu")
     assert (view.waking_s, view.warm) == (None, True)
     assert setup.metric("blitz_gpu_wakes") == 1
+
+
+async def test_whoever_wakes_the_gpu_ahead_waits_for_it() -> None:
+    """Together with others that do; a failure is only logged; a warm GPU is asked all the same."""
+    setup = Setup()
+    for times in (1, 2):
+        async with (
+            running(setup.dispatcher.wake_gpu()) as one,
+            running(setup.dispatcher.wake_gpu()) as other,
+        ):
+            assert setup.wakes == times
+            assert not one.done()
+            assert setup.wake_ends is not None
+            setup.wake_ends.set_result(None)
+            await asyncio.gather(one, other)
+        assert (await setup.view("gpu")).warm
+    async with running(setup.dispatcher.wake_gpu()) as failing:
+        assert setup.wake_ends is not None
+        setup.wake_ends.set_exception(DeadlineExceeded("it did not wake"))
+        await failing
+
+
+async def test_requests_that_the_gpu_is_wanted_for_are_told() -> None:
+    """Also those that the CPU answers because the GPU is cold; none that goes to the CPU anyway."""
+    setup = Setup()
+    wanted: list[bool] = []
+    setup.dispatcher.watch_gpu_work(lambda: wanted.append(True))
+    await setup.dispatcher.embed(ONE)
+    assert not wanted
+    setup.decide = lambda view: ("gpu", "cpu") if view.warm else ("cpu", "gpu")
+    assert (await setup.dispatcher.embed(ONE)).device == "cpu"
+    assert wanted == [True]
 
 
 async def test_a_gpu_that_woke_is_available_at_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -21,6 +22,9 @@ from shared.forecast import (
     should_wake,
     slot_at,
 )
+from tests.benchmarks.routing import SEED
+from tests.benchmarks.traffic import office_counts, weeks_of
+from tests.benchmarks.warmup import POLICIES, WeekSimulation, learn
 
 MONDAY_S = 4 * 86_400.0 + 2_000 * WEEK_S
 DAY_S = 86_400.0
@@ -84,10 +88,10 @@ def test_one_day_says_a_little_of_the_next() -> None:
 
 
 def test_a_pattern_that_stopped_fades_and_never_comes_back() -> None:
-    """Hours of which nobody writes are hours in which nothing came: each silent week halves the forecast."""
+    """Hours of which nobody writes are empty hours: each silent week halves the forecast."""
     mondays = [FIFTH_S + week * WEEK_S + 11 * SLOT_S for week in range(4)]
     foretold = [forecast(FOUR_WEEKS, monday_s, 3 * SLOT_S) for monday_s in mondays]
-    assert all(after < 0.6 * before for before, after in zip(foretold, foretold[1:], strict=False))
+    assert all(after < 0.6 * before for before, after in pairwise(foretold))
     assert _wakes(*_known(11))
     assert not _wakes(FOUR_WEEKS, mondays[3])
 
@@ -106,7 +110,7 @@ def test_a_day_on_which_nobody_comes_is_noticed_within_hours() -> None:
 
 
 def test_it_is_awake_before_the_working_day_begins_and_all_day() -> None:
-    """Rates rise between the middles of the hours: the last ticks before nine wake it, those at seven not."""
+    """Rates rise between the middles of the hours: the last ticks before nine wake it."""
     state, woken = FOUR_WEEKS, {}
     for tick in range(int(16 * SLOT_S / TICK_S)):
         now_s = FIFTH_S + tick * TICK_S
@@ -159,6 +163,21 @@ def test_the_price_holds_where_arrivals_are_random() -> None:
                 spared += 1
                 after_s += rng.expovariate(rate)
     assert paid / spared == pytest.approx(1 / (rate * (1 + rate * wake_s)), rel=0.03)
+
+
+def test_in_a_simulated_week_it_spares_cold_starts_at_less_than_their_price() -> None:
+    """After one week of office hours, with the routing and the serving of the benchmark."""
+    policy, start_s, end_s = POLICIES["fixed, 10 texts"], float(WEEK_S), 2.0 * WEEK_S
+    days = weeks_of(office_counts, 14, 1_000, SEED)
+    past, week = ([each for day in days[first : first + 7] for each in day] for first in (0, 7))
+    without = WeekSimulation(policy, None).run_days(week, start_s, end_s)
+    state = learn(policy, past, start_s)
+    ahead = WeekSimulation(policy, state, gpu_s_per_request=600.0).run_days(week, start_s, end_s)
+    spared = without.cold - ahead.cold
+    paid_s = ahead.outcome.paid_s["gpu"] - without.outcome.paid_s["gpu"]
+    assert ahead.wanted == without.wanted
+    assert spared > 0.3 * without.cold
+    assert paid_s < 600 * spared
 
 
 def test_counts_add_up_in_any_order() -> None:

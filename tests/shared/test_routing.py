@@ -12,12 +12,14 @@ from shared.routing import (
     SPEEDS,
     BackendView,
     Decision,
+    Policy,
     Speed,
     Work,
     adaptive,
     estimate_tokens,
     fixed,
     policy_of,
+    wants_gpu,
 )
 from shared.settings import Settings
 from tests.benchmarks.routing import POLICIES, SEED, Simulation
@@ -80,6 +82,18 @@ def test_the_fixed_rule(
     decision = fixed(10)(asked, _views(cpu, gpu))
     assert decision.devices == devices
     assert not decision.wake_gpu
+
+
+@pytest.mark.parametrize("gpu", [UP, COLD, OPEN, OPEN_COLD, waking(5.0)])
+@pytest.mark.parametrize("policy", [fixed(10), adaptive(25.0, speeds=ROUND, min_saving_s=1.0)])
+def test_what_the_gpu_is_wanted_for_does_not_depend_on_its_sleep(
+    policy: Policy, gpu: BackendView
+) -> None:
+    """As many are counted while it is down as while it is up, or the forecast would feed on itself."""
+    assert wants_gpu(policy, work(texts=20, tokens=2_000), _views(UP, gpu))
+    assert not wants_gpu(policy, work(texts=2, tokens=200), _views(UP, gpu))
+    assert not wants_gpu(policy, work(texts=20, tokens=2_000, size_bytes={"cpu": 1}), _views(UP, gpu))
+    assert not wants_gpu(policy, work(texts=20, tokens=2_000), _views(UP, None))
 
 
 # Expected seconds with ROUND: CPU tokens / 1,000, GPU tokens / 10,000; beside another request that is no

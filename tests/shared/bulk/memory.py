@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from shared.bulk.control import FINISH, SPLIT
-from shared.bulk.pipeline import Bulk, queue_of
+from shared.bulk.control import FINISH, SPLIT, queue_of
+from shared.bulk.pipeline import Bulk
 from shared.bulk.storage import BlobStat, Message, Storage
 from shared.errors import SourceChanged
 

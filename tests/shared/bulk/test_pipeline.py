@@ -16,7 +16,8 @@ from shared.backend_client import Backend
 from shared.bulk import jobs
 from shared.bulk.control import SPLIT
 from shared.bulk.jobs import Message
-from shared.bulk.pipeline import MISSED_S, STUCK_S, Bulk
+from shared.bulk.pipeline import Bulk
+from shared.bulk.upkeep import MISSED_S, STUCK_S
 from shared.contracts import EmbedRequest, EmbedResult, ModelCard
 from shared.errors import BlitzError, InvalidInput, Overloaded
 from shared.manifest import Device

@@ -1,0 +1,246 @@
+"""An input becomes a job: its options, its model and device, its chunks and a message for each.
+
+Does not know triggers, nor how rows become vectors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from shared.bulk import control, jobs
+from shared.bulk.control import queue_of
+from shared.bulk.formats.source import Source
+from shared.bulk.jobs import Job, Message, Options, Split
+from shared.bulk.reading import HEAD_BYTES, Format, ReadOptions, detect_format, read_rows
+from shared.bulk.rows import BadRow, Row, cut_chunks
+from shared.bulk.state import REPORT_S, Ledger
+from shared.bulk.storage import Blobs, BlobStat, Storage
+from shared.contracts import ModelCard
+from shared.errors import InvalidInput, SourceChanged
+from shared.manifest import Device
+from shared.routing import BackendView, Policy, Work
+
+BYTES_PER_TEXT = 400
+"""A guess, for where a job should go; nothing else depends on it."""
+
+
+class Cards(Protocol):
+    """What is needed of shared.catalogue.Catalogue."""
+
+    async def cards(self) -> list[ModelCard]:
+        """A card for each model and device."""
+
+
+class Splitter:
+    """max_inputs: texts of one request of OpenAI Batch. clock: Unix seconds.
+
+    go_on: called between chunks; what it raises ends the step.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        ledger: Ledger,
+        catalogue: Cards,
+        policy: Policy,
+        *,
+        devices: Sequence[Device],
+        max_inputs: int,
+        default_model: str,
+        clock: Callable[[], float],
+        go_on: Callable[[], None],
+    ) -> None:
+        self._storage = storage
+        self._ledger = ledger
+        self._catalogue = catalogue
+        self._policy = policy
+        self._devices = devices
+        self._max_inputs = max_inputs
+        self._default_model = default_model
+        self._clock = clock
+        self._go_on = go_on
+
+    async def split(self, message: Message) -> str | None:
+        """Read the input, write its chunks, send a message for each.
+
+        Returns the job's id; None if that version of the input is gone, or is no input.
+        """
+        blobs = self._ledger.blobs(message.container)
+        stat = await asyncio.to_thread(blobs.stat, message.key)
+        if stat is None or (message.etag and stat.etag != message.etag):
+            if not message.job:
+                return None  # a newer version has an event of its own
+            gone = BlobStat(message.key, 0, message.etag, 0.0, {})
+            return await self._ledger.reject(
+                message, gone, SourceChanged("the input was changed or deleted")
+            )
+        try:
+            job = await self._create(message, stat, blobs)
+        except (InvalidInput, SourceChanged) as error:
+            return await self._ledger.reject(message, stat, error)
+        if await self._ledger.is_over(job):
+            return job.id
+        try:
+            await asyncio.to_thread(self._write_chunks, job, blobs)
+        except (InvalidInput, SourceChanged) as error:
+            await self._ledger.fail(job, error)
+            return job.id
+        if await self._ledger.ended(job.id):
+            await self._ledger.clean_up(job.id)  # cancelled, and chunks came after its end
+        await self._ledger.finish_if_done(job.id)
+        return job.id
+
+    async def _create(self, message: Message, stat: BlobStat, blobs: Blobs) -> Job:
+        """The job of this version of an input, created if it is new.
+
+        Raises InvalidInput and SourceChanged.
+        """
+        container = message.container
+        sidecar = await asyncio.to_thread(blobs.read, stat.key + jobs.SIDECAR)
+        options = jobs.options_of(container, stat, sidecar)
+        head = await asyncio.to_thread(blobs.read_range, stat.key, 0, HEAD_BYTES, etag=stat.etag)
+        form = detect_format(stat.key, head, ReadOptions(kind=options.kind))
+        if not options.model:
+            model = await asyncio.to_thread(self._model_in, stat, blobs, form)
+            options = msgspec.structs.replace(options, model=model)
+        card = _card_for(options, await self._catalogue.cards(), self._choose(options, stat.size))
+        job = Job(
+            id=message.job or jobs.job_id(container, stat, options, card.revision),
+            container=container,
+            source=stat.key,
+            etag=stat.etag,
+            size=stat.size,
+            options=options,
+            revision=card.revision,
+            dimensions=options.dimensions or card.dimensions,
+            device=card.device,
+            created=int(self._clock()),
+            kind=form.kind,
+            compression=form.compression,
+        )
+        out = self._storage.out
+        if not await asyncio.to_thread(out.create, f"jobs/{job.id}/job.json", jobs.encode(job)):
+            job = await self._ledger.job(job.id) or job
+        if not await self._ledger.ended(job.id):
+            await asyncio.to_thread(out.create, f"active/{job.id}", b"")
+            await self._ledger.write_status(job, "validating")
+        seen = jobs.event_key(container, stat.key, stat.etag)
+        await asyncio.to_thread(out.write, seen, job.id.encode())
+        return job
+
+    def _model_in(self, stat: BlobStat, blobs: Blobs, form: Format) -> str:
+        """What an OpenAI Batch file's first request names; else the default. Raises InvalidInput."""
+        bad: BadRow | None = None
+        if form.kind == "batch":
+            options = ReadOptions(max_inputs=self._max_inputs)
+            for row in read_rows(_source(stat, blobs), form, options):
+                if isinstance(row, Row):
+                    bad = None
+                    if isinstance(row.fields, str) and (named := _model_named(row.fields)):
+                        return named
+                    break
+                bad = bad or row
+        if bad is not None:
+            raise InvalidInput(f"no line is a valid request; line {bad.line}: {bad.message}")
+        if not self._default_model:
+            raise jobs.no_model(stat.key)
+        return self._default_model
+
+    def _choose(self, options: Options, size: int) -> list[Device]:
+        """Where the chunks should go, best first."""
+        if options.backend != "auto":
+            return [options.backend]
+        work = Work(
+            texts=max(1, size // BYTES_PER_TEXT),
+            tokens=size // 4,
+            cross_encoder=False,
+            size_bytes=dict.fromkeys(self._devices, 0),
+        )
+        idle = BackendView(available=True, warm=True, waking_s=None, queued_tokens=0)
+        return list(self._policy(work, dict.fromkeys(self._devices, idle)).devices)
+
+    def _write_chunks(self, job: Job, blobs: Blobs) -> None:
+        """All chunks, and split.json; stops early if the job is cancelled."""
+        out, folder = self._storage.out, f"jobs/{job.id}"
+        queue = self._storage.queue(queue_of(job.device))
+        source = _source(BlobStat(job.source, job.size, job.etag, 0.0, {}), blobs)
+        options = ReadOptions(
+            kind=job.options.kind,
+            text_column=job.options.text_column,
+            id_column=job.options.id_column,
+            model=job.options.model if job.kind == "batch" else None,
+            max_dimensions=job.dimensions,
+            max_inputs=self._max_inputs,
+        )
+        rows = read_rows(source, Format(job.kind, job.compression), options)
+        chunks = parts = good = bad = 0
+        looked = self._clock()
+        for chunk in cut_chunks(rows):
+            self._go_on()
+            begun = _begun(chunk.table)
+            chunks, good, bad = chunks + 1, good + begun, bad + len(chunk.bad)
+            if chunk.bad:
+                out.create(f"{folder}/bad/{chunk.index:06d}.jsonl", chunk.bad_to_json())
+            if chunk.table.num_rows:
+                parts += 1
+                name = jobs.chunk_name(chunk.index, begun)
+                # A splitter that was killed may have written the chunk and not sent the message.
+                if out.create(f"{folder}/chunks/{name}", chunk.to_arrow()) or not out.stat(
+                    f"{folder}/parts/{name}"
+                ):
+                    queue.send(jobs.encode(Message(job=job.id, chunk=name)))
+            if self._clock() - looked > REPORT_S:
+                looked = self._clock()
+                out.write(f"{folder}/status.json", jobs.encode(control.status_of(out, job)))
+                if out.stat(f"{folder}/cancel"):
+                    return
+        out.create(f"{folder}/split.json", jobs.encode(Split(chunks, parts, good + bad, bad)))
+
+
+def _card_for(options: Options, cards: list[ModelCard], devices: list[Device]) -> ModelCard:
+    """The model on the first of `devices` that has it, else on any. Raises InvalidInput."""
+    named = [card for card in cards if card.name == options.model]
+    if not named:
+        known = ", ".join(sorted({card.name for card in cards if card.task == "embedding"})) or "none"
+        raise InvalidInput(f"no model has that name; available models: {known}", field="model")
+    if named[0].task != "embedding":
+        raise InvalidInput(f"{options.model} is a cross-encoder, which has no vectors", field="model")
+    if options.dimensions is not None and options.dimensions > named[0].dimensions:
+        raise InvalidInput(
+            f"dimensions must be at most {named[0].dimensions} for {options.model}", field="dimensions"
+        )
+    if options.backend != "auto":
+        named = [card for card in named if card.device == options.backend]
+        if not named:
+            raise InvalidInput(
+                f"{options.model} is not published for {options.backend}, or there is no such backend",
+                field="backend",
+            )
+    ranks = {device: rank for rank, device in enumerate(devices)}
+    return min(named, key=lambda card: ranks.get(card.device, len(ranks)))
+
+
+def _source(stat: BlobStat, blobs: Blobs) -> Source:
+    return Source(stat.size, lambda at, n: blobs.read_range(stat.key, at, n, etag=stat.etag))
+
+
+def _model_named(fields: str) -> str | None:
+    return msgspec.json.decode(fields, type=_Asked).model
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    model: str | None = None
+
+
+def _begun(table: pa.Table) -> int:
+    """The rows of a chunk; of OpenAI Batch the requests that begin in it."""
+    if "part" not in table.column_names:
+        rows: int = table.num_rows
+        return rows
+    return int(np.count_nonzero(table["part"].to_numpy() == 0))

@@ -1,0 +1,139 @@
+"""The arithmetic of docs/costs.py, against sums done by hand; and that unknown prices are asked for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from docs import costs
+from docs.costs import FlexPrices, ahead_price, cpu_price, gpu_price, gpu_second, idle_bill
+
+ROOT = Path(__file__).parents[1]
+NO_GRANTS = FlexPrices(gb_s=1e-5, million_executions=2.0, free_gb_s=0.0, free_executions=0.0)
+GPU = ["--gpu-s", "0.001", "--vcpu-s", "0.0001", "--gib-s", "0.00001"]
+
+
+def test_a_million_tokens_on_the_cpu() -> None:
+    """100 texts of 100 tokens a second: 100 s of 4 + 2 GB, and 1,000 requests that run twice."""
+    price = cpu_price(
+        NO_GRANTS, texts_per_s=100, tokens_per_text=100, texts_per_request=10, busy_share=1.0
+    )
+    assert price == pytest.approx(600 * 1e-5 + 2_000 * 2e-6)
+
+
+def test_half_idle_time_costs_twice_the_memory() -> None:
+    """Executions stay as many."""
+    price = cpu_price(
+        NO_GRANTS, texts_per_s=100, tokens_per_text=100, texts_per_request=10, busy_share=0.5
+    )
+    assert price == pytest.approx(1_200 * 1e-5 + 2_000 * 2e-6)
+
+
+def test_a_second_of_a_gpu_replica_is_all_that_it_takes() -> None:
+    """The GPU, eight cores and 56 GiB are billed side by side."""
+    assert gpu_second(gpu=1.0, vcpu=0.1, gib=0.01) == pytest.approx(1 + 0.8 + 0.56)
+
+
+def test_a_million_tokens_on_the_gpu() -> None:
+    """50,000 a second: 20 s of the GPU at a quarter busy is 80 s of it, and 20 s of the router."""
+    price = gpu_price(NO_GRANTS, 0.001, tokens_per_s=50_000, tokens_per_request=1_000, busy_share=0.25)
+    assert price == pytest.approx(80 * 0.001 + 40 * 1e-5 + 1_000 * 2e-6)
+
+
+def test_grants_cover_the_timers_of_an_idle_service() -> None:
+    """8,640 runs a month of 4 GB and of 2 GB, a second each: 51,840 GB-s of 100,000 free ones."""
+    arguments = {"timer_run_s": 1.0, "always_ready_gb": 0.0, "always_ready_gb_s": 0.0}
+    free = idle_bill(FlexPrices(), timers_gb=[4.0, 2.0], monthly=[], **arguments)
+    assert free["all"] == 0
+    billed = idle_bill(NO_GRANTS, timers_gb=[4.0, 2.0], monthly=[], **arguments)
+    assert billed["all"] == pytest.approx(51_840 * 1e-5 + 17_280 * 2e-6)
+
+
+def test_idle_adds_up() -> None:
+    """An always-ready instance is paid for every second; what has a monthly price is added."""
+    parts = idle_bill(
+        FlexPrices(),
+        timers_gb=[4.0],
+        timer_run_s=1.0,
+        always_ready_gb=4.0,
+        always_ready_gb_s=1e-6,
+        monthly=[5.0, 0.5],
+    )
+    assert parts["always ready"] == pytest.approx(4 * 2_592_000 * 1e-6)
+    assert parts["by the month"] == 5.5
+    assert parts["all"] == pytest.approx(5.5 + 4 * 2.592)
+
+
+def test_only_what_is_over_a_grant_is_billed() -> None:
+    """And nothing is paid back below it."""
+    prices = FlexPrices(gb_s=1.0, million_executions=1e6, free_gb_s=10, free_executions=5)
+    assert prices.bill(12, 4) == 2
+    assert prices.bill(9, 7) == 2
+
+
+def test_what_a_spared_request_may_cost() -> None:
+    """180 GPU seconds at a tenth of a cent."""
+    assert ahead_price(0.001, gpu_s_per_request=180) == pytest.approx(0.18)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["gpu", *GPU],
+        ["gpu", "--tokens-per-s", "50000", *GPU[2:]],
+        ["ahead", "--gpu-s-per-request", "180"],
+        ["idle"],
+        ["idle", "--monthly", "0", "--always-ready-gb", "4"],
+        ["cpu", "--busy-share", "0"],
+        ["cpu", "--busy-share", "1.1"],
+        ["cpu", "--gb-s", "-1"],
+        ["cpu", "--texts-per-s", "0"],
+    ],
+)
+def test_unknown_prices_and_impossible_numbers_are_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No figure comes out of a price that nobody stated."""
+    with pytest.raises(SystemExit) as refused:
+        costs.main(arguments)
+    assert refused.value.code == 2
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [
+        (["gpu", "--tokens-per-s", "50000", *GPU], "0.0483"),
+        (["ahead", "--gpu-s-per-request", "100", *GPU], "0.2360"),
+        (["idle", "--monthly", "5", "1", "--gpu-ahead"], "6.0000"),
+    ],
+)
+def test_each_command_prints_its_answer(
+    arguments: list[str], printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the prices that it was given."""
+    costs.main(arguments)
+    assert printed in capsys.readouterr().out
+
+
+def test_the_page_shows_what_the_calculator_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each `python docs/costs.py ...` of the page that has an answer below it."""
+    page = (ROOT / "docs" / "costs.md").read_text("utf-8")
+    examples = re.findall(r"^    python docs/costs\.py (.+)\n((?:    .*USD.*\n)+)", page, re.MULTILINE)
+    assert len(examples) >= 3
+    for command, answer in examples:
+        costs.main(command.split())
+        printed = capsys.readouterr().out.split("\n")
+        assert [line.strip() for line in answer.splitlines()] == [
+            line.strip() for line in printed if line.strip()
+        ]
+
+
+def test_the_measured_rates_are_the_readmes() -> None:
+    """The page must not keep an old figure when the README gets a new one."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert f"| **BlitzEmbedding INT8** | {costs.TEXTS_PER_S} |" in readme
+    assert f"mean {costs.TOKENS_PER_TEXT:.0f} tokens" in readme
+    assert f"against the bare engine | {costs.HTTP_SHARE:.0%} |".replace("%", " %") in readme
