@@ -50,7 +50,7 @@ from shared.dialects import openai, tei
 from shared.dialects.body import JSON, decode_body, read_marks
 from shared.dialects.operations import PATHS, FormatError, Operation, choose, operations_at
 from shared.errors import BlitzError, InvalidInput, UnknownModel
-from shared.manifest import Task
+from shared.manifest import Task, is_name
 from shared.settings import Settings
 from shared.telemetry import Telemetry
 
@@ -107,6 +107,8 @@ class Endpoints:
         decode = partial(decode_body, data, request.headers.get("content-type", ""), operation.body)
         body = await off_loop_if(len(data) > LARGE_BODY_BYTES, decode)
         named = request.path_params.get("model") or body.model or request.query_params.get("model")
+        if named and not is_name(named):
+            await self._card(named)  # tells which there are; NAME@REVISION is for bulk jobs alone
         model = named or (await self._default_card(operation.task)).name
         asked = operation.request_from(body, model=model, settings=self._settings)
         inputs = len(texts_of(asked))
