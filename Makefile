@@ -14,7 +14,7 @@ run: .venv/build .blitz/models/$(MODEL)/current
 	$(BIN)/python -m model_build $(MODEL) --target cpu-int8 --push $(STORE)
 
 test: .venv/test tests/node_modules/.package-lock.json
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 check: .venv/test
 	$(BIN)/ruff check .

@@ -45,8 +45,8 @@ class Settings:
     gpu_min_texts: with "fixed", requests of at least so many texts go to the GPU.
     gpu_idle_s, gpu_wake_s: after so long without a request the GPU app is taken to be scaled to zero,
         and it is expected to take so long to come back.
-    gpu_ahead_s: wake the GPU before it is wanted, by what past weeks were like, where sparing one request
-        the cold start costs at most so many GPU seconds; 0: never. Needs storage; only in Azure.
+    gpu_ahead_s: wake the GPU before it is wanted, by what past weeks were like, where sparing one
+        request the cold start costs at most so many GPU seconds; 0: never. Needs storage; only in Azure.
     chunk_texts: larger requests are split into parts of so many texts.
     backend_concurrency: HTTP calls that the router has under way at one backend; others wait.
     allow_cpu: let the GPU app run on the CPU, in FP32, where there is no CUDA: tests and local runs.

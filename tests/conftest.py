@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,10 +22,7 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def minilm_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model store folder holding all-MiniLM-L6-v2, built and published as `make run` does."""
-    store = tmp_path_factory.mktemp("models")
-    command = [sys.executable, "-m", "model_build", "all-MiniLM-L6-v2", "--target", "cpu-int8"]
-    subprocess.run([*command, "--push", f"file://{store}"], cwd=ROOT, check=True)
-    return store
+    return _built("all-MiniLM-L6-v2", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,22 @@ def reranker_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = ROOT.parent / "shared" / "data" / "reranker"
     if not source.is_dir():
         pytest.skip("the reranker's weights are not beside this checkout (../shared/data/reranker)")
-    store = tmp_path_factory.mktemp("rerankers")
-    command = [sys.executable, "-m", "model_build", str(source), "--target", "cpu-int8"]
-    subprocess.run([*command, "--push", f"file://{store}"], cwd=ROOT, check=True)
+    return _built(str(source), tmp_path_factory)
+
+
+def _built(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model's store, built once for all of this run's processes and copied for each."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    built = base / f"built-{Path(model).name}"
+    with FileLock(f"{built}.lock"):
+        if not built.exists():
+            command = [sys.executable, "-m", "model_build", model, "--target", "cpu-int8"]
+            making = built.with_suffix(".making")
+            subprocess.run([*command, "--push", f"file://{making}"], cwd=ROOT, check=True)
+            making.rename(built)
+    # In a folder of its own: the local service keeps its bulk storage beside the store.
+    store = tmp_path_factory.mktemp("store") / "models"
+    shutil.copytree(built, store)
     return store

@@ -21,7 +21,7 @@ from tests.benchmarks.service import MODEL
 from tests.questions import Answer, Question, asking, flood, seen
 from tests.server import memory_mib, started_service, wait_until_ready
 
-MAX_QUEUE_S = 0.02
+MAX_QUEUE_S = 0.01
 TEXTS = 4
 """In a request: about 400 tokens, one micro-batch or two."""
 TIMES = 10
