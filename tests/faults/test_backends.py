@@ -27,7 +27,7 @@ from tests.tiny import Tiny, publish_all
 
 pytestmark = pytest.mark.anyio
 
-COLD_S = 12.0
+COLD_S = 25.0
 """A GPU app takes 20 to 30 s to scale from zero; this is longer than the router waits to connect."""
 OTHER = {"BLITZ_ROLE": "cpu"}
 """A backend in the GPU's place: the wire is the same, and it starts without torch."""
