@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -27,13 +27,17 @@ from functions.caller import (
     read_body,
     while_connected,
 )
-from functions.observed import Observed
+from functions.observed import Observed, start_export
 from shared import telemetry, wire
 from shared.backend_client import Backend
 from shared.contracts import EmbedRequest, PredictRequest, RerankRequest, Result, texts_of
 from shared.errors import BlitzError, Unauthorized, UnsupportedMediaType
+from shared.manifest import Device
 from shared.settings import Settings
 from shared.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    import azure.functions as func
 
 JSON = "application/json"
 
@@ -126,6 +130,25 @@ def create_app(
         ],
         middleware=[Middleware(Observed)],
     )
+
+
+def function_app(
+    settings: Settings, device: Device, create_inference: Callable[[Settings], Backend]
+) -> func.AsgiFunctionApp:
+    """As an Azure Functions app, bulk work included; who may call it is the platform's business."""
+    import azure.functions as func  # outside Functions these stay unloaded
+
+    from functions.bulk_steps import build_bulk
+    from functions.bulk_triggers import register
+    from shared.bulk.storage import open_storage
+
+    start_export(settings)
+    inference = create_inference(settings)
+    app = func.AsgiFunctionApp(
+        app=create_app(settings, inference), http_auth_level=func.AuthLevel.ANONYMOUS
+    )
+    register(app, build_bulk(settings, open_storage(settings), inference), device)
+    return app
 
 
 def _error_response(error: BlitzError) -> Response:

@@ -76,7 +76,7 @@ class Driver:
             if version in self._noticed or not jobs.is_input(stat.key):
                 continue
             if version in self._arriving:
-                await self._bulk.notice("source", stat.key, stat.etag)
+                await self._bulk.notice(stat.key, stat.etag)
                 self._noticed.add(version)
             else:
                 arriving.add(version)

@@ -49,7 +49,7 @@ def register(app: func.AsgiFunctionApp, bulk: Bulk, device: Device) -> None:
 
         async def notice(body: bytes) -> None:
             if blob := blob_of(body):
-                await bulk.notice("source", *blob)
+                await bulk.notice(*blob)
 
         _on_queue(app, EVENTS, notice)
         _on_timer(app, "bulk_reconcile", bulk.reconcile)

@@ -24,7 +24,7 @@ from shared.bulk import control, jobs
 from shared.bulk.control import SPLIT
 from shared.bulk.embedding import Embedder
 from shared.bulk.finishing import finish_job
-from shared.bulk.jobs import Container, Message, Status
+from shared.bulk.jobs import Message, Status
 from shared.bulk.splitting import Cards, Splitter
 from shared.bulk.state import Ledger
 from shared.bulk.storage import Storage
@@ -74,22 +74,22 @@ class Bulk:
         self._embedder = Embedder(backend, request_tokens)
         self._upkeep = Upkeep(storage, self._ledger, clock)
 
-    async def submit(self, container: Container, key: str, etag: str) -> None:
+    async def submit(self, key: str, etag: str) -> None:
         """A version of an input is there: have it split. Called for an event, or instead of one."""
         if jobs.is_input(key):
-            message = Message(container=container, key=key, etag=etag)
+            message = Message(key=key, etag=etag)
             await self._ledger.send(SPLIT, message)
 
-    async def notice(self, container: Container, key: str, etag: str) -> None:
+    async def notice(self, key: str, etag: str) -> None:
         """An event: a version of an input is there. As `submit`, but once for each version.
 
         Nothing is lost if this dies in between: a mark that no splitter has signed is `reconcile`'s.
         """
         if not jobs.is_input(key):
             return
-        mark = jobs.event_key(container, key, etag)
+        mark = jobs.event_key("source", key, etag)
         if await asyncio.to_thread(self._storage.out.create, mark, b""):
-            await self.submit(container, key, etag)
+            await self.submit(key, etag)
 
     def stop(self) -> None:
         """Long steps under way raise Unavailable soon, and so does every later one."""

@@ -133,7 +133,7 @@ async def test_a_job_is_followed_cancelled_and_listed(url: str, rows: Path, tmp_
     storage = open_storage(Settings(storage=url))
     bulk, sent = bulk_of(storage), storage.source.stat("rows.jsonl")
     assert sent is not None
-    await bulk.notice("source", sent.key, sent.etag)
+    await bulk.notice(sent.key, sent.etag)
     await bulk.split(take(storage, SPLIT) or b"")
     begun = cli("status", "rows.jsonl", "--to", url)
     assert begun.exit_code == 0
@@ -163,7 +163,7 @@ async def test_an_output_that_a_later_job_wrote_is_not_taken_for_this_ones(
     sent = storage.source.stat("rows.jsonl")
     assert sent is not None
     bulk = bulk_of(storage)
-    await bulk.notice("source", sent.key, sent.etag)
+    await bulk.notice(sent.key, sent.etag)
     await drain(storage, bulk)
     storage.out.write("rows.jsonl.parquet", b"of another job")
     done = cli("fetch", "rows.jsonl", "--to", url, "--out", tmp_path / "here")

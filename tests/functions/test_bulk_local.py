@@ -64,7 +64,7 @@ class Steps:
     async def give_up(self, body: bytes) -> None:
         self.calls.append(("give_up", body))
 
-    async def notice(self, container: str, key: str, etag: str) -> None:
+    async def notice(self, key: str, etag: str) -> None:
         self.calls.append((key, etag.encode()))
 
     async def reconcile(self) -> None:

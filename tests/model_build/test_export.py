@@ -82,7 +82,7 @@ PAIRS: list[Tokens] = [
 def tiny_model(folder: Path, architecture: str = "bert", seed: int = 0) -> Path:
     """A transformers folder with random weights, large enough to make attention uneven."""
     kind, config = ARCHITECTURES[architecture]
-    return _save(folder, kind, config, seed)
+    return save_random(folder, kind, config, seed)
 
 
 def tiny_cross_encoder(
@@ -95,10 +95,11 @@ def tiny_cross_encoder(
         config.type_vocab_size = 1  # as the real ones have; the class's default is BERT's
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in enumerate(labels)}
-    return _save(folder, CLASSIFIERS[architecture], config, seed)
+    return save_random(folder, CLASSIFIERS[architecture], config, seed)
 
 
-def _save(folder: Path, kind: Any, config: Any, seed: int) -> Path:
+def save_random(folder: Path, kind: Any, config: Any, seed: int) -> Path:
+    """Random weights, uneven enough for attention to matter, and a tokenizer that knows pairs."""
     torch.manual_seed(seed)
     model = kind(config).eval()
     with torch.no_grad():

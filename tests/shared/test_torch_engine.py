@@ -18,7 +18,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -50,7 +49,7 @@ from shared.errors import InvalidArtefact, Unavailable
 from shared.manifest import SCHEMA_VERSION, Manifest, Pooling, Source
 from shared.model import load_model
 from tests.model_build import test_export
-from tests.model_build.test_export import SMALL, WORDS
+from tests.model_build.test_export import SMALL
 
 DECODER: dict[str, Any] = SMALL | {"num_key_value_heads": 2, "head_dim": 8}
 ARCHITECTURES: dict[str, tuple[Any, Any]] = test_export.ARCHITECTURES | {
@@ -90,21 +89,8 @@ TEXTS = [
 
 
 def save_tiny(folder: Path, kind: Any, config: Any) -> Path:
-    """Random weights, uneven enough for attention to matter, and a tokenizer that knows pairs."""
-    torch.manual_seed(0)
-    model = kind(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> $B:1 </s>:1",
-        special_tokens=[("<s>", 0), ("</s>", 2)],
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
+    """With what transformers' own tokenizer class needs to know."""
+    test_export.save_random(folder, kind, config, seed=0)
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "model_max_length": 30}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | names
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -101,7 +101,7 @@ class World:
         self.memory.source.write(key, data, metadata)
         stat = self.memory.source.stat(key)
         assert stat
-        await self.bulk().submit("source", key, stat.etag)
+        await self.bulk().submit(key, stat.etag)
         return stat.etag
 
     async def drain(self, **options: bool) -> None:
@@ -236,7 +236,7 @@ async def test_options_come_from_sidecar_metadata_and_path_in_that_order() -> No
     world.memory.source.write(sidecar, b'{"model": "mini", "format": "jsonl", "dtype": "int8"}')
     stat = world.memory.source.stat(sidecar)
     assert stat
-    await world.bulk().submit("source", sidecar, stat.etag)
+    await world.bulk().submit(sidecar, stat.etag)
     assert world.memory.queue(SPLIT).depth() == 0
     await world.put(key="other/texts.jsonl", blitz_model="nope", blitz_dimensions="2")
     await world.drain()
@@ -293,9 +293,9 @@ async def test_events_that_come_twice_late_or_in_any_order_change_nothing() -> N
     world = World()
     etag = await world.put()
     for _ in range(2):
-        await world.bulk().submit("source", KEY, etag)
+        await world.bulk().submit(KEY, etag)
     await world.drain(newest_first=True)
-    await world.bulk().submit("source", KEY, etag)
+    await world.bulk().submit(KEY, etag)
     await world.drain()
     assert world.outputs() == expected
     assert len(world.manifests()) == 1
@@ -365,7 +365,7 @@ async def test_a_process_may_die_at_any_operation() -> None:
         assert stat
         world.memory.fuse.left = operation
         try:
-            await world.bulk().submit("source", KEY, stat.etag)
+            await world.bulk().submit(KEY, stat.etag)
             await world.drain()
         except Died:
             pass
