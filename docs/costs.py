@@ -1,8 +1,8 @@
 """What the service costs: a calculator over rates and prices that you state.
 
-`python docs/costs.py {cpu,gpu,idle,ahead} --help`. Knows no tariff: prices with a default were reported
-by others on the date in PRICED, those without were not found, and have to be looked up. Standard
-library only. docs/costs.md says what goes in.
+`python docs/costs.py {cpu,gpu,idle,ahead} --help`. Knows no tariff: prices with a default are what
+others published (docs/costs.md tells where and when); those without were not found: look them up.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-PRICED = "reported in May 2025 for East US, check the current price"
+PRICED = "published by others, see docs/costs.md; check the current price"
 
 TEXTS_PER_S, TOKENS_PER_TEXT = 101.4, 101.0
 """README: all-MiniLM-L6-v2 in INT8 on two Zen 3 cores without VNNI. 4096 MB come with two cores."""
@@ -19,18 +19,23 @@ HTTP_SHARE = 0.91
 """README: over HTTP, 64 texts a request, against the bare engine."""
 CPU_GB, ROUTER_GB = 4.0, 2.0
 T4_VCPU, T4_GIB = 8.0, 56.0
-MONTH_S = 30 * 86_400.0
+MONTH_DAYS = 30
+MONTH_S = MONTH_DAYS * 86_400.0
 TIMER_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class FlexPrices:
-    """Of Flex Consumption on demand, in dollars. Grants are a subscription's, each month."""
+    """Of Flex Consumption, in dollars. Grants are a subscription's, each month, for what is on demand.
+
+    always_ready_gb_s: of instances that never go away, while they do nothing.
+    """
 
     gb_s: float = 0.000026
     million_executions: float = 0.40
     free_gb_s: float = 100_000.0
     free_executions: float = 250_000.0
+    always_ready_gb_s: float = 0.000004
 
     def price(self, gb_s: float, executions: float) -> float:
         """Without the grants."""
@@ -61,9 +66,22 @@ def cpu_price(
     return prices.price((CPU_GB + ROUTER_GB) * seconds, 2 * requests)
 
 
-def gpu_second(*, gpu: float, vcpu: float, gib: float) -> float:
-    """Dollars for a second of a T4 replica: the GPU, eight cores and 56 GiB."""
-    return gpu + T4_VCPU * vcpu + T4_GIB * gib
+@dataclass(frozen=True, slots=True)
+class GpuPrices:
+    """Of Container Apps' serverless T4, in dollars a second. A GPU app is never billed as idle."""
+
+    gpu: float = 0.000088
+    vcpu: float = 0.000024
+    gib: float = 0.000003
+
+    @property
+    def second(self) -> float:
+        """Of a replica: the GPU, eight cores and 56 GiB."""
+        return self.gpu + T4_VCPU * self.vcpu + T4_GIB * self.gib
+
+
+REGISTRY_DAY = 0.167
+"""Dollars for a Basic container registry, up to 10 GB of images included."""
 
 
 def gpu_price(
@@ -76,7 +94,7 @@ def gpu_price(
 ) -> float:
     """Dollars for a million tokens on the GPU app, router included, grants not.
 
-    second: see `gpu_second`. busy_share: of the seconds that the replica is up, idle ones included.
+    second: see GpuPrices. busy_share: of the seconds that the replica is up, idle ones included.
     """
     work_s = 1e6 / tokens_per_s
     router = prices.price(ROUTER_GB * work_s, 1e6 / tokens_per_request)
@@ -89,18 +107,22 @@ def idle_bill(
     timers_gb: Sequence[float],
     timer_run_s: float,
     always_ready_gb: float,
-    always_ready_gb_s: float,
+    registry_day: float,
     monthly: Sequence[float],
 ) -> dict[str, float]:
     """Dollars a month with no request at all, by what they are for.
 
     timers_gb: memory of the app of each timer; each runs every TIMER_S, for timer_run_s as billed.
-    monthly: what has a price a month: registry, storage, logs, private endpoints.
+    monthly: what else has a price a month: storage, logs, private endpoints.
     """
     runs = MONTH_S / TIMER_S
     timers = prices.bill(sum(timers_gb) * timer_run_s * runs, len(timers_gb) * runs)
-    always_ready = always_ready_gb * always_ready_gb_s * MONTH_S
-    parts = {"timers": timers, "always ready": always_ready, "by the month": sum(monthly)}
+    parts = {
+        "timers": timers,
+        "always ready": always_ready_gb * prices.always_ready_gb_s * MONTH_S,
+        "registry": registry_day * MONTH_DAYS,
+        "by the month": sum(monthly),
+    }
     return {**parts, "all": sum(parts.values())}
 
 
@@ -111,8 +133,7 @@ def ahead_price(second: float, *, gpu_s_per_request: float) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one answer."""
-    parser = _parser()
-    asked = parser.parse_args(arguments)
+    asked = _parser().parse_args(arguments)
     match asked.what:
         case "cpu":
             dollars = cpu_price(
@@ -126,24 +147,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         case "gpu":
             dollars = gpu_price(
                 _flex(asked),
-                _second(asked),
+                _gpu(asked).second,
                 tokens_per_s=asked.tokens_per_s,
                 tokens_per_request=asked.tokens_per_request,
                 busy_share=asked.busy_share,
             )
             print(f"{dollars:.4f} USD a million tokens on the GPU")
         case "ahead":
-            dollars = ahead_price(_second(asked), gpu_s_per_request=asked.gpu_s_per_request)
+            dollars = ahead_price(_gpu(asked).second, gpu_s_per_request=asked.gpu_s_per_request)
             print(f"at most {dollars:.4f} USD for each request that is spared the cold start")
         case "idle":
-            if asked.always_ready_gb and asked.always_ready_gb_s is None:
-                parser.error("--always-ready-gb needs --always-ready-gb-s, a price that has no default")
             parts = idle_bill(
                 _flex(asked),
                 timers_gb=[CPU_GB] + [ROUTER_GB] * asked.gpu_ahead,
                 timer_run_s=asked.timer_run_s,
                 always_ready_gb=asked.always_ready_gb,
-                always_ready_gb_s=asked.always_ready_gb_s or 0.0,
+                registry_day=asked.registry_day,
                 monthly=asked.monthly,
             )
             for name, dollars in parts.items():
@@ -151,27 +170,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _flex(asked: argparse.Namespace) -> FlexPrices:
-    return FlexPrices(asked.gb_s, asked.million_executions, asked.free_gb_s, asked.free_executions)
+    return FlexPrices(
+        asked.gb_s,
+        asked.million_executions,
+        asked.free_gb_s,
+        asked.free_executions,
+        asked.always_ready_gb_s,
+    )
 
 
-def _second(asked: argparse.Namespace) -> float:
-    return gpu_second(gpu=asked.gpu_s, vcpu=asked.vcpu_s, gib=asked.gib_s)
+def _gpu(asked: argparse.Namespace) -> GpuPrices:
+    return GpuPrices(asked.gpu_s, asked.vcpu_s, asked.gib_s)
 
 
 def _parser() -> argparse.ArgumentParser:
-    default = FlexPrices()
+    default, t4 = FlexPrices(), GpuPrices()
     flex = argparse.ArgumentParser(add_help=False)
     group = flex.add_argument_group(f"Flex Consumption, USD ({PRICED})")
     group.add_argument("--gb-s", type=_amount, default=default.gb_s)
     group.add_argument("--million-executions", type=_amount, default=default.million_executions)
     group.add_argument("--free-gb-s", type=_amount, default=default.free_gb_s)
     group.add_argument("--free-executions", type=_amount, default=default.free_executions)
+    group.add_argument("--always-ready-gb-s", type=_amount, default=default.always_ready_gb_s)
     gpu = argparse.ArgumentParser(add_help=False)
-    group = gpu.add_argument_group(
-        "Container Apps serverless GPU, USD a second (no default: look it up)"
-    )
-    for name, what in (("gpu", "the GPU"), ("vcpu", "a vCPU, active"), ("gib", "a GiB, active")):
-        group.add_argument(f"--{name}-s", type=_amount, required=True, help=what)
+    group = gpu.add_argument_group(f"Container Apps serverless GPU, USD a second ({PRICED})")
+    group.add_argument("--gpu-s", type=_amount, default=t4.gpu, help="the T4")
+    group.add_argument("--vcpu-s", type=_amount, default=t4.vcpu, help="a vCPU, active")
+    group.add_argument("--gib-s", type=_amount, default=t4.gib, help="a GiB, active")
     busy = argparse.ArgumentParser(add_help=False)
     busy.add_argument("--busy-share", type=_share, default=1.0, help="of billed time at the full rate")
 
@@ -191,13 +216,15 @@ def _parser() -> argparse.ArgumentParser:
     of.add_argument("--gpu-ahead", action="store_true", help="GPU_AHEAD_SECONDS is set: one timer more")
     of.add_argument("--timer-run-s", type=_amount, default=1.0, help="billed for a run; an assumption")
     of.add_argument("--always-ready-gb", type=_amount, default=0.0, help="2 or 4 for each instance")
-    of.add_argument("--always-ready-gb-s", type=_amount, default=None, help="baseline price, USD")
+    of.add_argument(
+        "--registry-day", type=_amount, default=REGISTRY_DAY, help=f"USD, {PRICED}; 0 without a GPU app"
+    )
     of.add_argument(
         "--monthly",
         type=_amount,
         nargs="+",
         required=True,
-        help="USD a month of registry, storage, logs and whatever else has such a price; 0: leave out",
+        help="USD a month of storage, logs and whatever else has such a price; 0: leave out",
     )
     return parser
 

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -28,6 +27,7 @@ from functions.caller import (
     while_connected,
 )
 from functions.observed import Observed, start_export
+from functions.readiness import say_ready
 from shared import telemetry, wire
 from shared.backend_client import Backend
 from shared.contracts import EmbedRequest, PredictRequest, RerankRequest, Result, texts_of
@@ -38,8 +38,6 @@ from shared.telemetry import Telemetry
 
 if TYPE_CHECKING:
     import azure.functions as func
-
-JSON = "application/json"
 
 
 class _Endpoints:
@@ -83,16 +81,11 @@ class _Endpoints:
         return Response()
 
     async def ready(self, request: Request) -> Response:
-        """200 once every model of `warm_models` is warm, else 503; the body lists all states."""
         self._check_secret(request)
         states = await self._inference.states()
-        warm = {state.name for state in states if state.state == "warm"}
-        ready = warm.issuperset(self._settings.warm_models)
-        self._metrics.said_ready(ready)
-        body: dict[str, object] = {"ready": ready, "models": states}
-        if memory := self._metrics.gpu_memory():
-            body["gpu_memory"] = memory
-        return Response(msgspec.json.encode(body), 200 if ready else 503, media_type=JSON)
+        memory = self._metrics.gpu_memory()
+        more = {"gpu_memory": memory} if memory else {}
+        return say_ready(states, self._settings.warm_models, self._metrics, **more)
 
     async def metrics(self, request: Request) -> Response:
         self._check_secret(request)

@@ -81,6 +81,10 @@ def submit(
     format: Annotated[Format | None, typer.Option(help="Of the output.")] = None,
     text_column: Annotated[str, typer.Option(help="Column or JSON field with the text.")] = "",
     id_column: Annotated[str, typer.Option(help="Column or JSON field with the id.")] = "",
+    prompt_name: Annotated[str, typer.Option(help="Of the model's prompts, e.g. document.")] = "",
+    no_truncate: Annotated[
+        bool, typer.Option("--no-truncate", help="Texts longer than the model reads are failed rows.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Until it has ended, and tell of it.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -95,6 +99,8 @@ def submit(
             "format": format and format.value,
             "text_column": text_column,
             "id_column": id_column,
+            "prompt_name": prompt_name,
+            "truncate": "false" if no_truncate else "",
         }
         metadata = {f"{PREFIX}{name}": str(value) for name, value in given.items() if value}
         key = f"{check_name(model, field='model')}/{file.name}" if model else file.name

@@ -24,6 +24,11 @@ from shared.settings import Settings
 
 MAX_TRIES = 5
 """As many as the Functions host gives a message (maxDequeueCount)."""
+HIDDEN_S = 30.0
+"""After so long, others take what a killed process held, and what failed is tried again. What failed
+waits as long in Azure (visibilityTimeout in host.json)."""
+_RENEWALS = 3
+"""In the time that a message is hidden: two may fail."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,12 +37,11 @@ _log = logging.getLogger(__name__)
 class Pace:
     """Seconds.
 
+    hidden_s: how long a message that was received is hidden from others; renewed while it is worked on.
     poll_s: between looks at a queue that was empty, and at the inputs.
-    retry_s: how long a message is hidden from others, see Settings.bulk_retry_s. Nothing is renewed, so
-        it must be longer than any step takes: one that takes longer is done twice, for the same bytes.
     """
 
-    retry_s: float
+    hidden_s: float = HIDDEN_S
     poll_s: float = 1.0
     reconcile_s: float = 60.0
 
@@ -104,20 +108,26 @@ class Driver:
     async def _handle_next(self, step: Step) -> bool:
         """Whether there was a message. Raises what the step raises; the message then comes again."""
         queue = self._storage.queue(step.queue)
+        hold: _Hold | None = None
         receiving = asyncio.ensure_future(
-            asyncio.to_thread(queue.receive, visible_after_s=self._pace.retry_s)
+            asyncio.to_thread(queue.receive, visible_after_s=self._pace.hidden_s)
         )
         try:
             message = await asyncio.shield(receiving)
             if message is None:
                 return False
+            hold = _Hold(queue, message, self._pace.hidden_s)
             await self._handle(step, message)
-            await asyncio.to_thread(queue.delete, message)
+            if (held := await hold.end()) is not None:
+                await asyncio.to_thread(queue.delete, held)
         except asyncio.CancelledError:
             self._bulk.stop()
-            with suppress(Exception):  # if it does not go back now, it does after retry_s
-                await _hand_back(queue, await receiving)
+            with suppress(Exception):  # if it does not go back now, it does after hidden_s
+                await _hand_back(queue, await (hold.end() if hold else receiving))
             raise
+        finally:
+            if hold is not None:
+                await hold.end()
         return True
 
     async def _handle(self, step: Step, message: Message) -> None:
@@ -133,8 +143,41 @@ class Driver:
             await self._bulk.give_up(message.body)
 
 
+class _Hold:
+    """Keeps a message hidden while it is worked on, as the Functions host does.
+
+    So a step may take as long as it likes, and what a killed process held is soon taken by another. If
+    another has it nevertheless, because renewing failed for too long, both do the step, for the same
+    bytes, and the message is the other's to delete.
+    """
+
+    def __init__(self, queue: Queue, message: Message, hidden_s: float) -> None:
+        self._queue = queue
+        self._hidden_s = hidden_s
+        self._over = asyncio.Event()
+        self._keeping = asyncio.create_task(self._keep(message))
+
+    async def end(self) -> Message | None:
+        """From now on it is not renewed. The message as it is then; None if another has it."""
+        self._over.set()
+        return await asyncio.shield(self._keeping)
+
+    async def _keep(self, message: Message | None) -> Message | None:
+        while message is not None and not await self._is_over_within(self._hidden_s / _RENEWALS):
+            with suppress(BlitzError):  # the step complains of the storage; a second try may do
+                message = await asyncio.to_thread(
+                    self._queue.renew, message, visible_after_s=self._hidden_s
+                )
+        return message
+
+    async def _is_over_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), seconds)
+        return self._over.is_set()
+
+
 async def _hand_back(queue: Queue, message: Message | None) -> None:
-    """As a new message: there is no other way to have it visible at once."""
+    """As a new message, visible at once: that its process was stopped is no failed try of it."""
     if message is not None:
         await asyncio.to_thread(queue.send, message.body)
         await asyncio.to_thread(queue.delete, message)
@@ -143,7 +186,7 @@ async def _hand_back(queue: Queue, message: Message | None) -> None:
 def driver_of(settings: Settings, backend: Backend, device: Device) -> Driver:
     """The driver of the app whose models `backend` are. Raises Misconfigured."""
     storage = open_storage(settings)
-    return Driver(build_bulk(settings, storage, backend), storage, device, Pace(settings.bulk_retry_s))
+    return Driver(build_bulk(settings, storage, backend), storage, device, Pace())
 
 
 def local_storage(settings: Settings) -> Settings:

@@ -18,6 +18,7 @@ from shared.catalogue import Catalogue
 from shared.contracts import (
     EmbedRequest,
     EmbedResult,
+    InputType,
     ModelState,
     PredictRequest,
     PredictResult,
@@ -135,8 +136,8 @@ class Inference:
             )
 
         def tokenize() -> list[list[int]]:
-            query = _tokenize_as(_QUERY, (request.query,), model, request)
-            return query + _tokenize_as(_DOCUMENT, request.documents, model, request)
+            query = _tokenize_as("query", (request.query,), model, request)
+            return query + _tokenize_as("document", request.documents, model, request)
 
         characters = len(request.query) + _characters(request.documents)
         batched, counts, timings = await self._run(model, tokenize, characters, "documents")
@@ -176,26 +177,22 @@ class Inference:
         return batched, counts, Timings(tokenization_s, batched.queue_s, batched.inference_s)
 
 
-_QUERY, _DOCUMENT = ("query",), ("document", "passage")
-"""The names of a model's prompts for either side, first choice first."""
-
-
 def _tokenize_as(
-    prompts: tuple[str, ...], texts: tuple[str, ...], model: Model, request: RerankRequest
+    input_type: InputType, texts: tuple[str, ...], model: Model, request: RerankRequest
 ) -> list[list[int]]:
     embedding = EmbedRequest(
         request.model,
         texts,
         truncate=request.truncate,
         truncation_side=request.truncation_side,
-        prompt_name=next((name for name in prompts if name in model.manifest.prompts), None),
+        input_type=input_type,
     )
     try:
         return model.tokenize(embedding)
     except InputTooLong as error:
         # The model speaks of input[i], the caller sent a query and documents.
         index = (error.field or "").removeprefix("input")
-        error.field = "query" if prompts is _QUERY else f"documents{index}"
+        error.field = "query" if input_type == "query" else f"documents{index}"
         raise
 
 

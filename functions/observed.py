@@ -45,9 +45,13 @@ def start_export(settings: Settings) -> None:
     if settings.applicationinsights_connection_string:
         # Imported here: it takes half a second, and outside of Azure nobody needs it.
         from shared.azure_export import AzureExport
+        from shared.telemetry_auth import credential_of
 
         AzureExport(
-            settings.applicationinsights_connection_string, settings.role, telemetry.PROCESS
+            settings.applicationinsights_connection_string,
+            settings.role,
+            telemetry.PROCESS,
+            credential=credential_of(settings.applicationinsights_authentication_string),
         ).start()
 
 

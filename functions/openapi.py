@@ -5,13 +5,14 @@ Does not know how a request is answered.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
 
-from shared import wire
+from shared import preference, wire
 from shared.dialects.body import JSON
 from shared.dialects.operations import OPERATIONS, Operation
 
@@ -35,8 +36,33 @@ ERRORS = {
 """Every status that a dialect gives an error; a test holds that."""
 
 
+_PREFERENCE = {
+    "name": preference.HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "enum": list(preference.DEVICES)},
+    "description": "The backend to try first, if it has the model; otherwise the router decides",
+}
+
+
+class _PlainRoute(APIRoute):
+    """Its endpoint takes the request and gives the response: there are no parameters to work out."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return endpoint
+
+
 class DescribedApp(FastAPI):
-    """FastAPI with the schemas that `describe_post` refers to."""
+    """FastAPI with the schemas that `describe_post` refers to; it routes, describes, and does no more.
+
+    What else it does with each request is an eighth of the Python that a short text costs.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        # What is told of requests, functions.observed tells.
+        super().__init__(telemetry={"tracing": False, "metrics": False, "logs": False}, **options)
+        self.router.route_class = _PlainRoute
 
     def openapi(self) -> dict[str, Any]:
         document = super().openapi()
@@ -53,7 +79,11 @@ def describe_post(path: str, operations: Sequence[Operation]) -> dict[str, Any]:
     schema = references[0] if len(references) == 1 else {"anyOf": list(references)}
     both = {JSON: {"schema": schema}, wire.CONTENT_TYPE: {"schema": schema}}
     return {
-        "parameters": [_named_model("path" if "{model}" in path else "query")],
+        "parameters": [
+            _named_model("path" if "{model}" in path else "query"),
+            *(_query_parameter(each.body, name) for each in operations for name in each.query),
+            _PREFERENCE,
+        ],
         "requestBody": {"required": True, "content": both},
         "responses": _responses({JSON: {}, wire.CONTENT_TYPE: {}}),
     }
@@ -98,6 +128,18 @@ def _named_model(place: str) -> dict[str, Any]:
         "required": place == "path",
         "schema": {"type": "string"},
         "description": "The model, where the body names none" if place == "query" else "The model",
+    }
+
+
+def _query_parameter(body: type[Any], name: str) -> dict[str, Any]:
+    """A field of `body` that the query string may give."""
+    kinds = {field.name: field.type for field in msgspec.structs.fields(body)}
+    return {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "schema": msgspec.json.schema(kinds[name]),
+        "description": "As in the body, where that does not say",
     }
 
 

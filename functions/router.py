@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
@@ -35,11 +34,11 @@ from functions.caller import (
 from functions.keys import RequireKey
 from functions.observed import Observed, start_export
 from functions.openapi import DescribedApp, describe_get, describe_post
-from shared import telemetry, wire
+from functions.readiness import say_not_ready, say_ready
+from shared import preference, telemetry, wire
 from shared.contracts import (
     EmbedRequest,
     ModelCard,
-    ModelState,
     PredictRequest,
     RerankRequest,
     Result,
@@ -47,7 +46,7 @@ from shared.contracts import (
 )
 from shared.contracts import Request as Asked
 from shared.dialects import openai, tei
-from shared.dialects.body import JSON, decode_body, read_marks
+from shared.dialects.body import JSON, decode_body, fill_from_query, read_marks
 from shared.dialects.operations import PATHS, FormatError, Operation, choose, operations_at
 from shared.errors import BlitzError, InvalidInput, UnknownModel
 from shared.manifest import Task, is_name
@@ -106,14 +105,21 @@ class Endpoints:
         """Decode, ask the backend, format. started: a perf_counter."""
         decode = partial(decode_body, data, request.headers.get("content-type", ""), operation.body)
         body = await off_loop_if(len(data) > LARGE_BODY_BYTES, decode)
-        named = request.path_params.get("model") or body.model or request.query_params.get("model")
+        body = fill_from_query(body, request.query_params, operation.query)
+        named = (
+            request.path_params.get("model")
+            or body.model
+            or request.query_params.get("model")
+            or self._settings.default_model
+        )
         if named and not is_name(named):
             await self._card(named)  # tells which there are; NAME@REVISION is for bulk jobs alone
         model = named or (await self._default_card(operation.task)).name
         asked = operation.request_from(body, model=model, settings=self._settings)
         inputs = len(texts_of(asked))
-        self._metrics.request_arrived(inputs)
-        result = await while_connected(request, self._ask(asked))
+        with preference.stated(request.headers.get(preference.HEADER)):
+            self._metrics.request_arrived(inputs)
+            result = await while_connected(request, self._ask(asked))
         packed = accepts_msgpack(request)
         encode = operation.format_result_msgpack if packed else operation.format_result
         content = await off_loop_if(is_large(result), partial(encode, result, body))
@@ -147,12 +153,8 @@ class Endpoints:
         try:
             states = await self._backend.states()
         except BlitzError as error:
-            self._metrics.said_ready(False)
-            content = orjson.dumps({"ready": False, "reason": error.message, "models": []})
-            return json_response(content, 503)
-        ready = is_ready(states, self._settings.warm_models)
-        self._metrics.said_ready(ready)
-        return json_response(orjson.dumps({"ready": ready, "models": states}), 200 if ready else 503)
+            return say_not_ready(error.message, self._metrics)
+        return say_ready(states, self._settings.warm_models or None, self._metrics)
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(), media_type=telemetry.CONTENT_TYPE)
@@ -190,18 +192,6 @@ class Endpoints:
             if len(candidates) == 1:
                 return candidates[0]
         raise InvalidInput(f"name a model; there are: {_names(cards)}", field="model")
-
-
-def is_ready(states: list[ModelState], warm_models: tuple[str, ...]) -> bool:
-    """Whether requests will be answered soon.
-
-    True once every model of `warm_models` is warm; with none named here (the backend has settings of
-    its own), once any model is warm or none was ever asked for.
-    """
-    warm = {state.name for state in states if state.state == "warm"}
-    if warm_models:
-        return warm.issuperset(warm_models)
-    return bool(warm) or all(state.state == "cold" for state in states)
 
 
 def create_app(

@@ -1,4 +1,5 @@
-// API Management in front of the router: keys, a rate limit for each, and Entra towards the router.
+// API Management in front of the router: keys, a rate limit for each, the backend that a key is for, and
+// Entra towards the router.
 import { identityNameOf } from 'shared.bicep'
 
 param location string
@@ -9,6 +10,7 @@ param audience string
 param publisherEmail string
 param routerUrl string
 param rateLimitPerMinute int
+param gpuEnabled bool
 
 resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' existing = {
   name: identityNameOf('gateway', token)
@@ -62,5 +64,39 @@ resource gateway 'Microsoft.ApiManagement/service@2024-05-01' = {
     }
   }
 }
+
+// A key of one of these goes to its backend first; keys of the API itself go where the router's policy says.
+var backends = gpuEnabled ? ['cpu', 'gpu'] : ['cpu']
+
+resource products 'Microsoft.ApiManagement/service/products@2024-05-01' = [
+  for backend in backends: {
+    parent: gateway
+    name: backend
+    properties: {
+      displayName: 'Embeddings, ${toUpper(backend)} first'
+      subscriptionRequired: true
+      approvalRequired: true
+      state: 'published'
+    }
+  }
+]
+
+resource productApis 'Microsoft.ApiManagement/service/products/apis@2024-05-01' = [
+  for (backend, index) in backends: {
+    parent: products[index]
+    name: gateway::api.name
+  }
+]
+
+resource productPolicies 'Microsoft.ApiManagement/service/products/policies@2024-05-01' = [
+  for (backend, index) in backends: {
+    parent: products[index]
+    name: 'policy'
+    properties: {
+      format: 'rawxml'
+      value: replace(loadTextContent('apim-product-policy.xml'), '{backend}', backend)
+    }
+  }
+]
 
 output url string = gateway.properties.gatewayUrl

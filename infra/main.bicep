@@ -1,5 +1,5 @@
 // Composes the service: a resource group, what the apps share, and the three apps. Declares nothing itself.
-import { storageUrlOf } from 'shared.bicep'
+import { nameOf, storageUrlOf } from 'shared.bicep'
 
 targetScope = 'subscription'
 
@@ -71,7 +71,7 @@ param networkIsolated bool = false
 @description('With networkIsolated: addresses (CIDR) that reach the storage accounts from outside, to publish models.')
 param allowedIpRanges string[] = []
 
-@description('API Management in front of the router: keys and a rate limit for each caller.')
+@description('API Management in front of the router: keys, a rate limit for each caller, and a backend to try first.')
 param apiManagementEnabled bool = false
 
 @description('Address that API Management sends its notices to; needed with apiManagementEnabled.')
@@ -134,7 +134,7 @@ module storage 'storage.bicep' = {
   }
 }
 
-// Application Insights and its logs.
+// Application Insights, its logs and its workbook.
 module monitoring 'monitoring.bicep' = {
   scope: group
   params: { location: location, tags: tags, token: token }
@@ -235,7 +235,7 @@ module eventGrid 'eventgrid.bicep' = {
   dependsOn: [roles]
 }
 
-// Keys and a rate limit in front of the router.
+// Keys, a rate limit and backends for keys in front of the router.
 module apiManagement 'apim.bicep' = if (apiManagementEnabled) {
   scope: group
   params: {
@@ -246,6 +246,7 @@ module apiManagement 'apim.bicep' = if (apiManagementEnabled) {
     publisherEmail: apiManagementEmail
     routerUrl: router.outputs.url
     rateLimitPerMinute: rateLimitPerMinute
+    gpuEnabled: gpuEnabled
   }
 }
 
@@ -261,3 +262,5 @@ output AZURE_CONTAINER_REGISTRY_ENDPOINT string = registry.?outputs.server ?? ''
 output SERVICE_URL string = apiManagement.?outputs.url ?? router.outputs.url
 output MODEL_STORE_URL string = '${storageUrlOf('dataAccount', 'blob', token)}/models'
 output GPU_APP_ID string = gpu.?outputs.id ?? ''
+output GPU_IDENTITY_ID string = gpu.?outputs.identityId ?? ''
+output DATA_ACCOUNT_NAME string = nameOf('dataAccount', token)

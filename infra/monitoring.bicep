@@ -1,4 +1,4 @@
-// Application Insights over a Log Analytics workspace. Dashboards are in infra/dashboards.
+// Application Insights over a Log Analytics workspace, and the workbook over both.
 import { nameOf } from 'shared.bicep'
 
 param location string
@@ -25,6 +25,25 @@ resource applicationInsights 'Microsoft.Insights/components@2020-02-02' = {
   properties: {
     Application_Type: 'web'
     WorkspaceResourceId: workspace.id
+    // The instrumentation key alone lets nobody write: the apps show a token, see roles.bicep.
+    DisableLocalAuth: true
+  }
+}
+
+// Its queries name no resource: they ask the one that it belongs to, or falls back to.
+resource workbook 'Microsoft.Insights/workbooks@2023-06-01' = {
+  name: guid(applicationInsights.id, 'workbook')
+  location: location
+  tags: tags
+  kind: 'shared'
+  properties: {
+    displayName: 'BlitzEmbedding'
+    category: 'workbook'
+    sourceId: applicationInsights.id
+    serializedData: string(union(
+      loadJsonContent('dashboards/workbook.json'),
+      { fallbackResourceIds: [applicationInsights.id] }
+    ))
   }
 }
 

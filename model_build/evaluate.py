@@ -6,8 +6,10 @@ It does not know how the model was made or where it will be published.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +24,8 @@ from shared.contracts import FloatMatrix
 from shared.manifest import Manifest, Quality, Target
 
 _WARM_UP = 8
+
+Run = TypeVar("Run")
 
 
 def evaluate(
@@ -85,7 +89,6 @@ def _measure_vectors(
     vectors = served.embed(texts, None)
     elapsed_s = time.perf_counter() - started
     cosines = (vectors * original(texts, None)).sum(axis=1)
-    ways = {"": served.embed, " (original)": original}
     return Quality(
         cosine_mean=float(cosines.mean()),
         cosine_p01=float(np.percentile(cosines, 1)),
@@ -93,12 +96,12 @@ def _measure_vectors(
         batch_max_abs_diff=served.vector_difference(texts),
         load_s=load_s,
         inputs_per_s=round(len(texts) / elapsed_s, 1),
-        evaluations={
-            f"{task.name} {figure}{whose}": round(value, 6)
-            for task in evaluations
-            for whose, embed in ways.items()
-            for figure, value in score_embedding(task, embed, set(source.prompts)).items()
-        },
+        evaluations=_figures(
+            evaluations,
+            partial(score_embedding, prompts=set(source.prompts)),
+            served.embed,
+            original,
+        ),
     )
 
 
@@ -115,7 +118,6 @@ def _measure_scores(
     exact = original(pairs)
     agreements = rank_agreements(logits, exact, [len(ranking.documents) for ranking in rankings])
     differences = np.abs(probabilities(logits) - probabilities(exact))
-    ways = {"": served.score, " (original)": original}
     return Quality(
         rank_agreement_mean=float(np.mean(agreements)),
         rank_agreement_min=float(np.min(agreements)),
@@ -124,13 +126,22 @@ def _measure_scores(
         batch_max_abs_diff=served.score_difference(pairs),
         load_s=load_s,
         inputs_per_s=round(len(pairs) / elapsed_s, 1),
-        evaluations={
-            f"{task.name} {figure}{whose}": round(value, 6)
-            for task in evaluations
-            for whose, score in ways.items()
-            for figure, value in score_cross_encoder(task, score).items()
-        },
+        evaluations=_figures(evaluations, score_cross_encoder, served.score, original),
     )
+
+
+def _figures(
+    evaluations: Sequence[Evaluation],
+    score: Callable[[Evaluation, Run], Mapping[str, float]],
+    served: Run,
+    original: Run,
+) -> dict[str, float]:
+    return {
+        f"{task.name} {figure}{whose}": round(value, 6)
+        for task in evaluations
+        for whose, run in (("", served), (" (original)", original))
+        for figure, value in score(task, run).items()
+    }
 
 
 def rank_agreements(a: FloatMatrix, b: FloatMatrix, counts: Sequence[int]) -> list[float]:

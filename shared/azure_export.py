@@ -25,6 +25,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from azure.core.credentials import AccessToken, TokenCredential
+from azure.core.exceptions import ClientAuthenticationError
 from opencensus.ext.azure.common import parse_connection_string
 from opencensus.ext.azure.common.protocol import (
     Data,
@@ -69,6 +71,7 @@ _Item = Callable[[], Any]
 class AzureExport:
     """One process's way to Application Insights. role: cloud role name blitz-<role>.
 
+    credential: whose tokens let it in; None: the instrumentation key does.
     folder: for what could not be sent. metrics: what to send every `metrics_s`; counters and histograms
     as what was added since, so that sums over instances and time are right. Raises Misconfigured.
     """
@@ -79,6 +82,7 @@ class AzureExport:
         role: str,
         metrics: Telemetry,
         *,
+        credential: TokenCredential | None = None,
         folder: Path | None = None,
         queue_items: int = QUEUE_ITEMS,
         send_s: float = SEND_S,
@@ -88,7 +92,7 @@ class AzureExport:
         self._metrics = metrics
         self._send_s, self._metrics_s = send_s, metrics_s
         folder = folder or Path(tempfile.gettempdir()) / f"blitz-telemetry-{role}"
-        self._wire = _Wire(endpoint, folder)
+        self._wire = _Wire(endpoint, credential, folder)
         self._tags = {
             "ai.cloud.role": f"blitz-{role}",
             "ai.cloud.roleInstance": platform.node(),
@@ -167,20 +171,22 @@ class AzureExport:
         return batch
 
     def _of_span(self, span: Span) -> Any:
+        # A step has no status.
+        success = 200 <= span.status < 400 or (span.kind == "consumer" and not span.error)
         common = {
             "id": span.span_id,
             "name": span.name,
             "duration": _duration(span.duration_s),
-            "success": 200 <= span.status < 400,
+            "success": success,
             "properties": span.labels,
             "measurements": span.measures,
         }
-        result = str(span.status or span.error or "none")
-        if span.kind == "server":
-            kind, data = "Request", Request(responseCode=result, **common)
-        else:
+        result = str(span.status or span.error or ("ok" if success else "none"))
+        if span.kind == "client":
             target = {"target": span.target, "type": "HTTP", "data": span.name}
             kind, data = "RemoteDependency", RemoteDependency(resultCode=result, **target, **common)
+        else:
+            kind, data = "Request", Request(responseCode=result, **common)
         return self._envelope(kind, data, span.began_s, span.trace_id, span.parent_id, span.name)
 
     def _of_record(self, record: logging.LogRecord, span: Span | None) -> Any:
@@ -260,9 +266,12 @@ class _Handler(logging.Handler):
 class _Wire(TransportMixin):  # type: ignore[misc]
     """opencensus' transport, and its files for what was not taken. For one thread, but for `keep`."""
 
-    def __init__(self, endpoint: str, folder: Path) -> None:
+    def __init__(self, endpoint: str, credential: TokenCredential | None, folder: Path) -> None:
         self.options = SimpleNamespace(
-            endpoint=endpoint, credential=None, proxies="{}", timeout=TIMEOUT_S
+            endpoint=endpoint,
+            credential=_Retried(credential) if credential else None,
+            proxies="{}",
+            timeout=TIMEOUT_S,
         )
         self.storage = LocalFileStorage(str(folder), max_size=FILES_BYTES, source="azure-export")
         self._consecutive_redirects = 0
@@ -303,6 +312,20 @@ class _Wire(TransportMixin):  # type: ignore[misc]
         It then also counts in memory; only its exporters would start a thread that sends those counts.
         """
         return True
+
+
+class _Retried:
+    """A credential whose failures are reasons to try again: for most, opencensus drops the payload."""
+
+    def __init__(self, credential: TokenCredential) -> None:
+        self._credential = credential
+
+    def get_token(self, *scopes: str) -> AccessToken:
+        try:
+            return self._credential.get_token(*scopes)
+        except Exception as error:
+            # azure-identity logs the reasons.
+            raise ClientAuthenticationError(f"no token: {type(error).__name__}") from error
 
 
 def _same(envelope: Any) -> Any:

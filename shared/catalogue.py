@@ -9,42 +9,92 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from shared.contracts import ModelCard
-from shared.errors import InvalidArtefact, UnknownModel
+from shared.errors import BlitzError, InvalidArtefact, UnknownModel
 from shared.manifest import Device, Manifest
 from shared.model_store import ModelStore
 
 _log = logging.getLogger(__name__)
 
 CARDS_S = 5.0
-"""How long a listing of the store is reused, in seconds."""
+"""How old a listing of the store may be before another is made, in seconds."""
 
 
 class Catalogue:
-    """The models of `store` that are published for any of `devices`. Thread-safe."""
+    """The models of `store` that are published for any of `devices`, as they were last listed.
 
-    def __init__(self, store: ModelStore, devices: Sequence[Device]) -> None:
+    The store is listed when somebody asks, once for all who do, at most once in CARDS_S, in a thread of
+    its own: no caller's leaving or deadline ends it, and callers may be of any thread and event loop.
+    While the store does not answer, what was listed before counts. clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        store: ModelStore,
+        devices: Sequence[Device],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._devices = devices
-        self._listing = threading.Lock()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._listing: Future[None] | None = None  # the last one; done once it has ended, well or badly
+        self._next_listing = 0.0
         self._cards: list[ModelCard] = []
-        self._cards_until = 0.0
+        self._by_name: dict[str, list[ModelCard]] = {}
+        self._error: Exception | None = None  # why no model is known
 
     async def cards(self) -> list[ModelCard]:
         """A card for each model and device, by name, as it was at most CARDS_S ago.
 
-        Raises StoreUnavailable.
+        Raises StoreUnavailable if that is not known, nor what was there before.
         """
-        return await asyncio.to_thread(self._list)
+        await _end_of(self._last_listing())
+        if self._error is not None:
+            raise self._error.with_traceback(None)  # many raise it: their frames must not add up
+        return self._cards
 
-    def _list(self) -> list[ModelCard]:
-        with self._listing:  # many callers, one listing
-            if time.monotonic() >= self._cards_until:
-                self._cards = [card for name in self._store.names() for card in self._cards_of(name)]
-                self._cards_until = time.monotonic() + CARDS_S
-            return self._cards
+    async def cards_of(self, name: str) -> list[ModelCard]:
+        """A model's cards, one a device; none if it is not known. At the cost of a lock and a dict.
+
+        Waits only for a name that is not known. Others get what was listed last, however old, while a
+        new listing is made.
+        """
+        listing = self._last_listing()
+        if name not in self._by_name:
+            await _end_of(listing)
+        return self._by_name.get(name, [])
+
+    def _last_listing(self) -> Future[None]:
+        """A new one, if the last was too long ago."""
+        with self._lock:
+            last = self._listing
+            if last is None or (last.done() and self._clock() >= self._next_listing):
+                last = Future()
+                # A running future cannot be cancelled, so no caller that leaves can end it for others.
+                last.set_running_or_notify_cancel()
+                threading.Thread(target=self._list, args=(last,), name="catalogue", daemon=True).start()
+                self._listing = last
+            return last
+
+    def _list(self, listing: Future[None]) -> None:
+        try:
+            cards = [card for name in self._store.names() for card in self._cards_of(name)]
+            by_name: dict[str, list[ModelCard]] = {}
+            for card in cards:
+                by_name.setdefault(card.name, []).append(card)
+            self._cards, self._by_name, self._error = cards, by_name, None
+        except Exception as error:
+            known = isinstance(error, BlitzError)
+            reason = f": {error}" if known else ""
+            _log.warning("the models could not be listed%s", reason, exc_info=None if known else error)
+            if not self._cards:
+                self._error = error
+        self._next_listing = self._clock() + CARDS_S
+        listing.set_result(None)
 
     def _cards_of(self, name: str) -> list[ModelCard]:
         """None for what cannot be served: one broken model must not hide the others."""
@@ -56,6 +106,11 @@ class Catalogue:
         except (UnknownModel, InvalidArtefact) as error:
             _log.warning("model %s is not listed: %s", name, error.message)
         return cards
+
+
+async def _end_of(listing: Future[None]) -> None:
+    if not listing.done():
+        await asyncio.wrap_future(listing)
 
 
 def card_of(manifest: Manifest) -> ModelCard:

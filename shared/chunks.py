@@ -21,6 +21,7 @@ from shared.contracts import (
     RerankRequest,
     RerankResult,
     Timings,
+    texts_of,
 )
 from shared.errors import BlitzError
 
@@ -32,6 +33,8 @@ _ITEM = re.compile(r"(\w+)\[(\d+)\](.*)", re.DOTALL)
 
 def split(request: AnyRequest, size: int) -> list[AnyRequest]:
     """Requests like `request` for `size` inputs or documents each, the last for what is left."""
+    if len(texts_of(request)) <= size:
+        return [request]
     if isinstance(request, RerankRequest):
         documents = request.documents
         return [

@@ -15,6 +15,8 @@ from shared.errors import EmptyInput, InvalidInput
 from shared.manifest import Device, Task
 
 TruncationSide: TypeAlias = Literal["right", "left"]
+InputType: TypeAlias = Literal["query", "document", "classification", "clustering"]
+"""What a text is embedded for."""
 TextInput: TypeAlias = str | tuple[int, ...]
 """A text, or ids of the model's own vocabulary (special tokens included)."""
 
@@ -45,6 +47,7 @@ class EmbedRequest:
     truncate: cut inputs longer than the model reads; if False they are an InputTooLong.
     truncation_side: the side that is cut off.
     prompt_name: one of the manifest's prompts, prepended to each text; None for the model's default.
+    input_type: without a prompt_name, the prompt made for this, if the model has one.
     """
 
     model: str
@@ -54,6 +57,7 @@ class EmbedRequest:
     truncate: bool = True
     truncation_side: TruncationSide = "right"
     prompt_name: str | None = None
+    input_type: InputType | None = None
 
     def __post_init__(self) -> None:
         if not self.inputs:

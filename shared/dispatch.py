@@ -14,7 +14,7 @@ from contextvars import Context
 from dataclasses import replace
 from typing import Any, Protocol
 
-from shared import chunks, deadline, telemetry
+from shared import chunks, deadline, preference, telemetry
 from shared.backend_client import Backend
 from shared.chunks import AnyRequest, AnyResult
 from shared.contracts import (
@@ -33,34 +33,31 @@ from shared.errors import (
     BlitzError,
     Overloaded,
     PayloadTooLarge,
-    StoreUnavailable,
     Unavailable,
     UnknownModel,
 )
 from shared.lane import Lane
 from shared.manifest import Device
-from shared.routing import Policy, Work, estimate_tokens, wants_gpu
+from shared.routing import Policy, Work, estimate_tokens, preferring, wants_gpu
 from shared.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
 
-CARDS_S = 5.0
-"""How old a listing of the models may be before another is made, in the background."""
 
-
-class Listing(Protocol):
+class Cards(Protocol):
     """What is needed of shared.catalogue.Catalogue."""
 
-    async def cards(self) -> list[ModelCard]:
-        """A card for each model and device. Raises StoreUnavailable."""
+    async def cards_of(self, name: str) -> Sequence[ModelCard]:
+        """A model's cards, one a device; none if it is not known."""
 
 
 class Dispatcher:
     """A `shared.backend_client.Backend` over `backends`. For one event loop at a time.
 
-    A request goes to the devices that `policy` names, in its order, until one answers; errors that are
-    the caller's end that at once. It is answered by one backend and one revision of the model. Of
-    several devices left, each has half of the time left, so that one that hangs does not use it up.
+    A request goes to the devices that `policy` names, or first to the one that its sender prefers (see
+    shared.preference), in their order, until one answers; errors that are the caller's end that at once.
+    It is answered by one backend and one revision of the model. Of several devices left, each has half
+    of the time left, so that one that hangs does not use it up.
 
     chunk_texts: larger requests are split into parts of so many texts, run side by side.
     concurrency, max_queue_s: see Lane; no number for a device: no limit. max_request_tokens: of all
@@ -75,7 +72,7 @@ class Dispatcher:
     def __init__(
         self,
         backends: Mapping[Device, Backend],
-        catalogue: Listing,
+        catalogue: Cards,
         policy: Policy,
         *,
         chunk_texts: int,
@@ -101,7 +98,7 @@ class Dispatcher:
             )
             for device, backend in backends.items()
         }
-        self._models = _Models(catalogue, clock)
+        self._catalogue = catalogue
         self._policy = policy
         self._chunk_texts = chunk_texts
         self._max_request_tokens = max_request_tokens
@@ -144,11 +141,10 @@ class Dispatcher:
         return sorted(states, key=lambda state: state.name)
 
     async def close(self) -> None:
-        for task in (self._waking, self._models.listing):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        if self._waking is not None:
+            self._waking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._waking
         for lane in self._lanes.values():
             await lane.backend.close()
 
@@ -156,10 +152,12 @@ class Dispatcher:
         self, request: AnyRequest, ask: Callable[[Backend, AnyRequest], Awaitable[AnyResult]]
     ) -> AnyResult:
         parts = chunks.split(request, self._chunk_texts)
-        work = _work(request, await self._models.cards_of(request.model))
+        work = _work(request, await self._catalogue.cards_of(request.model))
         views = {device: lane.view for device, lane in self._lanes.items()}
-        decision = self._policy(work, views)
-        if self._gpu_wanted is not None and wants_gpu(self._policy, work, views):
+        device = preference.preferred()
+        policy = preferring(device) if device else self._policy
+        decision = policy(work, views)
+        if self._gpu_wanted is not None and wants_gpu(policy, work, views):
             self._gpu_wanted()
         _log.debug("to %s: %s", decision.devices[0], decision.reason)
         if decision.wake_gpu:
@@ -245,35 +243,6 @@ class Dispatcher:
         self._metrics.gpu_woken()
         wake = _waking(self._lanes["gpu"], self._wake_gpu)
         self._waking = asyncio.get_running_loop().create_task(wake, context=Context())
-
-
-class _Models:
-    """The last listing of the catalogue, by model; a new one is made while the old one serves."""
-
-    def __init__(self, catalogue: Listing, clock: Callable[[], float]) -> None:
-        self._catalogue = catalogue
-        self._clock = clock
-        self._known: dict[str, list[ModelCard]] = {}
-        self._next_listing = 0.0
-        self.listing: asyncio.Task[None] | None = None
-
-    async def cards_of(self, model: str) -> list[ModelCard]:
-        """One card a device. None for a model that is not known, or while the store is out of reach."""
-        if (self.listing is None or self.listing.done()) and self._clock() >= self._next_listing:
-            self.listing = asyncio.get_running_loop().create_task(self._list(), context=Context())
-        if model not in self._known and self.listing is not None:
-            await asyncio.shield(self.listing)
-        return self._known.get(model, [])
-
-    async def _list(self) -> None:
-        try:
-            known: dict[str, list[ModelCard]] = {}
-            for card in await self._catalogue.cards():
-                known.setdefault(card.name, []).append(card)
-            self._known = known
-        except StoreUnavailable as error:
-            _log.warning("routing by what was known before: %s", error.message)
-        self._next_listing = self._clock() + CARDS_S
 
 
 def _work(request: Request, cards: Sequence[ModelCard]) -> Work:

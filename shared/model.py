@@ -12,12 +12,28 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from shared.contracts import EmbedRequest, FloatMatrix, PredictRequest, RerankRequest, TokenPair, Tokens
+from shared.contracts import (
+    EmbedRequest,
+    FloatMatrix,
+    InputType,
+    PredictRequest,
+    RerankRequest,
+    TokenPair,
+    Tokens,
+)
 from shared.engines.base import Engine, OpenEngine
 from shared.errors import InvalidArtefact, InvalidInput
 from shared.manifest import Activation, Manifest
 from shared.tokenization import Tokenizer
 from shared.vectors import DenseLayer, apply_dense
+
+_PROMPTS: dict[InputType, tuple[str, ...]] = {
+    "query": ("query",),
+    "document": ("document", "passage"),
+    "classification": ("classification",),
+    "clustering": ("clustering",),
+}
+"""What models call the prompt made for it, first choice first."""
 
 
 class Model:
@@ -57,7 +73,7 @@ class Model:
             request.inputs,
             truncate=request.truncate,
             side=request.truncation_side,
-            prefix=self._prompt(request.prompt_name),
+            prefix=self._prompt(request),
         )
 
     def tokenize_pairs(self, request: RerankRequest) -> list[TokenPair]:
@@ -97,14 +113,17 @@ class Model:
     def close(self) -> None:
         self.engine.close()
 
-    def _prompt(self, name: str | None) -> str:
-        name = name or self.manifest.default_prompt
+    def _prompt(self, request: EmbedRequest) -> str:
+        prompts = self.manifest.prompts
+        meant = _PROMPTS[request.input_type] if request.input_type else ()
+        default = next((name for name in meant if name in prompts), self.manifest.default_prompt)
+        name = request.prompt_name or default
         if name is None:
             return ""
-        if name not in self.manifest.prompts:
-            known = ", ".join(sorted(self.manifest.prompts)) or "none"
+        if name not in prompts:
+            known = ", ".join(sorted(prompts)) or "none"
             raise InvalidInput(f"this model has no such prompt; it has: {known}", field="prompt_name")
-        return self.manifest.prompts[name]
+        return prompts[name]
 
 
 def load_model(folder: Path, manifest: Manifest, open_engine: OpenEngine) -> Model:

@@ -130,6 +130,15 @@ def wants_gpu(policy: Policy, work: Work, views: Mapping[Device, BackendView]) -
     return policy(work, {**views, "gpu": up}).devices[0] == "gpu"
 
 
+def preferring(device: Device) -> Policy:
+    """`device` first, whatever the request is: what a caller asked for."""
+
+    def decide(work: Work, views: Mapping[Device, BackendView]) -> Decision:
+        return _decide(device, work, views, "asked for")
+
+    return decide
+
+
 def fixed(gpu_min_texts: int) -> Policy:
     """Fewer than `gpu_min_texts` texts to the CPU; cross-encoders and larger batches to the GPU."""
 

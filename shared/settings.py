@@ -24,16 +24,16 @@ class Settings:
     """What operators can change. Each field is BLITZ_<NAME>; units are in the names.
 
     role: which app this process is: router, cpu or gpu.
-    applicationinsights_connection_string: where telemetry goes; empty: nowhere. Without BLITZ_: it is
-        the variable that Azure sets, and its other tools read.
+    applicationinsights_connection_string: where telemetry goes; empty: nowhere.
+    applicationinsights_authentication_string: how it is let in: Authorization=AAD;ClientId=GUID, as that
+        managed identity; empty: by its instrumentation key alone. Both are without BLITZ_: they are
+        Azure's variables, which the Functions host reads too.
     log_format: "text" or "json", one object a line. In Functions the host writes the logs.
     model_store: file://FOLDER, or https://ACCOUNT.blob.core.windows.net/CONTAINER.
     storage: where bulk jobs live: file://FOLDER; https://ACCOUNT.blob.core.windows.net; azurite (its
         published account, ports 10000 and 10001 of this machine); empty: the account of
         storage_connection_string, or file://.blitz/bulk where there is none.
     storage_connection_string: for Azurite or key access; otherwise DefaultAzureCredential.
-    bulk_retry_s: on one machine: a bulk message that was taken and is not done after so long is taken by
-        another process; must be longer than a step takes. In Azure the Functions host decides.
     default_model: what a request that names no model gets; empty: the only model there is.
     cpu_backend_url: where the router finds the CPU backend; empty: in this process.
     gpu_backend_url: where the router finds the GPU backend; empty: there is none.
@@ -70,11 +70,11 @@ class Settings:
 
     role: str = "router"
     applicationinsights_connection_string: str = ""
+    applicationinsights_authentication_string: str = ""
     log_format: str = "text"
     model_store: str = "file://.blitz/models"
     storage: str = ""
     storage_connection_string: str = ""
-    bulk_retry_s: float = 600.0
     default_model: str = ""
     cpu_backend_url: str = ""
     gpu_backend_url: str = ""
@@ -142,7 +142,7 @@ class Settings:
         return cls(**values)
 
 
-_AZURES = ("APPLICATIONINSIGHTS_CONNECTION_STRING",)
+_AZURES = ("APPLICATIONINSIGHTS_CONNECTION_STRING", "APPLICATIONINSIGHTS_AUTHENTICATION_STRING")
 _CHOICES = {
     "role": ("router", "cpu", "gpu"),
     "log_format": ("text", "json"),
@@ -155,7 +155,6 @@ _POSITIVE = (
     "gpu_idle_s",
     "chunk_texts",
     "backend_concurrency",
-    "bulk_retry_s",
     "cache_disk_bytes",
     "cache_models",
     "cache_memory_bytes",

@@ -24,6 +24,10 @@ blitz_backend_requests{backend,outcome} counter  calls; outcome: ok | an error's
 blitz_backend_fallbacks{backend}      counter    requests that went to another backend after this one
 blitz_backend_up{backend}             gauge      1; 0 while its circuit is open
 blitz_gpu_wakes                       counter    times the GPU backend was asked to wake
+blitz_bulk_rows{outcome}              counter    rows of bulk jobs; outcome: embedded | failed
+blitz_bulk_jobs{status}               counter    jobs that ended; status: completed | failed | cancelled
+blitz_bulk_step_duration{step}        histogram  step: split | embed | finish | give_up | reconcile
+blitz_bulk_step_failures{step}        counter    of them, those that raised an error
 blitz_gpu_memory_bytes{kind}          gauge      GPU memory; kind: used | reserved | free
 blitz_ready                           gauge      the last answer of /ready: 1 yes, 0 no or never asked
 blitz_telemetry_dropped               counter    spans and log records that an exporter had no room for
@@ -45,7 +49,10 @@ from shared.contracts import Timings
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
+_BULK_STEPS = ("split", "embed", "finish", "give_up", "reconcile")
+
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 230)
+_STEP_SECONDS = (0.01, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600)
 _TEXTS = tuple(2**n for n in range(11))
 _TOKENS = tuple(2**n for n in range(4, 18))
 
@@ -107,6 +114,18 @@ class Telemetry:
         )
         self._gpu_wakes = self._counter("blitz_gpu_wakes", "Times the GPU backend was woken")
         self._backend_up = self._gauge("blitz_backend_up", "Whether calls are let through", "backend")
+        self._bulk_rows = self._counter("blitz_bulk_rows", "Rows of bulk jobs", "outcome")
+        self._bulk_jobs = self._counter("blitz_bulk_jobs", "Bulk jobs that ended", "status")
+        self._bulk_steps = self._histogram(
+            "blitz_bulk_step_duration", "A step of bulk work, s", _STEP_SECONDS, "step"
+        )
+        self._bulk_failures = self._counter(
+            "blitz_bulk_step_failures", "Steps of bulk work that failed", "step"
+        )
+        _begin_at_zero(self._bulk_rows, "embedded", "failed")
+        _begin_at_zero(self._bulk_jobs, "completed", "failed", "cancelled")
+        _begin_at_zero(self._bulk_steps, *_BULK_STEPS)
+        _begin_at_zero(self._bulk_failures, *_BULK_STEPS)
         self._gpu_bytes = self._gauge("blitz_gpu_memory_bytes", "GPU memory", "kind")
         self._ready = self._gauge("blitz_ready", "The last answer of /ready")
         self._dropped = self._counter("blitz_telemetry_dropped", "Spans and log records not exported")
@@ -167,6 +186,27 @@ class Telemetry:
         """A request was refused or failed. code: of the error class, so that labels stay few."""
         self._failures.labels(code).inc()
 
+    def bulk_step_ended(self, step: str, *, duration_s: float, failed: bool) -> None:
+        """A step of bulk work was done, or raised an error (failed). step: one of the table's."""
+        self._bulk_steps.labels(step).observe(duration_s)
+        if failed:
+            self._bulk_failures.labels(step).inc()
+
+    def bulk_part_written(self, *, embedded: int, failed: int, tokens: int) -> None:
+        """A chunk is done; to be called once for each, by the step that did it."""
+        self._bulk_rows.labels("embedded").inc(embedded)
+        self._bulk_rows.labels("failed").inc(failed)
+        trace.note({}, {"rows": embedded + failed, "failed": failed, "tokens": tokens})
+
+    def bulk_rows_unreadable(self, rows: int) -> None:
+        """Rows of an input are in no chunk; to be called once for each."""
+        self._bulk_rows.labels("failed").inc(rows)
+
+    def bulk_job_ended(self, status: str) -> None:
+        """A job is over; to be called once for each. status: one of the table's."""
+        self._bulk_jobs.labels(status).inc()
+        trace.note({"status": status}, {})
+
     def watch_queue(self, queued_tokens: Callable[[], float]) -> None:
         """Read te_queue_size from `queued_tokens` at each scrape."""
         self._queue_size.set_function(queued_tokens)
@@ -223,8 +263,16 @@ class Telemetry:
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
         return Gauge(name, help_text, labels, registry=self._registry)
 
-    def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, help_text, buckets=buckets, registry=self._registry)
+    def _histogram(
+        self, name: str, help_text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(name, help_text, labels, buckets=buckets, registry=self._registry)
+
+
+def _begin_at_zero(metric: Counter | Histogram, *values: str) -> None:
+    """Have a series for each value of the label: a rate does not see what one begins with."""
+    for value in values:
+        metric.labels(value)
 
 
 def _value_of(values: Callable[[], dict[str, int]], key: str) -> float:

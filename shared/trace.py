@@ -1,4 +1,4 @@
-"""Which request is being served, wherever in its call tree one asks: spans of W3C Trace Context.
+"""Which request or step is under way, wherever in its call tree one asks: spans of W3C Trace Context.
 
 A span goes with the task, as a context variable, like shared.deadline. It holds no text and no vector.
 Knows no exporter: `listen` is for those.
@@ -26,15 +26,16 @@ _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 
 @dataclass(slots=True)
 class Span:
-    """One request that this process answers (server), or one that it makes of another (client).
+    """What this process works on: a request that it answers (server), one that it makes of another
+    (client), or a step that nobody waits for, such as a queue's message (consumer).
 
     trace_id, span_id: 32 and 16 hex digits. parent_id: the span id of who called; empty: nobody told.
-    name: method and route. target: host and port that a client calls. began_s: seconds since 1970.
-    status: HTTP's, 0 if there was no answer; error: then, the class of what was raised.
+    name: method and route, or the step. target: host and port that a client calls. began_s: seconds
+    since 1970. status: HTTP's, 0 if there was none; error: then, the class of what was raised, if any.
     labels, measures: what is known of the work: few values, and numbers.
     """
 
-    kind: Literal["server", "client"]
+    kind: Literal["server", "client", "consumer"]
     name: str
     trace_id: str
     parent_id: str = ""
@@ -60,7 +61,7 @@ _listeners: list[Listener] = []
 
 
 def current() -> Span | None:
-    """The innermost span of this task; None outside of requests."""
+    """The innermost span of this task; None outside of requests and steps."""
     return _current.get()
 
 
@@ -94,7 +95,7 @@ def serving(traceparent: str = "") -> Iterator[Span]:
 def calling(name: str, target: str) -> Iterator[Span]:
     """Around one call of another process, to which `Span.traceparent` is to be sent.
 
-    Outside of a request it is told to nobody.
+    Outside of requests and steps it is told to nobody.
     """
     parent = current()
     if parent is None:
@@ -104,8 +105,15 @@ def calling(name: str, target: str) -> Iterator[Span]:
         yield span
 
 
+@contextmanager
+def working(name: str) -> Iterator[Span]:
+    """Around a step that no request asks for. Begins a trace; the caller may set another one's id."""
+    with _running(Span("consumer", name, secrets.token_hex(16))) as span:
+        yield span
+
+
 def note(labels: dict[str, str], measures: dict[str, float]) -> None:
-    """Add to what is known of the current span's work; nothing outside of requests."""
+    """Add to what is known of the current span's work; nothing where there is none."""
     span = current()
     if span is not None:
         span.labels.update(labels)

@@ -15,6 +15,7 @@ class Ingestion:
     """posted: set when a post arrives. While `open` is not set, posts are kept waiting.
 
     status: of the answers to posts that arrive from now on; bodies: of those answered with 200.
+    authorizations: of every post, in order; "" for none.
     """
 
     def __init__(self, port: int) -> None:
@@ -23,6 +24,7 @@ class Ingestion:
             f"InstrumentationKey={self.key};IngestionEndpoint=http://127.0.0.1:{port}/;"
         )
         self.bodies: list[bytes] = []
+        self.authorizations: list[str] = []
         self.posted = threading.Event()
         self.open = threading.Event()
         self.open.set()
@@ -51,6 +53,7 @@ def running_ingestion() -> Iterator[Ingestion]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             status = ingestion.status
+            ingestion.authorizations.append(self.headers.get("authorization", ""))
             ingestion.posted.set()
             ingestion.open.wait()
             if status == 200:

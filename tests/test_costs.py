@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from docs import costs
-from docs.costs import FlexPrices, ahead_price, cpu_price, gpu_price, gpu_second, idle_bill
+from docs.costs import FlexPrices, GpuPrices, ahead_price, cpu_price, gpu_price, idle_bill
 
 ROOT = Path(__file__).parents[1]
-NO_GRANTS = FlexPrices(gb_s=1e-5, million_executions=2.0, free_gb_s=0.0, free_executions=0.0)
+NO_GRANTS = FlexPrices(
+    gb_s=1e-5, million_executions=2.0, free_gb_s=0.0, free_executions=0.0, always_ready_gb_s=1e-6
+)
 GPU = ["--gpu-s", "0.001", "--vcpu-s", "0.0001", "--gib-s", "0.00001"]
 
 
@@ -33,7 +35,7 @@ def test_half_idle_time_costs_twice_the_memory() -> None:
 
 def test_a_second_of_a_gpu_replica_is_all_that_it_takes() -> None:
     """The GPU, eight cores and 56 GiB are billed side by side."""
-    assert gpu_second(gpu=1.0, vcpu=0.1, gib=0.01) == pytest.approx(1 + 0.8 + 0.56)
+    assert GpuPrices(gpu=1.0, vcpu=0.1, gib=0.01).second == pytest.approx(1 + 0.8 + 0.56)
 
 
 def test_a_million_tokens_on_the_gpu() -> None:
@@ -44,7 +46,7 @@ def test_a_million_tokens_on_the_gpu() -> None:
 
 def test_grants_cover_the_timers_of_an_idle_service() -> None:
     """8,640 runs a month of 4 GB and of 2 GB, a second each: 51,840 GB-s of 100,000 free ones."""
-    arguments = {"timer_run_s": 1.0, "always_ready_gb": 0.0, "always_ready_gb_s": 0.0}
+    arguments = {"timer_run_s": 1.0, "always_ready_gb": 0.0, "registry_day": 0.0}
     free = idle_bill(FlexPrices(), timers_gb=[4.0, 2.0], monthly=[], **arguments)
     assert free["all"] == 0
     billed = idle_bill(NO_GRANTS, timers_gb=[4.0, 2.0], monthly=[], **arguments)
@@ -52,18 +54,19 @@ def test_grants_cover_the_timers_of_an_idle_service() -> None:
 
 
 def test_idle_adds_up() -> None:
-    """An always-ready instance is paid for every second; what has a monthly price is added."""
+    """Always-ready instances are paid for every second, a registry by the day, the rest by the month."""
     parts = idle_bill(
-        FlexPrices(),
-        timers_gb=[4.0],
+        NO_GRANTS,
+        timers_gb=[],
         timer_run_s=1.0,
         always_ready_gb=4.0,
-        always_ready_gb_s=1e-6,
+        registry_day=0.2,
         monthly=[5.0, 0.5],
     )
     assert parts["always ready"] == pytest.approx(4 * 2_592_000 * 1e-6)
+    assert parts["registry"] == pytest.approx(6.0)
     assert parts["by the month"] == 5.5
-    assert parts["all"] == pytest.approx(5.5 + 4 * 2.592)
+    assert parts["all"] == pytest.approx(4 * 2.592 + 6.0 + 5.5)
 
 
 def test_only_what_is_over_a_grant_is_billed() -> None:
@@ -81,21 +84,19 @@ def test_what_a_spared_request_may_cost() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["gpu", *GPU],
-        ["gpu", "--tokens-per-s", "50000", *GPU[2:]],
-        ["ahead", "--gpu-s-per-request", "180"],
+        ["gpu"],
+        ["ahead"],
         ["idle"],
-        ["idle", "--monthly", "0", "--always-ready-gb", "4"],
         ["cpu", "--busy-share", "0"],
         ["cpu", "--busy-share", "1.1"],
         ["cpu", "--gb-s", "-1"],
         ["cpu", "--texts-per-s", "0"],
     ],
 )
-def test_unknown_prices_and_impossible_numbers_are_refused(
+def test_unknown_rates_and_prices_and_impossible_numbers_are_refused(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No figure comes out of a price that nobody stated."""
+    """No figure comes out of a rate or a price that nobody stated."""
     with pytest.raises(SystemExit) as refused:
         costs.main(arguments)
     assert refused.value.code == 2
@@ -107,7 +108,7 @@ def test_unknown_prices_and_impossible_numbers_are_refused(
     [
         (["gpu", "--tokens-per-s", "50000", *GPU], "0.0483"),
         (["ahead", "--gpu-s-per-request", "100", *GPU], "0.2360"),
-        (["idle", "--monthly", "5", "1", "--gpu-ahead"], "6.0000"),
+        (["idle", "--monthly", "5", "1", "--gpu-ahead", "--registry-day", "0.1"], "9.0000"),
     ],
 )
 def test_each_command_prints_its_answer(
@@ -129,6 +130,16 @@ def test_the_page_shows_what_the_calculator_prints(capsys: pytest.CaptureFixture
         assert [line.strip() for line in answer.splitlines()] == [
             line.strip() for line in printed if line.strip()
         ]
+
+
+def test_every_default_price_has_a_publisher() -> None:
+    """The page's table has the prices that are used and no others, each with an address."""
+    page = (ROOT / "docs" / "costs.md").read_text("utf-8")
+    rows = re.findall(r"^\| [^|]+ \| (\d+\.\d+) \|[^|\n]*\| ([^|\n]+) \|$", page, re.MULTILINE)
+    flex, t4 = FlexPrices(), GpuPrices()
+    used = {flex.gb_s, flex.million_executions, flex.always_ready_gb_s, t4.gpu, t4.vcpu, t4.gib}
+    assert {float(price) for price, _ in rows} == used | {costs.REGISTRY_DAY}
+    assert all("](https://" in publisher or publisher == "the same" for _, publisher in rows)
 
 
 def test_the_measured_rates_are_the_readmes() -> None:

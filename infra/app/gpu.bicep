@@ -112,7 +112,8 @@ resource app 'Microsoft.App/containerApps@2024-10-02-preview' = {
           env: map(items(settings), each => { name: each.key, value: each.value })
         }
       ]
-      // The platform derives the rules from the triggers, and takes 10 requests at a time for HTTP.
+      // The platform derives the rules from the triggers: a replica for each waiting message of bulk-gpu
+      // (batchSize in host.json), and 10 requests at a time for HTTP. infra/hooks/scale can set others.
       scale: { minReplicas: 0, maxReplicas: maxReplicas, cooldownPeriod: cooldownSeconds, pollingInterval: 15 }
     }
   }
@@ -150,4 +151,5 @@ module names '../environment-names.bicep' = if (networkIsolated) {
 }
 
 output id string = app.id
+output identityId string = identity.id
 output url string = 'https://${app.properties.configuration.ingress.fqdn}'

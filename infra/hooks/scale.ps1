@@ -1,18 +1,27 @@
-# After provisioning and after a deployment: requests that one GPU replica takes at a time, if
-# GPU_HTTP_CONCURRENCY asks for another number than the platform's 10. Bicep cannot: its types do not have
-# allowScalingRuleOverride, and each of its deployments resets the rule.
+# After provisioning and after a deployment, where GPU_HTTP_CONCURRENCY is set: the GPU app's own scale rules,
+# with so many requests a replica. Bicep cannot: its types do not have allowScalingRuleOverride, and each of
+# its deployments resets the rules to the platform's, which it derives from the triggers. With rules of one's
+# own it derives none, so the queues that the app reads are here too. A replica for every eight chunks: each
+# takes a moment, and a replica is paid for until it has been idle for minutes.
 $ErrorActionPreference = 'Stop'
 
-$concurrency = if ($env:GPU_HTTP_CONCURRENCY) { $env:GPU_HTTP_CONCURRENCY } else { '10' }
-if (-not $env:GPU_APP_ID -or $concurrency -eq '10') { exit 0 }
+if (-not $env:GPU_APP_ID -or -not $env:GPU_HTTP_CONCURRENCY) { exit 0 }
+function Get-QueueRule([string]$Queue) {
+    @"
+{"name": "$Queue", "custom": {"type": "azure-queue", "identity": "$($env:GPU_IDENTITY_ID)", "metadata":
+    {"accountName": "$($env:DATA_ACCOUNT_NAME)", "queueName": "$Queue", "queueLength": "8"}}}
+"@
+}
 $body = New-TemporaryFile
 try {
     Set-Content -Path $body -Value @"
 {"properties": {"template": {"scale": {"allowScalingRuleOverride": true, "rules": [
-  {"name": "http", "http": {"metadata": {"concurrentRequests": "$concurrency"}}}]}}}}
+  {"name": "http", "http": {"metadata": {"concurrentRequests": "$($env:GPU_HTTP_CONCURRENCY)"}}},
+  $(Get-QueueRule 'bulk-gpu'),
+  $(Get-QueueRule 'bulk-gpu-poison')]}}}}
 "@
     az rest --method PATCH --url "$($env:GPU_APP_ID)?api-version=2026-03-02-preview" --body "@$body" --output none
-    if ($LASTEXITCODE -ne 0) { throw 'the scale rule could not be set' }
+    if ($LASTEXITCODE -ne 0) { throw 'the scale rules could not be set' }
 }
 finally {
     Remove-Item $body

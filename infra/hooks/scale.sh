@@ -1,17 +1,26 @@
 #!/bin/sh
-# After provisioning and after a deployment: requests that one GPU replica takes at a time, if
-# GPU_HTTP_CONCURRENCY asks for another number than the platform's 10. Bicep cannot: its types do not have
-# allowScalingRuleOverride, and each of its deployments resets the rule.
+# After provisioning and after a deployment, where GPU_HTTP_CONCURRENCY is set: the GPU app's own scale rules,
+# with so many requests a replica. Bicep cannot: its types do not have allowScalingRuleOverride, and each of
+# its deployments resets the rules to the platform's, which it derives from the triggers. With rules of one's
+# own it derives none, so the queues that the app reads are here too. A replica for every eight chunks: each
+# takes a moment, and a replica is paid for until it has been idle for minutes.
 set -eu
 
-concurrency=${GPU_HTTP_CONCURRENCY:-10}
-if [ -z "${GPU_APP_ID:-}" ] || [ "$concurrency" = 10 ]; then
+if [ -z "${GPU_APP_ID:-}" ] || [ -z "${GPU_HTTP_CONCURRENCY:-}" ]; then
     exit 0
 fi
+queue_rule() {
+    cat <<JSON
+{"name": "$1", "custom": {"type": "azure-queue", "identity": "$GPU_IDENTITY_ID", "metadata":
+    {"accountName": "$DATA_ACCOUNT_NAME", "queueName": "$1", "queueLength": "8"}}}
+JSON
+}
 body=$(mktemp)
 trap 'rm -f "$body"' EXIT
 cat >"$body" <<JSON
 {"properties": {"template": {"scale": {"allowScalingRuleOverride": true, "rules": [
-  {"name": "http", "http": {"metadata": {"concurrentRequests": "$concurrency"}}}]}}}}
+  {"name": "http", "http": {"metadata": {"concurrentRequests": "$GPU_HTTP_CONCURRENCY"}}},
+  $(queue_rule bulk-gpu),
+  $(queue_rule bulk-gpu-poison)]}}}}
 JSON
 az rest --method PATCH --url "$GPU_APP_ID?api-version=2026-03-02-preview" --body "@$body" --output none

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,8 @@ _BLOCK_BYTES = 4 << 20
 # The SDK would ask for the newest version it knows, which an Azurite of the same age refuses.
 _API_VERSION = "2023-11-03"
 _FOREVER = -1
+_VOID = ("MessageNotFound", "PopReceiptMismatch")
+"""What is answered to a receipt that is void."""
 _ACCOUNT = re.compile(r"https://[^./]+\.blob\.[^/]+")
 
 T = TypeVar("T")
@@ -199,12 +202,21 @@ class AzureQueue:
             return None
         return Message(found.id, _body(found.content), found.dequeue_count or 1, found.pop_receipt or "")
 
+    def renew(self, message: Message, *, visible_after_s: float) -> Message | None:
+        hidden_s = math.ceil(visible_after_s)
+        renewed = self._ask(
+            lambda: _unless(
+                _VOID,
+                lambda: self._client.update_message(
+                    message.id, message.receipt, visibility_timeout=hidden_s
+                ),
+            )
+        )
+        return None if renewed is None else replace(message, receipt=renewed.pop_receipt or "")
+
     def delete(self, message: Message) -> None:
         self._ask(
-            lambda: _unless(
-                ("MessageNotFound", "PopReceiptMismatch"),
-                lambda: self._client.delete_message(message.id, message.receipt),
-            )
+            lambda: _unless(_VOID, lambda: self._client.delete_message(message.id, message.receipt))
         )
 
     def depth(self) -> int:

@@ -31,6 +31,7 @@ class Progress:
     status: Status | None = None
     tokens: int | None = None
     in_progress_at: int | None = None
+    finalizing_at: int | None = None
     cancelling_at: int | None = None
 
 
@@ -70,13 +71,20 @@ def read_status(out: Blobs, job_id: str) -> Status | None:
 
 def read_progress(out: Blobs, job_id: str) -> Progress:
     """The same and more; of a job, too, that has not begun."""
-    manifest = read_manifest(out, job_id)
-    split, cancel = (out.stat(f"jobs/{job_id}/{name}") for name in ("split.json", "cancel"))
+
+    def created_at(name: str) -> int | None:
+        stat = out.stat(f"jobs/{job_id}/{name}")
+        return int(stat.modified_s) if stat else None
+
+    manifest, cancelling_at = read_manifest(out, job_id), created_at("cancel")
+    begun_at = None if cancelling_at else created_at("final.json")
+    status = manifest.status if manifest else read_status(out, job_id)
     return Progress(
-        status=manifest.status if manifest else read_status(out, job_id),
+        status=status,
         tokens=manifest.tokens if manifest else None,
-        in_progress_at=int(split.modified_s) if split else None,
-        cancelling_at=int(cancel.modified_s) if cancel else None,
+        in_progress_at=created_at("split.json"),
+        finalizing_at=(status and status.finalizing_at) or begun_at,
+        cancelling_at=cancelling_at,
     )
 
 

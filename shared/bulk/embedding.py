@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections.abc import Iterator, Sequence
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -22,12 +23,25 @@ from shared.manifest import pinned_name
 _ITEM = re.compile(r"input\[(\d+)\]")
 
 
+class _Asked(msgspec.Struct, frozen=True):
+    """How a row's text is to be read. In a request of OpenAI Batch, None: as the job has it."""
+
+    prompt_name: str | None = None
+    truncate: bool | None = None
+
+
 class Embedder:
-    """backend: None in a process that has no models. request_tokens: what one call of it may hold."""
+    """For one event loop. One chunk is embedded at a time.
+
+    backend: None in a process that has no models. request_tokens: what one call of it may hold.
+    """
 
     def __init__(self, backend: Backend | None, request_tokens: int) -> None:
         self._backend = backend
         self._request_tokens = request_tokens
+        # Side by side, two chunks would take turns in the engine and end together. In a row, the first
+        # is written while the second has the engine, and few are left to one process at a job's end.
+        self._turn = asyncio.Lock()
 
     async def embed_rows(self, job: Job, table: pa.Table) -> tuple[pa.Table, list[BadRow]]:
         """The rows with their vectors; those that the model refuses, with the reason.
@@ -35,37 +49,55 @@ class Embedder:
         Raises Misconfigured without a backend, and what the backend raises; Overloaded it waits for.
         """
         texts = table["text"].to_pylist()
-        rows = list(range(len(texts)))
         refused: dict[int, str] = {}
         results: list[EmbedResult] = []
         kept: list[int] = []
-        for slice_ in _slices(texts, self._request_tokens):
-            asked = list(slice_)
-            while asked:
-                try:
-                    results.append(await self._ask(job, [texts[row] for row in asked]))
-                    kept += asked
-                    break
-                except InvalidInput as error:
-                    at = _ITEM.fullmatch(error.field or "")
-                    if at is None or int(at[1]) >= len(asked):
-                        raise
-                    refused[asked.pop(int(at[1]))] = error.message
+        async with self._turn:
+            for asked, rows in _rows_by_asked(job, table).items():
+                for slice_ in _slices(texts, rows, self._request_tokens):
+                    result = await self._embed(job, asked, texts, slice_, refused)
+                    if result is not None:
+                        results.append(result)
+                        kept += slice_
+        order = np.argsort(kept, kind="stable")
         vectors = np.concatenate(
             [np.empty((0, job.dimensions), np.float32), *(r.vectors for r in results)]
         )
         tokens = [count for result in results for count in result.token_counts]
-        chosen = table if len(kept) == len(rows) else table.take(kept)
+        chosen = table if len(kept) == len(texts) else table.take(sorted(kept))
         names = list(_names(table)) if refused else []
         bad = [_failed(names[row], "input_refused", why) for row, why in sorted(refused.items())]
-        return embedded(chosen, vectors, tokens), bad
+        return embedded(chosen, vectors[order], [tokens[at] for at in order]), bad
 
-    async def _ask(self, job: Job, texts: list[str]) -> EmbedResult:
+    async def _embed(
+        self, job: Job, asked: _Asked, texts: list[str], rows: list[int], refused: dict[int, str]
+    ) -> EmbedResult | None:
+        """The rows that the model takes. The others go from `rows` to `refused`; None if all do."""
+        while rows:
+            try:
+                return await self._ask(job, asked, [texts[row] for row in rows])
+            except InvalidInput as error:
+                at = _ITEM.fullmatch(error.field or "")
+                if at is not None and int(at[1]) < len(rows):
+                    refused[rows.pop(int(at[1]))] = error.message
+                elif error.field == "prompt_name" and job.kind == "batch":
+                    refused |= dict.fromkeys(rows, f"body.prompt_name: {error.message}")
+                    rows.clear()
+                else:
+                    raise
+        return None
+
+    async def _ask(self, job: Job, asked: _Asked, texts: list[str]) -> EmbedResult:
         """Waits while the backend has too much to do: that is no reason to count a try."""
         if self._backend is None:
             raise Misconfigured("this process has no models to embed with")
-        pinned = pinned_name(job.options.model, job.revision)
-        request = EmbedRequest(pinned, tuple(texts), dimensions=job.options.dimensions)
+        request = EmbedRequest(
+            pinned_name(job.options.model, job.revision),
+            tuple(texts),
+            dimensions=job.options.dimensions,
+            truncate=asked.truncate is not False,
+            prompt_name=asked.prompt_name,
+        )
         while True:
             try:
                 return await self._backend.embed(request)
@@ -80,17 +112,35 @@ def give_up_rows(job: Job, table: pa.Table) -> tuple[pa.Table, list[BadRow]]:
     return embedded(table.slice(0, 0), np.empty((0, job.dimensions), np.float32), []), failed
 
 
-def _slices(texts: Sequence[str], max_bytes: int) -> Iterator[range]:
+def _rows_by_asked(job: Job, table: pa.Table) -> dict[_Asked, list[int]]:
+    """Rows that one call of the backend may hold: those that are to be read alike."""
+    own = _Asked(job.options.prompt_name, job.options.truncate)
+    if job.kind != "batch":
+        return {own: list(range(table.num_rows))}
+    groups: dict[_Asked, list[int]] = {}
+    for row, fields in enumerate(table["fields"].to_pylist()):
+        given = msgspec.json.decode(fields or "{}", type=_Asked)
+        asked = _Asked(
+            own.prompt_name if given.prompt_name is None else given.prompt_name,
+            own.truncate if given.truncate is None else given.truncate,
+        )
+        groups.setdefault(asked, []).append(row)
+    return groups
+
+
+def _slices(texts: Sequence[str], rows: list[int], max_bytes: int) -> Iterator[list[int]]:
     """Rows in order, as many at once as surely have no more tokens: a token has a byte at least."""
-    start = size = 0
-    for row, text in enumerate(texts):
-        more = len(text.encode())
-        if row > start and size + more > max_bytes:
-            yield range(start, row)
-            start, size = row, 0
+    slice_: list[int] = []
+    size = 0
+    for row in rows:
+        more = len(texts[row].encode())
+        if slice_ and size + more > max_bytes:
+            yield slice_
+            slice_, size = [], 0
+        slice_.append(row)
         size += more
-    if start < len(texts):
-        yield range(start, len(texts))
+    if slice_:
+        yield slice_
 
 
 def _names(table: pa.Table) -> Iterator[tuple[int, str]]:

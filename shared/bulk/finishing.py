@@ -29,20 +29,27 @@ class Final(msgspec.Struct, frozen=True):
     bad: list[str]
     failed: list[str]
     cancelled: bool
-    ended: float
+    begun: float
 
 
-def finish_job(out: Blobs, job: Job, now: float, go_on: Callable[[], None], *, cancelled: bool) -> None:
+def finish_job(
+    out: Blobs,
+    job: Job,
+    clock: Callable[[], float],
+    go_on: Callable[[], None],
+    *,
+    cancelled: bool,
+) -> Manifest | None:
     """Write output and error file of the parts that are there, then the manifest, then the status.
 
-    now: Unix seconds. go_on: called for each part; what it raises ends this. Blocking, and long for a
-    large job. Raises Unavailable if the job ended meanwhile and its parts are deleted.
+    clock: Unix seconds. go_on: called for each part; what it raises ends this. Blocking, and long for a
+    large job. Returns the manifest; None if another finisher was first. Raises Unavailable if the job
+    ended meanwhile and its parts are deleted.
     """
     folder = f"jobs/{job.id}"
-    final = _agree(out, folder, now, cancelled)
+    final = _agree(out, folder, clock(), cancelled)
     if out.stat(f"{folder}/manifest.json") is not None:
-        return
-    cancelled, now = final.cancelled, final.ended
+        return None
     parts = _Parts(out, final.parts, go_on)
     outputs = [_write(out, key, make(parts)) for key, make in _outputs(job, parts)]
     bad = _BadRows(out, final.bad, final.failed)
@@ -52,24 +59,27 @@ def finish_job(out: Blobs, job: Job, now: float, go_on: Callable[[], None], *, c
     counts = Counts(split.rows if split else parts.rows + bad.count, parts.rows, bad.count)
     if not bad.count:
         out.delete(job.errors)
+    ended = clock()
     status = Status(
         job.id,
-        "cancelled" if cancelled else "completed",
+        "cancelled" if final.cancelled else "completed",
         job.source,
         job.options.model,
         job.created,
         counts,
-        ended_at=int(now),
+        finalizing_at=None if final.cancelled else int(final.begun),
+        ended_at=int(ended),
         output=job.output,
         errors=job.errors if bad.count else None,
     )
     files = (*outputs, errors) if bad.count else tuple(outputs)
-    manifest = Manifest(job, status, files, parts.tokens, now - job.created)
-    out.create(f"{folder}/manifest.json", jobs.encode(manifest))
+    manifest = Manifest(job, status, files, parts.tokens, ended - job.created)
+    is_first = out.create(f"{folder}/manifest.json", jobs.encode(manifest))
     kept = out.read(f"{folder}/manifest.json")
     if kept is not None:  # another finisher may have been first
         status = jobs.decode(kept, Manifest).status
     out.write(f"{folder}/status.json", jobs.encode(status))
+    return manifest if is_first else None
 
 
 def _agree(out: Blobs, folder: str, now: float, cancelled: bool) -> Final:

@@ -22,6 +22,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from stat import S_ISREG
 
@@ -207,9 +208,9 @@ class FolderBlobs:
 class FolderQueue:
     """A message is a file, and its name is its state: when it is visible, how often it was received.
 
-    To receive is to rename: of many that try, the kernel lets one succeed. A name never comes back,
-    because the count grows, so it serves as the receipt. `receive` lists the folder: fine for the
-    thousands of messages that one machine works off.
+    To receive or renew is to rename: of many that try, the kernel lets one succeed. A name never comes
+    back, because the count grows with each receiver, and the time with its renewals: so it serves as the
+    receipt. `receive` lists the folder: fine for the thousands of messages that one machine works off.
     """
 
     def __init__(self, root: Path) -> None:
@@ -234,6 +235,13 @@ class FolderQueue:
                     (self._root / name).rename(self._root / receipt)
                     body = (self._root / receipt).read_bytes()
                     return Message(match["id"], body, count, receipt)
+        return None
+
+    def renew(self, message: Message, *, visible_after_s: float) -> Message | None:
+        receipt = _message_name(visible_after_s, message.dequeue_count, message.id)
+        with disk_errors(STORE), suppress(FileNotFoundError):
+            (self._root / message.receipt).rename(self._root / receipt)
+            return replace(message, receipt=receipt)
         return None
 
     def delete(self, message: Message) -> None:

@@ -49,6 +49,8 @@ T = TypeVar("T")
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What can be said of an input: by its path, its metadata or NAME.job.json beside it.
 
+    prompt_name: of the model's prompts; None: its default. truncate: cut texts longer than the model
+    reads; if False, they are failed rows. A request of OpenAI Batch may say otherwise of its texts.
     backend: "auto" leaves it to the routing policy. kind: of file, where it cannot be told.
     """
 
@@ -60,6 +62,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     text_column: str = "text"
     id_column: str | None = None
     kind: Kind | None = None
+    # Defaults are left out of a job's id: a new option leaves the ids of old jobs as they are.
+    prompt_name: str | None = None
+    truncate: bool = True
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -117,8 +122,8 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is told of a job. Times are Unix seconds. error: why it failed as a whole, `code` and `field`
-    as a BlitzError has them.
+    """What is told of a job. Times are Unix seconds. finalizing_at: when its output was begun, told once
+    it has completed. error: why it failed as a whole, `code` and `field` as a BlitzError has them.
     """
 
     id: str
@@ -127,6 +132,7 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str
     created_at: int
     request_counts: Counts = Counts()
+    finalizing_at: int | None = None
     ended_at: int | None = None
     output: str | None = None
     errors: str | None = None

@@ -19,12 +19,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from shared import telemetry, trace
 from shared.backend_client import Backend
 from shared.bulk import control, jobs
 from shared.bulk.control import SPLIT
 from shared.bulk.embedding import Embedder
 from shared.bulk.finishing import finish_job
-from shared.bulk.jobs import Message, Status
+from shared.bulk.jobs import Job, Message, Status
+from shared.bulk.observed import belongs_to, observed
 from shared.bulk.splitting import Cards, Splitter
 from shared.bulk.state import Ledger
 from shared.bulk.storage import Storage
@@ -32,13 +34,14 @@ from shared.bulk.upkeep import Upkeep
 from shared.errors import SourceChanged, Unavailable
 from shared.manifest import Device
 from shared.routing import Policy
+from shared.telemetry import Telemetry
 
 
 class Bulk:
     """The steps, over one storage. For one event loop at a time; any number of processes.
 
     backend: embeds chunks; None in a process that has no models. devices: those that have an app.
-    request_tokens: what one call of the backend may hold. clock: Unix seconds.
+    request_tokens: what one call of the backend may hold. clock: Unix seconds. metrics: what steps tell.
 
     Every method may raise what storage and backend raise: whoever calls repeats it later.
     """
@@ -55,11 +58,13 @@ class Bulk:
         max_inputs: int,
         default_model: str,
         clock: Callable[[], float] = time.time,
+        metrics: Telemetry = telemetry.PROCESS,
     ) -> None:
         self._storage = storage
         self._clock = clock
+        self._metrics = metrics
         self._stopping = threading.Event()
-        self._ledger = Ledger(storage, clock)
+        self._ledger = Ledger(storage, clock, metrics)
         self._splitter = Splitter(
             storage,
             self._ledger,
@@ -70,6 +75,7 @@ class Bulk:
             default_model=default_model,
             clock=clock,
             go_on=self._go_on,
+            metrics=metrics,
         )
         self._embedder = Embedder(backend, request_tokens)
         self._upkeep = Upkeep(storage, self._ledger, clock)
@@ -100,13 +106,20 @@ class Bulk:
 
         Returns the job's id; None if that version of the input is gone, or is no input.
         """
-        return await self._splitter.split(jobs.decode(body, Message))
+        with observed("split", self._metrics):
+            return await self._splitter.split(jobs.decode(body, Message))
 
     async def embed(self, body: bytes) -> None:
         """A message of bulk-cpu or bulk-gpu: give a chunk's rows their vectors."""
-        message = jobs.decode(body, Message)
+        with observed("embed", self._metrics):
+            await self._embed(jobs.decode(body, Message))
+
+    async def _embed(self, message: Message) -> None:
         job = await self._ledger.job(message.job)
-        if job is None or await self._ledger.is_over(job):
+        if job is None:
+            return
+        belongs_to(job)
+        if await self._ledger.is_over(job):
             return
         if not await self._ledger.has_part(job.id, message.chunk):
             table = await self._ledger.chunk(job.id, message.chunk)
@@ -123,13 +136,18 @@ class Bulk:
         Rows of a chunk are failed ones and the job goes on; an input that could not be read or an output
         that could not be written fails the job. What is no message of ours is dropped.
         """
-        await self._upkeep.give_up(body)
+        with observed("give_up", self._metrics):
+            await self._upkeep.give_up(body)
 
     async def finish(self, body: bytes) -> None:
         """A message of bulk-finish: write the output, if every part is there or the job is cancelled."""
-        job = await self._ledger.job(jobs.decode(body, Message).job)
-        if job is None:
-            return
+        with observed("finish", self._metrics):
+            job = await self._ledger.job(jobs.decode(body, Message).job)
+            if job is not None:
+                belongs_to(job)
+                await self._finish(job)
+
+    async def _finish(self, job: Job) -> None:
         if await self._ledger.ended(job.id):
             await self._ledger.clean_up(job.id)  # what came after its end
             return
@@ -142,8 +160,13 @@ class Bulk:
                 await self._ledger.fail(job, SourceChanged("the input was replaced by a newer version"))
                 return
         await self._ledger.write_status(job, "finalizing")
-        now, out = self._clock(), self._storage.out
-        await asyncio.to_thread(finish_job, out, job, now, self._go_on, cancelled=cancelled)
+        manifest = await asyncio.to_thread(
+            finish_job, self._storage.out, job, self._clock, self._go_on, cancelled=cancelled
+        )
+        if manifest is not None:  # or another was first, and has counted it
+            counts = manifest.status.request_counts
+            trace.note({}, {"rows": counts.total, "failed": counts.failed, "tokens": manifest.tokens})
+            self._metrics.bulk_job_ended(manifest.status.status)
         await self._ledger.clean_up(job.id)
 
     async def cancel(self, job_id: str) -> None:
@@ -156,7 +179,8 @@ class Bulk:
 
     async def reconcile(self) -> None:
         """Send again what was lost: events of inputs, and messages of jobs that show no progress."""
-        await self._upkeep.reconcile()
+        with observed("reconcile", self._metrics):
+            await self._upkeep.reconcile()
 
     def _go_on(self) -> None:
         """Raises Unavailable once the process is to end."""

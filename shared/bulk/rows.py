@@ -29,7 +29,7 @@ import pyarrow as pa
 from shared.contracts import FloatMatrix
 
 CHUNK_ROWS = 512
-CHUNK_BYTES = 1_000_000
+CHUNK_BYTES = 256_000
 
 OWN_COLUMNS = frozenset(
     ("row", "line", "part", "parts", "id", "text", "fields", "tokens", "vector", "scale", "embedding")

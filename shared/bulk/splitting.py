@@ -13,10 +13,12 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from shared import trace
 from shared.bulk import control, jobs
 from shared.bulk.control import queue_of
 from shared.bulk.formats.source import Source
 from shared.bulk.jobs import Job, Message, Options, Split
+from shared.bulk.observed import belongs_to
 from shared.bulk.reading import HEAD_BYTES, Format, ReadOptions, detect_format, read_rows
 from shared.bulk.rows import BadRow, Row, cut_chunks
 from shared.bulk.state import REPORT_S, Ledger
@@ -25,6 +27,7 @@ from shared.contracts import ModelCard
 from shared.errors import InvalidInput, SourceChanged
 from shared.manifest import Device
 from shared.routing import BackendView, Policy, Work
+from shared.telemetry import Telemetry
 
 BYTES_PER_TEXT = 400
 """A guess, for where a job should go; nothing else depends on it."""
@@ -55,6 +58,7 @@ class Splitter:
         default_model: str,
         clock: Callable[[], float],
         go_on: Callable[[], None],
+        metrics: Telemetry,
     ) -> None:
         self._storage = storage
         self._ledger = ledger
@@ -65,6 +69,7 @@ class Splitter:
         self._default_model = default_model
         self._clock = clock
         self._go_on = go_on
+        self._metrics = metrics
 
     async def split(self, message: Message) -> str | None:
         """Read the input, write its chunks, send a message for each.
@@ -84,6 +89,7 @@ class Splitter:
             job = await self._create(message, stat, blobs)
         except (InvalidInput, SourceChanged) as error:
             return await self._ledger.reject(message, stat, error)
+        belongs_to(job)
         if await self._ledger.is_over(job):
             return job.id
         try:
@@ -185,8 +191,8 @@ class Splitter:
             self._go_on()
             begun = _begun(chunk.table)
             chunks, good, bad = chunks + 1, good + begun, bad + len(chunk.bad)
-            if chunk.bad:
-                out.create(f"{folder}/bad/{chunk.index:06d}.jsonl", chunk.bad_to_json())
+            if chunk.bad and out.create(f"{folder}/bad/{chunk.index:06d}.jsonl", chunk.bad_to_json()):
+                self._metrics.bulk_rows_unreadable(len(chunk.bad))
             if chunk.table.num_rows:
                 parts += 1
                 name = jobs.chunk_name(chunk.index, begun)
@@ -201,6 +207,7 @@ class Splitter:
                 if out.stat(f"{folder}/cancel"):
                     return
         out.create(f"{folder}/split.json", jobs.encode(Split(chunks, parts, good + bad, bad)))
+        trace.note({}, {"rows": good + bad, "failed": bad})
 
 
 def _card_for(options: Options, cards: list[ModelCard], devices: list[Device]) -> ModelCard:
@@ -214,6 +221,12 @@ def _card_for(options: Options, cards: list[ModelCard], devices: list[Device]) -
     if options.dimensions is not None and options.dimensions > named[0].dimensions:
         raise InvalidInput(
             f"dimensions must be at most {named[0].dimensions} for {options.model}", field="dimensions"
+        )
+    prompts = named[0].prompts
+    if options.prompt_name is not None and options.prompt_name not in prompts:
+        known = ", ".join(prompts) or "none"
+        raise InvalidInput(
+            f"{options.model} has no prompt of that name; it has: {known}", field="prompt_name"
         )
     if options.backend != "auto":
         named = [card for card in named if card.device == options.backend]

@@ -14,9 +14,11 @@ import pyarrow as pa
 from shared.bulk import control, jobs
 from shared.bulk.control import FINISH
 from shared.bulk.jobs import Container, Job, Message, Options, State, Status
+from shared.bulk.observed import belongs_to
 from shared.bulk.rows import BadRow, pack_table, unpack_table
 from shared.bulk.storage import Blobs, BlobStat, Storage
 from shared.errors import BlitzError
+from shared.telemetry import Telemetry
 
 REPORT_S = 2.0
 """How often a process writes a job's status while it works on it."""
@@ -29,9 +31,10 @@ class Ledger:
     what storage raises.
     """
 
-    def __init__(self, storage: Storage, clock: Callable[[], float]) -> None:
+    def __init__(self, storage: Storage, clock: Callable[[], float], metrics: Telemetry) -> None:
         self._storage = storage
         self._clock = clock
+        self._metrics = metrics
         self._reported: dict[str, float] = {}
         self._first_missing: dict[str, str] = {}
 
@@ -88,15 +91,17 @@ class Ledger:
         """A chunk is done: `table` has its vectors, but for the rows that are `failed`."""
         out, folder = self._storage.out, f"jobs/{job.id}"
 
-        def write() -> None:
+        def write() -> bool:
             if failed:
                 # A request of OpenAI Batch fails once, however many of its texts do.
                 name = jobs.failed_name(chunk, len({row.line for row in failed}))
                 lines = b"".join(row.to_json() + b"\n" for row in failed)
                 out.create(f"{folder}/failed/{name}", lines)
-            out.create(f"{folder}/parts/{chunk}", pack_table(table))
+            return out.create(f"{folder}/parts/{chunk}", pack_table(table))
 
-        await asyncio.to_thread(write)
+        if await asyncio.to_thread(write):  # or another was first, and has counted it
+            tokens = sum(table["tokens"].to_pylist())
+            self._metrics.bulk_part_written(embedded=table.num_rows, failed=len(failed), tokens=tokens)
 
     async def report(self, job: Job) -> None:
         """Status for people, now and then."""
@@ -133,6 +138,7 @@ class Ledger:
             created=int(self._clock()),
             kind="jsonl",
         )
+        belongs_to(job)
         out = self._storage.out
         await asyncio.to_thread(out.create, f"jobs/{id_}/job.json", jobs.encode(job))
         await self.fail(job, error)
@@ -155,7 +161,8 @@ class Ledger:
         manifest = jobs.Manifest(job, status, (), 0, self._clock() - job.created)
         out, folder = self._storage.out, f"jobs/{job.id}"
         await asyncio.to_thread(out.write, f"{folder}/status.json", jobs.encode(status))
-        await asyncio.to_thread(out.create, f"{folder}/manifest.json", jobs.encode(manifest))
+        if await asyncio.to_thread(out.create, f"{folder}/manifest.json", jobs.encode(manifest)):
+            self._metrics.bulk_job_ended("failed")
         await self.clean_up(job.id)
 
     async def clean_up(self, job_id: str) -> None:

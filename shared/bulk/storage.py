@@ -45,7 +45,8 @@ class BlobStat:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message as received. receipt: what `Queue.delete` needs; void once it is visible again.
+    """A message as received. receipt: what `renew` and `delete` need; void once either was called with
+    it, or another has received the message.
 
     dequeue_count: how often it was received, this time included.
     """
@@ -108,8 +109,15 @@ class Queue(Protocol):
         None if none is visible.
         """
 
+    def renew(self, message: Message, *, visible_after_s: float) -> Message | None:
+        """Hide it for so long from now (Azure: whole seconds, rounded up); it gets a new receipt.
+
+        None if its receipt is void. That is safe, not exact: an Azure request whose answer was lost is
+        sent again, and then its receipt is void. The message then comes again.
+        """
+
     def delete(self, message: Message) -> None:
-        """Done with it. Nothing happens if it was visible again and received by another meanwhile."""
+        """Done with it. Nothing happens if the receipt is void."""
 
     def depth(self) -> int:
         """About how many messages there are, hidden ones included."""

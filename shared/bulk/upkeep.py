@@ -14,6 +14,7 @@ from shared.bulk import jobs
 from shared.bulk.control import FINISH, SPLIT, queue_of
 from shared.bulk.embedding import give_up_rows
 from shared.bulk.jobs import Job, Message
+from shared.bulk.observed import belongs_to
 from shared.bulk.state import Ledger
 from shared.bulk.storage import BlobStat, Storage
 from shared.errors import Unavailable
@@ -48,6 +49,7 @@ class Upkeep:
         job = await self._ledger.job(message.job)
         if job is None or await self._ledger.ended(job.id):
             return
+        belongs_to(job)
         if message.chunk:
             await self._give_up_chunk(job, message.chunk)
         else:
@@ -69,6 +71,7 @@ class Upkeep:
         if job is None:
             await self._ledger.reject(message, stat, error)
         elif not await self._ledger.ended(job.id):
+            belongs_to(job)
             await self._ledger.fail(job, error)
 
     async def _give_up_chunk(self, job: Job, chunk: str) -> None:

@@ -61,13 +61,16 @@ def write_parquet(
     sink = _Sink()
     about = {**(metadata or {}), "blitz.vector": _about(dimensions, dtype)}
     writer: pq.ParquetWriter | None = None
+    empty = _nothing(dimensions)
     for table in _row_groups(parts):
+        if not table.num_rows:
+            empty = table
+            continue
         table = _output(table, dtype)
         writer = writer or _writer(sink, table.schema, about)
-        writer.write_table(table, row_group_size=max(1, table.num_rows))
+        writer.write_table(table, row_group_size=table.num_rows)
         yield sink.take()
-    if writer is None:
-        writer = _writer(sink, _output(_nothing(dimensions), dtype).schema, about)
+    writer = writer or _writer(sink, _output(empty, dtype).schema, about)
     writer.close()
     yield sink.take()
 
@@ -153,10 +156,12 @@ def _writer(sink: _Sink, schema: pa.Schema, metadata: Mapping[str, str]) -> pq.P
 
 
 def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """What is written together. Parts of failed rows alone pass as they are, for their columns."""
     gathered: list[pa.Table] = []
     for part in parts:
         if not part.num_rows:
-            continue  # of bad rows alone: it does not know the input's columns
+            yield part
+            continue
         gathered.append(part)
         if sum(table.nbytes for table in gathered) >= ROW_GROUP_BYTES:
             yield pa.concat_tables(gathered)

@@ -6,7 +6,7 @@ Does not know HTTP or any one dialect.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
@@ -29,7 +29,7 @@ _AT_PATH = re.compile(r" - at `(?:key` in `)?\$\.?(?P<field>[^`]*)`$")
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
 _ABSENT = msgspec.Raw(b"null")
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class _Marks(msgspec.Struct):
@@ -80,6 +80,24 @@ def decode_body(data: bytes, content_type: str, kind: type[T]) -> T:
     except (UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput("the body is not valid JSON") from error
     raise UnsupportedMediaType(f"send {JSON} or {wire.CONTENT_TYPE} as Content-Type")
+
+
+def fill_from_query(body: T, query: Mapping[str, str], names: Sequence[str]) -> T:
+    """`body`, a Struct, with those of `names` that it leaves None as the query string has them.
+
+    Raises InvalidInput naming the parameter.
+    """
+    said = {name: query[name] for name in names if query.get(name) and getattr(body, name) is None}
+    if not said:
+        return body
+    for field in msgspec.structs.fields(type(body)):
+        if field.name in said:
+            try:
+                value = msgspec.convert(said[field.name], field.type, strict=False)
+            except msgspec.ValidationError as error:
+                raise InvalidInput(str(error), field=field.name) from error
+            body = msgspec.structs.replace(body, **{field.name: value})
+    return body
 
 
 def read_inputs(value: Inputs, *, field: str, max_inputs: int) -> tuple[TextInput, ...]:

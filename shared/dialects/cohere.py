@@ -1,6 +1,7 @@
 """Cohere's, Jina's and Weaviate's rerank, and their errors: body to contract, result to body.
 
-Does not know HTTP headers, backends or how a body was decoded. Shapes:
+Does not know HTTP headers, backends or how a body was decoded; Cohere's /v2/embed is in cohere_embed.
+Shapes:
 https://docs.cohere.com/reference/rerank, https://jina.ai/reranker,
 https://github.com/weaviate/reranker-transformers
 """
@@ -20,7 +21,11 @@ from shared.errors import BlitzError
 from shared.settings import Settings
 from shared.wire import pack
 
-_NAMES = {"max_document_tokens": "max_tokens_per_doc"}
+_NAMES = {
+    "max_document_tokens": "max_tokens_per_doc",
+    "input": "texts",
+    "dimensions": "output_dimension",
+}
 
 
 class Document(msgspec.Struct, frozen=True):

@@ -192,8 +192,8 @@ def _batch(batch: Batch, progress: Progress) -> dict[str, Any]:
         "error_file_id": _file_id(status.errors) if status else None,
         "created_at": batch.created_at,
         "in_progress_at": progress.in_progress_at,
-        "expires_at": None,
-        "finalizing_at": None,
+        "expires_at": None,  # nothing expires, neither a batch nor its files
+        "finalizing_at": progress.finalizing_at,
         "completed_at": ended_at if state == "completed" else None,
         "failed_at": ended_at if state == "failed" else None,
         "expired_at": None,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from shared.contracts import Request
-from shared.dialects import cohere, openai, tei, tei_scores
+from shared.dialects import azure_search, cohere, cohere_embed, openai, tei, tei_scores
 from shared.dialects.body import Marks
 from shared.errors import BlitzError
 from shared.manifest import Task
@@ -29,6 +29,7 @@ class Operation:
     task: what a request that names no model would rather have.
     fits: whether a body is meant for it, where several share a path; the first that fits gets it, and
         the last at each path gets what fits none.
+    query: fields of the body that the query string may give too.
     """
 
     summary: str
@@ -40,6 +41,7 @@ class Operation:
     format_error: FormatError
     task: Task = "embedding"
     fits: Callable[[Marks], bool] = lambda marks: True
+    query: tuple[str, ...] = ()
 
 
 OPERATIONS = (
@@ -127,6 +129,25 @@ OPERATIONS = (
         cohere.format_v2_msgpack,
         cohere.format_error,
         task="cross-encoder",
+    ),
+    Operation(
+        "Embed (Cohere v2)",
+        ("/v2/embed",),
+        cohere_embed.TextsBody,
+        cohere_embed.request_from,
+        cohere_embed.format_result,
+        cohere_embed.format_result_msgpack,
+        cohere.format_error,
+    ),
+    Operation(
+        "Embed records (Azure AI Search: custom Web API skill and vectorizer)",
+        ("/azure-search",),
+        azure_search.RecordsBody,
+        azure_search.request_from,
+        azure_search.format_result,
+        azure_search.format_result_msgpack,
+        azure_search.format_error,
+        query=("input_type", "prompt_name", "dimensions", "input", "output"),
     ),
 )
 

@@ -88,7 +88,10 @@ def test_a_batch_comes_back_with_every_vector(client: OpenAI) -> None:
     assert batch.error_file_id is None
     assert batch.completed_at is not None
     assert batch.in_progress_at is not None
-    assert batch.created_at <= batch.in_progress_at <= batch.completed_at
+    assert batch.finalizing_at is not None
+    assert batch.created_at <= batch.in_progress_at <= batch.finalizing_at <= batch.completed_at
+    ends = (batch.failed_at, batch.cancelling_at, batch.cancelled_at, batch.expired_at, batch.expires_at)
+    assert ends == (None,) * 5
     answers = read_lines(client, batch.output_file_id)
     assert len(answers) == 703
 
@@ -116,19 +119,26 @@ def test_bad_requests_are_in_the_error_file_and_the_rest_is_answered(client: Ope
         line("elsewhere", "w1", model="other"),
         "{",
         line("empty", ["w1", ""]),
+        line("prompt", ["w1", "w2"], prompt_name="query"),
+        line("long", ["w1", "w2 " * 600], truncate=False),
+        line("cut", "w2 " * 600, truncate=True),
     )
     batch = ended(client, begin(client, file_id))
     assert batch.status == "completed"
     assert batch.request_counts is not None
-    assert batch.request_counts.to_dict() == {"total": 6, "completed": 2, "failed": 4}
-    assert read_lines(client, batch.output_file_id).keys() == {"good", "twice"}
+    assert batch.request_counts.to_dict() == {"total": 9, "completed": 3, "failed": 6}
+    assert read_lines(client, batch.output_file_id).keys() == {"good", "twice", "cut"}
     errors = client.files.content(batch.error_file_id or "").text.splitlines()
     found = [(error["custom_id"], error["error"]["code"]) for error in map(json.loads, errors)]
+    assert "body.prompt_name: this model has no such prompt" in errors[4]
+    assert "602 tokens, the model reads 512" in errors[5]
     assert found == [
         ("twice", "duplicate_custom_id"),
         ("elsewhere", "model_mismatch"),
         (None, "invalid_json_line"),
         ("empty", "empty_input"),
+        ("prompt", "input_refused"),
+        ("long", "input_refused"),
     ]
 
 

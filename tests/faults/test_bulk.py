@@ -9,6 +9,9 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,13 +27,28 @@ from shared.bulk.jobs import Message, encode
 from shared.bulk.storage import Storage, open_storage
 from shared.settings import Settings
 from tests.azurite import Azurite, running_azurite
-from tests.server import started_service
+from tests.server import ROOT
 from tests.tiny import Tiny, publish_all, some_text
 
 TINY = Tiny("bulk", dimensions=128, work=40)
 ROWS = 5_000
-RETRY_S = 3
 _NAMES = itertools.count()
+
+# The local service's driver and models, without HTTP. What a dead process held comes back sooner.
+WORKER = """
+import asyncio, os
+from functions.bulk_local import Driver, Pace
+from functions.bulk_steps import build_bulk
+from functions.cpu import create_inference
+from shared.bulk.storage import open_storage
+from shared.settings import Settings
+async def work():
+    settings = Settings.from_env(os.environ)
+    storage = open_storage(settings)
+    bulk = build_bulk(settings, storage, create_inference(settings))
+    await Driver(bulk, storage, "cpu", Pace(hidden_s=2)).run()
+asyncio.run(work())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +74,7 @@ def texts() -> list[str]:
 def expected(azurite: Azurite, store: str, texts: list[str]) -> bytes:
     """The output of a run without a fault, of which every row was checked."""
     job = BulkJob(azurite, store, texts)
-    with job.service():
+    with job.worker():
         output = job.wait_for_the_end()
     table = pq.read_table(io.BytesIO(output))
     assert table["id"].to_pylist() == [f"id-{row}" for row in range(ROWS)]
@@ -67,7 +85,7 @@ def expected(azurite: Azurite, store: str, texts: list[str]) -> bytes:
 
 
 class BulkJob:
-    """An input of its own in `azurite`, and services that work on it."""
+    """An input of its own in `azurite`, and workers on it."""
 
     def __init__(self, azurite: Azurite, store: str, texts: list[str]) -> None:
         self._azurite = azurite
@@ -83,20 +101,24 @@ class BulkJob:
         self.etag = stat.etag
 
     @contextmanager
-    def service(self) -> Iterator[Callable[[], None]]:
-        """A process that works on jobs; yields what kills it (-9)."""
+    def worker(self) -> Iterator[Callable[[], None]]:
+        """A process that works on jobs; yields what kills it (-9), as is done at the end."""
         environ = {
+            "BLITZ_MODEL_STORE": self._store,
             "BLITZ_STORAGE_CONNECTION_STRING": self._azurite.connection_string,
-            "BLITZ_BULK_RETRY_S": str(RETRY_S),
             "BLITZ_THREADS": "1",
         }
-        with started_service(self._store, environ=environ) as (_, process):
+        command = [sys.executable, "-c", WORKER]
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environ})
 
-            def kill() -> None:
-                process.kill()
-                process.wait()
+        def kill() -> None:
+            process.kill()
+            process.wait()
 
+        try:
             yield kill
+        finally:
+            kill()
 
     def submit(self) -> None:
         """The input's event, once more."""
@@ -150,10 +172,10 @@ def test_a_killed_process_changes_nothing(
 ) -> None:
     """kill -9 of the process that splits, embeds and finishes, at each stage; another one goes on."""
     job = BulkJob(azurite, store, texts)
-    with job.service() as kill:
+    with job.worker() as kill:
         job.wait_for(lambda: STAGES[stage](job))
         kill()
-    with job.service():
+    with job.worker():
         assert job.wait_for_the_end() == expected
 
 
@@ -163,9 +185,9 @@ def test_one_of_two_workers_is_killed_again_and_again(
     """The other one and its successors do all of it."""
     job = BulkJob(azurite, store, texts)
     with ExitStack() as running:
-        running.enter_context(job.service())
+        running.enter_context(job.worker())
         for parts in (2, 4, 6):
-            with job.service() as kill:
+            with job.worker() as kill:
                 job.wait_for(lambda: job.has("parts/", parts) or job.has("manifest.json"))  # noqa: B023
                 kill()
         assert job.wait_for_the_end() == expected
@@ -178,7 +200,7 @@ def test_events_that_come_often_and_messages_out_of_order_change_nothing(
     job = BulkJob(azurite, store, texts)
     for _ in range(5):
         job.submit()
-    with job.service():
+    with job.worker():
         job.wait_for(lambda: job.has("parts/"))
         for _ in range(10):
             job.submit()
@@ -199,7 +221,7 @@ def test_a_storage_that_is_away_for_20_seconds_changes_nothing(
     with ExitStack() as running:
         with running_azurite(queues=True, folder=tmp_path) as azurite:
             job = BulkJob(azurite, store, texts)
-            running.enter_context(job.service())
+            running.enter_context(job.worker())
             job.wait_for(lambda: job.has("parts/", 3))
         time.sleep(20)
         port, queue_port = azurite.port, azurite.queue_port

@@ -26,7 +26,7 @@ from shared.bulk.storage import Blobs, Storage, open_storage
 from shared.bulk.upkeep import MISSED_S
 from shared.catalogue import Catalogue
 from shared.contracts import EmbedRequest, EmbedResult
-from shared.errors import StoreUnavailable
+from shared.errors import StoreUnavailable, Unavailable
 from shared.routing import policy_of
 from shared.settings import Settings
 from shared.telemetry import Telemetry
@@ -386,6 +386,32 @@ async def test_a_batch_cancelled_before_its_turn_does_no_work(storage: Storage) 
     assert answer["request_counts"] == {"total": 0, "completed": 0, "failed": 0}
     assert answer["output_file_id"] is None
     assert storage.queue("bulk-cpu").depth() == 0
+
+
+async def test_a_batch_tells_when_it_came_to_each_state(storage: Storage) -> None:
+    """Known from then on; those that it never came to stay null."""
+    bulk = bulk_of(storage)
+    names = ("in_progress_at", "finalizing_at", "completed_at", "cancelled_at", "failed_at")
+
+    async def told() -> list[str]:
+        answer = (await client.get(f"/v1/batches/{made['id']}")).json()
+        times = [answer[name] for name in names if answer[name] is not None]
+        assert times == sorted(times)
+        return [name for name in names if answer[name] is not None]
+
+    async with client_of(storage) as client:
+        made = (await client.post("/v1/batches", json=batch_of(await upload(client)))).json()
+        assert await told() == []
+        await bulk.split(take(storage, "bulk-split") or b"")
+        assert await told() == ["in_progress_at"]
+        await bulk.embed(take(storage, "bulk-cpu") or b"")
+        bulk.stop()
+        finish = take(storage, "bulk-finish") or b""
+        with pytest.raises(Unavailable):  # it stops when it has begun the output
+            await bulk.finish(finish)
+        assert await told() == ["in_progress_at", "finalizing_at"]
+        await bulk_of(storage).finish(finish)
+        assert await told() == ["in_progress_at", "finalizing_at", "completed_at"]
 
 
 async def test_a_batch_whose_file_is_deleted_before_its_turn_fails(storage: Storage) -> None:

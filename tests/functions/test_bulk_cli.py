@@ -109,7 +109,8 @@ def test_a_job_that_fails_says_why(served: Storage, rows: Path) -> None:
 
 def test_what_is_sent_has_the_options_as_metadata(url: str, rows: Path) -> None:
     """Those that were given, and no others."""
-    options = ("--dtype", "int8", "--text-column", "body", "--id-column", "key")
+    options = ["--dtype", "int8", "--text-column", "body", "--id-column", "key"]
+    options += ["--prompt-name", "document", "--no-truncate"]
     done = cli("submit", rows, "--to", url, *options, "--json")
     assert json.loads(done.stdout) == {"input": "bulk-in/rows.jsonl"}
     sent = open_storage(Settings(storage=url)).source.stat("rows.jsonl")
@@ -118,6 +119,8 @@ def test_what_is_sent_has_the_options_as_metadata(url: str, rows: Path) -> None:
         "blitz_dtype": "int8",
         "blitz_text_column": "body",
         "blitz_id_column": "key",
+        "blitz_prompt_name": "document",
+        "blitz_truncate": "false",
     }
     assert sent.size == rows.stat().st_size
 

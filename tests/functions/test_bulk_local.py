@@ -8,9 +8,11 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,14 @@ import pytest
 
 from functions.bulk_local import MAX_TRIES, Driver, Pace, bulk_hint, local_storage
 from shared.bulk import jobs
-from shared.bulk.storage import Storage, open_storage
-from shared.errors import Unavailable
+from shared.bulk.storage import Message, Queue, Storage, open_storage
+from shared.errors import StoreUnavailable, Unavailable
 from shared.settings import Settings
 from tests.server import free_port, started_service, wait_until_ready
 from tests.tiny import Tiny, nearly, publish_all
 
 PATIENCE_S = 60.0
-FAST = Pace(retry_s=0.05, poll_s=0.01, reconcile_s=3600)
+FAST = Pace(hidden_s=0.05, poll_s=0.01, reconcile_s=3600)
 TINY, SLOW = Tiny("tiny"), Tiny("slow", dimensions=256, work=20)
 
 # --- the driver alone
@@ -161,7 +163,7 @@ async def test_work_under_way_goes_back_to_the_queue_at_the_end(storage: Storage
     steps = Steps()
     steps.hang = True
     storage.queue("bulk-split").send(b"x")
-    driver = Driver(steps, storage, "cpu", Pace(retry_s=3600))  # type: ignore[arg-type]
+    driver = Driver(steps, storage, "cpu", Pace(hidden_s=3600))  # type: ignore[arg-type]
     running = asyncio.create_task(driver.run())
     async with asyncio.timeout(PATIENCE_S):
         await steps.called.wait()
@@ -173,6 +175,131 @@ async def test_work_under_way_goes_back_to_the_queue_at_the_end(storage: Storage
     assert message
     assert message.body == b"x"
     assert storage.queue("bulk-split").depth() == 1
+
+
+class Blocking(Steps):
+    """A chunk blocks a thread until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = threading.Event()
+        self.ended = 0
+
+    async def embed(self, body: bytes) -> None:
+        await super().embed(body)
+        await asyncio.to_thread(self.let_go.wait, PATIENCE_S)
+        self.ended += 1
+
+
+class Renewing:
+    """A queue that counts renewals. before: what happens just before each.
+
+    It hides for an hour at a time: how fast this machine is must not be what is tested.
+    """
+
+    def __init__(self, queue: Queue, before: Callable[[Message], None] = lambda message: None) -> None:
+        self._queue = queue
+        self._before = before
+        self.renewals = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+    def receive(self, *, visible_after_s: float) -> Message | None:
+        return self._queue.receive(visible_after_s=3600)
+
+    def renew(self, message: Message, *, visible_after_s: float) -> Message | None:
+        self.renewals += 1
+        self._before(message)
+        return self._queue.renew(message, visible_after_s=3600)
+
+
+async def _held(steps: Blocking, storage: Storage, queue: Renewing, renewals: int) -> asyncio.Task[None]:
+    """A driver that has been in a step for so many renewals of its message."""
+    watched = replace(storage, queue=lambda name: queue if name == "bulk-cpu" else storage.queue(name))
+    queue.send(b"x")
+    running = asyncio.create_task(Driver(steps, watched, "cpu", FAST).run())  # type: ignore[arg-type]
+    async with asyncio.timeout(PATIENCE_S):
+        while queue.renewals < renewals:  # noqa: ASYNC110 - storage has no events
+            await asyncio.sleep(0.005)
+    return running
+
+
+async def _stop(running: asyncio.Task[None], steps: Blocking, until: Callable[[], bool]) -> None:
+    """Let the step end, and the driver once that is so."""
+    steps.let_go.set()
+    async with asyncio.timeout(PATIENCE_S):
+        while not until():  # noqa: ASYNC110 - storage has no events
+            await asyncio.sleep(0.005)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+@pytest.mark.anyio
+async def test_a_message_is_renewed_while_its_step_runs(storage: Storage) -> None:
+    """However long that blocks a thread, and when it ends, the message is deleted."""
+    steps, queue = Blocking(), Renewing(storage.queue("bulk-cpu"))
+    running = await _held(steps, storage, queue, 5)
+    assert queue.depth() == 1
+    await _stop(running, steps, lambda: not queue.depth())
+    assert [name for name, _ in steps.calls if name != "reconcile"] == ["embed"]
+
+
+@pytest.mark.anyio
+async def test_a_storage_that_is_away_does_not_end_the_renewals(storage: Storage) -> None:
+    """The next one is tried in time."""
+    tries = iter(range(3))
+
+    def fail(message: Message) -> None:
+        if next(tries, None) is not None:
+            raise StoreUnavailable("the bulk storage did not answer")
+
+    steps, queue = Blocking(), Renewing(storage.queue("bulk-cpu"), fail)
+    running = await _held(steps, storage, queue, 5)
+    await _stop(running, steps, lambda: not queue.depth())
+    assert [name for name, _ in steps.calls if name != "reconcile"] == ["embed"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("ends", [True, False], ids=["its step ends", "it is cancelled"])
+async def test_a_message_that_another_has_meanwhile_is_left_to_it(storage: Storage, ends: bool) -> None:
+    """Neither deleted nor handed back; the step goes on to its end."""
+    real = storage.queue("bulk-cpu")
+    others: list[Message | None] = []
+
+    def take(message: Message) -> None:
+        real.renew(message, visible_after_s=0)
+        others.append(real.receive(visible_after_s=3600))
+
+    steps, queue = Blocking(), Renewing(real, take)
+    running = await _held(steps, storage, queue, 1)
+    if ends:
+        await _stop(running, steps, lambda: steps.ended == 1)
+    else:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        steps.let_go.set()
+    (other,) = others
+    assert other
+    assert real.renew(other, visible_after_s=3600)
+    assert real.depth() == 1
+
+
+@pytest.mark.anyio
+async def test_a_message_that_was_renewed_goes_back_at_the_end(storage: Storage) -> None:
+    """Visible at once, once, and with all its tries."""
+    steps, queue = Blocking(), Renewing(storage.queue("bulk-cpu"))
+    running = await _held(steps, storage, queue, 2)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    steps.let_go.set()
+    message = queue.receive(visible_after_s=3600)
+    assert message
+    assert (message.body, message.dequeue_count) == (b"x", 1)
+    assert queue.depth() == 1
 
 
 @pytest.mark.anyio
@@ -311,7 +438,7 @@ def test_a_bad_file_is_a_failed_job_and_the_service_lives_on(
 
 
 def test_a_stop_in_the_middle_of_a_job_loses_nothing(models: str, folder: Folder) -> None:
-    """SIGTERM is obeyed soon, with work under way; the next start ends the job, long before retry_s."""
+    """SIGTERM is obeyed soon, with work under way; the next start ends the job at once."""
     texts = [f"w{n % 97} " + "w1 " * 20 for n in range(2500)]
     folder.put("slow/x.jsonl", _jsonl(texts))
     with started_service(models, environ=folder.environ) as (_, process):

@@ -31,6 +31,7 @@ from shared.contracts import (
     RerankResult,
 )
 from shared.dialects.operations import OPERATIONS, PATHS, Operation
+from shared.errors import InvalidInput
 from shared.settings import Settings
 from shared.telemetry import Telemetry
 from tests.functions import test_backend
@@ -49,6 +50,7 @@ VALID: tuple[dict[str, Any], ...] = (
     {"query": "a", "texts": ["b"]},
     {"query": "a", "documents": ["b"], "property": "c"},
     {"query": "a", "documents": ["b"]},
+    {"values": [{"recordId": "0", "data": {"text": "a"}}]},
 )
 
 
@@ -125,7 +127,7 @@ def valid_body(operation: Operation) -> dict[str, Any]:
         try:
             read = msgspec.convert(body, operation.body)
             operation.request_from(read, model="m", settings=Settings())
-        except (msgspec.ValidationError, ValueError):
+        except (msgspec.ValidationError, InvalidInput):
             continue
         return {**body, "model": "m"}
     raise AssertionError(f"give VALID a body for: {operation.summary}")
@@ -301,11 +303,14 @@ async def test_limits_hold_on_every_path(path: str, operation: Operation) -> Non
     """One input or one byte more than may be sent is a 4xx; just as many are answered."""
     path = path.replace("{model}", "m")
     body = valid_body(operation)
-    field, most = next((k, v) for k, v in body.items() if k in ("documents", "texts", "input", "inputs"))
+    lists = ("documents", "texts", "input", "inputs", "values")
+    field, most = next((name, value) for name, value in body.items() if name in lists)
     if isinstance(most, dict):  # the source sentence is an input too
         many = {count: {**body, field: {**most, "sentences": ["b"] * (count - 1)}} for count in (3, 4)}
     elif operation.task == "cross-encoder" and field == "inputs":
         many = {count: {**body, field: [["b"]] * count} for count in (3, 4)}
+    elif field == "values":
+        many = {count: {**body, field: most * count} for count in (3, 4)}
     else:
         many = {count: {**body, field: ["b"] * count} for count in (3, 4)}
     app = router_of(max_inputs=3)

@@ -243,7 +243,7 @@ async def test_an_embedding_model_reranks_by_cosine_and_says_so(served: Served) 
     assert result.method == "cosine"
     assert result.scores.tolist() == pytest.approx([1, 4 / np.sqrt(20)])
     assert result.token_counts == (6, 1)
-    assert [request.prompt_name for request in asked] == ["query", "document"]
+    assert [request.input_type for request in asked] == ["query", "document"]
     with pytest.raises(InvalidInput) as refused:
         await served.inference.rerank(RerankRequest("a", "q", ("d",), max_document_tokens=3))
     assert refused.value.field == "max_document_tokens"

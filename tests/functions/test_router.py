@@ -21,8 +21,8 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from functions.openapi import ERRORS
-from functions.router import VERSION, create_app, function_app, is_ready
-from shared import errors, wire
+from functions.router import VERSION, create_app, function_app
+from shared import errors, preference, wire
 from shared.catalogue import Catalogue
 from shared.contracts import (
     EmbedRequest,
@@ -433,6 +433,41 @@ async def test_tei_bad_requests_have_teis_shape(body: Any, status: int, kind: st
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("value", ["cpu", "gpu", None])
+async def test_the_routing_header_is_handed_on(value: Device | None) -> None:
+    """To whatever serves the request, in a task of its own; without it there is no preference."""
+    heard: list[Device | None] = []
+
+    class Listening(FakeBackend):
+        async def embed(self, request: EmbedRequest) -> EmbedResult:
+            heard.append(preference.preferred())
+            return await super().embed(request)
+
+    async with client_of(Listening()) as client:
+        headers = {preference.HEADER: value} if value else {}
+        response = await client.post("/embed", json={"inputs": "a"}, headers=headers)
+    assert (response.status_code, heard) == (200, [value])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("value", ["", "tpu", "GPU", "cpu, gpu"])
+async def test_a_wrong_routing_header_is_refused_by_name(value: str) -> None:
+    """400 in OpenAI's shape, 422 in TEI's, with what would be right; nothing reaches the backend."""
+    backend = FakeBackend()
+    message = "the header x-blitz-backend must be cpu or gpu"
+    async with client_of(backend) as client:
+        headers = {preference.HEADER: value}
+        response = await client.post("/v1/embeddings", json={"input": "a"}, headers=headers)
+        error = response.json()["error"]
+        assert (response.status_code, error["param"]) == (400, "x-blitz-backend")
+        assert error["message"] == message
+        response = await client.post("/embed", json={"inputs": "a"}, headers=headers)
+        assert response.status_code == 422
+        assert message in response.json()["error"]
+    assert not backend.requests
+
+
+@pytest.mark.anyio
 async def test_bad_msgpack_is_a_bad_request() -> None:
     """Truncated msgpack, and msgpack of the wrong type, are the caller's errors."""
     async with client_of(FakeBackend()) as client:
@@ -498,6 +533,18 @@ async def test_a_request_without_a_model_gets_the_default_or_the_only_one() -> N
     assert (await post("/embed", {"inputs": "a"}, backend, default_model="two")).status_code == 200
     assert (await post("/embed?model=one", {"inputs": "a"}, backend)).status_code == 200
     assert [request.model for request in backend.requests] == ["two", "one"]
+
+
+@pytest.mark.anyio
+async def test_the_settings_model_is_served_while_the_store_is_down() -> None:
+    """Nobody need look up what there is: it is said which."""
+
+    class Lost(FakeBackend):
+        async def cards(self) -> list[ModelCard]:
+            raise errors.StoreUnavailable("the model store did not answer")
+
+    assert (await post("/embed", {"inputs": "a"}, Lost("one"), default_model="one")).status_code == 200
+    assert (await post("/embed", {"inputs": "a"}, Lost("one"))).status_code == 503
     assert (await post("/embed", {"inputs": "a"}, FakeBackend("only"))).status_code == 200
 
 
@@ -653,21 +700,6 @@ async def test_health_is_liveness_and_ready_is_the_models() -> None:
         assert response.json()["reason"] == "the backend did not answer"
 
 
-def test_ready_waits_for_the_named_models() -> None:
-    """Named models must all be warm; with none named one warm, or nothing ever asked for, is enough."""
-    warm, cold, failed = (
-        ModelState("a", "warm"),
-        ModelState("b", "cold"),
-        ModelState("c", "failed", "no"),
-    )
-    assert is_ready([warm, cold], ("a",))
-    assert not is_ready([warm, cold], ("a", "b"))
-    assert not is_ready([], ("a",))
-    assert is_ready([warm, failed], ())
-    assert is_ready([cold], ())
-    assert not is_ready([cold, failed], ())
-
-
 @pytest.mark.anyio
 async def test_metrics_have_teis_names() -> None:
     """Dashboards made for TEI read these, without prometheus-client's _total."""
@@ -718,6 +750,8 @@ async def test_docs_describe_the_bodies() -> None:
     for path in PATHS:
         bodies = dict.fromkeys(each.body.__name__ for each in operations_at(path))
         content = document["paths"][path]["post"]["requestBody"]["content"]
+        parameters = document["paths"][path]["post"]["parameters"]
+        assert [p["name"] for p in parameters if p["in"] == "header"] == [preference.HEADER]
         for media_type in ("application/json", "application/msgpack"):
             schema = content[media_type]["schema"]
             referred = [each["$ref"] for each in schema.get("anyOf", [schema])]

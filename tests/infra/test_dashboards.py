@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
@@ -77,7 +78,7 @@ def test_the_workbooks_queries_are_of_tables_that_we_send(query: str) -> None:
     assert roles
     assert roles <= {"blitz-", "blitz-router"}
     fields = set(re.findall(r"customMeasurements\.(\w+)", query))
-    assert fields <= {"inputs", "tokens", "tokenization_s", "queue_s", "inference_s"}
+    assert fields <= {"inputs", "tokens", "tokenization_s", "queue_s", "inference_s", "rows"}
 
 
 def test_every_metric_is_on_the_dashboard() -> None:
@@ -139,6 +140,14 @@ FIRING: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "BlitzBackendDown": ({'blitz_backend_up{backend="gpu"}': "0x30"}, {"backend": "gpu"}),
     "BlitzNotReady": ({"blitz_ready": "0x30"}, {}),
     "BlitzGone": ({}, {}),
+    "BlitzBulkFails": (
+        {
+            'blitz_bulk_step_failures{step="embed"}': "0+3x30",
+            'blitz_bulk_step_duration_count{step="embed"}': "0+4x30",
+        },
+        {"step": "embed"},
+    ),
+    "BlitzBulkGaveUp": ({'blitz_bulk_step_duration_count{step="give_up"}': "0+1x30"}, {}),
     "BlitzTelemetryDropped": ({"blitz_telemetry_dropped": "0+1x30"}, {"instance": "i"}),
 }
 HEALTHY = {
@@ -150,6 +159,11 @@ HEALTHY = {
     "blitz_cache_load_failures": "3x30",
     'blitz_backend_up{backend="gpu"}': "1x30",
     "blitz_ready": "1x30",
+    'blitz_bulk_step_failures{step="embed"}': "0+1x30",
+    'blitz_bulk_step_duration_count{step="embed"}': "0+4x30",
+    'blitz_bulk_step_failures{step="finish"}': "0x30",
+    'blitz_bulk_step_duration_count{step="finish"}': "0x30",
+    'blitz_bulk_step_duration_count{step="give_up"}': "1x30",
     "blitz_telemetry_dropped": "0x30",
 }
 
@@ -226,12 +240,14 @@ def _post(url: str, inputs: object, model: str = "a") -> int:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Scrapes a router with traffic, its CPU backend, and GPU memory as a GPU would tell it.
+    """Scrapes a router with traffic, a CPU backend with bulk jobs, and GPU memory as a GPU tells of it.
 
     The router's GPU backend is not there, so that there are fallbacks, and a circuit that opens.
     """
     folder = tmp_path_factory.mktemp("prometheus")
     store = f"file://{folder / 'models'}"
+    inputs = folder / "bulk/bulk-in/a"  # beside the store, where the backend looks
+    inputs.mkdir(parents=True)
     publish_all([Tiny("a")], store, "cpu-fp32", "gpu-fp16")
     publish_all([Tiny("b")], store)
     gpu = Telemetry(CollectorRegistry())
@@ -245,7 +261,11 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             stop = threading.Event()
 
             def traffic() -> None:
-                while not stop.wait(0.1):
+                for round_ in itertools.count():
+                    if stop.wait(0.1):
+                        return
+                    if round_ % 20 == 0:
+                        (inputs / f"{round_}.txt").write_text("w1\nw2\n")
                     assert _post(router, "w1 w2") == 200
                     assert _post(router, ["w1"] * 20) == 200
                     assert _post(router, 5) in (400, 422)
@@ -268,6 +288,12 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
 def test_a_panel_shows_data(prometheus: Prometheus, query: str) -> None:
     """Each query of the dashboard, as Grafana would send it."""
     assert prometheus.query_until_found(query)
+
+
+@pytest.mark.parametrize("series", ['rows{outcome="embedded"}', 'jobs{status="completed"}'])
+def test_bulk_jobs_show(prometheus: Prometheus, series: str) -> None:
+    """Theirs begin at zero, so that data alone does not show it."""
+    assert prometheus.query_until_found(f"blitz_bulk_{series} > 0")
 
 
 def test_prometheus_evaluates_the_alert_rules(prometheus: Prometheus) -> None:

@@ -7,10 +7,13 @@ import json
 import re
 from dataclasses import fields
 from typing import Any
+from uuid import UUID
+from xml.etree import ElementTree
 
 import pytest
 
 from functions.bulk_triggers import CONNECTION, EVENTS, blob_of
+from shared import preference
 from shared.bulk.control import FINISH, SPLIT, queue_of
 from shared.bulk.storage import OUT, SOURCE
 from shared.settings import PREFIX, Settings
@@ -33,15 +36,7 @@ LEFT_AT_DEFAULT = {
     *("cache_dir", "request_timeout_s", "threads", "batch_tokens", "batch_texts"),
     # Matters of taste and of measurement: `az functionapp config appsettings set` changes them.
     *("routing", "gpu_min_texts", "gpu_wake_s", "chunk_texts", "backend_concurrency", "torch_compile"),
-    *(
-        "bulk_retry_s",
-        "max_file_bytes",
-        "refresh_s",
-        "max_wait_ms",
-        "queue_tokens",
-        "max_queue_s",
-        "allow_token_ids",
-    ),
+    *("max_file_bytes", "refresh_s", "max_wait_ms", "queue_tokens", "max_queue_s", "allow_token_ids"),
     *("max_body_bytes", "max_inputs", "max_request_tokens"),
     # The Functions host writes the logs.
     "log_format",
@@ -91,8 +86,9 @@ def test_every_setting_is_set_or_left_at_its_default_knowingly() -> None:
     """A new setting makes somebody decide what deployments do with it."""
     names = {name for app in apps_of("complete").values() for name in settings_of(app)}
     set_here = {name.removeprefix(PREFIX).lower() for name in names if name.startswith(PREFIX)}
-    assert "APPLICATIONINSIGHTS_CONNECTION_STRING" in names
-    set_here.add("applicationinsights_connection_string")
+    for name in ("APPLICATIONINSIGHTS_CONNECTION_STRING", "APPLICATIONINSIGHTS_AUTHENTICATION_STRING"):
+        assert name in names
+        set_here.add(name.lower())
     assert set_here.isdisjoint(LEFT_AT_DEFAULT)
     assert set_here | LEFT_AT_DEFAULT == {field.name for field in fields(Settings)}
 
@@ -143,6 +139,32 @@ def test_rights_are_exactly_these(variant: str) -> None:
     assert found == {
         who: rights for who, rights in RIGHTS.items() if who != "gpu" or variant != "gpu-off"
     }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_telemetry_is_let_in_by_identity_alone(variant: str) -> None:
+    """Each app shows its own identity's token; a key that many may read lets nobody write."""
+    (component,) = of_type(variant, "Microsoft.Insights/components")
+    assert component["properties"]["DisableLocalAuth"] is True
+    for app in apps_of(variant).values():
+        settings = settings_of(app)
+        string = settings["APPLICATIONINSIGHTS_AUTHENTICATION_STRING"]
+        client_id = settings["AZURE_CLIENT_ID"].removeprefix("[").removesuffix("]")
+        assert string == f"[format('ClientId={{0}};Authorization=AAD', {client_id})]"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_workbook_asks_application_insights(variant: str) -> None:
+    """It is the file's, and its queries, which name no resource, ask the component."""
+    (component,) = of_type(variant, "Microsoft.Insights/components")
+    (workbook,) = of_type(variant, "Microsoft.Insights/workbooks")
+    UUID(workbook["name"])
+    assert workbook["kind"] == "shared"
+    assert workbook["properties"]["sourceId"] == component["id"]
+    deployed = json.loads(workbook["properties"]["serializedData"])
+    file = json.loads((INFRA / "dashboards" / "workbook.json").read_text("utf-8"))
+    assert deployed == {**file, "fallbackResourceIds": [component["id"]]}
+    assert "crossComponentResources" not in json.dumps(file)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -235,6 +257,32 @@ def test_the_gateway_asks_for_keys_and_limits_each() -> None:
         assert f"'{placeholder}'" in value or placeholder not in value
     assert "rate-limit-by-key" in value
     assert "authentication-managed-identity" in value
+
+
+def test_a_keys_product_says_which_backend_comes_first() -> None:
+    """The gateway takes the header from nobody, before the products' policies run, which set it."""
+    policy = ElementTree.parse(INFRA / "apim-policy.xml").find("inbound")
+    assert policy is not None
+    first, base = policy[:2]
+    assert (first.tag, base.tag) == ("set-header", "base")
+    assert first.attrib == {"name": preference.HEADER, "exists-action": "delete"}
+    found = {}
+    for each in of_type("apim", "Microsoft.ApiManagement/service/products/policies"):
+        inbound = ElementTree.fromstring(each["properties"]["value"]).find("inbound")
+        assert inbound is not None
+        base, header = inbound
+        assert base.tag == "base"
+        assert header.attrib == {"name": preference.HEADER, "exists-action": "override"}
+        found[each["name"].split("/")[1]] = header.findtext("value")
+    assert found == {device: device for device in preference.DEVICES}
+    products = of_type("apim", "Microsoft.ApiManagement/service/products")
+    assert {each["name"].split("/")[1] for each in products} == set(found)
+    assert all(each["properties"]["subscriptionRequired"] is True for each in products)
+    served = of_type("apim", "Microsoft.ApiManagement/service/products/apis")
+    assert sorted(each["name"].split("/")[1:] for each in served) == [
+        ["cpu", "embeddings"],
+        ["gpu", "embeddings"],
+    ]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.bulk.control import queue_of
 from tests.infra.bicep import INFRA
 
 HOOKS = INFRA / "hooks"
@@ -19,6 +21,8 @@ NAMES = sorted(path.stem for path in HOOKS.glob("*.sh"))
 AZURE = {
     "AZURE_ENV_NAME": "test",
     "GPU_APP_ID": "/subscriptions/sub/app",
+    "GPU_IDENTITY_ID": "/subscriptions/sub/id-gpu",
+    "DATA_ACCOUNT_NAME": "stdata",
     "MODEL_STORE_URL": "https://store/models",
     "HOOK_PAUSE_S": "0",
 }
@@ -167,22 +171,29 @@ def test_publish_waits_for_the_store_alone(run_hook: Run, code: int, tries: int)
     assert len([call for call in calls if "model_build" in call]) == tries
 
 
-def test_scale_does_nothing_at_the_default(run_hook: Run) -> None:
-    """Nor without a GPU app."""
-    for environ in ({}, {"GPU_HTTP_CONCURRENCY": "10"}, {"GPU_HTTP_CONCURRENCY": "4", "GPU_APP_ID": ""}):
+def test_scale_leaves_the_platforms_rules_alone_unless_told(run_hook: Run) -> None:
+    """And does nothing without a GPU app."""
+    for environ in ({}, {"GPU_HTTP_CONCURRENCY": ""}, {"GPU_HTTP_CONCURRENCY": "4", "GPU_APP_ID": ""}):
         ran, calls = run_hook("scale", **environ)
         assert (ran.returncode, calls) == (0, [])
 
 
-def test_scale_patches_another_concurrency(run_hook: Run, tmp_path: Path) -> None:
-    """One PATCH, whose body is gone afterwards."""
+def test_scale_sets_rules_for_all_that_the_gpu_app_does(run_hook: Run, tmp_path: Path) -> None:
+    """In one PATCH, whose body is gone afterwards; the platform adds no rule to one's own."""
     keep = f'for each; do case "$each" in @*) cp "${{each#@}}" {tmp_path}/body;; esac; done'
     ran, (call,) = run_hook("scale", {"az": keep}, GPU_HTTP_CONCURRENCY="4")
     assert ran.returncode == 0, ran.stderr
     assert "--method PATCH --url /subscriptions/sub/app?api-version=2026-03-02-preview" in call
-    body = (tmp_path / "body").read_text()
-    assert '"allowScalingRuleOverride": true' in body
-    assert '"concurrentRequests": "4"' in body
+    scale = json.loads((tmp_path / "body").read_text())["properties"]["template"]["scale"]
+    assert scale["allowScalingRuleOverride"] is True
+    http, *queues = scale["rules"]
+    assert http == {"name": "http", "http": {"metadata": {"concurrentRequests": "4"}}}
+    for rule in queues:
+        assert rule["custom"]["type"] == "azure-queue"
+        assert rule["custom"]["identity"] == "/subscriptions/sub/id-gpu"
+        assert rule["custom"]["metadata"]["accountName"] == "stdata"
+    names = [rule["custom"]["metadata"]["queueName"] for rule in queues]
+    assert names == [queue_of("gpu"), f"{queue_of('gpu')}-poison"]
     sent = re.search(r"@(\S+)", call)
     assert sent is not None
     assert not Path(sent[1]).exists()

@@ -6,19 +6,27 @@ import json
 import logging
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from azure.core.credentials import AccessToken, TokenCredential
+from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
+from azure.identity import CredentialUnavailableError
 from prometheus_client import CollectorRegistry
 
+from functions.observed import start_export
 from shared import trace
 from shared.azure_export import AzureExport
+from shared.bulk.storage import open_storage
 from shared.contracts import Timings
 from shared.errors import Misconfigured
 from shared.logs import FAILURE, Failure
+from shared.settings import Settings
 from shared.telemetry import Telemetry
 from tests.ingestion import Ingestion, running_ingestion
 from tests.server import ROOT, running_service
@@ -50,12 +58,20 @@ def export(ingestion: Ingestion, metrics: Telemetry, tmp_path: Path) -> Iterator
     export.close()
 
 
-def _export(ingestion: Ingestion, metrics: Telemetry, folder: Path, **kwargs: float) -> AzureExport:
+def _export(
+    ingestion: Ingestion,
+    metrics: Telemetry,
+    folder: Path,
+    *,
+    credential: TokenCredential | None = None,
+    **kwargs: float,
+) -> AzureExport:
     arguments = {"send_s": 600.0, **kwargs}
     export = AzureExport(
         ingestion.connection_string,
         "router",
         metrics,
+        credential=credential,
         folder=folder,
         **arguments,  # type: ignore[arg-type]
     )
@@ -102,6 +118,19 @@ def test_a_call_without_an_answer_tells_what_came_instead(
     (called,) = ingestion.of_type("RemoteDependencyData")
     assert called["data"]["baseData"]["resultCode"] == "ConnectionError"
     assert called["data"]["baseData"]["success"] is False
+
+
+def test_a_step_is_a_request_without_a_status(export: AzureExport, ingestion: Ingestion) -> None:
+    """Its result is ok, or the class of what it raised."""
+    with trace.working("bulk embed"):
+        trace.note({"job": "j"}, {"rows": 2})
+    with pytest.raises(ConnectionError), trace.working("bulk finish"):
+        raise ConnectionError
+    export.close()
+    done, failed = (each["data"]["baseData"] for each in ingestion.of_type("RequestData"))
+    assert (done["name"], done["responseCode"], done["success"]) == ("bulk embed", "ok", True)
+    assert (done["properties"], done["measurements"]) == ({"job": "j"}, {"rows": 2})
+    assert (failed["responseCode"], failed["success"]) == ("ConnectionError", False)
 
 
 def test_exceptions_come_with_their_frames_and_without_their_message(
@@ -213,7 +242,67 @@ def test_a_hanging_endpoint_holds_nobody_and_loses_nothing(
     assert ids == {first.span_id, second.span_id}
 
 
-@pytest.mark.parametrize("status", [429, 503, None])
+class FakeCredential:
+    """A token, unless `error` says that there is none. asked: the scopes that tokens were asked for."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.asked: list[str] = []
+
+    def get_token(self, *scopes: str, **_: Any) -> AccessToken:
+        self.asked += scopes
+        if self.error is not None:
+            raise self.error
+        return AccessToken("a-token", 2**31)
+
+
+def test_a_credentials_token_is_shown_with_every_post(
+    ingestion: Ingestion, metrics: Telemetry, tmp_path: Path
+) -> None:
+    """Of Azure Monitor's audience; without a credential no post has an Authorization header."""
+    credential = FakeCredential()
+    export = _export(ingestion, metrics, tmp_path, credential=credential)
+    with trace.serving():
+        pass
+    export.close(grace_s=60)
+    assert len(ingestion.of_type("RequestData")) == 1
+    assert set(ingestion.authorizations) == {"Bearer a-token"}
+    assert set(credential.asked) == {"https://monitor.azure.com//.default"}
+    ingestion.authorizations.clear()
+    _export(ingestion, metrics, tmp_path).close(grace_s=60)
+    assert set(ingestion.authorizations) == {""}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CredentialUnavailableError("no managed identity endpoint"),
+        ClientAuthenticationError("no such identity"),
+        ServiceRequestError("nobody listens"),
+        RuntimeError("a defect"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_without_a_token_nothing_is_posted_and_nothing_lost(
+    error: Exception, ingestion: Ingestion, metrics: Telemetry, tmp_path: Path
+) -> None:
+    """Whatever the credential raises, requests go on, and a later process sends what lies in files."""
+    export = _export(
+        ingestion, metrics, tmp_path, credential=FakeCredential(error), send_s=0.001, metrics_s=600
+    )
+    spans = []
+    for _ in range(3):
+        with trace.serving() as span:
+            spans.append(span.span_id)
+    export.close(grace_s=60)
+    assert ingestion.authorizations == []
+    _export(ingestion, metrics, tmp_path, credential=FakeCredential()).close(grace_s=60)
+    ids = [each["data"]["baseData"]["id"] for each in ingestion.of_type("RequestData")]
+    assert sorted(ids) == sorted(spans)
+
+
+# 401 and 403: the identity's role is not known yet, minutes after its assignment.
+@pytest.mark.parametrize("status", [401, 403, 429, 503, None])
 def test_what_was_not_taken_is_sent_later(
     ingestion: Ingestion, metrics: Telemetry, tmp_path: Path, status: int | None
 ) -> None:
@@ -241,6 +330,17 @@ def test_a_connection_string_that_is_none_is_refused(
     """At the start, naming the variable."""
     with pytest.raises(Misconfigured, match="APPLICATIONINSIGHTS_CONNECTION_STRING must be like"):
         AzureExport(string, "router", metrics, folder=tmp_path)
+
+
+def test_a_wrong_authentication_string_stops_the_start(ingestion: Ingestion) -> None:
+    """Before anything is sent with the key alone."""
+    settings = Settings(
+        applicationinsights_connection_string=ingestion.connection_string,
+        applicationinsights_authentication_string="Authorization=key",
+    )
+    with pytest.raises(Misconfigured, match="APPLICATIONINSIGHTS_AUTHENTICATION_STRING must be"):
+        start_export(settings)
+    assert not ingestion.posted.is_set()
 
 
 def test_without_a_connection_string_nothing_of_it_is_loaded() -> None:
@@ -300,7 +400,8 @@ def test_router_and_backend_in_two_processes_share_the_callers_trace(
     requests = {}
     for each in ingestion.of_type("RequestData"):
         data = each["data"]["baseData"]
-        requests[each["tags"]["ai.cloud.role"], data["name"], data["responseCode"]] = each
+        if data["name"] != "bulk reconcile":
+            requests[each["tags"]["ai.cloud.role"], data["name"], data["responseCode"]] = each
     assert set(requests) == {
         ("blitz-router", "POST /v1/embeddings", "200"),
         ("blitz-router", "POST /v1/embeddings", "400"),
@@ -316,6 +417,40 @@ def test_router_and_backend_in_two_processes_share_the_callers_trace(
     assert at_backend["tags"]["ai.operation.parentId"] == dependency["data"]["baseData"]["id"]
     assert at_backend["data"]["baseData"]["measurements"]["inputs"] == 2
     assert ingestion.metrics()["blitz_embed_tokens"] > 0
+    assert b"zebra" not in b"".join(ingestion.bodies)
+
+
+def test_the_steps_of_a_bulk_job_are_one_operation(ingestion: Ingestion, tmp_path: Path) -> None:
+    """By the job's id, in whatever process; with figures, and nothing of the input itself."""
+    store = f"file://{tmp_path / 'models'}"
+    publish_all([Tiny("a")], store)
+    environ = {
+        "APPLICATIONINSIGHTS_CONNECTION_STRING": ingestion.connection_string,
+        "TMPDIR": str(tmp_path),
+    }
+    storage = open_storage(Settings(storage=f"file://{tmp_path / 'bulk'}"))
+    storage.source.write("a/zebras.txt", f"{TEXT}\nw2\n".encode())
+    with running_service(store, environ=environ):
+        deadline = time.monotonic() + 60
+        while not (manifests := [s for s in storage.out.list("jobs/") if "manifest" in s.key]):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    job = manifests[0].key.split("/")[1]
+    steps = [
+        each["data"]["baseData"]
+        for each in ingestion.of_type("RequestData")
+        if each["tags"]["ai.operation.id"] == f"{job:0>32}"
+    ]
+    assert {"bulk split", "bulk embed", "bulk finish"} <= {step["name"] for step in steps}
+    for step in steps:
+        assert (step["success"], step["properties"]["job"]) == (True, job)
+        assert step["properties"]["model"] == "a"
+    (embed,) = (step for step in steps if step["name"] == "bulk embed")
+    assert embed["measurements"]["rows"] == 2
+    assert embed["measurements"]["tokens"] > 2
+    assert {"completed"} == {s["properties"]["status"] for s in steps if "status" in s["properties"]}
+    assert ingestion.metrics()["blitz_bulk_rows"] == 2
+    assert ingestion.metrics()["blitz_bulk_jobs"] == 1
     assert b"zebra" not in b"".join(ingestion.bodies)
 
 
@@ -335,5 +470,6 @@ def test_the_service_answers_and_ends_while_the_endpoint_hangs(
         assert ingestion.posted.wait(30)
         assert [_post(f"{url}/embed", {"inputs": TEXT}) for _ in range(20)] == [200] * 20
     kept = [path.read_text() for path in (tmp_path / "blitz-telemetry-router").iterdir()]
-    spans = [json.loads(line) for text in kept for line in text.splitlines()]
-    assert sum(span["data"]["baseType"] == "RequestData" for span in spans) == 21
+    spans = [json.loads(line)["data"] for text in kept for line in text.splitlines()]
+    requests = [span["baseData"] for span in spans if span["baseType"] == "RequestData"]
+    assert sum(request["name"] == "POST /embed" for request in requests) == 21

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from shared import deadline, errors
+from shared import deadline, errors, preference
 from shared.breaker import FAILURES, OPEN_S
 from shared.contracts import (
     EmbedRequest,
@@ -27,8 +27,8 @@ from shared.contracts import (
     RerankResult,
     texts_of,
 )
-from shared.dispatch import CARDS_S, Dispatcher
-from shared.errors import BlitzError, DeadlineExceeded, StoreUnavailable, Unavailable
+from shared.dispatch import Dispatcher
+from shared.errors import BlitzError, DeadlineExceeded, Unavailable
 from shared.manifest import Device
 from shared.routing import BackendView, Decision, Work
 from shared.telemetry import Telemetry
@@ -93,17 +93,10 @@ class FakeBackend:
 
 class FakeCatalogue:
     def __init__(self, cards: Sequence[ModelCard] = ()) -> None:
-        self.listed: list[ModelCard] = list(cards)
-        self.error: BlitzError | None = None
-        self.asked = asyncio.Semaphore(0)
-        self.times = 0
+        self.listed = cards
 
-    async def cards(self) -> list[ModelCard]:
-        self.times += 1
-        self.asked.release()
-        if self.error is not None:
-            raise self.error
-        return self.listed
+    async def cards_of(self, name: str) -> Sequence[ModelCard]:
+        return [card for card in self.listed if card.name == name]
 
 
 def card(device: Device, size: int, **options: Any) -> ModelCard:
@@ -207,6 +200,32 @@ async def test_the_policy_is_told_what_is_known_and_obeyed() -> None:
     }
 
 
+async def test_a_preference_goes_before_the_policy_and_only_within_its_block() -> None:
+    """Also in a task that was begun there; the policy's backend answers when the preferred one fails."""
+    setup = Setup("cpu", "gpu")
+    with preference.stated("gpu"):
+        first = asyncio.ensure_future(setup.dispatcher.embed(ONE))
+    assert (await first).device == "gpu"
+    assert (await setup.dispatcher.embed(ONE)).device == "cpu"
+    setup.gpu.error = Unavailable("down")
+    with preference.stated("gpu"):
+        assert (await setup.dispatcher.embed(ONE)).device == "cpu"
+
+
+async def test_what_is_sent_to_the_gpu_counts_as_wanting_it() -> None:
+    """And what is kept from it does not, so that waking ahead goes by where requests really go."""
+    setup = Setup("gpu", "cpu")
+    wanted: list[bool] = []
+    setup.dispatcher.watch_gpu_work(lambda: wanted.append(True))
+    with preference.stated("cpu"):
+        await setup.dispatcher.embed(ONE)
+    assert not wanted
+    setup.decision = Decision(("cpu", "gpu"), False, "")
+    with preference.stated("gpu"):
+        await setup.dispatcher.embed(ONE)
+    assert wanted == [True]
+
+
 async def test_every_kind_of_request_goes_its_way() -> None:
     """Each comes back as its own result, from its own method."""
     setup = Setup("gpu")
@@ -251,42 +270,12 @@ async def test_tokens_under_way_are_told_and_forgotten() -> None:
         assert (await setup.view("gpu")).queued_tokens == 0
 
 
-# What is known of models
-
-
-async def test_the_catalogue_is_asked_once_in_a_while_and_nobody_waits_for_it_again() -> None:
-    """The first request waits; later ones go by the last listing while a new one is made."""
-    setup = Setup()
-    for _ in range(3):
-        await setup.dispatcher.embed(ONE)
-    assert setup.catalogue.times == 1
-    setup.catalogue.listed = [card("cpu", 99)]
-    setup.clock.now += CARDS_S
-    await setup.dispatcher.embed(ONE)
-    assert setup.told[-1][0].size_bytes == {"cpu": 10, "gpu": 20}
-    await settle()
-    await setup.dispatcher.embed(ONE)
-    assert setup.told[-1][0].size_bytes == {"cpu": 99}
-    assert setup.catalogue.times == 2
-
-
-async def test_while_the_store_is_down_what_was_known_before_counts() -> None:
-    """Routing needs no store: the last cards if there were any, none if there were not."""
-    setup = Setup()
-    setup.catalogue.error = StoreUnavailable("down")
-    await setup.dispatcher.embed(ONE)
-    await setup.dispatcher.embed(ONE)
-    assert [work.size_bytes for work, _ in setup.told] == [{}, {}]
-    assert setup.catalogue.times == 1  # not each request waits for a store that is down
-    setup.catalogue.error = None
-    setup.clock.now += CARDS_S
-    await setup.dispatcher.embed(ONE)
-    setup.catalogue.error = StoreUnavailable("down again")
-    setup.clock.now += CARDS_S
-    await setup.dispatcher.embed(ONE)
-    await settle()
-    await setup.dispatcher.embed(ONE)
-    assert [work.size_bytes for work, _ in setup.told[2:]] == [{"cpu": 10, "gpu": 20}] * 3
+async def test_a_model_that_is_not_known_is_told_as_such() -> None:
+    """The policy decides where to ask for it; a backend may have found it since."""
+    setup = Setup("cpu")
+    await setup.dispatcher.embed(EmbedRequest("new", ("a",)))
+    assert setup.told[0][0].size_bytes == {}
+    assert len(setup.cpu.calls) == 1
 
 
 # Falling back
@@ -366,7 +355,6 @@ async def test_a_backend_that_hangs_leaves_time_for_the_other() -> None:
 async def test_without_time_left_nothing_more_is_tried() -> None:
     """The request's own deadline is over: what the first backend said is the answer."""
     setup = Setup("gpu", "cpu")
-    await setup.dispatcher.embed(ONE)  # the catalogue is known: nothing waits before the backend
     setup.gpu.error = errors.BackendFailed("it took its time")
 
     async def late() -> None:
@@ -375,7 +363,7 @@ async def test_without_time_left_nothing_more_is_tried() -> None:
 
     with pytest.raises(errors.BackendFailed):
         await late()
-    assert len(setup.gpu.calls) == 2
+    assert len(setup.gpu.calls) == 1
     assert not setup.cpu.calls
 
 

@@ -19,6 +19,7 @@ from shared.routing import (
     estimate_tokens,
     fixed,
     policy_of,
+    preferring,
     wants_gpu,
 )
 from shared.settings import Settings
@@ -205,6 +206,30 @@ def test_the_setting_names_the_policy() -> None:
     soon, late = (Settings(routing="adaptive", gpu_wake_s=wake_s) for wake_s in (10.0, 60.0))
     assert policy_of(soon)(much, _views(UP, COLD)).devices[0] == "gpu"
     assert policy_of(late)(much, _views(UP, COLD)).devices[0] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "cpu", "gpu", "devices"),
+    [
+        ("gpu", work(texts=1), UP, UP, ("gpu", "cpu")),
+        ("cpu", work(texts=10**6, cross_encoder=True), UP, UP, ("cpu", "gpu")),
+        ("gpu", work(), UP, COLD, ("gpu", "cpu")),
+        ("gpu", work(), UP, OPEN, ("cpu", "gpu")),
+        ("gpu", work(size_bytes={"cpu": 1}), UP, UP, ("cpu",)),
+        ("cpu", work(size_bytes={"gpu": 1}), UP, UP, ("gpu",)),
+        ("gpu", work(), UP, None, ("cpu",)),
+    ],
+)
+def test_what_was_asked_for_comes_first_where_it_can(
+    device: Device,
+    asked: Work,
+    cpu: BackendView,
+    gpu: BackendView | None,
+    devices: tuple[Device, ...],
+) -> None:
+    """Whatever the request is; only a backend that is unavailable or lacks the model is passed over."""
+    decision = preferring(device)(asked, _views(cpu, gpu))
+    assert (decision.devices, decision.wake_gpu) == (devices, False)
 
 
 def test_the_simulation_asks_the_policy_for_every_request_and_does_what_it_says() -> None:

@@ -22,9 +22,11 @@ def test_each_kind_of_value_is_read_from_its_variable() -> None:
             "BLITZ_WARM_MODELS": "a, b,",
             "BLITZ_API_KEY_HASHES": f"{HASH}, {HASH.upper()},",
             "BLITZ_ROUTING": "adaptive",
+            "APPLICATIONINSIGHTS_AUTHENTICATION_STRING": "Authorization=AAD",
             "PATH": "/bin",
         }
     )
+    assert settings.applicationinsights_authentication_string == "Authorization=AAD"
     assert settings.cache_models == 7
     assert settings.max_wait_ms == 2.5
     assert settings.allow_token_ids is True

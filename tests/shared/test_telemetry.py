@@ -39,6 +39,24 @@ def test_samples_are_the_series_with_their_values() -> None:
     assert len({(each.name, each.labels) for each in samples}) == len(samples)
 
 
+def test_series_of_bulk_jobs_begin_at_zero() -> None:
+    """Or a rate would not see the first failure."""
+    metrics = Telemetry(CollectorRegistry())
+    metrics.bulk_step_ended("embed", duration_s=2.0, failed=True)
+    metrics.bulk_step_ended("embed", duration_s=1.0, failed=False)
+    samples = list(metrics.samples())
+
+    def sample(name: str, label: str, value: str) -> list[tuple[float, int]]:
+        return [(s.value, s.count) for s in samples if (s.name, s.labels) == (name, ((label, value),))]
+
+    assert sample("blitz_bulk_step_duration", "step", "embed") == [(3.0, 2)]
+    assert sample("blitz_bulk_step_duration", "step", "give_up") == [(0.0, 0)]
+    assert sample("blitz_bulk_step_failures", "step", "embed") == [(1.0, 1)]
+    assert sample("blitz_bulk_step_failures", "step", "split") == [(0.0, 1)]
+    assert sample("blitz_bulk_rows", "outcome", "failed") == [(0.0, 1)]
+    assert sample("blitz_bulk_jobs", "status", "cancelled") == [(0.0, 1)]
+
+
 def test_whether_a_backend_is_up_is_asked_at_each_scrape() -> None:
     """1 or 0, by backend."""
     metrics = Telemetry(CollectorRegistry())

@@ -83,6 +83,19 @@ def test_a_call_outside_of_requests_is_told_to_nobody(told: list[Span]) -> None:
     assert told == []
 
 
+def test_a_step_begins_a_trace_and_what_it_calls_belongs_to_it(told: list[Span]) -> None:
+    """Of another id than the last one, unless the step sets one, as long as it has called nobody."""
+    with trace.working("bulk embed") as first:
+        pass
+    with trace.working("bulk embed") as step:
+        assert step.trace_id != first.trace_id
+        step.trace_id = TRACE
+        with trace.calling("POST /embed", "host:1") as call:
+            pass
+    assert (call.trace_id, call.parent_id) == (TRACE, step.span_id)
+    assert [span.kind for span in told] == ["consumer", "client", "consumer"]
+
+
 def test_what_is_noted_is_the_current_spans() -> None:
     """And outside of requests nobody's."""
     trace.note({"model": "m"}, {"tokens": 1})

@@ -215,7 +215,7 @@ def _reads_or_refuses(data: bytes) -> None:
     "request_",
     [
         EmbedRequest("m", ("a",)),
-        EmbedRequest("m", ("héllo", (1, 2, 3)), 64, False, False, "left", "query"),
+        EmbedRequest("m", ("héllo", (1, 2, 3)), 64, False, False, "left", "query", "document"),
         RerankRequest("m", "q", ("a", "b"), True, False, "left", 7),
         PredictRequest("m", ("a", ("b", "c")), True, False, "left"),
     ],

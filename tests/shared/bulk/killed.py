@@ -140,6 +140,12 @@ def check_messages(root: Path) -> Iterator[int]:
     yield kills
 
     kills = 0
+    for acknowledged in killed_at_each_line(lambda: renew_one(storage)):
+        assert visible_again(storage) is not None
+        kills += not acknowledged
+    yield kills
+
+    kills = 0
     for acknowledged in killed_at_each_line(lambda: delete_one(storage)):
         message = visible_again(storage)
         assert message is None or not acknowledged
@@ -147,6 +153,12 @@ def check_messages(root: Path) -> Iterator[int]:
             queue.send(BODY)
         kills += not acknowledged
     yield kills
+
+
+def renew_one(storage: Storage) -> None:
+    message = storage.queue("q").receive(visible_after_s=0)
+    assert message is not None
+    assert storage.queue("q").renew(message, visible_after_s=0) is not None
 
 
 def delete_one(storage: Storage) -> None:

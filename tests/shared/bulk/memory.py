@@ -114,6 +114,9 @@ class MemoryQueue:
                 return Message(id_, body, count + 1, id_)
         return None
 
+    def renew(self, message: Message, *, visible_after_s: float) -> Message | None:
+        return message if message.receipt in self.messages else None
+
     def delete(self, message: Message) -> None:
         self._fuse.burn()
         self.messages.pop(message.receipt, None)

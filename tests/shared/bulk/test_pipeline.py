@@ -6,27 +6,32 @@ import asyncio
 import io
 import json
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from prometheus_client import CollectorRegistry
 
 from shared.backend_client import Backend
 from shared.bulk import jobs
 from shared.bulk.control import SPLIT
 from shared.bulk.jobs import Message
 from shared.bulk.pipeline import Bulk
+from shared.bulk.storage import BlobStat
 from shared.bulk.upkeep import MISSED_S, STUCK_S
 from shared.contracts import EmbedRequest, EmbedResult, ModelCard
-from shared.errors import BlitzError, InvalidInput, Overloaded
+from shared.errors import BlitzError, InputTooLong, InvalidInput, Overloaded
 from shared.manifest import Device
 from shared.routing import fixed
+from shared.telemetry import Telemetry
 from tests.shared.bulk.memory import Died, Memory, drain
 
 pytestmark = pytest.mark.anyio
 
 KEY = "mini/texts.jsonl"
+PROMPTS = ("document", "query")
 ROWS = 1200
 INPUT = b"".join(
     json.dumps({"id": f"id-{row}", "text": f"text {row}", "n": row}).encode() + b"\n"
@@ -41,14 +46,26 @@ class FakeCatalogue:
     async def cards(self) -> list[ModelCard]:
         def card(name: str, device: Device, task: Any = "embedding") -> ModelCard:
             return ModelCard(
-                name, self.revision, "cpu-int8", "bert", None, 4, 16, device=device, task=task
+                name,
+                self.revision,
+                "cpu-int8",
+                "bert",
+                None,
+                4,
+                16,
+                PROMPTS,
+                device=device,
+                task=task,
             )
 
         return [card("mini", "cpu"), card("mini", "gpu"), card("ranker", "cpu", "cross-encoder")]
 
 
 class FakeBackend:
-    """A vector of a text's bytes; raises what `refuses` says of a text."""
+    """A vector of the bytes of a text and its prompt's name; raises what `refuses` says of a text.
+
+    Like a model, it refuses prompts that it does not have, and long texts that it must not cut.
+    """
 
     def __init__(self) -> None:
         self.requests: list[EmbedRequest] = []
@@ -65,7 +82,13 @@ class FakeBackend:
                 if isinstance(error, InvalidInput):
                     raise InvalidInput(error.message, field=f"input[{index}]")
                 raise error
-        vectors = np.stack([vector_of(str(text)) for text in request.inputs])
+        if request.prompt_name not in (None, *PROMPTS):
+            raise InvalidInput("no such prompt", field="prompt_name")
+        for index, text in enumerate(request.inputs):
+            if len(text) > 40 and not request.truncate:
+                raise InputTooLong("too many tokens", field=f"input[{index}]")
+        prompt = request.prompt_name or ""
+        vectors = np.stack([vector_of(f"{text}{prompt}") for text in request.inputs])
         vectors = vectors[:, : request.dimensions]
         return EmbedResult(vectors, (3,) * len(request.inputs), "mini", request.model.partition("@")[2])
 
@@ -81,6 +104,7 @@ class World:
         self.catalogue = FakeCatalogue()
         self.backend = FakeBackend()
         self.devices = devices
+        self.metrics = Telemetry(CollectorRegistry())
 
     def bulk(self) -> Bulk:
         """A new process: nothing is remembered."""
@@ -94,6 +118,7 @@ class World:
             max_inputs=2048,
             default_model="",
             clock=lambda: self.now,
+            metrics=self.metrics,
         )
 
     async def put(self, data: bytes = INPUT, key: str = KEY, **metadata: str) -> str:
@@ -210,6 +235,7 @@ async def test_an_overloaded_backend_is_waited_for() -> None:
         (KEY, INPUT, {"blitz_dimensions": "9"}, "dimensions must be at most 4"),
         (KEY, INPUT, {"blitz_dtype": "int4"}, "dtype"),
         (KEY, INPUT, {"blitz_colour": "red"}, "colour"),
+        (KEY, INPUT, {"blitz_prompt_name": "passage"}, "it has: document, query"),
         (KEY, b"[1]", {}, "JSON array"),
     ],
 )
@@ -272,6 +298,97 @@ async def test_openai_batch_lines_get_openais_answers() -> None:
     assert [answer["custom_id"] for answer in answers] == ["c0", "c1"]
     data = answers[1]["response"]["body"]["data"]
     assert [item["embedding"] for item in data] == [vector_of(x).tolist() for x in ("two", "three")]
+
+
+def batch_line(custom_id: str, input: object, **body: object) -> bytes:
+    request = {"method": "POST", "url": "/v1/embeddings", "body": {"input": input, **body}}
+    return json.dumps({"custom_id": custom_id, **request}).encode() + b"\n"
+
+
+async def answered(world: World, *lines: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Vectors and errors of a batch, by custom_id."""
+    await world.put(b"".join(lines))
+    await world.drain()
+    files = [world.outputs().get(f"{KEY}.{end}", b"").splitlines() for end in ("jsonl", "errors.jsonl")]
+    answers, errors = (
+        {answer["custom_id"]: answer for answer in map(json.loads, file)} for file in files
+    )
+    vectors = {
+        id: [item["embedding"] for item in answer["response"]["body"]["data"]]
+        for id, answer in answers.items()
+    }
+    return vectors, {id: answer["error"] for id, answer in errors.items()}
+
+
+async def test_each_request_of_a_batch_is_read_with_its_own_prompt() -> None:
+    """Mixed ones keep their order; a prompt that the model lacks is that request's error."""
+    vectors, errors = await answered(
+        World(),
+        batch_line("a", "a", prompt_name="query"),
+        batch_line("b", ["b", "bb"]),
+        batch_line("c", ["c", "cc"], prompt_name="nobody's"),
+        batch_line("d", ["d", "dd"], prompt_name="query"),
+        batch_line("e", "e", prompt_name="document"),
+    )
+    expected = {"a": ["aquery"], "b": ["b", "bb"], "d": ["dquery", "ddquery"], "e": ["edocument"]}
+    assert vectors == {
+        id: [vector_of(text).tolist() for text in texts] for id, texts in expected.items()
+    }
+    assert list(vectors) == list(expected)
+    assert list(errors) == ["c"]
+    assert errors["c"]["line"] == 3
+    assert "body.prompt_name: no such prompt" in errors["c"]["message"]
+
+
+async def test_a_request_of_a_batch_may_forbid_to_cut_its_texts() -> None:
+    """Then one that is too long is an error; others are cut."""
+    long = "x" * 50
+    vectors, errors = await answered(
+        World(),
+        batch_line("cut", long),
+        batch_line("refused", ["short", long], truncate=False),
+        batch_line("short", "short", truncate=False),
+    )
+    assert list(vectors) == ["cut", "short"]
+    assert {id: error["message"] for id, error in errors.items()} == {"refused": "too many tokens"}
+
+
+async def test_a_job_s_prompt_and_truncation_are_those_of_all_rows() -> None:
+    """As its metadata or sidecar say."""
+    world = World()
+    rows = [{"text": "a"}, {"text": "x" * 50}]
+    data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    await world.put(data, blitz_prompt_name="document", blitz_truncate="false")
+    await world.drain()
+    table = world.table()
+    assert table["text"].to_pylist() == ["a"]
+    assert table["vector"].to_pylist() == [vector_of("adocument").tolist()]
+    (error,) = world.outputs()[f"{KEY}.errors.jsonl"].splitlines()
+    assert json.loads(error)["message"] == "too many tokens"
+
+
+async def test_options_that_are_not_given_leave_a_job_s_id_as_it_was() -> None:
+    """So that a newer service goes on with the jobs of an older one."""
+    stat = BlobStat("k", 1, "e", 0.0, {})
+    content = b'["source","k","e",{"model":"mini"},"r1"]'
+    plain = jobs.job_id("source", stat, jobs.Options("mini"), "r1")
+    assert plain == sha256(content).hexdigest()[:24]
+    assert jobs.job_id("source", stat, jobs.Options("mini", prompt_name="query"), "r1") != plain
+    assert jobs.job_id("source", stat, jobs.Options("mini", truncate=False), "r1") != plain
+
+
+async def test_an_output_without_a_row_has_the_input_s_columns() -> None:
+    """All rows were refused by the model."""
+    world = World()
+    world.backend.refuses = {text: InvalidInput("not that") for text in ("a", "b")}
+    await world.put(b"text,price,embedding\na,1,x\nb,2,y\n", "mini/texts.csv")
+    await world.drain()
+    table = world.table("mini/texts.csv.parquet")
+    assert table.num_rows == 0
+    names = ["row", "id", "text", "price", "input_embedding", "tokens", "vector"]
+    assert table.column_names == names
+    (manifest,) = world.manifests()
+    assert manifest.status.request_counts == jobs.Counts(2, 0, 2)
 
 
 @pytest.mark.parametrize(("devices", "queue"), [(("cpu",), "bulk-cpu"), (("cpu", "gpu"), "bulk-gpu")])

@@ -589,6 +589,53 @@ def test_a_message_that_is_not_deleted_comes_back(storage: Storage) -> None:
     assert queue.depth() == 0
 
 
+def test_a_message_that_is_renewed_stays_hidden(storage: Storage) -> None:
+    """Longer than it was received for, with its body and count; only the newest receipt serves."""
+    queue = storage.queue("bulk-cpu")
+    body = bytes(range(256))
+    queue.send(body)
+    first = received(queue, visible_after_s=1)
+    second = queue.renew(first, visible_after_s=60)
+    assert second is not None
+    assert (second.id, second.body, second.dequeue_count) == (first.id, body, 1)
+    time.sleep(1.2)
+    assert queue.receive(visible_after_s=60) is None
+    assert queue.renew(first, visible_after_s=60) is None
+    queue.delete(first)
+    assert queue.depth() == 1
+    third = queue.renew(second, visible_after_s=60)
+    assert third is not None
+    queue.delete(third)
+    assert queue.depth() == 0
+
+
+def test_a_message_that_another_has_is_not_renewed(storage: Storage) -> None:
+    """The other keeps it; nor is one that was deleted. One that nobody has taken yet can be renewed."""
+    queue = storage.queue("bulk-cpu")
+    queue.send(b"m")
+    late = received(queue, visible_after_s=1)
+    time.sleep(1.2)
+    kept = queue.renew(late, visible_after_s=1)
+    assert kept is not None
+    other = received(queue, visible_after_s=60)
+    assert other.dequeue_count == 2
+    assert queue.renew(kept, visible_after_s=0) is None
+    assert queue.receive(visible_after_s=60) is None
+    queue.delete(other)
+    assert queue.renew(other, visible_after_s=60) is None
+    assert queue.depth() == 0
+
+
+def test_a_message_renewed_for_no_time_is_visible_at_once(storage: Storage) -> None:
+    """Before the time that it was received for is over; it comes with its body."""
+    queue = storage.queue("bulk-cpu")
+    queue.send(b"m")
+    message = received(queue, visible_after_s=3600)
+    assert queue.renew(message, visible_after_s=0) is not None
+    again = received(queue)
+    assert (again.body, again.dequeue_count) == (b"m", 2)
+
+
 def test_a_delayed_message_is_hidden_at_first(storage: Storage) -> None:
     """It does not come before its time, and then it is as if it had just been sent."""
     queue = storage.queue("bulk-split")
@@ -742,7 +789,7 @@ def test_killed_at_any_line_a_folder_holds_the_old_or_the_new(tmp_path: Path) ->
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     kills = [int(count) for count in done.stdout.split()]
-    assert len(kills) == 8
+    assert len(kills) == 9
     assert min(kills) > 10
 
 

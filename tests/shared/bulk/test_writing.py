@@ -16,7 +16,7 @@ import pytest
 
 from shared.bulk import writing
 from shared.bulk.reading import ReadOptions
-from shared.bulk.rows import cut_chunks, embedded
+from shared.bulk.rows import cut_chunks, embedded, pack_table, unpack_table
 from shared.bulk.writing import Dtype, quantise, write_ids, write_jsonl, write_npy, write_parquet
 from shared.contracts import FloatMatrix
 from tests.shared.bulk.sources import read_all
@@ -89,12 +89,26 @@ def test_parquet_is_gathered_to_row_groups_and_written_as_it_comes(
 
 
 def test_parquet_of_no_rows_can_be_read() -> None:
-    """All rows may be bad; then nobody knows the input's columns."""
+    """All rows may be bad; then no part knows the input's columns."""
     for parts in ([], parts_of("a.jsonl", b"nonsense\n")):
         back = pq.read_table(io.BytesIO(b"".join(write_parquet(parts, dimensions=D))))
         assert back.column_names == ["row", "id", "text", "tokens", "vector"]
         assert back.num_rows == 0
         assert back.schema.field("vector").type == pa.list_(pa.float32(), D)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("name", FILES)
+def test_parquet_of_failed_rows_alone_has_the_input_s_columns(name: str, dtype: Dtype) -> None:
+    """The very schema that it would have with their vectors."""
+    parts = parts_of(name, FILES[name])[:-1]
+    empty = [unpack_table(pack_table(part.slice(0, 0))) for part in parts]
+    some, none = (
+        pq.read_table(io.BytesIO(b"".join(write_parquet(each, dimensions=D, dtype=dtype))))
+        for each in (parts, empty)
+    )
+    assert none.num_rows == 0
+    assert none.schema.equals(some.schema, check_metadata=True)
 
 
 @pytest.mark.parametrize(
