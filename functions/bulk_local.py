@@ -22,11 +22,11 @@ from shared.errors import BlitzError
 from shared.manifest import Device
 from shared.settings import Settings
 
-MAX_TRIES = 5
-"""As many as the Functions host gives a message (maxDequeueCount)."""
+MAX_TRIES, RETRY_S = 8, 60.0
+"""As the Functions host does (maxDequeueCount and visibilityTimeout in host.json). It takes minutes of
+failing until rows are given up."""
 HIDDEN_S = 30.0
-"""After so long, others take what a killed process held, and what failed is tried again. What failed
-waits as long in Azure (visibilityTimeout in host.json)."""
+"""After so long, others take what a killed process held."""
 _RENEWALS = 3
 """In the time that a message is hidden: two may fail."""
 
@@ -38,10 +38,12 @@ class Pace:
     """Seconds.
 
     hidden_s: how long a message that was received is hidden from others; renewed while it is worked on.
+    retry_s: until what failed is tried again.
     poll_s: between looks at a queue that was empty, and at the inputs.
     """
 
     hidden_s: float = HIDDEN_S
+    retry_s: float = RETRY_S
     poll_s: float = 1.0
     reconcile_s: float = 60.0
 
@@ -117,7 +119,11 @@ class Driver:
             if message is None:
                 return False
             hold = _Hold(queue, message, self._pace.hidden_s)
-            await self._handle(step, message)
+            try:
+                await self._handle(step, message)
+            except Exception:
+                await self._put_off(queue, await hold.end())
+                raise
             if (held := await hold.end()) is not None:
                 await asyncio.to_thread(queue.delete, held)
         except asyncio.CancelledError:
@@ -129,6 +135,11 @@ class Driver:
             if hold is not None:
                 await hold.end()
         return True
+
+    async def _put_off(self, queue: Queue, message: Message | None) -> None:
+        if message is not None:
+            with suppress(BlitzError):  # then it comes again after hidden_s
+                await asyncio.to_thread(queue.renew, message, visible_after_s=self._pace.retry_s)
 
     async def _handle(self, step: Step, message: Message) -> None:
         if message.dequeue_count > MAX_TRIES:  # whoever took it before died of it

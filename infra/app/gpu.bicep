@@ -49,6 +49,8 @@ var shared = sharedSettings(token, identity.properties.clientId, applicationInsi
 var settings = union(shared, modelsInImage ? { BLITZ_MODEL_STORE: 'file:///models' } : {}, {
   // Files, because the Functions host keeps its keys in blobs only on its own platform.
   AzureWebJobsSecretStorageType: 'Files'
+  // With host.json's 1, ten waiting chunks would have ten GPUs start, each for less than a second of work.
+  AzureFunctionsJobHost__extensions__queues__batchSize: '8'
   BLITZ_ROLE: 'gpu'
   BLITZ_WARM_MODELS: warmModels
   BLITZ_CACHE_MODELS: '8'
@@ -112,8 +114,8 @@ resource app 'Microsoft.App/containerApps@2024-10-02-preview' = {
           env: map(items(settings), each => { name: each.key, value: each.value })
         }
       ]
-      // The platform derives the rules from the triggers: a replica for each waiting message of bulk-gpu
-      // (batchSize in host.json), and 10 requests at a time for HTTP. infra/hooks/scale can set others.
+      // The platform derives the rules from the triggers: a replica for each batchSize waiting messages of
+      // bulk-gpu, and 10 requests at a time for HTTP. infra/hooks/scale can set others.
       scale: { minReplicas: 0, maxReplicas: maxReplicas, cooldownPeriod: cooldownSeconds, pollingInterval: 15 }
     }
   }

@@ -46,7 +46,7 @@ async def work():
     settings = Settings.from_env(os.environ)
     storage = open_storage(settings)
     bulk = build_bulk(settings, storage, create_inference(settings))
-    await Driver(bulk, storage, "cpu", Pace(hidden_s=2)).run()
+    await Driver(bulk, storage, "cpu", Pace(hidden_s=2, retry_s=2)).run()
 asyncio.run(work())
 """
 

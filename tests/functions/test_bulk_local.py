@@ -20,16 +20,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from functions.bulk_local import MAX_TRIES, Driver, Pace, bulk_hint, local_storage
+from functions.bulk_local import MAX_TRIES, RETRY_S, Driver, Pace, bulk_hint, local_storage
 from shared.bulk import jobs
 from shared.bulk.storage import Message, Queue, Storage, open_storage
 from shared.errors import StoreUnavailable, Unavailable
 from shared.settings import Settings
-from tests.server import free_port, started_service, wait_until_ready
+from tests.server import ROOT, free_port, started_service, wait_until_ready
 from tests.tiny import Tiny, nearly, publish_all
 
 PATIENCE_S = 60.0
-FAST = Pace(hidden_s=0.05, poll_s=0.01, reconcile_s=3600)
+FAST = Pace(hidden_s=0.05, retry_s=0.05, poll_s=0.01, reconcile_s=3600)
 TINY, SLOW = Tiny("tiny"), Tiny("slow", dimensions=256, work=20)
 
 # --- the driver alone
@@ -143,6 +143,38 @@ async def test_what_fails_too_often_is_given_up(storage: Storage) -> None:
     await _driven(steps, storage, lambda: not storage.queue("bulk-cpu").depth())
     names = [name for name, _ in steps.calls if name != "reconcile"]
     assert names == ["embed"] * MAX_TRIES + ["give_up"]
+
+
+@pytest.mark.anyio
+async def test_what_failed_waits_before_it_is_tried_again(storage: Storage) -> None:
+    """Longer than what a killed process held: a backend that is away for minutes costs no rows."""
+    steps = Steps()
+    steps.fail = 1
+    queue = storage.queue("bulk-cpu")
+    queue.send(b"x")
+    pace = Pace(hidden_s=0.05, retry_s=3600, poll_s=0.01, reconcile_s=0.01)
+    running = asyncio.create_task(Driver(steps, storage, "cpu", pace).run())  # type: ignore[arg-type]
+
+    def reconciled() -> int:
+        return [name for name, _ in steps.calls].count("reconcile")
+
+    async with asyncio.timeout(PATIENCE_S):
+        await steps.called.wait()
+        before = reconciled()
+        while reconciled() < before + 20:  # noqa: ASYNC110 - at 0.01 s each, several times hidden_s
+            await asyncio.sleep(0.005)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    assert [name for name, _ in steps.calls if name != "reconcile"] == ["embed"]
+    assert queue.depth() == 1
+
+
+def test_a_message_is_tried_as_often_and_as_soon_as_in_azure() -> None:
+    """host.json tells the Functions host what the driver does."""
+    queues = json.loads((ROOT / "host.json").read_text())["extensions"]["queues"]
+    assert queues["maxDequeueCount"] == MAX_TRIES
+    assert queues["visibilityTimeout"] == f"00:{RETRY_S // 60:02.0f}:{RETRY_S % 60:02.0f}"
 
 
 @pytest.mark.anyio

@@ -313,6 +313,15 @@ def test_the_gpu_runs_on_its_profile() -> None:
     assert settings_of(app)["AzureWebJobsSecretStorageType"] == "Files"
 
 
+def test_a_gpu_is_asked_for_by_as_many_chunks_as_it_takes_at_once() -> None:
+    """The platform's rules go by the setting, those of the hooks by their own number."""
+    setting = "AzureFunctionsJobHost__extensions__queues__batchSize"
+    chunks = settings_of(apps_of("complete")["gpu"])[setting]
+    for name in ("scale.sh", "scale.ps1"):
+        text = (ROOT / "infra" / "hooks" / name).read_text()
+        assert re.findall(r'"queueLength": "(\d+)"', text) == [chunks]
+
+
 def test_memory_for_models_fits_the_machine() -> None:
     """Half of the GPU's 16 GB at most; and the CPU app's models leave the instance room to work."""
     cache = {

@@ -152,7 +152,7 @@ TRIES = 5
 
 
 async def drain(memory: Memory, bulk: Bulk, *, newest_first: bool = False) -> None:
-    """Deliver messages until there are none, as the Functions host does: five tries, then poison."""
+    """Deliver messages until there are none, as the Functions host does: so many tries, then poison."""
     steps = [(SPLIT, bulk.split), (FINISH, bulk.finish)]
     steps += [(queue_of(device), bulk.embed) for device in ("cpu", "gpu")]
     while True:
