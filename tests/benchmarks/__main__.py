@@ -87,8 +87,13 @@ def _engines(work: Path, texts: list[str]) -> dict[str, dict[str, float]]:
 def _http(work: Path, texts: list[str]) -> dict[str, float]:
     store = open_store_url(f"file://{STORE}", cache_dir=work, cache_disk_bytes=10**9)
     embed, _ = engines.ours(*store.fetch(service.MODEL, store.current(service.MODEL, "cpu")))
-    bare = engines.compare({"bare": embed}, texts)["bare"]["texts/s"]
-    over_http = service.http(STORE, texts)
+
+    def bare_per_s() -> float:
+        return engines.compare({"bare": embed}, texts)["bare"]["texts/s"]
+
+    # In turns, so that a slow minute of the machine hits both.
+    before, over_http = bare_per_s(), service.http(STORE, texts)
+    bare = (before + bare_per_s()) / 2
     figures = {
         "bare engine, texts/s": bare,
         "HTTP, 8 clients x 64 texts, texts/s": over_http,
