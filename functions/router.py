@@ -105,7 +105,8 @@ class Endpoints:
         """Decode, ask the backend, format. started: a perf_counter."""
         decode = partial(decode_body, data, request.headers.get("content-type", ""), operation.body)
         body = await off_loop_if(len(data) > LARGE_BODY_BYTES, decode)
-        body = fill_from_query(body, request.query_params, operation.query)
+        if operation.query:
+            body = fill_from_query(body, request.query_params, operation.query)
         named = (
             request.path_params.get("model")
             or body.model

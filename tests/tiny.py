@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from random import Random
@@ -40,6 +40,7 @@ class Tiny:
 
     dimensions: of an embedding model. work: so many multiplications of each token's embedding with an
     identity matrix of `dimensions` make the CPU's model slow, and change nothing.
+    prompts: by name, as the manifest has them.
     ballast_bytes: of a file beside the others that nobody reads; it makes the model large for the store
     and for routing.
     """
@@ -48,6 +49,7 @@ class Tiny:
     task: Task = "embedding"
     dimensions: int = 16
     work: int = 0
+    prompts: Mapping[str, str] = field(default_factory=dict, hash=False)
     ballast_bytes: int = 0
 
     def vectors(self, texts: Sequence[str], dimensions: int | None = None) -> NDArray[np.float64]:
@@ -112,6 +114,7 @@ class Tiny:
             pooling=None if scores else "mean",
             normalize=not scores,
             labels=("relevance",) if scores else (),
+            prompts=dict(self.prompts),
         )
 
     def _graph(self) -> onnx.ModelProto:
