@@ -154,7 +154,8 @@ def fetch(
         if manifest is None:
             raise InvalidInput("the job has not ended yet", field="JOB")
         files = list(_fetch(storage, manifest, out))
-        _print(as_json, {"files": [str(path) for path in files]}, "\n".join(map(str, files)))
+        text = "\n".join(map(str, files)) or manifest.status.error or "the job has made no file"
+        _print(as_json, {"files": [str(path) for path in files]}, text)
         if code := _code(manifest.status):
             raise typer.Exit(code)
 

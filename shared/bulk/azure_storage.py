@@ -76,7 +76,7 @@ def open_account(url: str, connection_string: str) -> Storage:
     else:
         if not _ACCOUNT.fullmatch(url):
             raise Misconfigured(
-                "BLITZ_STORAGE must be file://FOLDER, azurite or https://ACCOUNT.blob.core.windows.net"
+                "BLITZ_STORAGE, or --to, must be file://FOLDER, azurite or https://ACCOUNT.blob.core.windows.net"
             )
         from azure.identity import DefaultAzureCredential
 

@@ -64,7 +64,7 @@ class Embedder:
             [np.empty((0, job.dimensions), np.float32), *(r.vectors for r in results)]
         )
         tokens = [count for result in results for count in result.token_counts]
-        chosen = table if len(kept) == len(texts) else table.take(sorted(kept))
+        chosen = table if len(kept) == len(texts) else table.take(pa.array(sorted(kept), pa.int64()))
         names = list(_names(table)) if refused else []
         bad = [_failed(names[row], "input_refused", why) for row, why in sorted(refused.items())]
         return embedded(chosen, vectors[order], [tokens[at] for at in order]), bad

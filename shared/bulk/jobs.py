@@ -20,8 +20,9 @@ Does not know storage, models or how rows become vectors.
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 
@@ -40,6 +41,11 @@ State: TypeAlias = Literal[
     "validating", "failed", "in_progress", "finalizing", "completed", "cancelling", "cancelled"
 ]
 """OpenAI Batch's statuses, but expired: a job here has no end of its time."""
+
+OWN_FOLDERS = frozenset(("active", "batches", "events", "files", "jobs", "warmup"))
+"""Of `out`, where an input's output has the input's key."""
+
+_AT = re.compile(r" - at `\$\.(\w+)`$|unknown field `(\w+)`$")
 
 ENDED: frozenset[State] = frozenset(("failed", "completed", "cancelled"))
 
@@ -213,6 +219,8 @@ def options_of(container: Container, stat: BlobStat, sidecar: bytes | None) -> O
     """
     given: dict[str, Any] = {}
     folder, slash, _ = stat.key.partition("/")
+    if container == "source" and slash and folder in OWN_FOLDERS:
+        raise InvalidInput(f"the folder {folder} is the service's own: put the file into another one")
     if container == "source" and slash and is_name(folder):
         given["model"] = folder
     given |= {
@@ -223,10 +231,26 @@ def options_of(container: Container, stat: BlobStat, sidecar: bytes | None) -> O
     try:
         if sidecar is not None:
             given |= msgspec.json.decode(sidecar, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"{stat.key}{SIDECAR} is not a JSON object: {error}") from None
+    try:
         # Metadata are strings; strict=False reads "64" as a number.
         return msgspec.convert(given, Options, strict=False)
-    except msgspec.DecodeError as error:
-        raise InvalidInput(f"the options are not valid: {error}") from None
+    except msgspec.ValidationError as error:
+        raise _bad_option(str(error)) from None
+
+
+def _bad_option(why: str) -> InvalidInput:
+    """From msgspec's message, which ends with the option's name."""
+    at = _AT.search(why)
+    name = (at[1] or at[2]) if at else None
+    types = {field.name: field.type for field in msgspec.structs.fields(Options)}
+    if name not in types:
+        hint = f"; there are: {', '.join(types)}"
+    else:
+        choices = [each for each in get_args(types[name]) if isinstance(each, str)]
+        hint = f"; one of: {', '.join(choices)}" if choices else ""
+    return InvalidInput(f"the options are not valid: {why}{hint}", field=name)
 
 
 def no_model(key: str) -> InvalidInput:

@@ -9,7 +9,7 @@ from pathlib import Path
 from shared.bulk.control import FINISH, SPLIT, queue_of
 from shared.bulk.pipeline import Bulk
 from shared.bulk.storage import BlobStat, Message, Storage
-from shared.errors import SourceChanged
+from shared.errors import BlitzError, SourceChanged
 
 
 class Died(BaseException):
@@ -152,7 +152,10 @@ TRIES = 5
 
 
 async def drain(memory: Memory, bulk: Bulk, *, newest_first: bool = False) -> None:
-    """Deliver messages until there are none, as the Functions host does: so many tries, then poison."""
+    """Deliver messages until there are none, as the Functions host does: so many tries, then poison.
+
+    Only for errors that are meant; a bug that is tried again would pass for a bad row.
+    """
     steps = [(SPLIT, bulk.split), (FINISH, bulk.finish)]
     steps += [(queue_of(device), bulk.embed) for device in ("cpu", "gpu")]
     while True:
@@ -162,7 +165,7 @@ async def drain(memory: Memory, bulk: Bulk, *, newest_first: bool = False) -> No
                 continue
             try:
                 await step(message.body)
-            except Exception:
+            except BlitzError:
                 if message.dequeue_count < TRIES:
                     queue.reappear()
                     break

@@ -12,7 +12,7 @@ from shared import trace
 from shared.bulk import jobs
 from shared.bulk.control import SPLIT
 from shared.bulk.jobs import Message
-from shared.errors import InvalidInput, Unavailable
+from shared.errors import BackendFailed, InvalidInput, Unavailable
 from shared.logs import failure_of
 from shared.trace import Span
 from tests.shared.bulk.memory import TRIES, Died
@@ -117,7 +117,7 @@ async def test_what_another_process_did_first_is_counted_by_that_one(told: list[
 async def test_rows_without_a_vector_are_failed_ones_whatever_the_reason(told: list[Span]) -> None:
     """Unreadable ones, those that the model refuses, and those of a chunk that is given up."""
     world = World()
-    world.backend.refuses = {"text 5": InvalidInput("no"), "text 600": RuntimeError("broken")}
+    world.backend.refuses = {"text 5": InvalidInput("no"), "text 600": BackendFailed("broken")}
     await world.put(b"not json\n" + INPUT)
     await world.drain()
     (manifest,) = world.manifests()

@@ -22,7 +22,7 @@ from shared.bulk.pipeline import Bulk
 from shared.bulk.storage import BlobStat
 from shared.bulk.upkeep import MISSED_S, STUCK_S
 from shared.contracts import EmbedRequest, EmbedResult, ModelCard
-from shared.errors import BlitzError, InputTooLong, InvalidInput, Overloaded
+from shared.errors import BackendFailed, BlitzError, InputTooLong, InvalidInput, Overloaded
 from shared.manifest import Device
 from shared.routing import fixed
 from shared.telemetry import Telemetry
@@ -207,7 +207,7 @@ async def test_bad_and_refused_rows_go_to_the_error_file_and_the_rest_goes_on() 
 async def test_a_chunk_that_always_fails_becomes_failed_rows_and_the_job_ends() -> None:
     """Five tries, then its rows are in the error file; the other chunks have their vectors."""
     world = World()
-    world.backend.refuses = {"text 5": RuntimeError("broken")}
+    world.backend.refuses = {"text 5": BackendFailed("broken")}
     await world.put()
     await world.drain()
     assert world.table().num_rows == ROWS - 512
@@ -233,10 +233,14 @@ async def test_an_overloaded_backend_is_waited_for() -> None:
         ("nope/texts.jsonl", INPUT, {}, "available models: mini"),
         ("ranker/texts.jsonl", INPUT, {}, "is a cross-encoder"),
         (KEY, INPUT, {"blitz_dimensions": "9"}, "dimensions must be at most 4"),
-        (KEY, INPUT, {"blitz_dtype": "int4"}, "dtype"),
+        (KEY, INPUT, {"blitz_dtype": "int4"}, "dtype`; one of: float32, float16, int8"),
         (KEY, INPUT, {"blitz_colour": "red"}, "colour"),
         (KEY, INPUT, {"blitz_prompt_name": "passage"}, "it has: document, query"),
         (KEY, b"[1]", {}, "JSON array"),
+        *(
+            (f"{folder}/texts.jsonl", INPUT, {"blitz_model": "mini"}, f"{folder} is the service's own")
+            for folder in ("active", "batches", "events", "files", "jobs", "warmup")
+        ),
     ],
 )
 async def test_an_input_that_cannot_be_a_job_fails_with_the_reason(
@@ -253,6 +257,52 @@ async def test_an_input_that_cannot_be_a_job_fails_with_the_reason(
     world.now += MISSED_S + 1
     await world.bulk().reconcile()
     assert world.memory.queue(SPLIT).depth() == 0
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "reason", "field"),
+    [
+        (b"", f"{KEY}.job.json is not a JSON object", None),
+        (b"[1]", f"{KEY}.job.json is not a JSON object", None),
+        (b'{"colour": "red"}', "there are: model, dimensions, dtype", "colour"),
+        (b'{"dtype": "int4"}', "one of: float32, float16, int8", "dtype"),
+        (b'{"dimensions": 0}', ">= 1", "dimensions"),
+    ],
+)
+async def test_a_sidecar_that_cannot_be_read_is_told_of(
+    sidecar: bytes, reason: str, field: str | None
+) -> None:
+    """Which file it is, which option, and what there is to choose from."""
+    world = World()
+    world.memory.source.write(f"{KEY}.job.json", sidecar)
+    await world.put()
+    await world.drain()
+    (manifest,) = world.manifests()
+    assert reason in str(manifest.status.error)
+    assert manifest.status.field == field
+
+
+async def test_the_status_for_people_is_in_progress_once_all_was_read() -> None:
+    """With the total, before any chunk is done."""
+    world = World()
+    await world.put()
+    message = world.memory.queue(SPLIT).receive(visible_after_s=1)
+    assert message
+    id_ = await world.bulk().split(message.body)
+    data = world.memory.out.read(f"jobs/{id_}/status.json")
+    assert data
+    status = jobs.decode(data, jobs.Status)
+    assert (status.status, status.request_counts) == ("in_progress", jobs.Counts(ROWS, 0, 0))
+
+
+async def test_reconcile_leaves_alone_what_is_no_job() -> None:
+    """Somebody else's blob does not keep jobs behind it from being looked at."""
+    world = World()
+    world.memory.out.write("active/a.parquet", b"PAR1")
+    world.memory.out.write("active/z", jobs.encode(Message(job="z", key=KEY, container="source")))
+    world.now += MISSED_S + 1
+    await world.bulk().reconcile()
+    assert world.memory.queue(SPLIT).depth() == 1
 
 
 async def test_options_come_from_sidecar_metadata_and_path_in_that_order() -> None:
@@ -387,6 +437,8 @@ async def test_an_output_without_a_row_has_the_input_s_columns() -> None:
     assert table.num_rows == 0
     names = ["row", "id", "text", "price", "input_embedding", "tokens", "vector"]
     assert table.column_names == names
+    errors = world.outputs()["mini/texts.csv.errors.jsonl"].splitlines()
+    assert {error["code"] for error in map(json.loads, errors)} == {"input_refused"}
     (manifest,) = world.manifests()
     assert manifest.status.request_counts == jobs.Counts(2, 0, 2)
 
