@@ -7,7 +7,8 @@ its key, and lose what arrives while the app is being deployed. Does not know wh
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import azure.functions as func
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from functions.bulk_steps import steps_of
 from shared.bulk.pipeline import Bulk
 from shared.bulk.storage import SOURCE
+from shared.errors import BlitzError
 from shared.manifest import Device
 
 EVENTS = "bulk-events"
@@ -70,9 +72,21 @@ def blob_of(event: bytes) -> tuple[str, str] | None:
     return key, found.data.etag.strip('"')
 
 
+@contextmanager
+def _said_to_the_host() -> Iterator[None]:
+    """The host logs an exception with its message; of those that are not ours it may quote a text."""
+    try:
+        yield
+    except BlitzError:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"unexpected {type(error).__name__}, see the log") from None
+
+
 def _on_queue(app: func.AsgiFunctionApp, queue: str, run: Callable[[bytes], Awaitable[object]]) -> None:
     async def handle(message: func.QueueMessage) -> None:
-        await run(message.get_body())
+        with _said_to_the_host():
+            await run(message.get_body())
 
     name = queue.replace("-", "_")
     handle.__name__ = name
@@ -82,7 +96,8 @@ def _on_queue(app: func.AsgiFunctionApp, queue: str, run: Callable[[bytes], Awai
 
 def _on_timer(app: func.AsgiFunctionApp, name: str, run: Callable[[], Awaitable[None]]) -> None:
     async def handle(timer: func.TimerRequest) -> None:
-        await run()
+        with _said_to_the_host():
+            await run()
 
     handle.__name__ = name
     # Not at startup: every instance that comes would begin with it.

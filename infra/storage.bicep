@@ -21,7 +21,8 @@ var common = {
     // Event Grid is one of them, and writes to a queue.
     bypass: 'AzureServices'
     defaultAction: networkIsolated ? 'Deny' : 'Allow'
-    ipRules: map(networkIsolated ? allowedIpRanges : [], range => { value: range, action: 'Allow' })
+    // An address alone is written without its /32 here.
+    ipRules: map(networkIsolated ? allowedIpRanges : [], range => { value: replace(range, '/32', ''), action: 'Allow' })
   }
 }
 
@@ -59,7 +60,7 @@ resource dataAccount 'Microsoft.Storage/storageAccounts@2023-05-01' = {
   resource queueService 'queueServices' = {
     name: 'default'
 
-    // After five tries the host moves a message to NAME-poison.
+    // After eight tries the host moves a message to NAME-poison.
     resource names 'queues' = [for name in concat(queues, map(queues, name => '${name}-poison')): { name: name }]
   }
 }

@@ -339,6 +339,10 @@ class Batcher:
         self._metrics.batch_ran(
             texts=len(sequences), padded_tokens=len(sequences) * max(map(len, sequences))
         )
+        tokens = sum(map(len, sequences))
+        with self._changed:
+            # What ran alone and small says little of how fast a queue drains.
+            tells_rate = bool(self._heap) or 2 * tokens >= self._budget_tokens
         began = time.perf_counter()
         try:
             rows = parts[0][0].model.run(sequences)
@@ -350,9 +354,10 @@ class Batcher:
             frames = "".join(traceback.format_tb(error.__traceback__))
             _log.error("a micro-batch failed: %s\n%s", type(error).__qualname__, frames)
             return error
-        rate = sum(map(len, sequences)) / max(time.perf_counter() - began, 1e-6)
-        with self._changed:
-            self._tokens_per_s += (rate - self._tokens_per_s) * (0.1 if self._tokens_per_s else 1.0)
+        rate = tokens / max(time.perf_counter() - began, 1e-6)
+        if tells_rate:
+            with self._changed:
+                self._tokens_per_s += (rate - self._tokens_per_s) * (0.1 if self._tokens_per_s else 1.0)
         return None
 
     def _settle_part(self, parts: list[_Part], error: Exception | None) -> None:

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 
 from shared.contracts import ModelCard
 from shared.errors import BlitzError, InvalidArtefact, UnknownModel
+from shared.logs import FAILURE, Failure
 from shared.manifest import Device, Manifest
 from shared.model_store import ModelStore
 
@@ -90,7 +91,8 @@ class Catalogue:
         except Exception as error:
             known = isinstance(error, BlitzError)
             reason = f": {error}" if known else ""
-            _log.warning("the models could not be listed%s", reason, exc_info=None if known else error)
+            carried = None if known else {FAILURE: Failure.of(error)}
+            _log.warning("the models could not be listed%s", reason, extra=carried)
             if not self._cards:
                 self._error = error
         self._next_listing = self._clock() + CARDS_S

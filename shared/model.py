@@ -65,8 +65,7 @@ class Model:
             )
         if request.dimensions is not None and request.dimensions > self.manifest.dimensions:
             raise InvalidInput(
-                f"this model's vectors have {self.manifest.dimensions} dimensions: "
-                f"ask for 1 to {self.manifest.dimensions}",
+                f"ask for 1 to {self.manifest.dimensions}: this model's vectors have no more",
                 field="dimensions",
             )
         return self.tokenizer.encode(

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from shared.contracts import ModelState
 from shared.errors import BlitzError, ModelLoadFailed, Unavailable
+from shared.logs import FAILURE, Failure
 from shared.model import Model
 
 _log = logging.getLogger(__name__)
@@ -241,7 +242,7 @@ class ModelCache:
         passed_on = isinstance(error, BlitzError) and error.status < 500
         reason = f"the model {name} did not load" + (f": {error}" if known else "")
         if not passed_on:  # callers can send any name: theirs are not worth a log line each
-            _log.warning("%s", reason, exc_info=None if known else error)
+            _log.warning("%s", reason, extra=None if known else {FAILURE: Failure.of(error)})
         now = self._clock()
         with self._lock:
             if self._closed.is_set():
@@ -286,9 +287,8 @@ class ModelCache:
         except Exception as error:
             known = isinstance(error, BlitzError)
             reason = f": {error}" if known else ""
-            _log.warning(
-                "the model %s was not refreshed%s", name, reason, exc_info=None if known else error
-            )
+            carried = None if known else {FAILURE: Failure.of(error)}
+            _log.warning("the model %s was not refreshed%s", name, reason, extra=carried)
         with self._lock:
             old.checked_at = self._clock()
             old.checking = False

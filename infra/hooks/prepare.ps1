@@ -6,7 +6,8 @@ function Assert-Success { if ($LASTEXITCODE -ne 0) { throw "the last command fai
 
 if (-not $env:BACKEND_APP_ID) {
     $name = "blitz-embedding-$env:AZURE_ENV_NAME"
-    $id = az ad app list --display-name $name --query '[0].appId' --output tsv
+    # A --display-name would find every app whose name begins so.
+    $id = az ad app list --filter "displayName eq '$name'" --query '[0].appId' --output tsv
     Assert-Success
     if (-not $id) {
         $id = az ad app create --display-name $name --sign-in-audience AzureADMyOrg `

@@ -5,7 +5,8 @@ set -eu
 
 if [ -z "${BACKEND_APP_ID:-}" ]; then
     name="blitz-embedding-$AZURE_ENV_NAME"
-    id=$(az ad app list --display-name "$name" --query '[0].appId' --output tsv)
+    # A --display-name would find every app whose name begins so.
+    id=$(az ad app list --filter "displayName eq '$name'" --query '[0].appId' --output tsv)
     if [ -z "$id" ]; then
         id=$(az ad app create --display-name "$name" --sign-in-audience AzureADMyOrg \
             --requested-access-token-version 2 --query appId --output tsv)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import azure.functions as func
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from functions.bulk_triggers import blob_of
+from functions.bulk_triggers import blob_of, register
 from shared.bulk.storage import Storage, open_storage
+from shared.errors import Unavailable
 from shared.settings import Settings
 from tests.azurite import running_azurite
 from tests.functions.worker import Worker, running_worker
@@ -225,3 +229,28 @@ def test_the_timer_finds_an_input_without_an_event(app: App, folder: Path) -> No
 def test_which_blob_an_event_is_about(event: bytes, blob: tuple[str, str] | None) -> None:
     """Both of Event Grid's schemas, ETags with quotes and without; nothing else."""
     assert blob_of(event) == blob
+
+
+def test_the_host_is_told_no_message_but_ours() -> None:
+    """It logs exceptions whole, and a library's may quote a row."""
+
+    class Steps:
+        error: Exception = ValueError("row 3: zebra")
+
+        async def embed(self, body: bytes) -> None:
+            raise self.error
+
+        async def give_up(self, body: bytes) -> None: ...
+
+    app = func.AsgiFunctionApp(app=None, http_auth_level=func.AuthLevel.ANONYMOUS)
+    steps = Steps()
+    register(app, steps, "gpu")  # type: ignore[arg-type]
+    handles = {each.get_function_name(): each.get_user_function() for each in app.get_functions()}
+    for error, told in (
+        (steps.error, "unexpected ValueError"),
+        (Unavailable("the store is away"), "the store is away"),
+    ):
+        steps.error = error
+        with pytest.raises(Exception, match=told) as caught:
+            asyncio.run(handles["bulk_gpu"](func.QueueMessage(body=b"x")))
+        assert "zebra" not in "".join(traceback.format_exception(caught.value))
