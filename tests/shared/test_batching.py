@@ -345,6 +345,25 @@ async def test_a_queue_that_takes_too_long_refuses() -> None:
 
 
 @pytest.mark.anyio
+async def test_small_batches_of_an_idle_server_do_not_tell_how_fast_a_queue_drains() -> None:
+    """Or the first large request after them would be refused for its own first half."""
+    model = FakeModel()
+    with batcher(max_queue_s=1e-9) as batches:
+        await batches.submit(model, [[1]])
+        model.gate.clear()
+        for _ in model.calls:
+            await entered(model)
+        running = start(batches, model, [[2] * 8])
+        await entered(model)
+        waiting = start(batches, model, [[3] * 8])
+        await queued(batches, 8)
+        another = start(batches, model, [[4]])
+        await asyncio.sleep(0)  # it queues, or is refused
+        model.gate.set()
+        await asyncio.gather(running, waiting, another)
+
+
+@pytest.mark.anyio
 async def test_errors_of_ours_keep_their_class() -> None:
     """What an engine raises on purpose reaches the caller as it is, as an object of its own."""
 
