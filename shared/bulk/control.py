@@ -88,12 +88,13 @@ def read_progress(out: Blobs, job_id: str) -> Progress:
     )
 
 
-def status_of(out: Blobs, job: Job) -> Status:
+def status_of(out: Blobs, job: Job, split: Split | None = None) -> Status:
+    """split: how the input was cut; None: as storage has it, if it is cut."""
     folder = f"jobs/{job.id}"
     if (ended := read_manifest(out, job.id)) is not None:
         return ended.status
-    found = out.read(f"{folder}/split.json")
-    split = jobs.decode(found, Split) if found else None
+    if split is None and (found := out.read(f"{folder}/split.json")):
+        split = jobs.decode(found, Split)
     parts = [jobs.rows_of(stat.key) for stat in out.list(f"{folder}/parts/")]
     failed = sum(jobs.rows_of(stat.key) for stat in out.list(f"{folder}/failed/"))
     state: State = "validating"

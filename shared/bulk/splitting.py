@@ -206,15 +206,10 @@ class Splitter:
                 out.write(f"{folder}/status.json", jobs.encode(control.status_of(out, job)))
                 if out.stat(f"{folder}/cancel"):
                     return
+        split = Split(chunks, parts, good + bad, bad)
         # Before split.json: after it the job may end at any time, and its last status must stand.
-        status = control.status_of(out, job)
-        if status.status == "validating":
-            counts = msgspec.structs.replace(
-                status.request_counts, total=good + bad, failed=status.request_counts.failed + bad
-            )
-            status = msgspec.structs.replace(status, status="in_progress", request_counts=counts)
-            out.write(f"{folder}/status.json", jobs.encode(status))
-        out.create(f"{folder}/split.json", jobs.encode(Split(chunks, parts, good + bad, bad)))
+        out.write(f"{folder}/status.json", jobs.encode(control.status_of(out, job, split)))
+        out.create(f"{folder}/split.json", jobs.encode(split))
         trace.note({}, {"rows": good + bad, "failed": bad})
 
 

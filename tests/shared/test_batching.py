@@ -81,6 +81,20 @@ async def queued(batches: Batcher, tokens: int) -> None:
         await asyncio.sleep(0.001)
 
 
+async def one_running_one_waiting(
+    batches: Batcher, model: FakeModel
+) -> tuple[asyncio.Task[Batched], asyncio.Task[Batched]]:
+    """Two requests of 8 tokens; the model, which has run before, is held until its gate opens."""
+    model.gate.clear()
+    for _ in model.calls:
+        await entered(model)
+    running = start(batches, model, [[2] * 8])
+    await entered(model)
+    waiting = start(batches, model, [[3] * 8])
+    await queued(batches, 8)
+    return running, waiting
+
+
 @pytest.mark.parametrize(
     ("lengths", "expected"),
     [
@@ -331,13 +345,7 @@ async def test_a_queue_that_takes_too_long_refuses() -> None:
     model = FakeModel()
     with batcher(max_queue_s=1e-9) as batches:
         await batches.submit(model, [[1] * 8])
-        model.gate.clear()
-        for _ in model.calls:
-            await entered(model)
-        running = start(batches, model, [[2] * 8])
-        await entered(model)
-        waiting = start(batches, model, [[3] * 8])
-        await queued(batches, 8)
+        running, waiting = await one_running_one_waiting(batches, model)
         with pytest.raises(Overloaded):
             await batches.submit(model, [[4]])
         model.gate.set()
@@ -350,13 +358,7 @@ async def test_small_batches_of_an_idle_server_do_not_tell_how_fast_a_queue_drai
     model = FakeModel()
     with batcher(max_queue_s=1e-9) as batches:
         await batches.submit(model, [[1]])
-        model.gate.clear()
-        for _ in model.calls:
-            await entered(model)
-        running = start(batches, model, [[2] * 8])
-        await entered(model)
-        waiting = start(batches, model, [[3] * 8])
-        await queued(batches, 8)
+        running, waiting = await one_running_one_waiting(batches, model)
         another = start(batches, model, [[4]])
         await asyncio.sleep(0)  # it queues, or is refused
         model.gate.set()
