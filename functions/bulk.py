@@ -179,8 +179,17 @@ def _open(to: str) -> tuple[Storage, str]:
     """The storage, and how to tell people where its containers are."""
     settings = Settings.from_env(os.environ)
     settings = replace(settings, storage=to) if to else local_storage(settings)
-    folder = settings.storage.removeprefix("file://")
-    return open_storage(settings), f"{folder}/" if folder != settings.storage else ""
+    storage, folder = open_storage(settings), settings.storage.removeprefix("file://")
+    if folder == settings.storage:
+        return storage, ""
+    # A folder would come to be by itself, and a mistyped one pass for a storage that nobody works on.
+    if not (Path(folder) / SOURCE).is_dir():
+        raise InvalidInput(
+            f"{folder} is no bulk storage, it has no folder {SOURCE}: start the service with it, or "
+            "make that folder",
+            field="--to",
+        )
+    return storage, f"{folder}/"
 
 
 def _blocks(file: Path) -> Iterator[bytes]:
@@ -251,6 +260,10 @@ def _end(now: Status, where: str, as_json: bool) -> None:
     lines = [f"{now.id}: {now.status}, {rows}"]
     if now.error:
         lines.append(f"  {now.error}")
+    if now.options:
+        given = ", ".join(f"{name} {value}" for name, value in msgspec.to_builtins(now.options).items())
+        without = "; there was no sidecar" if now.sidecar is False else ""
+        lines.append(f"  options: {given or 'none'}{without}")
     if now.ended_at is not None and now.output:
         lines.append(f"  output: {where}{OUT}/{now.output}")
     if now.errors:
@@ -278,7 +291,7 @@ def _table(statuses: list[Status]) -> str:
                 each.status,
                 f"{counts.completed:,}",
                 f"{counts.failed:,}",
-                each.model,
+                each.model or "-",
                 each.source,
             )
         )

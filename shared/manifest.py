@@ -8,6 +8,7 @@ not know where files live.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -126,6 +127,13 @@ def is_name(name: str) -> bool:
     The pattern is what keeps a name inside the store: no separators, no leading or trailing dot.
     """
     return _NAME.fullmatch(name) is not None
+
+
+def check_prompt(name: str, known: Collection[str]) -> None:
+    """Raises InvalidInput if a model's prompts `known` have none of that name."""
+    if name not in known:
+        names = ", ".join(sorted(known)) or "none"
+        raise InvalidInput(f"this model has no such prompt; it has: {names}", field="prompt_name")
 
 
 def check_name(name: str, *, field: str = "model") -> str:

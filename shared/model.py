@@ -23,7 +23,7 @@ from shared.contracts import (
 )
 from shared.engines.base import Engine, OpenEngine
 from shared.errors import InvalidArtefact, InvalidInput
-from shared.manifest import Activation, Manifest
+from shared.manifest import Activation, Manifest, check_prompt
 from shared.tokenization import Tokenizer
 from shared.vectors import DenseLayer, apply_dense
 
@@ -119,9 +119,7 @@ class Model:
         name = request.prompt_name or default
         if name is None:
             return ""
-        if name not in prompts:
-            known = ", ".join(sorted(prompts)) or "none"
-            raise InvalidInput(f"this model has no such prompt; it has: {known}", field="prompt_name")
+        check_prompt(name, prompts)
         return prompts[name]
 
 

@@ -105,7 +105,7 @@ def status_of(out: Blobs, job: Job, split: Split | None = None) -> Status:
     # A request that goes on in a second chunk may fail in both; it has one failure in the end.
     completed = max(0, sum(parts) - failed)
     counts = Counts(split.rows if split else 0, completed, failed + (split.bad if split else 0))
-    return Status(job.id, state, job.source, job.options.model, job.created, counts)
+    return jobs.status_of(job, state, counts)
 
 
 def cancel_job(storage: Storage, job_id: str) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from shared.bulk import jobs
 from shared.bulk.batch_output import write_batch, write_batch_errors
-from shared.bulk.jobs import Counts, Job, Manifest, Output, Split, Status
+from shared.bulk.jobs import Counts, Job, Manifest, Output, Split
 from shared.bulk.rows import BadRow, unpack_table
 from shared.bulk.storage import Blobs
 from shared.bulk.writing import write_ids, write_jsonl, write_npy, write_parquet
@@ -51,29 +51,28 @@ def finish_job(
     if out.stat(f"{folder}/manifest.json") is not None:
         return None
     parts = _Parts(out, final.parts, go_on)
-    outputs = [_write(out, key, make(parts)) for key, make in _outputs(job, parts)]
+    files = [_write(out, key, make(parts)) for key, make in _outputs(job, parts)]
     bad = _BadRows(out, final.bad, final.failed)
-    errors = _write(out, job.errors, _error_lines(job, bad))
+    files.append(_write(out, job.errors, _error_lines(job, bad)))
     found = out.read(f"{folder}/split.json")
     split = jobs.decode(found, Split) if found else None
     counts = Counts(split.rows if split else parts.rows + bad.count, parts.rows, bad.count)
-    if not bad.count:
-        out.delete(job.errors)
+    # No answer, no file, as at OpenAI. Other formats' outputs without a row are files to be read.
+    absent = {job.errors} if not bad.count else set()
+    if job.kind == "batch" and not parts.rows:
+        absent.add(job.output)
+    for key in absent:
+        out.delete(key)
     ended = clock()
-    status = Status(
-        job.id,
-        "cancelled" if final.cancelled else "completed",
-        job.source,
-        job.options.model,
-        job.created,
-        counts,
+    status = msgspec.structs.replace(
+        jobs.status_of(job, "cancelled" if final.cancelled else "completed", counts),
         finalizing_at=None if final.cancelled else int(final.begun),
         ended_at=int(ended),
-        output=job.output,
-        errors=job.errors if bad.count else None,
+        output=None if job.output in absent else job.output,
+        errors=None if job.errors in absent else job.errors,
     )
-    files = (*outputs, errors) if bad.count else tuple(outputs)
-    manifest = Manifest(job, status, files, parts.tokens, ended - job.created)
+    outputs = tuple(file for file in files if file.key not in absent)
+    manifest = Manifest(job, status, outputs, parts.tokens, ended - job.created)
     is_first = out.create(f"{folder}/manifest.json", jobs.encode(manifest))
     kept = out.read(f"{folder}/manifest.json")
     if kept is not None:  # another finisher may have been first

@@ -21,6 +21,7 @@ Does not know storage, models or how rows become vectors.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
@@ -77,7 +78,8 @@ class Job(msgspec.Struct, frozen=True):
     """container, source, etag: the version of the input. revision: of the model, the same for all parts.
 
     container: "out" for an uploaded file, whose outputs are files too. created: Unix seconds. kind: of
-    the input; "batch" has OpenAI's output. device: where its chunks go.
+    the input; "batch" has OpenAI's output. device: where its chunks go. sidecar: whether there was one
+    when the options were read; None for an uploaded file, which has none.
     """
 
     id: str
@@ -92,6 +94,7 @@ class Job(msgspec.Struct, frozen=True):
     created: int
     kind: Kind
     compression: Literal["gzip", "zstd"] | None = None
+    sidecar: bool | None = None
 
     @property
     def output(self) -> str:
@@ -128,16 +131,21 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is told of a job. Times are Unix seconds. finalizing_at: when its output was begun, told once
-    it has completed. error: why it failed as a whole, `code` and `field` as a BlitzError has them.
+    """What is told of a job. Times are Unix seconds. model: None where it is not known.
+
+    options: what it runs with, but for defaults. sidecar: as in Job. finalizing_at: when its output was
+    begun, told once it has completed. output: None, too, where no request of OpenAI Batch has an answer.
+    error: why it failed as a whole, `code` and `field` as a BlitzError has them.
     """
 
     id: str
     status: State
     source: str
-    model: str
+    model: str | None
     created_at: int
     request_counts: Counts = Counts()
+    options: Options | None = None
+    sidecar: bool | None = None
     finalizing_at: int | None = None
     ended_at: int | None = None
     output: str | None = None
@@ -176,6 +184,38 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     container: Container = "source"
     key: str = ""
     etag: str = ""
+
+
+def status_of(job: Job, state: State, counts: Counts) -> Status:
+    """What there is to tell of every job."""
+    return Status(
+        job.id,
+        state,
+        job.source,
+        job.options.model or None,
+        job.created,
+        counts,
+        options=job.options,
+        sidecar=job.sidecar,
+    )
+
+
+def draft_job(message: Message, stat: BlobStat, now_s: float) -> Job:
+    """What is known of an input before its options are read; enough to say why it is no job."""
+    options = Options()
+    return Job(
+        id=message.job or job_id(message.container, stat, options, ""),
+        container=message.container,
+        source=stat.key,
+        etag=stat.etag,
+        size=stat.size,
+        options=options,
+        revision="",
+        dimensions=0,
+        device="cpu",
+        created=int(now_s),
+        kind="jsonl",
+    )
 
 
 def job_id(container: Container, stat: BlobStat, options: Options, revision: str) -> str:
@@ -253,13 +293,16 @@ def _bad_option(why: str) -> InvalidInput:
     return InvalidInput(f"the options are not valid: {why}{hint}", field=name)
 
 
-def no_model(key: str) -> InvalidInput:
-    """What to tell of an input whose options name no model."""
-    return InvalidInput(
-        "no model is named: put the file into a folder of the model's name, or set the metadata "
-        f"{PREFIX}model, or write {key}{SIDECAR}",
-        field="model",
-    )
+def no_model(job: Job, known: Sequence[str]) -> InvalidInput:
+    """What to tell of an input that names no model. known: those that it could."""
+    if job.kind == "batch":
+        how = "set body.model in the requests"
+    else:
+        how = "put the file into a folder of the model's name"
+    if job.container == "source":
+        how += f", or set the metadata {PREFIX}model, or write {job.source}{SIDECAR} before the file"
+    names = ", ".join(known) or "none"
+    return InvalidInput(f"no model is named: {how}; there are: {names}", field="model")
 
 
 def encode(value: object) -> bytes:

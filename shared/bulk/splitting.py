@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 import pyarrow as pa
+from msgspec.structs import replace
 
 from shared import trace
 from shared.bulk import control, jobs
@@ -25,7 +26,7 @@ from shared.bulk.state import REPORT_S, Ledger
 from shared.bulk.storage import Blobs, BlobStat, Storage
 from shared.contracts import ModelCard
 from shared.errors import InvalidInput, SourceChanged
-from shared.manifest import Device
+from shared.manifest import Device, check_prompt
 from shared.routing import BackendView, Policy, Work
 from shared.telemetry import Telemetry
 
@@ -82,13 +83,15 @@ class Splitter:
             if not message.job:
                 return None  # a newer version has an event of its own
             gone = BlobStat(message.key, 0, message.etag, 0.0, {})
-            return await self._ledger.reject(
-                message, gone, SourceChanged("the input was changed or deleted")
-            )
-        try:
-            job = await self._create(message, stat, blobs)
+            draft = jobs.draft_job(message, gone, self._clock())
+            return await self._ledger.reject(draft, SourceChanged("the input was changed or deleted"))
+        draft = jobs.draft_job(message, stat, self._clock())
+        try:  # step by step, so that one that is rejected tells what was found
+            draft = await self._with_options(draft, stat, blobs)
+            draft = await self._with_format(draft, stat, blobs)
+            job = await self._create(draft, stat)
         except (InvalidInput, SourceChanged) as error:
-            return await self._ledger.reject(message, stat, error)
+            return await self._ledger.reject(draft, error)
         belongs_to(job)
         if await self._ledger.is_over(job):
             return job.id
@@ -102,33 +105,40 @@ class Splitter:
         await self._ledger.finish_if_done(job.id)
         return job.id
 
-    async def _create(self, message: Message, stat: BlobStat, blobs: Blobs) -> Job:
-        """The job of this version of an input, created if it is new.
-
-        Raises InvalidInput and SourceChanged.
-        """
-        container = message.container
+    async def _with_options(self, draft: Job, stat: BlobStat, blobs: Blobs) -> Job:
+        """Raises InvalidInput."""
+        if draft.container == "out":
+            return replace(draft, options=jobs.options_of(draft.container, stat, None))
         sidecar = await asyncio.to_thread(blobs.read, stat.key + jobs.SIDECAR)
-        options = jobs.options_of(container, stat, sidecar)
+        options = jobs.options_of(draft.container, stat, sidecar)
+        return replace(draft, options=options, sidecar=sidecar is not None)
+
+    async def _with_format(self, draft: Job, stat: BlobStat, blobs: Blobs) -> Job:
+        """And with a model, of the requests or by default. Raises InvalidInput and SourceChanged."""
+        options = draft.options
         head = await asyncio.to_thread(blobs.read_range, stat.key, 0, HEAD_BYTES, etag=stat.etag)
         form = detect_format(stat.key, head, ReadOptions(kind=options.kind))
         if not options.model:
-            model = await asyncio.to_thread(self._model_in, stat, blobs, form)
-            options = msgspec.structs.replace(options, model=model)
-        card = _card_for(options, await self._catalogue.cards(), self._choose(options, stat.size))
-        job = Job(
-            id=message.job or jobs.job_id(container, stat, options, card.revision),
-            container=container,
-            source=stat.key,
-            etag=stat.etag,
-            size=stat.size,
+            batch = form.kind == "batch"
+            named = await asyncio.to_thread(self._model_in, stat, blobs, form) if batch else ""
+            options = replace(options, model=named or self._default_model)
+        return replace(draft, options=options, kind=form.kind, compression=form.compression)
+
+    async def _create(self, draft: Job, stat: BlobStat) -> Job:
+        """The job of this version of an input, created if it is new. Raises InvalidInput."""
+        container, options = draft.container, draft.options
+        cards = await self._catalogue.cards()
+        if not options.model:
+            options = replace(options, model=_only_model(draft, cards))
+        card = _card_for(options, cards, self._choose(options, stat.size))
+        # An uploaded file's job has its id from whoever asked for it.
+        job = replace(
+            draft,
+            id=draft.id if container == "out" else jobs.job_id(container, stat, options, card.revision),
             options=options,
             revision=card.revision,
             dimensions=options.dimensions or card.dimensions,
             device=card.device,
-            created=int(self._clock()),
-            kind=form.kind,
-            compression=form.compression,
         )
         out = self._storage.out
         if not await asyncio.to_thread(out.create, f"jobs/{job.id}/job.json", jobs.encode(job)):
@@ -141,22 +151,15 @@ class Splitter:
         return job
 
     def _model_in(self, stat: BlobStat, blobs: Blobs, form: Format) -> str:
-        """What an OpenAI Batch file's first request names; else the default. Raises InvalidInput."""
+        """What an OpenAI Batch file's first valid request names, or "". Raises InvalidInput."""
         bad: BadRow | None = None
-        if form.kind == "batch":
-            options = ReadOptions(max_inputs=self._max_inputs)
-            for row in read_rows(_source(stat, blobs), form, options):
-                if isinstance(row, Row):
-                    bad = None
-                    if isinstance(row.fields, str) and (named := _model_named(row.fields)):
-                        return named
-                    break
-                bad = bad or row
-        if bad is not None:
-            raise InvalidInput(f"no line is a valid request; line {bad.line}: {bad.message}")
-        if not self._default_model:
-            raise jobs.no_model(stat.key)
-        return self._default_model
+        for row in read_rows(_source(stat, blobs), form, ReadOptions(max_inputs=self._max_inputs)):
+            if isinstance(row, Row):
+                return (isinstance(row.fields, str) and _model_named(row.fields)) or ""
+            bad = bad or row
+        if bad is None:
+            raise InvalidInput("the file has no request")
+        raise InvalidInput(f"no line is a valid request; line {bad.line}: {bad.message}")
 
     def _choose(self, options: Options, size: int) -> list[Device]:
         """Where the chunks should go, best first."""
@@ -225,12 +228,8 @@ def _card_for(options: Options, cards: list[ModelCard], devices: list[Device]) -
         raise InvalidInput(
             f"dimensions must be at most {named[0].dimensions} for {options.model}", field="dimensions"
         )
-    prompts = named[0].prompts
-    if options.prompt_name is not None and options.prompt_name not in prompts:
-        known = ", ".join(prompts) or "none"
-        raise InvalidInput(
-            f"{options.model} has no prompt of that name; it has: {known}", field="prompt_name"
-        )
+    if options.prompt_name is not None:
+        check_prompt(options.prompt_name, named[0].prompts)
     if options.backend != "auto":
         named = [card for card in named if card.device == options.backend]
         if not named:
@@ -240,6 +239,14 @@ def _card_for(options: Options, cards: list[ModelCard], devices: list[Device]) -
             )
     ranks = {device: rank for rank, device in enumerate(devices)}
     return min(named, key=lambda card: ranks.get(card.device, len(ranks)))
+
+
+def _only_model(draft: Job, cards: list[ModelCard]) -> str:
+    """Raises InvalidInput if there are several."""
+    names = sorted({card.name for card in cards if card.task == "embedding"})
+    if len(names) != 1:
+        raise jobs.no_model(draft, names)
+    return names[0]
 
 
 def _source(stat: BlobStat, blobs: Blobs) -> Source:

@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from shared.bulk import control, jobs
 from shared.bulk.control import FINISH
-from shared.bulk.jobs import Container, Job, Message, Options, State, Status
+from shared.bulk.jobs import Container, Counts, Job, Message, State
 from shared.bulk.observed import belongs_to
 from shared.bulk.rows import BadRow, pack_table, unpack_table
-from shared.bulk.storage import Blobs, BlobStat, Storage
+from shared.bulk.storage import Blobs, Storage
 from shared.errors import BlitzError
 from shared.telemetry import Telemetry
 
@@ -121,38 +121,20 @@ class Ledger:
 
         await asyncio.to_thread(write)
 
-    async def reject(self, message: Message, stat: BlobStat, error: BlitzError) -> str:
+    async def reject(self, draft: Job, error: BlitzError) -> str:
         """An input that cannot become a job: a failed one says why, under an id of its own."""
-        container = message.container
-        id_ = message.job or jobs.job_id(container, stat, Options(), "")
-        job = Job(
-            id=id_,
-            container=container,
-            source=stat.key,
-            etag=stat.etag,
-            size=stat.size,
-            options=Options(),
-            revision="",
-            dimensions=0,
-            device="cpu",
-            created=int(self._clock()),
-            kind="jsonl",
-        )
-        belongs_to(job)
+        belongs_to(draft)
         out = self._storage.out
-        await asyncio.to_thread(out.create, f"jobs/{id_}/job.json", jobs.encode(job))
-        await self.fail(job, error)
-        await asyncio.to_thread(out.write, jobs.event_key(container, stat.key, stat.etag), id_.encode())
-        return id_
+        await asyncio.to_thread(out.create, f"jobs/{draft.id}/job.json", jobs.encode(draft))
+        await self.fail(draft, error)
+        seen = jobs.event_key(draft.container, draft.source, draft.etag)
+        await asyncio.to_thread(out.write, seen, draft.id.encode())
+        return draft.id
 
     async def fail(self, job: Job, error: BlitzError) -> None:
         """End a job as a whole, with the reason."""
-        status = Status(
-            job.id,
-            "failed",
-            job.source,
-            job.options.model,
-            job.created,
+        status = msgspec.structs.replace(
+            jobs.status_of(job, "failed", Counts()),
             ended_at=int(self._clock()),
             error=error.message,
             code=error.code,

@@ -70,7 +70,7 @@ class Upkeep:
         id_ = message.job or signed.decode()
         job = await self._ledger.job(id_) if id_ else None
         if job is None:
-            await self._ledger.reject(message, stat, error)
+            await self._ledger.reject(jobs.draft_job(message, stat, self._clock()), error)
         elif not await self._ledger.ended(job.id):
             belongs_to(job)
             await self._ledger.fail(job, error)

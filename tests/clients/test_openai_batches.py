@@ -164,6 +164,30 @@ def test_a_batch_without_one_valid_request_fails(client: OpenAI) -> None:
     assert "line 1" in (batch.errors.data[0].message or "")
 
 
+def test_a_batch_without_an_answer_has_errors_and_no_output(client: OpenAI) -> None:
+    """As at OpenAI; no empty file is left."""
+    batch = ended(client, begin(client, upload(client, line("a", "w2 " * 600, truncate=False))))
+    assert (batch.status, batch.output_file_id, batch.errors) == ("completed", None, None)
+    assert list(read_lines(client, batch.error_file_id)) == ["a"]
+    made = [file.id for file in client.files.list(purpose="batch_output") if batch.id[6:] in file.id]
+    assert made == [batch.error_file_id]
+
+
+def test_nothing_expires(client: OpenAI) -> None:
+    """What the SDK may ask for is taken, and null is told."""
+    expiry: Any = {"anchor": "created_at", "seconds": 3600}
+    content = line("a", "w1").encode()
+    file = client.files.create(file=content, purpose="batch", expires_after=expiry)
+    batch = client.batches.create(
+        input_file_id=file.id,
+        endpoint="/v1/embeddings",
+        completion_window="24h",
+        output_expires_after=expiry,
+    )
+    assert (file.expires_at, batch.expires_at) == (None, None)
+    assert ended(client, batch).status == "completed"
+
+
 def test_every_batch_is_its_own(client: OpenAI) -> None:
     """To cancel one does not cancel the next over the same file, nor does it end one that has ended."""
     texts = [f"w{n % 400} w{n // 400}" for n in range(5000)]

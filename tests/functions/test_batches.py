@@ -382,9 +382,10 @@ async def test_a_batch_cancelled_before_its_turn_does_no_work(storage: Storage) 
         assert answer["status"] == "cancelling"
         await drain(storage, bulk_of(storage))
         answer = (await client.get(f"/v1/batches/{made['id']}")).json()
+        files = (await client.get("/v1/files?purpose=batch_output")).json()["data"]
     assert answer["status"] == "cancelled"
     assert answer["request_counts"] == {"total": 0, "completed": 0, "failed": 0}
-    assert answer["output_file_id"] is None
+    assert (answer["output_file_id"], answer["error_file_id"], files) == (None, None, [])
     assert storage.queue("bulk-cpu").depth() == 0
 
 

@@ -57,6 +57,7 @@ def served(store: str, monkeypatch: pytest.MonkeyPatch) -> Storage:
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     """A storage that nobody works on but the test."""
+    (tmp_path / "bulk" / "bulk-in").mkdir(parents=True)
     return f"file://{tmp_path / 'bulk'}"
 
 
@@ -105,6 +106,7 @@ def test_a_job_that_fails_says_why(served: Storage, rows: Path) -> None:
     done = cli("submit", rows, "--model", "nobody", "--wait")
     assert done.exit_code == 3, done.output
     assert "available models: tiny" in done.stdout
+    assert "options: model nobody" in done.stdout
 
 
 def test_what_is_sent_has_the_options_as_metadata(url: str, rows: Path) -> None:
@@ -141,6 +143,7 @@ async def test_a_job_is_followed_cancelled_and_listed(url: str, rows: Path, tmp_
     begun = cli("status", "rows.jsonl", "--to", url)
     assert begun.exit_code == 0
     assert "in_progress, 0 of 30 rows, 0 failed" in begun.stdout
+    assert "options: model mini; there was no sidecar" in begun.stdout
     early = cli("fetch", "rows.jsonl", "--to", url, "--out", tmp_path / "here")
     assert (early.exit_code, early.stderr) == (2, "error: the job has not ended yet\n")
 
@@ -195,6 +198,31 @@ def test_bad_input_is_told(url: str, arguments: tuple[str, ...]) -> None:
     assert done.exit_code == 2, done.output
     assert done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("submit", __file__),
+        ("status", "0" * 24),
+        ("cancel", "0" * 24),
+        ("fetch", "0" * 24, "--out", "here"),
+        ("list",),
+    ],
+)
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_that_is_no_storage_is_told_and_stays_as_it_is(
+    tmp_path: Path, arguments: tuple[str, ...], there: bool
+) -> None:
+    """A mistyped one must not pass for a storage without jobs."""
+    wrong = tmp_path / "wrong"
+    if there:
+        wrong.mkdir()
+    done = cli(*arguments, "--to", f"file://{wrong}")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"{wrong} is no bulk storage" in done.stderr
+    assert wrong.exists() == there
+    assert not there or list(wrong.iterdir()) == []
 
 
 def test_bad_input_is_told_to_machines(url: str) -> None:

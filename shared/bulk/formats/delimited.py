@@ -42,7 +42,9 @@ def find_columns(names: list[str], text_column: str, id_column: str | None) -> t
     """Where text and id stand. Raises InvalidInput naming the option that would help."""
     if text_column not in names:
         raise InvalidInput(
-            f"the file has no column {text_column}: name the column of texts", field="text_column"
+            f"the file has no column {text_column}: say with the option text_column which one has the "
+            "texts",
+            field="text_column",
         )
     if id_column is not None and id_column not in names:
         raise InvalidInput(f"the file has no column {id_column}", field="id_column")

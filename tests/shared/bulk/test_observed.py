@@ -77,17 +77,14 @@ async def test_messages_that_come_twice_are_counted_as_steps_but_not_as_rows(tol
     """As is the job."""
     world = World()
     etag = await world.put()
-    message = world.memory.queue(SPLIT).receive(visible_after_s=1)
-    assert message
+    message = world.take(SPLIT)
     for _ in range(2):
-        await world.bulk().split(message.body)
-    chunk = world.memory.queue("bulk-cpu").receive(visible_after_s=1)
-    assert chunk
+        await world.bulk().split(message)
+    chunk = world.take("bulk-cpu")
     for _ in range(2):
-        await world.bulk().embed(chunk.body)
+        await world.bulk().embed(chunk)
     assert [span.measures.get("rows") for span in named(told, "embed")] == [512, None]
     assert counted(world, "rows") == {"embedded": 512}
-    world.memory.kill()
     await world.drain()
     await world.bulk().submit(KEY, etag)
     await world.drain()
@@ -136,17 +133,12 @@ async def test_a_step_that_fails_names_the_class_and_logs_what_nobody_expected(
 ) -> None:
     """Within its span, without the message; our own errors are logged by whoever tries again."""
     world = World()
-    await world.put(b'{"text": "zebra"}\n')
+    await world.begin(b'{"text": "zebra"}\n')
+    chunk = world.take("bulk-cpu")
     for error in (RuntimeError("zebra"), Unavailable("not now")):
         world.backend.refuses = {"zebra": error}
-        message = world.memory.queue(SPLIT).receive(visible_after_s=1)
-        if message:
-            await world.bulk().split(message.body)
-        chunk = world.memory.queue("bulk-cpu").receive(visible_after_s=1)
-        assert chunk
         with caplog.at_level(logging.INFO), pytest.raises(type(error)):
-            await world.bulk().embed(chunk.body)
-        world.memory.kill()
+            await world.bulk().embed(chunk)
     failed = named(told, "embed")
     assert [span.error for span in failed] == ["RuntimeError", "Unavailable"]
     assert all(span.labels["job"] for span in failed)
@@ -174,10 +166,9 @@ async def test_an_input_that_is_given_up_is_a_failed_job(told: list[Span]) -> No
     """Of the trace of the job that was begun with it."""
     world = World()
     await world.put()
-    message = world.memory.queue(SPLIT).receive(visible_after_s=1)
-    assert message
-    job_id = await world.bulk().split(message.body)
-    await world.bulk().give_up(message.body)
+    message = world.take(SPLIT)
+    job_id = await world.bulk().split(message)
+    await world.bulk().give_up(message)
     (span,) = named(told, "give_up")
     assert (span.labels["job"], span.labels["status"]) == (job_id, "failed")
     assert counted(world, "jobs") == {"failed": 1}
@@ -186,11 +177,7 @@ async def test_an_input_that_is_given_up_is_a_failed_job(told: list[Span]) -> No
 async def test_a_cancelled_job_is_counted_as_such() -> None:
     """Once, however often its last step comes."""
     world = World()
-    await world.put()
-    message = world.memory.queue(SPLIT).receive(visible_after_s=1)
-    assert message
-    job_id = await world.bulk().split(message.body)
-    assert job_id
+    job_id = await world.begin()
     await world.bulk().cancel(job_id)
     for _ in range(2):
         await world.bulk().finish(jobs.encode(Message(job=job_id)))
@@ -212,10 +199,9 @@ async def test_a_process_that_is_stopped_has_not_failed(told: list[Span]) -> Non
     """Nothing is wrong with what it worked on."""
     world = World()
     await world.put()
-    message = world.memory.queue(SPLIT).receive(visible_after_s=1)
-    assert message
+    message = world.take(SPLIT)
     world.memory.fuse.left = 10
     with pytest.raises(Died):
-        await world.bulk().split(message.body)
+        await world.bulk().split(message)
     assert counted(world, "step_failures") == {}
     assert told[-1].error == "Died"

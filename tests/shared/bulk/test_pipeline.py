@@ -42,6 +42,7 @@ INPUT = b"".join(
 class FakeCatalogue:
     def __init__(self) -> None:
         self.revision = "r1"
+        self.others: list[str] = []
 
     async def cards(self) -> list[ModelCard]:
         def card(name: str, device: Device, task: Any = "embedding") -> ModelCard:
@@ -58,7 +59,8 @@ class FakeCatalogue:
                 task=task,
             )
 
-        return [card("mini", "cpu"), card("mini", "gpu"), card("ranker", "cpu", "cross-encoder")]
+        cards = [card("mini", "cpu"), card("mini", "gpu"), card("ranker", "cpu", "cross-encoder")]
+        return cards + [card(name, "cpu") for name in self.others]
 
 
 class FakeBackend:
@@ -129,6 +131,20 @@ class World:
         await self.bulk().submit(key, stat.etag)
         return stat.etag
 
+    def take(self, queue: str) -> bytes:
+        """A message, out of the queue."""
+        message = self.memory.queue(queue).receive(visible_after_s=1)
+        assert message
+        self.memory.queue(queue).delete(message)
+        return message.body
+
+    async def begin(self, data: bytes = INPUT) -> str:
+        """Put an input and split it; its job's id."""
+        await self.put(data)
+        job_id = await self.bulk().split(self.take(SPLIT))
+        assert job_id
+        return job_id
+
     async def drain(self, **options: bool) -> None:
         await drain(self.memory, self.bulk(), **options)
 
@@ -176,11 +192,7 @@ async def test_every_row_has_its_vector_and_its_own_fields() -> None:
 async def test_the_revision_is_pinned_when_the_job_is_made() -> None:
     """A model published in the middle does not get half of the rows."""
     world = World()
-    await world.put()
-    message = world.memory.queue(SPLIT).receive(visible_after_s=1)
-    assert message
-    await world.bulk().split(message.body)
-    world.memory.queue(SPLIT).delete(message)
+    await world.begin()
     world.catalogue.revision = "r2"
     await world.drain()
     assert {request.model for request in world.backend.requests} == {"mini@r1"}
@@ -229,7 +241,6 @@ async def test_an_overloaded_backend_is_waited_for() -> None:
 @pytest.mark.parametrize(
     ("key", "data", "metadata", "reason"),
     [
-        ("texts.jsonl", INPUT, {}, "no model is named"),
         ("nope/texts.jsonl", INPUT, {}, "available models: mini"),
         ("ranker/texts.jsonl", INPUT, {}, "is a cross-encoder"),
         (KEY, INPUT, {"blitz_dimensions": "9"}, "dimensions must be at most 4"),
@@ -259,6 +270,73 @@ async def test_an_input_that_cannot_be_a_job_fails_with_the_reason(
     assert world.memory.queue(SPLIT).depth() == 0
 
 
+async def test_an_input_that_names_no_model_gets_the_only_one() -> None:
+    """As a request does; where there are several, it is told how to name one of them."""
+    world = World()
+    await world.put(b'{"text": "a"}\n', "texts.jsonl")
+    await world.drain()
+    assert world.table("texts.jsonl.parquet").num_rows == 1
+    world.catalogue.others = ["other"]
+    await world.put(b'{"text": "a"}\n', "more.jsonl")
+    await world.put(batch_line("a", "a"), "batch.jsonl")
+    await world.drain()
+    errors = {m.job.source: str(m.status.error) for m in world.manifests() if m.status.error}
+    assert set(errors) == {"more.jsonl", "batch.jsonl"}
+    assert "put the file into a folder of the model's name" in errors["more.jsonl"]
+    assert "more.jsonl.job.json before the file; there are: mini, other" in errors["more.jsonl"]
+    assert "set body.model in the requests" in errors["batch.jsonl"]
+
+
+@pytest.mark.parametrize("data", [b"\n", b"no JSON\n"])
+async def test_a_batch_without_a_valid_request_fails(data: bytes) -> None:
+    """Whether it has other lines or none, with the reason."""
+    world = World()
+    await world.put(data, "batch.jsonl", blitz_kind="batch")
+    await world.drain()
+    (manifest,) = world.manifests()
+    assert manifest.status.status == "failed"
+    reason = "line 1: the line is not a JSON object" if data.strip() else "the file has no request"
+    assert reason in str(manifest.status.error)
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "metadata", "options"),
+    [
+        ("nope/a.csv", b"text\na\n", {}, jobs.Options("nope")),
+        ("mini/a.pdf", b"%PDF-1.7", {"blitz_dtype": "int8"}, jobs.Options("mini", dtype="int8")),
+        ("a.jsonl", b"[1]", {}, jobs.Options()),
+        ("mini/a.csv", b"text\na\n", {"blitz_dtype": "int4"}, jobs.Options()),
+    ],
+)
+async def test_a_rejected_input_s_status_tells_what_was_found_of_it(
+    key: str, data: bytes, metadata: dict[str, str], options: jobs.Options
+) -> None:
+    """Model and options; no model, where none was found or the options are wrong."""
+    world = World()
+    await world.put(data, key, **metadata)
+    await world.drain()
+    (manifest,) = world.manifests()
+    assert manifest.status.status == "failed"
+    assert (manifest.status.model, manifest.status.options) == (options.model or None, options)
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_the_status_tells_the_options_and_whether_there_was_a_sidecar(there: bool) -> None:
+    """So that one that came after its file is missed; while the job runs and when it has ended."""
+    world = World()
+    sidecar = b'{"dtype": "int8"}'
+    if there:
+        world.memory.source.write(f"{KEY}.job.json", sidecar)
+    id_ = await world.begin()
+    world.memory.source.write(f"{KEY}.job.json", sidecar)
+    options = {"model": "mini", **({"dtype": "int8"} if there else {})}
+    for _ in range(2):
+        status = json.loads(world.memory.out.read(f"jobs/{id_}/status.json") or b"")
+        assert (status["sidecar"], status["options"]) == (there, options)
+        await world.drain()
+    assert status["status"] == "completed"
+
+
 @pytest.mark.parametrize(
     ("sidecar", "reason", "field"),
     [
@@ -285,10 +363,7 @@ async def test_a_sidecar_that_cannot_be_read_is_told_of(
 async def test_the_status_for_people_is_in_progress_once_all_was_read() -> None:
     """With the total, before any chunk is done."""
     world = World()
-    await world.put()
-    message = world.memory.queue(SPLIT).receive(visible_after_s=1)
-    assert message
-    id_ = await world.bulk().split(message.body)
+    id_ = await world.begin()
     data = world.memory.out.read(f"jobs/{id_}/status.json")
     assert data
     status = jobs.decode(data, jobs.Status)
@@ -443,17 +518,57 @@ async def test_an_output_without_a_row_has_the_input_s_columns() -> None:
     assert manifest.status.request_counts == jobs.Counts(2, 0, 2)
 
 
+@pytest.mark.parametrize("name", ["texts.csv", "texts.jsonl"])
+@pytest.mark.parametrize("format", ["parquet", "jsonl", "npy"])
+async def test_an_output_of_an_input_without_one_readable_row_can_be_read(
+    name: str, format: str
+) -> None:
+    """It has no row, and the service's columns alone: what the input's rows have nobody knows."""
+    world = World()
+    await world.put(b"text,price\n\xff,1\n\xff,2\n", f"mini/{name}", blitz_format=format)
+    await world.drain()
+    (manifest,) = world.manifests()
+    assert manifest.status.status == "completed"
+    assert manifest.status.request_counts.failed >= 2
+    output = f"mini/{name}.{format}"
+    assert manifest.status.output == output
+    match format:
+        case "parquet":
+            table = world.table(output)
+            assert table.num_rows == 0
+            assert table.column_names == ["row", "id", "text", "tokens", "vector"]
+        case "npy":
+            assert np.load(io.BytesIO(world.outputs()[output])).shape == (0, 4)
+            assert world.outputs()[f"mini/{name}.ids.jsonl"] == b""
+        case _:
+            assert world.outputs()[output] == b""
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_a_batch_without_an_answer_has_no_output_file(cancelled: bool) -> None:
+    """Cancelled before any vector, or with failed requests alone: as at OpenAI."""
+    world = World()
+    world.backend.refuses = {"a": InvalidInput("not that")}
+    id_ = await world.begin(batch_line("a", "a"))
+    if cancelled:
+        await world.bulk().cancel(id_)
+    await world.drain()
+    (manifest,) = world.manifests()
+    status = manifest.status
+    assert (status.status, status.output) == ("cancelled" if cancelled else "completed", None)
+    assert status.errors == (None if cancelled else f"{KEY}.errors.jsonl")
+    assert [output.key for output in manifest.outputs] == ([status.errors] if status.errors else [])
+    assert list(world.outputs()) == [output.key for output in manifest.outputs]
+
+
 @pytest.mark.parametrize(("devices", "queue"), [(("cpu",), "bulk-cpu"), (("cpu", "gpu"), "bulk-gpu")])
 async def test_large_jobs_go_to_the_gpu_where_there_is_one(
     devices: tuple[Device, ...], queue: str
 ) -> None:
     """The routing policy decides; a job stays on one device."""
     world = World(devices)
-    await world.put()
-    message = world.memory.queue(SPLIT).receive(visible_after_s=1)
-    assert message
-    await world.bulk().split(message.body)
-    assert {name for name, q in world.memory.queues.items() if q.depth()} == {SPLIT, queue}
+    await world.begin()
+    assert {name for name, q in world.memory.queues.items() if q.depth()} == {queue}
 
 
 async def test_events_that_come_twice_late_or_in_any_order_change_nothing() -> None:
@@ -483,17 +598,11 @@ async def test_an_old_event_of_a_changed_input_does_nothing() -> None:
 async def test_an_older_version_that_ends_last_does_not_overwrite_the_newer_output() -> None:
     """It fails, and says why."""
     world = World()
-    await world.put(b'{"text": "old"}\n')
-    old = world.memory.queue(SPLIT).receive(visible_after_s=1)
-    assert old
-    await world.bulk().split(old.body)
-    world.memory.queue(SPLIT).delete(old)
-    late = world.memory.queue("bulk-cpu").receive(visible_after_s=1)
-    assert late
+    await world.begin(b'{"text": "old"}\n')
+    late = world.take("bulk-cpu")
     await world.put(b'{"text": "new"}\n')
     await world.drain()
-    await world.bulk().embed(late.body)
-    world.memory.queue("bulk-cpu").delete(late)
+    await world.bulk().embed(late)
     await world.drain()
     assert world.table()["text"].to_pylist() == ["new"]
     assert sorted(m.status.status for m in world.manifests()) == ["completed", "failed"]
@@ -552,20 +661,14 @@ async def test_a_process_may_die_at_any_operation() -> None:
 async def test_cancelling_ends_a_job_with_what_has_vectors() -> None:
     """Chunks not begun are dropped; the status says so; messages that come later do nothing."""
     world = World()
-    await world.put()
-    message = world.memory.queue(SPLIT).receive(visible_after_s=1)
-    assert message
-    job_id = await world.bulk().split(message.body)
-    assert job_id
-    world.memory.queue(SPLIT).delete(message)
-    chunk = world.memory.queue("bulk-cpu").receive(visible_after_s=1)
-    assert chunk
-    await world.bulk().embed(chunk.body)
+    job_id = await world.begin()
+    chunk = world.take("bulk-cpu")
+    await world.bulk().embed(chunk)
     await world.bulk().cancel(job_id)
     status = await world.bulk().status(job_id)
     assert status
     assert status.status == "cancelling"
-    world.memory.kill()
+    world.memory.queue("bulk-cpu").send(chunk)
     await world.drain()
     status = await world.bulk().status(job_id)
     assert status
@@ -587,11 +690,7 @@ async def test_a_job_that_is_not_there_cannot_be_cancelled() -> None:
 async def test_reconcile_leaves_a_job_alone_that_makes_progress() -> None:
     """Only after STUCK_S without any are messages sent again."""
     world = World()
-    await world.put()
-    message = world.memory.queue(SPLIT).receive(visible_after_s=1)
-    assert message
-    await world.bulk().split(message.body)
-    world.memory.queue(SPLIT).delete(message)
+    await world.begin()
     before = world.memory.queue("bulk-cpu").depth()
     world.now += STUCK_S - 1
     await world.bulk().reconcile()
@@ -599,9 +698,7 @@ async def test_reconcile_leaves_a_job_alone_that_makes_progress() -> None:
     world.now += 2
     await world.bulk().reconcile()
     assert world.memory.queue("bulk-cpu").depth() == before  # it waits behind others, and lost nothing
-    lost = world.memory.queue("bulk-cpu").receive(visible_after_s=1)
-    assert lost
-    world.memory.queue("bulk-cpu").delete(lost)
+    world.take("bulk-cpu")  # lost
     await world.bulk().reconcile()
     assert world.memory.queue("bulk-cpu").depth() == before - 1
     world.now += STUCK_S + 1
