@@ -56,7 +56,10 @@ def start_export(settings: Settings) -> None:
 
 
 def _traceparent(scope: Scope) -> str:
-    """The Functions host's, if there is one: it continues the caller's trace in a span of its own."""
+    """The caller's, or else that of the Functions host.
+
+    The host continues the caller's trace in a span of its own, but does not send it (host.json): as a
+    parent it would be missing, and our request would hang on nothing.
+    """
     context = scope.get("azure_functions.trace_context")
-    given = getattr(context, "trace_parent", "") or Headers(scope=scope).get(trace.HEADER, "")
-    return str(given)
+    return str(Headers(scope=scope).get(trace.HEADER) or getattr(context, "trace_parent", ""))

@@ -55,6 +55,16 @@ param alwaysReadyRouter int = 0
 @minValue(0)
 param alwaysReadyCpu int = 0
 
+@description('Instances of the router at most, for HTTP and for its timer each. Some have met a platform that takes no less than 40.')
+@minValue(1)
+@maxValue(1000)
+param maxInstancesRouter int = 40
+
+@description('As above, for the CPU app: for HTTP, and for each of its queues.')
+@minValue(1)
+@maxValue(1000)
+param maxInstancesCpu int = 40
+
 @description('HTTP requests that one instance takes at a time. The platform\'s default for Python is 1.')
 @minValue(1)
 @maxValue(1000)
@@ -199,6 +209,7 @@ module cpu 'app/cpu.bicep' = {
     warmModels: warmModels
     defaultModel: defaultModel
     alwaysReady: alwaysReadyCpu
+    maxInstances: maxInstancesCpu
     httpConcurrency: cpuHttpConcurrency
     networkIsolated: networkIsolated
   }
@@ -222,6 +233,7 @@ module router 'app/router.bicep' = {
     apiManagementEnabled: apiManagementEnabled
     defaultModel: defaultModel
     alwaysReady: alwaysReadyRouter
+    maxInstances: maxInstancesRouter
     httpConcurrency: routerHttpConcurrency
     networkIsolated: networkIsolated
   }

@@ -5,9 +5,9 @@ param location string
 param tags object
 param token string
 
+// The hosts use no queue of their own account: nobody has a right to one, and no setting names any.
 var services = [
   { account: nameOf('hostAccount', token), kind: 'blob' }
-  { account: nameOf('hostAccount', token), kind: 'queue' }
   { account: nameOf('hostAccount', token), kind: 'table' }
   { account: nameOf('dataAccount', token), kind: 'blob' }
   { account: nameOf('dataAccount', token), kind: 'queue' }

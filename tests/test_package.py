@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HOST_SCHEMA = ROOT.parent / "shared" / "data" / "schemas" / "host.json"
+LEVELS = ("Trace", "Debug", "Information", "Warning", "Error", "Critical", "None")
 SERVED = {"function_app.py", "host.json", "requirements.txt", "functions", "shared"}
 
 
@@ -29,6 +30,43 @@ def test_host_json_follows_microsofts_schema() -> None:
 def test_the_apps_own_every_path() -> None:
     """With a route prefix the router would answer below /api, and no client would find it."""
     assert _host()["extensions"]["http"]["routePrefix"] == ""
+
+
+def test_the_host_sends_no_request_a_second_time() -> None:
+    """Each is a span of ours. It sends what it alone may know of: what failed, and its own troubles."""
+    assert not _sends("Host.Results", "Information")
+    assert _sends("Host.Results", "Error")
+    # Our log records, of which we send our own, and others', which may quote a text.
+    assert not _sends("Function.http_app_func.User", "Critical")
+    # "Executing", "Executed": two traces a request.
+    assert not _sends("Function.http_app_func", "Information")
+    assert _sends("Host.Startup", "Error")
+    assert _sends("Host.Function.Console", "Warning")
+    assert not _sends("Host.Aggregator", "Information")
+
+
+def test_what_the_host_sends_is_bounded_but_for_failures() -> None:
+    """A host that complains at every message must not use up the day's quota."""
+    insights = _host()["logging"]["applicationInsights"]
+    sampling = insights["samplingSettings"]
+    assert sampling["isEnabled"] is True
+    assert 0 < sampling["maxTelemetryItemsPerSecond"] <= 20
+    assert set(sampling["excludedTypes"].split(";")) == {"Request", "Exception"}
+    # The calls of queues and locks that it makes every few seconds, for ever.
+    assert insights["enableDependencyTracking"] is False
+
+
+def _sends(category: str, level: str) -> bool:
+    """As azure-webjobs-sdk's LoggerRuleSelector has it: the longest beginning of the category counts.
+
+    That one knows no wildcard, unlike .NET's own.
+    """
+    rules = dict(_host()["logging"]["logLevel"])
+    least = rules.pop("default")
+    matching = [name for name in rules if category.startswith(name)]
+    if matching:
+        least = rules[max(matching, key=len)]
+    return LEVELS.index(level) >= LEVELS.index(least)
 
 
 def test_the_zip_holds_what_is_served_and_no_secrets() -> None:

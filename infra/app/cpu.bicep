@@ -11,6 +11,7 @@ param gpuUrl string
 param warmModels string
 param defaultModel string
 param alwaysReady int
+param maxInstances int
 param httpConcurrency int
 param networkIsolated bool
 
@@ -22,6 +23,7 @@ module app 'flex.bicep' = {
     service: 'cpu'
     instanceMemoryMB: 4096
     alwaysReady: alwaysReady
+    maxInstances: maxInstances
     httpConcurrency: httpConcurrency
     networkIsolated: networkIsolated
     isPublic: !networkIsolated

@@ -12,6 +12,8 @@ param settings object
 @allowed([512, 2048, 4096])
 param instanceMemoryMB int
 param alwaysReady int
+@description('At most, for each group of functions that scales by itself: HTTP is one, each queue another.')
+param maxInstances int
 param httpConcurrency int
 @description('Whether outgoing connections go through the virtual network.')
 param networkIsolated bool
@@ -79,8 +81,7 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
       runtime: { name: 'python', version: '3.11' }
       scaleAndConcurrency: {
         instanceMemoryMB: instanceMemoryMB
-        // The least that the platform takes everywhere.
-        maximumInstanceCount: 40
+        maximumInstanceCount: maxInstances
         alwaysReady: alwaysReady > 0 ? [{ name: 'http', instanceCount: alwaysReady }] : []
         triggers: { http: { perInstanceConcurrency: httpConcurrency } }
       }

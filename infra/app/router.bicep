@@ -14,6 +14,7 @@ param apiKeyHashes string
 param apiManagementEnabled bool
 param defaultModel string
 param alwaysReady int
+param maxInstances int
 param httpConcurrency int
 param networkIsolated bool
 
@@ -25,6 +26,7 @@ module app 'flex.bicep' = {
     service: 'router'
     instanceMemoryMB: 2048
     alwaysReady: alwaysReady
+    maxInstances: maxInstances
     httpConcurrency: httpConcurrency
     networkIsolated: networkIsolated
     isPublic: true

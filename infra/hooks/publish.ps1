@@ -11,11 +11,9 @@ $pause = if ($env:HOOK_PAUSE_S) { $env:HOOK_PAUSE_S } else { 30 }
 
 $python = if ($IsWindows) { '.venv/Scripts/python.exe' } else { '.venv/bin/python' }
 if (-not (Test-Path $python)) { python -m venv .venv }
-& $python -c 'import torch' 2>$null
-if ($LASTEXITCODE -ne 0) {
-    & $python -m pip install --quiet --requirement model_build/requirements.txt
-    if ($LASTEXITCODE -ne 0) { throw 'the requirements of model_build cannot be installed' }
-}
+# Each time: an installation that was cut off is not to be trusted, and one that is whole takes seconds.
+& $python -m pip install --quiet --requirement model_build/requirements.txt
+if ($LASTEXITCODE -ne 0) { throw 'the requirements of model_build cannot be installed' }
 
 foreach ($target in $targets) {
     for ($try = 1; ; $try++) {

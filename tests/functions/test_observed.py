@@ -26,7 +26,9 @@ def told() -> Iterator[list[Span]]:
     stop()
 
 
-async def _ask(path: str = "/x/secret", *, error: bool = False, host: object = None) -> None:
+async def _ask(
+    path: str = "/x/secret", *, error: bool = False, host: object = None, caller: str = CALLER
+) -> None:
     """One request to an app whose router finds /x/{name}."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,7 +43,7 @@ async def _ask(path: str = "/x/secret", *, error: bool = False, host: object = N
     async def send(message: Message) -> None:
         pass
 
-    headers = [(b"traceparent", CALLER.encode())]
+    headers = [(b"traceparent", caller.encode())] if caller else []
     scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
     if host:
         scope["azure_functions.trace_context"] = host
@@ -56,10 +58,11 @@ async def test_a_request_is_a_span_of_its_callers_trace(told: list[Span]) -> Non
     assert (span.trace_id, span.parent_id) == tuple(CALLER.split("-")[1:3])
 
 
-async def test_the_functions_host_is_the_nearer_caller(told: list[Span]) -> None:
-    """It continues the header's trace in a span of its own, which is ours' parent."""
+async def test_the_functions_host_does_not_come_between(told: list[Span]) -> None:
+    """It continues the header's trace in a span of its own that nobody sends; it begins one without."""
     await _ask(host=SimpleNamespace(trace_parent=HOST))
-    assert told[0].parent_id == HOST.split("-")[2]
+    await _ask(host=SimpleNamespace(trace_parent=HOST), caller="")
+    assert [span.parent_id for span in told] == [each.split("-")[2] for each in (CALLER, HOST)]
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])

@@ -65,7 +65,7 @@ TIMER_TRIGGER = {
     "runOnStartup": False,
 }
 CPU_QUEUES = ("bulk-split", "bulk-cpu", "bulk-finish")
-FUNCTIONS = {
+FUNCTIONS: dict[str, dict[str, Any]] = {
     "router": {"http_app_func": HTTP_FUNCTION},
     "lone_router": {"http_app_func": HTTP_FUNCTION},
     "cpu": {

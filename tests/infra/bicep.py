@@ -38,13 +38,16 @@ def run_bicep(*arguments: str, cwd: Path = INFRA) -> subprocess.CompletedProcess
 
 
 @cache
-def resources_of(variant: str) -> list[dict[str, Any]]:
+def resources_of(variant: str, parameters: str = "") -> list[dict[str, Any]]:
     """Every resource that infra/variants/`variant`.bicepparam deploys, as `bicep snapshot` predicts it.
 
-    What only Azure can know stays an expression: "[reference(...)]".
+    parameters: lines of Bicep to end that file with. What only Azure can know stays an expression:
+    "[reference(...)]".
     """
     with TemporaryDirectory() as scratch:
         infra = shutil.copytree(INFRA, Path(scratch) / "infra")
+        with (infra / "variants" / f"{variant}.bicepparam").open("a", encoding="utf-8") as file:
+            file.write(parameters)
         ran = run_bicep("snapshot", f"{variant}.bicepparam", *_SCOPE, cwd=infra / "variants")
         assert (ran.returncode, ran.stderr) == (0, "")
         snapshot = json.loads((infra / "variants" / f"{variant}.snapshot.json").read_text("utf-8"))
@@ -57,9 +60,10 @@ def of_type(variant: str, type_name: str) -> list[dict[str, Any]]:
     return [resource for resource in resources_of(variant) if resource["type"] == type_name]
 
 
-def apps_of(variant: str) -> dict[str, dict[str, Any]]:
+def apps_of(variant: str, parameters: str = "") -> dict[str, dict[str, Any]]:
     """The three apps by their azd service: router, cpu, gpu."""
-    apps = of_type(variant, "Microsoft.Web/sites") + of_type(variant, "Microsoft.App/containerApps")
+    types = ("Microsoft.Web/sites", "Microsoft.App/containerApps")
+    apps = [each for each in resources_of(variant, parameters) if each["type"] in types]
     return {app["tags"]["azd-service-name"]: app for app in apps}
 
 

@@ -79,6 +79,12 @@ def test_hooks_are_there_for_both_shells(project: Any) -> None:
     assert set(run) == {path.stem for path in (INFRA / "hooks").glob("*.sh")}
 
 
+def test_scale_rules_do_not_wait_for_a_model(project: Any) -> None:
+    """Publishing takes minutes and may fail, and azd then runs no hook after it."""
+    run = [Path(hook["posix"]["run"]).stem for hook in project["hooks"]["postdeploy"]]
+    assert run == ["scale", "publish"]
+
+
 def test_the_image_is_built_from_files_that_exist(project: Any) -> None:
     """Paths are relative to the service's folder."""
     gpu = project["services"]["gpu"]

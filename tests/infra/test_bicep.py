@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.bicep import INFRA, VARIANTS, resources_of, run_bicep
+from tests.infra.bicep import INFRA, ROOT, VARIANTS, resources_of, run_bicep
 
 # Each compiled without a warning against the types of Bicep 0.49.2. One version a type: two would drift.
 API_VERSIONS = {
@@ -54,6 +54,22 @@ def test_every_parameter_can_be_set_through_azd() -> None:
     declared = set(re.findall(r"^param (\w+)", (INFRA / "main.bicep").read_text("utf-8"), re.M))
     given = set(re.findall(r"^param (\w+)", (INFRA / "main.bicepparam").read_text("utf-8"), re.M))
     assert declared == given
+
+
+def test_every_parameter_is_documented_with_its_default() -> None:
+    """In deploy.md's table; but what azd sets by itself is not for people to set."""
+    azds = {"AZURE_ENV_NAME", "AZURE_LOCATION", "AZURE_PRINCIPAL_ID", "SERVICE_GPU_IMAGE_NAME"}
+    read = r"readEnvironmentVariable\(\s*'(\w+)',\s*'(.*?)'"
+    variables = dict(re.findall(read, (INFRA / "main.bicepparam").read_text("utf-8")))
+    documented: dict[str, str] = {}
+    for row in re.findall(r"^\| `.*$", (ROOT / "docs" / "deploy.md").read_text("utf-8"), re.M):
+        names, defaults = (cell.replace("`", "").strip(" ").split(", ") for cell in row.split("|")[1:3])
+        # One for each name, or one for all of them.
+        documented |= zip(names, defaults if len(defaults) > 1 else defaults * len(names), strict=True)
+    assert azds < set(variables)
+    for name in set(variables) - azds:
+        right = {variables[name]} if variables[name] else {"", "made by prepare"}
+        assert documented[name] in right, name
 
 
 @pytest.mark.parametrize(

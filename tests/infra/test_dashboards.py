@@ -27,14 +27,12 @@ from tests.tiny import Tiny, publish_all
 FOLDER = ROOT / "infra" / "dashboards"
 ALERTS = FOLDER / "alerts.yml"
 GRAFANA: dict[str, Any] = json.loads((FOLDER / "grafana.json").read_text())
-WORKBOOK: dict[str, Any] = json.loads((FOLDER / "workbook.json").read_text())
 RULES: list[dict[str, Any]] = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
 QUERIES = [
     target["expr"].replace("$job", ".*").replace("$__rate_interval", "1m")
     for panel in GRAFANA["panels"]
     for target in panel.get("targets", ())
 ]
-KQL = [item["content"]["query"] for item in WORKBOOK["items"] if "query" in item["content"]]
 
 
 def _metrics() -> dict[str, str]:
@@ -61,24 +59,6 @@ def test_a_query_asks_for_series_that_there_are(query: str) -> None:
     """A renamed metric must not leave an empty panel, or an alert that never fires."""
     assert _names_in(query)
     assert _names_in(query) <= _series()
-
-
-def test_the_workbook_asks_for_metrics_that_there_are() -> None:
-    """In Azure a histogram is one metric with a sum and a count."""
-    named = set().union(*(_names_in(query) for query in KQL))
-    assert named
-    assert named <= set(_metrics())
-
-
-@pytest.mark.parametrize("query", KQL)
-def test_the_workbooks_queries_are_of_tables_that_we_send(query: str) -> None:
-    """And read only the fields that spans and metrics have. (No KQL parser is at hand.)"""
-    assert query.split("\n")[0] in {"requests", "dependencies", "exceptions", "traces", "customMetrics"}
-    roles = set(re.findall(r"'(blitz-\w*)'", query))
-    assert roles
-    assert roles <= {"blitz-", "blitz-router"}
-    fields = set(re.findall(r"customMeasurements\.(\w+)", query))
-    assert fields <= {"inputs", "tokens", "tokenization_s", "queue_s", "inference_s", "rows"}
 
 
 def test_every_metric_is_on_the_dashboard() -> None:

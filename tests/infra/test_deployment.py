@@ -295,7 +295,27 @@ def test_everything_scales_to_zero(variant: str) -> None:
         else:
             config = app["properties"]["functionAppConfig"]["scaleAndConcurrency"]
             assert config["alwaysReady"] == []
+            assert config["maximumInstanceCount"] == 40
             assert config["triggers"]["http"]["perInstanceConcurrency"] > 1
+
+
+def test_scale_is_what_the_parameters_say() -> None:
+    """Each one arrives at its own app."""
+    given = {
+        **{"alwaysReadyRouter": 1, "maxInstancesRouter": 50, "routerHttpConcurrency": 11},
+        **{"alwaysReadyCpu": 2, "maxInstancesCpu": 60, "cpuHttpConcurrency": 12},
+        **{"gpuMaxReplicas": 3, "gpuCooldownSeconds": 120, "gpuAheadSeconds": 90},
+    }
+    apps = apps_of("complete", "".join(f"param {name} = {value}\n" for name, value in given.items()))
+    for name, ready, most, requests in (("router", 1, 50, 11), ("cpu", 2, 60, 12)):
+        config = apps[name]["properties"]["functionAppConfig"]["scaleAndConcurrency"]
+        assert config["alwaysReady"] == [{"name": "http", "instanceCount": ready}]
+        assert config["maximumInstanceCount"] == most
+        assert config["triggers"]["http"]["perInstanceConcurrency"] == requests
+    scale = apps["gpu"]["properties"]["template"]["scale"]
+    assert (scale["minReplicas"], scale["maxReplicas"], scale["cooldownPeriod"]) == (0, 3, 120)
+    router = settings_of(apps["router"])
+    assert (router["BLITZ_GPU_IDLE_S"], router["BLITZ_GPU_AHEAD_S"]) == ("120", "90")
 
 
 def test_the_gpu_runs_on_its_profile() -> None:
@@ -371,7 +391,8 @@ def test_isolated_apps_and_accounts_have_no_open_door() -> None:
         each["properties"]["privateLinkServiceConnections"][0]["properties"]["groupIds"][0]
         for each in endpoints
     )
-    assert kinds == ["blob", "blob", "queue", "queue", "sites", "table"]
+    # The hosts' account has no queue that anybody may use.
+    assert kinds == ["blob", "blob", "queue", "sites", "table"]
 
 
 def test_variants_differ_as_they_say() -> None:

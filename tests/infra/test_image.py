@@ -5,58 +5,41 @@ from __future__ import annotations
 import fnmatch
 import re
 import shlex
-import shutil
 import subprocess
 from pathlib import PurePosixPath
 
-import pytest
-
 from tests.infra.bicep import INFRA, ROOT, apps_of
-
-DOCKERFILE = INFRA / "gpu" / "Dockerfile"
-
-
-def _instructions() -> list[tuple[str, str]]:
-    text = re.sub(r"^#.*\n", "", DOCKERFILE.read_text("utf-8"), flags=re.M).replace("\\\n", " ")
-    lines = (line.split(None, 1) for line in text.splitlines() if line.strip())
-    return [(name, " ".join(rest.split())) for name, rest in lines]
-
-
-def _arguments(name: str) -> list[str]:
-    return [rest for instruction, rest in _instructions() if instruction == name]
+from tests.infra.dockerfile import DOCKERFILE, arguments
+from tests.infra.linters import lint
 
 
 def test_hadolint_has_no_remark() -> None:
-    """The linter of Dockerfiles, where there is one."""
-    hadolint = shutil.which("hadolint")
-    if hadolint is None:
-        pytest.skip("hadolint is not on PATH")
-    ran = subprocess.run([hadolint, "--no-color", DOCKERFILE], capture_output=True, text=True)
-    assert ran.stdout == ""
+    """The linter of Dockerfiles, and in it ShellCheck for what they run."""
+    lint("hadolint", DOCKERFILE)
 
 
 def test_the_base_is_the_functions_image_of_our_python() -> None:
     """One stage, a tag that names host and Python, and no other registry."""
-    assert _arguments("FROM") == ["mcr.microsoft.com/azure-functions/python:4-python3.11"]
+    assert arguments("FROM") == ["mcr.microsoft.com/azure-functions/python:4-python3.11"]
 
 
 def test_it_does_not_run_as_root() -> None:
     """The last USER is a number, which platforms can check, and not 0; its port is one it may open."""
-    assert _arguments("USER") == ["10001"]
-    (port,) = _arguments("EXPOSE")
+    assert arguments("USER") == ["10001"]
+    (port,) = arguments("EXPOSE")
     assert int(port) > 1024
-    assert f"ASPNETCORE_URLS=http://+:{port} " in " ".join(_arguments("ENV"))
+    assert f"ASPNETCORE_URLS=http://+:{port} " in " ".join(arguments("ENV"))
 
 
 def test_the_ingress_leads_to_its_port() -> None:
     """Dockerfile and Bicep name the same port."""
     ingress = apps_of("complete")["gpu"]["properties"]["configuration"]["ingress"]
-    assert _arguments("EXPOSE") == [str(ingress["targetPort"])]
+    assert arguments("EXPOSE") == [str(ingress["targetPort"])]
 
 
 def test_pip_leaves_no_cache_and_installs_what_is_pinned() -> None:
     """Gigabytes of wheels would stay in the layer; an unpinned package would change between builds."""
-    installs = re.findall(r"pip install ([^&]+)", " ".join(_arguments("RUN")))
+    installs = re.findall(r"pip install ([^&]+)", " ".join(arguments("RUN")))
     assert len(installs) == 2
     assert all("--no-cache-dir" in each for each in installs)
     assert installs[1].split()[-1] == "/build/infra/gpu/requirements.txt"
@@ -69,17 +52,17 @@ def test_pip_leaves_no_cache_and_installs_what_is_pinned() -> None:
 
 def test_no_secret_is_baked_in() -> None:
     """Build arguments and variables stay readable in every layer."""
-    for value in _arguments("ARG") + _arguments("ENV"):
+    for value in arguments("ARG") + arguments("ENV"):
         assert not re.search(r"key|secret|token|password|connection", value, re.I)
 
 
 def test_everything_it_copies_is_in_the_context_and_nothing_private() -> None:
     """.dockerignore lets through what COPY names: code, pins and the folder of models."""
     rules = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
-    default = dict(each.split("=", 1) for each in _arguments("ARG"))["MODELS"]
+    default = dict(each.split("=", 1) for each in arguments("ARG"))["MODELS"]
     copied = [
         source.replace("${MODELS}", default)
-        for rest in _arguments("COPY")
+        for rest in arguments("COPY")
         for source in rest.split()[:-1]
     ]
     assert {"function_app.py", "host.json", "functions", "shared"} <= set(copied)
@@ -100,7 +83,7 @@ def test_everything_it_copies_is_in_the_context_and_nothing_private() -> None:
 
 def test_the_image_has_the_models_where_bicep_says() -> None:
     """Baked-in models are read from the folder that COPY fills."""
-    targets = {rest.split()[0]: rest.split()[1] for rest in _arguments("COPY")}
+    targets = {rest.split()[0]: rest.split()[1] for rest in arguments("COPY")}
     assert f"'file://{targets['${MODELS}']}'" in (INFRA / "app" / "gpu.bicep").read_text("utf-8")
 
 

@@ -1,0 +1,21 @@
+"""infra/gpu/Dockerfile, read as far as the tests need it. Knows no rule about it."""
+
+from __future__ import annotations
+
+import re
+
+from tests.infra.bicep import INFRA
+
+DOCKERFILE = INFRA / "gpu" / "Dockerfile"
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Each one's name and the rest, in order; continued lines are one line."""
+    text = re.sub(r"^#.*\n", "", DOCKERFILE.read_text("utf-8"), flags=re.M).replace("\\\n", " ")
+    lines = (line.split(None, 1) for line in text.splitlines() if line.strip())
+    return [(name, " ".join(rest.split())) for name, rest in lines]
+
+
+def arguments(name: str) -> list[str]:
+    """What follows each instruction of that name."""
+    return [rest for instruction, rest in instructions() if instruction == name]
