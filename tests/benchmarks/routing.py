@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from shared.manifest import Device
 from shared.routing import SPEEDS, BackendView, Decision, Policy, Speed, adaptive, fixed
-from tests.benchmarks.traffic import RECORDED, Arrival, day_of, recorded_counts, synthetic_counts
+from tests.benchmarks.traffic import DAY_S, Arrival, day_of, recorded_days, synthetic_counts
 
 SEED = 3
 CHUNK_TEXTS = 500
@@ -34,7 +34,9 @@ bills it less than a busy one; paid_s does not tell them apart), 40 are the most
 VOLUMES = (1_000, 3_000, 10_000, 30_000)
 """Requests a day."""
 
-DAY_S = 24 * 3600.0
+RECORDED_DAY = 16
+"""Wednesday, 19 July 1995."""
+
 _NEVER = float("inf")
 
 
@@ -239,9 +241,10 @@ POLICIES: Mapping[str, Policy] = {
 
 def report() -> Iterator[tuple[str, dict[str, Outcome]]]:
     """(what day, outcome of each policy) for each day and volume."""
-    days: dict[str, Sequence[float]] = {"synthetic day": synthetic_counts(SEED)}
-    if RECORDED.is_file():
-        days["recorded day (arrivals; sizes assumed)"] = recorded_counts(RECORDED)
+    days: dict[str, Sequence[float]] = {
+        "synthetic day": synthetic_counts(SEED),
+        "recorded day (arrivals; sizes assumed)": recorded_days()[RECORDED_DAY].counts,
+    }
     for name, counts in days.items():
         for requests in VOLUMES:
             arrivals = day_of(counts, requests, SEED)

@@ -1,8 +1,8 @@
-"""A day of requests: when they come, and how large they are.
+"""Days and weeks of requests: when they come, and how large they are.
 
-Arrivals follow the counts of a recorded day where one lies beside the checkout, else a synthetic day.
-Sizes are an assumption in both (MIX): no public trace of embedding requests is known to us. Does not
-know backends or policies.
+Arrivals follow counts: recorded ones of a web server, or those of a documented process. Sizes are an
+assumption in both (MIX): no public trace of embedding requests is known to us. Does not know backends
+or policies.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pathlib import Path
 from shared.manifest import Device
 from shared.routing import Work
 
-RECORDED = Path(__file__).parents[3] / "shared" / "data" / "traffic" / "arrivals-per-minute.txt"
+RECORDING = Path(__file__).with_name("nasa-http-1995.txt")
 MINUTES = 24 * 60
+DAY_S = MINUTES * 60.0
 
 SIZE_BYTES: Mapping[Device, int] = {"cpu": 23_000_000, "gpu": 45_000_000}
 """Of all-MiniLM-L6-v2 in INT8 and in FP16; the cross-encoder is of the same build."""
@@ -53,12 +54,21 @@ class Arrival:
     work: Work
 
 
-def recorded_counts(path: Path) -> list[int]:
-    """Requests in each minute: one number a line; lines that start with # tell source and licence."""
-    counts = [int(line) for line in path.read_text().splitlines() if line and line[0] != "#"]
-    if len(counts) != MINUTES:
-        raise ValueError(f"{path.name} has {len(counts)} minutes, not {MINUTES}")
-    return counts
+@dataclass(frozen=True, slots=True)
+class Day:
+    """counts: requests in each of equal parts of a day, to any scale. share: requests of the day, those
+    of a working day being 1 on average."""
+
+    counts: Sequence[float]
+    share: float
+
+
+def recorded_days() -> list[Day]:
+    """Eight weeks of a web server from a Monday on, in quarters of an hour; its file tells more."""
+    lines = [line for line in RECORDING.read_text("utf-8").splitlines() if not line.startswith("#")]
+    days = [[int(count) for count in line.split()] for line in lines]
+    working = [sum(counts) for number, counts in enumerate(days) if number % 7 < 5 and any(counts)]
+    return [Day(counts, sum(counts) * len(working) / sum(working)) for counts in days]
 
 
 def synthetic_counts(seed: int) -> list[float]:
@@ -92,31 +102,40 @@ def office_counts(seed: int) -> list[float]:
     return counts
 
 
-def weeks_of(
-    day: Callable[[int], Sequence[float]], days: int, requests: int, seed: int
-) -> list[list[Arrival]]:
-    """Arrivals of each of so many days, the first a Monday; at_s counts from that midnight on.
+def synthetic_days(counts_of: Callable[[int], Sequence[float]], days: int, seed: int) -> list[Day]:
+    """The first day a Monday. counts_of: counts of the day with that seed.
 
-    day: counts of the day with that seed. requests: of a working day, on average: each day's are times a
-    log-normal (standard deviation 0.2), and a fifth on Saturdays and Sundays.
+    Each day's requests are times a log-normal (standard deviation 0.2), and a fifth on Saturdays and
+    Sundays.
     """
     rng = random.Random(seed)
-    weeks = []
-    for number in range(days):
-        share = (0.2 if number % 7 >= 5 else 1.0) * math.exp(rng.gauss(0.0, 0.2))
-        arrivals = day_of(day(seed + number), max(round(requests * share), 1), seed + number)
-        weeks.append([replace(each, at_s=each.at_s + number * 86_400) for each in arrivals])
-    return weeks
+    return [
+        Day(counts_of(seed + number), (0.2 if number % 7 >= 5 else 1.0) * math.exp(rng.gauss(0.0, 0.2)))
+        for number in range(days)
+    ]
+
+
+def arrivals_of(days: Sequence[Day], requests: int, seed: int) -> list[list[Arrival]]:
+    """Arrivals of each day; at_s counts from the first one's midnight. requests: of a working day, on
+    average."""
+    return [
+        [
+            replace(each, at_s=each.at_s + number * DAY_S)
+            for each in day_of(day.counts, round(requests * day.share), seed + number)
+        ]
+        for number, day in enumerate(days)
+    ]
 
 
 def day_of(counts: Sequence[float], requests: int, seed: int) -> list[Arrival]:
-    """About `requests` arrivals with the shape of `counts`, uniform within a minute, in order."""
+    """About `requests` arrivals with the shape of `counts`, uniform within each part, in order."""
     rng = random.Random(seed)
-    scale = requests / sum(counts)
+    part_s = DAY_S / len(counts)
+    scale = requests / (sum(counts) or 1)
     arrivals = []
-    for minute, count in enumerate(counts):
+    for part, count in enumerate(counts):
         whole, rest = divmod(count * scale, 1)
-        times = [60 * (minute + rng.random()) for _ in range(int(whole) + (rng.random() < rest))]
+        times = [part_s * (part + rng.random()) for _ in range(int(whole) + (rng.random() < rest))]
         arrivals += [_arrival(at_s, rng) for at_s in sorted(times)]
     return arrivals
 

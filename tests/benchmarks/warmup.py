@@ -1,9 +1,9 @@
 """`make bench` part `warmup`: weeks of traffic, and what waking the GPU ahead spares and costs.
 
 Runs the very functions of `shared.forecast` and `shared.routing` over the discrete events of
-`tests.benchmarks.routing`. Weeks are synthetic, no recording; the forecast learns from the first ones,
-and only the last one is reported. One counter sees every request: several routers and what is lost
-when one of them dies are not simulated.
+`tests.benchmarks.routing`. Weeks are recorded ones of a web server, or synthetic; the forecast learns
+from the first ones, and only the last one is reported. One counter sees every request: several routers
+and what is lost when one of them dies are not simulated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from shared.forecast import TICK_S, WEEK_S, State, add_counts, advance, begin, s
 from shared.manifest import Device
 from shared.routing import BackendView, Policy, adaptive, fixed, wants_gpu
 from tests.benchmarks.routing import GPU_IDLE_S, GPU_WAKE_S, SEED, Outcome, Simulation
-from tests.benchmarks.traffic import Arrival, office_counts, synthetic_counts, weeks_of
+from tests.benchmarks.traffic import (
+    DAY_S,
+    Arrival,
+    Day,
+    arrivals_of,
+    office_counts,
+    recorded_days,
+    synthetic_counts,
+    synthetic_days,
+)
 
 VOLUMES = (300, 1_000, 3_000, 10_000)
 """Requests of a working day; about a fifth of them is for the GPU."""
@@ -29,9 +38,11 @@ MONDAY_S = 4 * 86_400.0
 """When the first day begins: 1970 began with a Thursday."""
 
 POLICIES: Mapping[str, Policy] = {"fixed, 10 texts": fixed(10), "adaptive": adaptive(WAKE_S)}
-SHAPES: Mapping[str, Callable[[int], Sequence[float]]] = {
-    "office hours": office_counts,
-    "round the clock": synthetic_counts,
+DAYS = 7 * (TRAINING_WEEKS + 1)
+SHAPES: Mapping[str, Callable[[], Sequence[Day]]] = {
+    "recorded": lambda: recorded_days()[-DAYS:],
+    "office hours": lambda: synthetic_days(office_counts, DAYS, SEED),
+    "round the clock": lambda: synthetic_days(synthetic_counts, DAYS, SEED),
 }
 _NOBODY: Mapping[Device, BackendView] = {
     "cpu": BackendView(True, True, None, 0),
@@ -143,15 +154,14 @@ def learn(policy: Policy, arrivals: Sequence[Arrival], end_s: float) -> State:
     return state
 
 
-def compare(
-    shape: str, requests: int, policy: Policy, training_weeks: int = TRAINING_WEEKS, seed: int = SEED
-) -> dict[str, Week]:
-    """The week after `training_weeks`: without a forecast, with it at several prices, and with twice
-    the cool-down instead."""
-    days = weeks_of(SHAPES[shape], 7 * (training_weeks + 1), requests, seed)
-    start_s, end_s = training_weeks * float(WEEK_S), (training_weeks + 1) * float(WEEK_S)
-    past = [each for day in days[:-7] for each in day]
-    week = [each for day in days[-7:] for each in day]
+def compare(days: Sequence[Day], requests: int, policy: Policy) -> dict[str, Week]:
+    """The last week, the others being learned from: without a forecast, with it at several prices, and
+    with twice the cool-down instead. days: whole weeks, from a Monday."""
+    arrivals = arrivals_of(days, requests, SEED)
+    end_s = len(days) * DAY_S
+    start_s = end_s - WEEK_S
+    past = [each for day in arrivals[:-7] for each in day]
+    week = [each for day in arrivals[-7:] for each in day]
     state = learn(policy, past, start_s)
     weeks = {"none": WeekSimulation(policy, None).run_days(week, start_s, end_s)}
     for price in GPU_S_PER_REQUEST:
@@ -165,9 +175,10 @@ def compare(
 def stop(requests: int, price: float, silent_weeks: int) -> list[float]:
     """GPU seconds of each week in which nobody comes any more, after weeks of office hours."""
     policy = POLICIES["fixed, 10 texts"]
-    days = weeks_of(office_counts, 7 * TRAINING_WEEKS, requests, SEED)
+    days = synthetic_days(office_counts, 7 * TRAINING_WEEKS, SEED)
     start_s = TRAINING_WEEKS * float(WEEK_S)
-    state = learn(policy, [each for day in days for each in day], start_s)
+    arrivals = arrivals_of(days, requests, SEED)
+    state = learn(policy, [each for day in arrivals for each in day], start_s)
     simulation = WeekSimulation(policy, state, gpu_s_per_request=price)
     paid = [0.0]
     for number in range(silent_weeks):
@@ -179,10 +190,11 @@ def stop(requests: int, price: float, silent_weeks: int) -> list[float]:
 
 def report() -> Iterator[tuple[str, dict[str, Week]]]:
     """(which week, outcome for each price) for each shape, policy and volume."""
-    for shape in SHAPES:
+    for shape, days_of in SHAPES.items():
+        days = days_of()
         for name, policy in POLICIES.items():
             for requests in VOLUMES:
                 yield (
                     f"{shape}, {requests} requests a working day, {name}",
-                    compare(shape, requests, policy),
+                    compare(days, requests, policy),
                 )
