@@ -133,7 +133,7 @@ def function_app(
 
     from functions.bulk_steps import build_bulk
     from functions.bulk_triggers import register
-    from shared.bulk.storage import open_storage
+    from shared.bulk.connection import open_storage
 
     start_export(settings)
     inference = create_inference(settings)

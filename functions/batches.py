@@ -22,7 +22,8 @@ from functions.caller import read_body
 from functions.openapi import describe
 from functions.uploads import FILE, Upload, store
 from shared.bulk import control
-from shared.bulk.storage import BlobStat, Storage, open_storage
+from shared.bulk.connection import open_storage
+from shared.bulk.storage import BlobStat, Storage
 from shared.dialects import openai_batch
 from shared.dialects.body import JSON, decode_body
 from shared.dialects.openai_batch import FILES, Batch, BatchBody

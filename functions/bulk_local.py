@@ -15,8 +15,9 @@ from pathlib import Path
 from functions.bulk_steps import Step, build_bulk, steps_of
 from shared.backend_client import Backend
 from shared.bulk import jobs
+from shared.bulk.connection import open_storage
 from shared.bulk.pipeline import Bulk
-from shared.bulk.storage import OUT, SOURCE, Message, Queue, Storage, open_storage
+from shared.bulk.storage import OUT, SOURCE, Message, Queue, Storage
 from shared.contracts import ModelCard
 from shared.errors import BlitzError
 from shared.manifest import Device

@@ -28,7 +28,7 @@ from functions.bulk_local import Driver, bulk_hint, driver_of, local_storage
 from functions.observed import start_export
 from functions.separate import BAD_START, running_backends
 from shared import logs
-from shared.bulk.storage import open_storage
+from shared.bulk.connection import open_storage
 from shared.catalogue import Catalogue
 from shared.contracts import ModelCard
 from shared.errors import BlitzError, Misconfigured, Unavailable

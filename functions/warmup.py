@@ -20,7 +20,8 @@ import azure.functions as func
 import msgspec
 
 from shared import forecast
-from shared.bulk.storage import Blobs, open_storage
+from shared.bulk.connection import open_storage
+from shared.bulk.storage import Blobs
 from shared.errors import BlitzError, Misconfigured, Unavailable
 from shared.forecast import State, slot_at
 from shared.settings import Settings

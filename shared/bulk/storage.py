@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Protocol
 
 from shared.errors import InvalidInput
-from shared.settings import Settings
 
 SOURCE, OUT = "bulk-in", "bulk-out"
 OWN = ".blitz"
 """A folder's own files lie below this name in it, so no key begins with it."""
 STORE = "the bulk storage"
 
-_AZURITE = "UseDevelopmentStorage=true"  # Azurite's published account, ports 10000 and 10001
 _MAX_KEY_CHARS = 1024
 _NOT_IN_KEYS = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 _METADATA_NAME = re.compile(r"[a-z_][a-z0-9_]*")
@@ -130,21 +128,6 @@ class Storage:
     source: Blobs
     out: Blobs
     queue: Callable[[str], Queue]
-
-
-def open_storage(settings: Settings) -> Storage:
-    """The storage that the settings name. Raises Misconfigured; does not connect yet."""
-    url, connection_string = settings.storage, settings.storage_connection_string
-    if not url and not connection_string:
-        url = "file://.blitz/bulk"
-    # Each is imported when it is opened: a process that uses a folder does not pay for azure.
-    if url.startswith("file://") and len(url) > len("file://"):
-        from shared.bulk.folder_storage import open_folder
-
-        return open_folder(Path(url.removeprefix("file://")))
-    from shared.bulk.azure_storage import open_account
-
-    return open_account("", _AZURITE) if url == "azurite" else open_account(url, connection_string)
 
 
 def is_key(key: str) -> bool:

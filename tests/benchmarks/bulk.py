@@ -16,7 +16,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shared.bulk import control, jobs
-from shared.bulk.storage import Storage, open_storage
+from shared.bulk.connection import open_storage
+from shared.bulk.storage import Storage
 from shared.model_store import open_store_url
 from shared.settings import Settings
 from tests.benchmarks import engines
@@ -35,7 +36,7 @@ import numpy as np
 from functions.bulk_local import Driver, Pace
 from functions.bulk_steps import build_bulk
 from functions.cpu import create_inference
-from shared.bulk.storage import open_storage
+from shared.bulk.connection import open_storage
 from shared.contracts import EmbedRequest, EmbedResult
 from shared.settings import Settings
 class Free:

@@ -22,9 +22,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from shared.bulk.connection import open_storage
 from shared.bulk.control import FINISH, SPLIT, find_job, read_manifest
 from shared.bulk.jobs import Message, encode
-from shared.bulk.storage import Storage, open_storage
+from shared.bulk.storage import Storage
 from shared.settings import Settings
 from tests.azurite import Azurite, running_azurite
 from tests.server import ROOT
@@ -40,7 +41,7 @@ import asyncio, os
 from functions.bulk_local import Driver, Pace
 from functions.bulk_steps import build_bulk
 from functions.cpu import create_inference
-from shared.bulk.storage import open_storage
+from shared.bulk.connection import open_storage
 from shared.settings import Settings
 async def work():
     settings = Settings.from_env(os.environ)

@@ -21,8 +21,9 @@ from starlette.types import Message
 from functions import batches
 from functions.bulk_steps import steps_of
 from functions.router import create_app
+from shared.bulk.connection import open_storage
 from shared.bulk.pipeline import Bulk
-from shared.bulk.storage import Blobs, Storage, open_storage
+from shared.bulk.storage import Blobs, Storage
 from shared.bulk.upkeep import MISSED_S
 from shared.catalogue import Catalogue
 from shared.contracts import EmbedRequest, EmbedResult

@@ -22,7 +22,8 @@ import pytest
 
 from functions.bulk_local import MAX_TRIES, RETRY_S, Driver, Pace, bulk_hint, local_storage
 from shared.bulk import jobs
-from shared.bulk.storage import Message, Queue, Storage, open_storage
+from shared.bulk.connection import open_storage
+from shared.bulk.storage import Message, Queue, Storage
 from shared.errors import StoreUnavailable, Unavailable
 from shared.settings import Settings
 from tests.server import ROOT, free_port, started_service, wait_until_ready

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from functions.bulk_triggers import blob_of, register
-from shared.bulk.storage import Storage, open_storage
+from shared.bulk.connection import open_storage
+from shared.bulk.storage import Storage
 from shared.errors import Unavailable
 from shared.settings import Settings
 from tests.azurite import running_azurite

@@ -14,7 +14,8 @@ import pytest
 
 from functions import warmup
 from functions.warmup import KEY, WarmUp
-from shared.bulk.storage import BlobStat, open_storage
+from shared.bulk.connection import open_storage
+from shared.bulk.storage import BlobStat
 from shared.errors import Misconfigured, StoreUnavailable
 from shared.forecast import SLOT_S, SLOTS, WEEK_S, State, add_counts, begin, slot_at
 from shared.settings import Settings

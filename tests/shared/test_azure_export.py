@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 from functions.observed import start_export
 from shared import trace
 from shared.azure_export import AzureExport
-from shared.bulk.storage import open_storage
+from shared.bulk.connection import open_storage
 from shared.contracts import Timings
 from shared.errors import Misconfigured
 from shared.logs import FAILURE, Failure

@@ -23,7 +23,7 @@ from shared.forecast import (
     slot_at,
 )
 from tests.benchmarks.routing import SEED
-from tests.benchmarks.traffic import office_counts, weeks_of
+from tests.benchmarks.traffic import Day, arrivals_of, office_counts, recorded_days, synthetic_days
 from tests.benchmarks.warmup import POLICIES, WeekSimulation, learn
 
 MONDAY_S = 4 * 86_400.0 + 2_000 * WEEK_S
@@ -165,11 +165,16 @@ def test_the_price_holds_where_arrivals_are_random() -> None:
     assert paid / spared == pytest.approx(1 / (rate * (1 + rate * wake_s)), rel=0.03)
 
 
-def test_in_a_simulated_week_it_spares_cold_starts_at_less_than_their_price() -> None:
-    """After one week of office hours, with the routing and the serving of the benchmark."""
+@pytest.mark.parametrize(
+    "days",
+    [synthetic_days(office_counts, 14, SEED), recorded_days()[-14:]],
+    ids=["office hours", "recorded"],
+)
+def test_in_a_simulated_week_it_spares_cold_starts_at_less_than_their_price(days: list[Day]) -> None:
+    """After one week like it, with the routing and the serving of the benchmark."""
     policy, start_s, end_s = POLICIES["fixed, 10 texts"], float(WEEK_S), 2.0 * WEEK_S
-    days = weeks_of(office_counts, 14, 1_000, SEED)
-    past, week = ([each for day in days[first : first + 7] for each in day] for first in (0, 7))
+    arrivals = arrivals_of(days, 1_000, SEED)
+    past, week = ([each for day in arrivals[first : first + 7] for each in day] for first in (0, 7))
     without = WeekSimulation(policy, None).run_days(week, start_s, end_s)
     state = learn(policy, past, start_s)
     ahead = WeekSimulation(policy, state, gpu_s_per_request=600.0).run_days(week, start_s, end_s)

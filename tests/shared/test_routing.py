@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
@@ -24,7 +23,7 @@ from shared.routing import (
 )
 from shared.settings import Settings
 from tests.benchmarks.routing import POLICIES, SEED, Simulation
-from tests.benchmarks.traffic import MIX, SIZE_BYTES, Arrival, day_of, recorded_counts, synthetic_counts
+from tests.benchmarks.traffic import MIX, SIZE_BYTES, Arrival, day_of, recorded_days, synthetic_counts
 
 SIZES: Mapping[Device, int] = {"cpu": 23_000_000, "gpu": 46_000_000}
 UP = BackendView(available=True, warm=True, waking_s=None, queued_tokens=0)
@@ -296,14 +295,12 @@ def test_a_synthetic_day_is_the_same_for_the_same_seed() -> None:
     assert {arrival.kind for arrival in day} == set(MIX)
 
 
-def test_a_recorded_day_is_counts_with_its_source_above(tmp_path: Path) -> None:
-    """Comment lines are skipped; a file that is not a day is refused."""
-    path = tmp_path / "day.txt"
-    path.write_text("# source\n" + "7\n" * 1440)
-    assert recorded_counts(path) == [7] * 1440
-    path.write_text("7\n" * 60)
-    with pytest.raises(ValueError, match="60 minutes"):
-        recorded_counts(path)
+def test_the_recording_is_eight_whole_weeks() -> None:
+    """In quarters of an hour; the busiest day is a launch's, and the one without the server is empty."""
+    days = recorded_days()
+    assert [len(day.counts) for day in days] == [96] * 56
+    assert max(range(56), key=lambda number: days[number].share) == 10
+    assert days[30].share == sum(days[30].counts) == 0
 
 
 @pytest.mark.parametrize("requests", [1_000, 10_000, 30_000])
