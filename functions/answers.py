@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
 from shared import wire
-from shared.contracts import EmbedResult, RerankRequest, RerankResult, Result
+from shared.contracts import EmbedResult, RerankRequest, RerankResult, Result, TokenizeResult
 from shared.contracts import Request as Asked
 from shared.dialects.body import JSON
 from shared.dialects.operations import FormatError
@@ -22,6 +22,7 @@ from shared.errors import BlitzError
 # orjson keeps the GIL (about 11 ms for 1,024 x 384 floats): encoding chunks of rows would halve that
 # pause, and was measured to take 40 % longer in all.
 LARGE_RESULT_FLOATS = 64 * 1024
+LARGE_RESULT_TOKENS = 2 * 1024
 
 
 def accepts_msgpack(request: Request) -> bool:
@@ -32,6 +33,8 @@ def accepts_msgpack(request: Request) -> bool:
 
 def is_large(result: Result) -> bool:
     """Whether it is to be coded in a thread."""
+    if isinstance(result, TokenizeResult):
+        return len(result.texts) > LARGE_RESULT_TOKENS
     return isinstance(result, EmbedResult) and result.vectors.size > LARGE_RESULT_FLOATS
 
 
@@ -81,10 +84,17 @@ def error_response(format_error: FormatError, error: BlitzError) -> Response:
 async def answer_unrouted(request: Request, error: Exception) -> Response:
     """404 and 405 of paths that have no dialect, in OpenAI's shape."""
     assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-    shape = {"message": error.detail, "type": "invalid_request_error", "param": None, "code": code}
+    headers = error.headers or {}
+    code, message = {
+        404: ("not_found", "there is nothing at this path: see /docs for those there are"),
+        405: (
+            "method_not_allowed",
+            f"send {headers.get('Allow', 'something else')}: see /docs",
+        ),
+    }.get(error.status_code, ("invalid_request", error.detail))
+    shape = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
     response = json_response(orjson.dumps({"error": shape}), error.status_code)
-    response.headers.update(error.headers or {})
+    response.headers.update(headers)
     return response
 
 

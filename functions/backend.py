@@ -30,7 +30,14 @@ from functions.observed import Observed, start_export
 from functions.readiness import say_ready
 from shared import telemetry, wire
 from shared.backend_client import Backend
-from shared.contracts import EmbedRequest, PredictRequest, RerankRequest, Result, texts_of
+from shared.contracts import (
+    EmbedRequest,
+    PredictRequest,
+    RerankRequest,
+    Result,
+    TokenizeRequest,
+    texts_of,
+)
 from shared.errors import BlitzError, Unauthorized, UnsupportedMediaType
 from shared.manifest import Device
 from shared.settings import Settings
@@ -108,6 +115,7 @@ def create_app(
         ("POST", "/embed", partial(endpoints.run, kind=EmbedRequest, work=inference.embed)),
         ("POST", "/rerank", partial(endpoints.run, kind=RerankRequest, work=inference.rerank)),
         ("POST", "/predict", partial(endpoints.run, kind=PredictRequest, work=inference.predict)),
+        ("POST", "/tokenize", partial(endpoints.run, kind=TokenizeRequest, work=inference.tokenize)),
         ("GET", "/health", endpoints.health),
         ("GET", "/ready", endpoints.ready),
         ("GET", "/metrics", endpoints.metrics),

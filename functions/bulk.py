@@ -31,7 +31,8 @@ from functions.bulk_local import local_storage
 from functions.bulk_progress import Following, Sending, wait_for
 from shared.bulk import control, jobs
 from shared.bulk.connection import open_storage
-from shared.bulk.jobs import ENDED, PREFIX, Manifest, Status
+from shared.bulk.jobs import ENDED, Manifest, Status
+from shared.bulk.options import PREFIX
 from shared.bulk.storage import OUT, SOURCE, BlobStat, Storage
 from shared.errors import BlitzError, InvalidInput, SourceChanged, Unavailable
 from shared.manifest import check_name

@@ -16,6 +16,7 @@ from functions.bulk_steps import Step, build_bulk, steps_of
 from shared.backend_client import Backend
 from shared.bulk import jobs
 from shared.bulk.connection import open_storage
+from shared.bulk.options import is_input
 from shared.bulk.pipeline import Bulk
 from shared.bulk.storage import OUT, SOURCE, Message, Queue, Storage
 from shared.contracts import ModelCard
@@ -80,7 +81,7 @@ class Driver:
         arriving = set()
         for stat in await asyncio.to_thread(lambda: list(self._storage.source.list(""))):
             version = jobs.event_key("source", stat.key, stat.etag)
-            if version in self._noticed or not jobs.is_input(stat.key):
+            if version in self._noticed or not is_input(stat.key):
                 continue
             if version in self._arriving:
                 await self._bulk.notice(stat.key, stat.etag)

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from shared import deadline
-from shared.errors import BlitzError, PayloadTooLarge
+from shared.errors import BlitzError, PayloadTooLarge, Unavailable
 from shared.logs import FAILURE, Failure
 from shared.telemetry import Telemetry
 
 LARGE_BODY_BYTES = 256 * 1024
 """Decoding more than this on the event loop would hold other requests for milliseconds."""
+
+_DRAIN_BYTES, _DRAIN_S = 64 << 20, 5.0
+"""So much of a body that is too large is read and dropped, and so long."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +48,10 @@ def answering(
                 return await endpoint(request)
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
+        except asyncio.CancelledError:
+            # Only the server cancels, when it stops and this took longer than it waits. The caller is
+            # still there, and may come again.
+            error: BlitzError = Unavailable("the service is stopping", retry_after_s=1.0)
         except BlitzError as raised:
             error = raised
         except Exception as raised:
@@ -56,16 +64,22 @@ def answering(
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body, or PayloadTooLarge as soon as it is known to be longer than `max_bytes`."""
+    """The whole body, or PayloadTooLarge: of a longer one than `max_bytes` no more is held."""
     too_large = PayloadTooLarge(f"the body is larger than {max_bytes} bytes")
-    announced = request.headers.get("content-length", "")
+    stream = request.stream()
+    stated = request.headers.get("content-length", "")
     # int() refuses thousands of digits, which some other server than uvicorn may let through.
-    if announced.isdecimal() and (len(announced) > 18 or int(announced) > max_bytes):
+    announced = int(stated[:18]) if stated.isdecimal() else 0
+    if announced > max_bytes:
+        # Who expects 100-continue has not begun to send.
+        if announced <= max_bytes + _DRAIN_BYTES and "expect" not in request.headers:
+            await _drain(stream, announced)
         raise too_large
     chunks, size = [], 0
-    async for chunk in request.stream():
+    async for chunk in stream:
         size += len(chunk)
         if size > max_bytes:
+            await _drain(stream, _DRAIN_BYTES)
             raise too_large
         chunks.append(chunk)
     return b"".join(chunks)
@@ -102,6 +116,16 @@ def log_without_content(error: Exception) -> None:
 def _patience_s(request: Request) -> float:
     stated = request.headers.get(deadline.HEADER, "")
     return int(stated) / 1000 if stated.isdecimal() and len(stated) < 10 else float("inf")
+
+
+async def _drain(stream: AsyncIterator[bytes], most_bytes: int) -> None:
+    """Read on and hold nothing: who still sends when the connection closes sees a reset, no answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_S):
+            async for chunk in stream:
+                most_bytes -= len(chunk)
+                if most_bytes < 0:
+                    return
 
 
 async def _disconnected(request: Request) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +25,8 @@ from shared.contracts import (
     RerankRequest,
     RerankResult,
     Timings,
+    TokenizeRequest,
+    TokenizeResult,
     Tokens,
 )
 from shared.engines.base import OpenEngine
@@ -37,6 +39,7 @@ from shared.settings import Settings
 from shared.vectors import finish, sigmoid, softmax
 
 T = TypeVar("T", bound=Tokens)
+S = TypeVar("S", bound=Sized)
 
 INLINE_CHARACTERS = 2_000
 """Up to here tokenising takes less than a millisecond: a thread would cost more than it frees."""
@@ -49,8 +52,8 @@ CHARACTERS_PER_TOKEN = 16
 class Inference:
     """A `shared.backend_client.Backend` in process. Safe to use from one event loop at a time.
 
-    `embed`, `rerank` and `predict` raise UnknownModel, ModelLoadFailed, InvalidInput, InputTooLong,
-    PayloadTooLarge (more tokens than max_request_tokens), Overloaded and Unavailable.
+    `embed`, `rerank`, `predict` and `tokenize` raise UnknownModel, ModelLoadFailed, InvalidInput,
+    InputTooLong, PayloadTooLarge (more tokens than max_request_tokens), Overloaded and Unavailable.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Inference:
             model.manifest.revision,
             timings,
             model.manifest.device,
+            model.manifest.max_tokens,
         )
 
     async def rerank(self, request: RerankRequest) -> RerankResult:
@@ -116,10 +120,28 @@ class Inference:
             manifest.device,
         )
 
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+        """Tokens of all inputs, in order. Waits for no other request's batch."""
+        async with self._cache.lease(request.model) as model:
+            characters = _characters(request.inputs)
+            rows, counts, tokenization_s = await self._tokenize(
+                lambda: model.spell(request), characters, "inputs"
+            )
+        manifest = model.manifest
+        return TokenizeResult(
+            np.concatenate([row.spans for row in rows]),
+            tuple(text for row in rows for text in row.texts),
+            counts,
+            manifest.name,
+            manifest.revision,
+            Timings(tokenization_s),
+            manifest.device,
+        )
+
     async def states(self) -> list[ModelState]:
         """Every model the cache or the store knows, by name. Raises StoreUnavailable."""
         cards = await self._catalogue.cards()
-        states = {card.name: ModelState(card.name, "cold") for card in cards} | self._cache.states()
+        states = self._cache.states(card.name for card in cards)
         return [states[name] for name in sorted(states)]
 
     async def close(self) -> None:
@@ -153,15 +175,23 @@ class Inference:
     async def _run(
         self, model: Model, tokenize: Callable[[], Sequence[T]], characters: int, field: str
     ) -> tuple[Batched, tuple[int, ...], Timings]:
-        """Tokenise, off the loop if long, and batch. field: what is too much when it is."""
+        """Tokenise and batch. field: what is too much when it is."""
+        # Here too: tokenising what is then refused would take the time of what was accepted.
+        self._batcher.check()
+        sequences, counts, tokenization_s = await self._tokenize(tokenize, characters, field)
+        batched = await self._batcher.submit(model, sequences)
+        return batched, counts, Timings(tokenization_s, batched.queue_s, batched.inference_s)
+
+    async def _tokenize(
+        self, tokenize: Callable[[], Sequence[S]], characters: int, field: str
+    ) -> tuple[Sequence[S], tuple[int, ...], float]:
+        """What `tokenize` gives, called off the loop if it is long; how many tokens; seconds it took."""
         if characters > self._max_request_tokens * CHARACTERS_PER_TOKEN:
             raise PayloadTooLarge(
                 f"the {field} have {characters} characters, far more than the "
                 f"{self._max_request_tokens} tokens that a request may have: send fewer at once",
                 field=field,
             )
-        # Here too: tokenising what is then refused would take the time of what was accepted.
-        self._batcher.check()
         began = time.perf_counter()
         inline = characters <= INLINE_CHARACTERS
         sequences = tokenize() if inline else await asyncio.to_thread(tokenize)
@@ -173,8 +203,7 @@ class Inference:
                 f"{self._max_request_tokens}: send fewer at once",
                 field=field,
             )
-        batched = await self._batcher.submit(model, sequences)
-        return batched, counts, Timings(tokenization_s, batched.queue_s, batched.inference_s)
+        return sequences, counts, tokenization_s
 
 
 def _tokenize_as(

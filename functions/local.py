@@ -34,14 +34,16 @@ from shared.contracts import ModelCard
 from shared.errors import BlitzError, Misconfigured, Unavailable
 from shared.manifest import Device
 from shared.model_store import open_store
-from shared.settings import Settings
+from shared.settings import Settings, log_format_of
 
 GRACE_S = 5
 """Requests under way at the end are given so long."""
 
 _log = logging.getLogger("functions.local")  # this module's name is __main__ where it serves
+_start = logging.getLogger(logs.START)
 
 _BACKLOG = 2048  # uvicorn's
+_HOW_TO_BUILD = "build one with: python -m model_build all-MiniLM-L6-v2 --target cpu-int8 --push "
 _DEVICES: dict[str, tuple[Device, ...]] = {"router": ("cpu", "gpu"), "cpu": ("cpu",), "gpu": ("gpu",)}
 
 
@@ -56,6 +58,7 @@ def serve(
     """Serve the router and the CPU backend in one process. BLITZ_ variables set everything else."""
     _leave_on_signals()
     with ExitStack() as stack:
+        logs.use(log_format_of(os.environ), "router")
         try:
             settings = Settings.from_env(os.environ)
             logs.use(settings.log_format, settings.role)
@@ -64,11 +67,6 @@ def serve(
             if separate and settings.role != "router":
                 raise Misconfigured("--separate starts a router and its backends: unset BLITZ_ROLE")
             cards = _cards(settings)
-            if cards == [] and settings.role == "router":
-                raise Misconfigured(
-                    f"{settings.model_store} holds no model; build one with: python -m model_build "
-                    f"all-MiniLM-L6-v2 --target cpu-int8 --push {settings.model_store}"
-                )
             listener = stack.enter_context(listen(host, port))
             bound = listener.getsockname()[1]
             if separate:
@@ -76,16 +74,17 @@ def serve(
             start_export(settings)
             app, driver = _app(_warming(settings, cards or []))
         except BlitzError as error:
-            print(f"error: {error}", file=sys.stderr)
+            _log.error("%s", error)
             raise typer.Exit(BAD_START) from error
         # Once the app is there, since others wait for that; before it is said to be, to work at once.
         listener.listen(_BACKLOG)
         if settings.role == "router":
             _say_hello(f"http://{host}:{bound}", cards or [], len(settings.api_key_hashes))
             if driver or separate:
-                print(f"bulk:   {bulk_hint(settings, cards or [])}", flush=True)
+                _start.info("bulk:   %s", bulk_hint(settings, cards or []))
             if not settings.api_key_hashes and host not in _LOOPBACK:
                 _log.warning("whoever reaches %s can use this service: no key is needed", host)
+            _check_default_model(settings, cards)
         config = uvicorn.Config(
             app,
             log_config=None,  # ours is in shared.logs
@@ -122,12 +121,35 @@ def _leave_on_signals() -> None:
 
 
 def _cards(settings: Settings) -> list[ModelCard] | None:
-    """What can be served; None if the store does not answer now, which it may do later."""
+    """What can be served; None if the store does not answer now, which it may do later.
+
+    For a router it is a mistake if there is none, or not even a folder: raises Misconfigured.
+    """
+    url = settings.model_store
     try:
-        return asyncio.run(Catalogue(open_store(settings), _DEVICES[settings.role]).cards())
+        cards = asyncio.run(Catalogue(open_store(settings), _DEVICES[settings.role]).cards())
     except Unavailable as error:
-        _log.warning("%s; models are found once it does", error.message)
+        if url.startswith("file://") and settings.role == "router":
+            raise Misconfigured(
+                f"--model-store {url} is no folder that can be read; {_HOW_TO_BUILD}{url}"
+            ) from error
+        _log.warning("%s; models are found once that is mended", error.message)
         return None
+    if not cards and settings.role == "router":
+        raise Misconfigured(f"--model-store {url} holds no model; {_HOW_TO_BUILD}{url}")
+    return cards
+
+
+def _check_default_model(settings: Settings, cards: list[ModelCard] | None) -> None:
+    """A warning, no error: a store may be filled later."""
+    names = dict.fromkeys(card.name for card in cards or ())
+    if cards is not None and settings.default_model and settings.default_model not in names:
+        _log.warning(
+            "BLITZ_DEFAULT_MODEL is %s, which is not in the store: requests that name no model get 404 "
+            "until it is; there are: %s",
+            settings.default_model,
+            ", ".join(names),
+        )
 
 
 def _warming(settings: Settings, cards: list[ModelCard]) -> Settings:
@@ -164,7 +186,7 @@ def _bulk_settings(settings: Settings) -> Settings | None:
     except Misconfigured as error:
         if settings.storage:
             raise
-        print(f"bulk:   off, {error.message}", flush=True)
+        _start.info("bulk:   off, %s", error.message)
         return None
     return bulk
 
@@ -193,8 +215,9 @@ def listen(host: str, port: int) -> socket.socket:
 def _say_hello(url: str, cards: list[ModelCard], keys: int) -> None:
     turn_on = "off (local); python -m functions.keys makes one and its hash for BLITZ_API_KEY_HASHES"
     names = dict.fromkeys(card.name for card in cards)
-    print(f"models: {', '.join(names) or 'none yet'}\nkeys:   {f'on ({keys})' if keys else turn_on}")
-    print(f"docs:   {url}/docs", flush=True)
+    _start.info("models: %s", ", ".join(names) or "none yet")
+    _start.info("keys:   %s", f"on ({keys})" if keys else turn_on)
+    _start.info("docs:   %s/docs", url)
     if not cards:
         return
     path: str
@@ -204,7 +227,7 @@ def _say_hello(url: str, cards: list[ModelCard], keys: int) -> None:
     else:
         path, body = "/rerank", {"model": cards[0].name, "query": "hello", "texts": ["hello world"]}
     headers = "-H 'Content-Type: application/json'" + (' -H "api-key: $KEY"' if keys else "")
-    print(f"try:    curl -s {url}{path} {headers} -d {shlex.quote(json.dumps(body))}", flush=True)
+    _start.info("try:    curl -s %s%s %s -d %s", url, path, headers, shlex.quote(json.dumps(body)))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from functions.caller import (
     read_body,
     while_connected,
 )
+from functions.docs_page import add_docs_page
 from functions.keys import RequireKey
 from functions.observed import Observed, start_export
 from functions.openapi import DescribedApp, describe_get, describe_post
@@ -42,6 +43,7 @@ from shared.contracts import (
     PredictRequest,
     RerankRequest,
     Result,
+    TokenizeRequest,
     texts_of,
 )
 from shared.contracts import Request as Asked
@@ -168,6 +170,8 @@ class Endpoints:
                 return await self._backend.rerank(asked)
             case PredictRequest():
                 return await self._backend.predict(asked)
+            case TokenizeRequest():
+                return await self._backend.tokenize(asked)
 
     async def _cards(self) -> list[ModelCard]:
         """One card a model: the CPU's, where it is published for both."""
@@ -179,7 +183,7 @@ class Endpoints:
         for card in cards:
             if card.name == name:
                 return card
-        raise UnknownModel(f"there is no model of that name; there are: {_names(cards)}", field="model")
+        raise UnknownModel.among(card.name for card in cards)
 
     async def _default_card(self, task: Task | None = None) -> ModelCard:
         """The card of the model that a request gets when it names none.
@@ -206,7 +210,10 @@ def create_app(
 
     batches: what /v1/files and /v1/batches are, where there is a bulk storage.
     """
-    app = DescribedApp(title="BlitzEmbedding", version=VERSION, redoc_url=None, redirect_slashes=False)
+    app = DescribedApp(
+        title="BlitzEmbedding", version=VERSION, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    add_docs_page(app)
     app.add_exception_handler(HTTPException, answer_unrouted)
     if settings.api_key_hashes:
         app.add_middleware(RequireKey, hashes=settings.api_key_hashes, metrics=metrics)
@@ -239,6 +246,8 @@ def create_app(
         ("/metrics", "Prometheus metrics", info, endpoints.metrics, describe_get("text/plain")),
     ):
         add("GET", path, summary, endpoints.answering(format_error, endpoint), described)
+    # Azure Front Door asks by HEAD, if nobody told it otherwise.
+    app.add_api_route("/health", endpoints.health, methods=["HEAD"], include_in_schema=False)
     for route in batches.routes() if batches else ():
         answer = endpoints.answering(openai.format_error, route.endpoint)
         add(route.method, route.path, route.summary, answer, route.described)

@@ -6,6 +6,7 @@ Each is `functions.local` with a role; a process that dies is started again, as 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import secrets
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
+from shared import logs
 from shared.errors import Misconfigured
 from shared.manifest import Device
 from shared.settings import Settings
@@ -25,6 +27,9 @@ BAD_START = 2
 """The exit code of a process whose settings are wrong: starting it again would not help."""
 STOP_S = 8.0
 """A backend that was asked to stop is given so long for what it is doing, and is killed then."""
+
+_log = logging.getLogger(__name__)
+_start = logging.getLogger(logs.START)
 
 _START_S = 60.0
 _RESTART_S = 0.5
@@ -45,7 +50,7 @@ def running_backends(
     if importlib.util.find_spec("torch"):
         ports["gpu"] = first_port + 1
     else:
-        print("gpu:    not started, torch is not installed", flush=True)
+        _start.info("gpu:    not started, torch is not installed")
     for device, port in ports.items():
         _check_port(device, port)
     shared = {"BLITZ_MODEL_STORE": settings.model_store, "BLITZ_BACKEND_SECRET": secret}
@@ -53,7 +58,7 @@ def running_backends(
         shared["BLITZ_GPU_BACKEND_URL"] = f"http://{HOST}:{ports['gpu']}"
     if "gpu" in ports and not _has_cuda():
         shared["BLITZ_ALLOW_CPU"] = "1"
-        print("gpu:    no CUDA here, so the GPU backend runs on the CPU in FP32", flush=True)
+        _start.info("gpu:    no CUDA here, so the GPU backend runs on the CPU in FP32")
     children: list[_Child] = []
     try:
         for device, port in ports.items():
@@ -114,7 +119,7 @@ class _Child:
             code = self.process.wait()
             if code == BAD_START or self._stopping.wait(_RESTART_S):
                 return
-            print(f"{self._device}:    stopped (exit code {code}), starting it again", flush=True)
+            _log.warning("the %s backend stopped (exit code %d): starting it again", self._device, code)
             self.process = self._start()
             if self._stopping.is_set():  # `ask_to_stop` may have seen the process before this one
                 self.process.terminate()

@@ -27,6 +27,8 @@ from shared.contracts import (
     Request,
     RerankRequest,
     RerankResult,
+    TokenizeRequest,
+    TokenizeResult,
 )
 from shared.errors import (
     BackendFailed,
@@ -37,7 +39,7 @@ from shared.errors import (
     Unavailable,
 )
 
-AnyResult = TypeVar("AnyResult", EmbedResult, RerankResult, PredictResult)
+AnyResult = TypeVar("AnyResult", EmbedResult, RerankResult, PredictResult, TokenizeResult)
 
 CONNECT_S = 10.0
 ATTEMPTS = 3
@@ -66,6 +68,9 @@ class Backend(Protocol):
 
     async def predict(self, request: PredictRequest) -> PredictResult:
         """Scores of all inputs' labels, in order."""
+
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+        """Tokens of all inputs, in order. Runs no model, but needs it to be loaded."""
 
     async def states(self) -> list[ModelState]:
         """What is loaded, by name."""
@@ -110,6 +115,9 @@ class HttpBackend:
 
     async def predict(self, request: PredictRequest) -> PredictResult:
         return await self._run("/predict", request, PredictResult)
+
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+        return await self._run("/tokenize", request, TokenizeResult)
 
     async def states(self) -> list[ModelState]:
         body = await self._call("GET", "/ready")

@@ -21,12 +21,14 @@ from shared.contracts import (
     RerankRequest,
     RerankResult,
     Timings,
+    TokenizeRequest,
+    TokenizeResult,
     texts_of,
 )
 from shared.errors import BlitzError
 
-AnyRequest = TypeVar("AnyRequest", EmbedRequest, RerankRequest, PredictRequest)
-AnyResult = TypeVar("AnyResult", EmbedResult, RerankResult, PredictResult)
+AnyRequest = TypeVar("AnyRequest", EmbedRequest, RerankRequest, PredictRequest, TokenizeRequest)
+AnyResult = TypeVar("AnyResult", EmbedResult, RerankResult, PredictResult, TokenizeResult)
 
 _ITEM = re.compile(r"(\w+)\[(\d+)\](.*)", re.DOTALL)
 
@@ -63,6 +65,10 @@ def join(results: Sequence[AnyResult]) -> AnyResult:
     if isinstance(first, EmbedResult):
         vectors = np.concatenate([result.vectors for result in results])
         return replace(first, vectors=vectors, token_counts=counts, timings=timings)
+    if isinstance(first, TokenizeResult):
+        spans = np.concatenate([result.spans for result in results])
+        texts = tuple(text for result in results for text in result.texts)
+        return replace(first, spans=spans, texts=texts, token_counts=counts, timings=timings)
     scores = np.concatenate([result.scores for result in results])
     return replace(first, scores=scores, token_counts=counts, timings=timings)
 
@@ -74,7 +80,7 @@ def field_of(request: Request) -> str:
             return "input"
         case RerankRequest():
             return "documents"
-        case PredictRequest():
+        case PredictRequest() | TokenizeRequest():
             return "inputs"
 
 

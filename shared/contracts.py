@@ -21,6 +21,7 @@ TextInput: TypeAlias = str | tuple[int, ...]
 """A text, or ids of the model's own vocabulary (special tokens included)."""
 
 FloatMatrix: TypeAlias = NDArray[np.float32]
+IntMatrix: TypeAlias = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,23 @@ class PredictRequest:
         _check_texts(self.inputs, "inputs")
 
 
+@dataclass(frozen=True, slots=True)
+class TokenizeRequest:
+    """Tell the tokens of each of `inputs`, uncut; a text may be empty.
+
+    special_tokens: those that the model's tokenizer adds, too. prompt_name: as in EmbedRequest.
+    """
+
+    model: str
+    inputs: tuple[str, ...]
+    special_tokens: bool = True
+    prompt_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise EmptyInput("inputs is empty: give at least one text", field="inputs")
+
+
 def _check_texts(texts: tuple[str | tuple[str, str], ...], field: str) -> None:
     if not texts:
         raise EmptyInput(f"{field} is empty: give at least one text", field=field)
@@ -133,7 +151,8 @@ class Timings:
 class EmbedResult:
     """vectors: (N, D) float32, row i belongs to input i. token_counts: real tokens fed, per input.
 
-    device: what served it; of parts, the first one's.
+    device: what served it; of parts, the first one's. max_tokens: what the model reads of an input, and
+    longer ones were cut to; 0 if unknown.
     """
 
     vectors: FloatMatrix
@@ -142,6 +161,7 @@ class EmbedResult:
     revision: str
     timings: Timings = field(default_factory=Timings)
     device: Device = "cpu"
+    max_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -191,8 +211,30 @@ class PredictResult:
         return sum(self.token_counts)
 
 
-Request: TypeAlias = EmbedRequest | RerankRequest | PredictRequest
-Result: TypeAlias = EmbedResult | RerankResult | PredictResult
+@dataclass(frozen=True, slots=True)
+class TokenizeResult:
+    """A row and a text for each token, those of input 0 first: token_counts says how many an input has.
+
+    spans: (T, 4) int32, columns id, whether it is special (1 or 0), start, stop. The last two are bytes
+    of the UTF-8 of the input with its prompt, and mean nothing of a special token.
+    texts: what stands there; of a special token its name.
+    """
+
+    spans: IntMatrix
+    texts: tuple[str, ...]
+    token_counts: tuple[int, ...]
+    model: str
+    revision: str
+    timings: Timings = field(default_factory=Timings)
+    device: Device = "cpu"
+
+    @property
+    def total_tokens(self) -> int:
+        return sum(self.token_counts)
+
+
+Request: TypeAlias = EmbedRequest | RerankRequest | PredictRequest | TokenizeRequest
+Result: TypeAlias = EmbedResult | RerankResult | PredictResult | TokenizeResult
 
 
 def texts_of(request: Request) -> tuple[TextInput | tuple[str, str], ...]:

@@ -27,6 +27,8 @@ from shared.contracts import (
     Request,
     RerankRequest,
     RerankResult,
+    TokenizeRequest,
+    TokenizeResult,
     texts_of,
 )
 from shared.errors import (
@@ -116,6 +118,10 @@ class Dispatcher:
 
     async def predict(self, request: PredictRequest) -> PredictResult:
         return await self._dispatch(request, lambda backend, part: backend.predict(part))
+
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+        with preference.stated("cpu"):  # a GPU has nothing to do here, and need not be woken
+            return await self._dispatch(request, lambda backend, part: backend.tokenize(part))
 
     def watch_gpu_work(self, wanted: Callable[[], None]) -> None:
         """Call `wanted` for each request that goes to the GPU, or would if that were up."""

@@ -24,6 +24,7 @@ BlitzError
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -77,6 +78,12 @@ class UnsupportedMediaType(BlitzError):
 class UnknownModel(BlitzError):
     status = 404
     code = "model_not_found"
+
+    @classmethod
+    def among(cls, names: Iterable[str]) -> UnknownModel:
+        """That none of `names`, all there are, is the one that was asked for."""
+        there_are = ", ".join(names) or "none"
+        return cls(f"there is no model of that name; there are: {there_are}", field="model")
 
 
 class NotFound(BlitzError):

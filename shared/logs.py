@@ -20,6 +20,11 @@ from shared import trace
 
 OURS = ("functions", "shared")
 """Our loggers. Others' may quote anything, so that no exporter is given them."""
+START = "functions.start"
+"""The logger of what people read at the start: lines as they are on stdout, unless logs are JSON."""
+_QUIET = ("azure.identity", "stamina")
+"""The one tells each way to sign in that it tried, in many lines, the other that it tries again, but not
+what. In the end we raise an error that says more."""
 FAILURE = "failure"
 """The `extra=` under which a record carries a Failure in place of exc_info."""
 
@@ -79,6 +84,11 @@ def use(log_format: str, role: str, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
+    start = logging.getLogger(START)
+    start.propagate = log_format == "json"
+    start.handlers[:] = [] if start.propagate else [logging.StreamHandler(sys.stdout)]
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
     for name in OURS:
         logging.getLogger(name).setLevel(logging.INFO)
     logging.captureWarnings(True)

@@ -18,13 +18,14 @@ from shared.contracts import (
     InputType,
     PredictRequest,
     RerankRequest,
+    TokenizeRequest,
     TokenPair,
     Tokens,
 )
 from shared.engines.base import Engine, OpenEngine
 from shared.errors import InvalidArtefact, InvalidInput
 from shared.manifest import Activation, Manifest, check_prompt
-from shared.tokenization import Tokenizer
+from shared.tokenization import Spelling, Tokenizer
 from shared.vectors import DenseLayer, apply_dense
 
 _PROMPTS: dict[InputType, tuple[str, ...]] = {
@@ -72,7 +73,7 @@ class Model:
             request.inputs,
             truncate=request.truncate,
             side=request.truncation_side,
-            prefix=self._prompt(request),
+            prefix=self._prompt(request.prompt_name, request.input_type),
         )
 
     def tokenize_pairs(self, request: RerankRequest) -> list[TokenPair]:
@@ -102,6 +103,11 @@ class Model:
             request.inputs, truncate=request.truncate, side=request.truncation_side
         )
 
+    def spell(self, request: TokenizeRequest) -> list[Spelling]:
+        """The tokens of each input, its prompt prepended. Raises InvalidInput."""
+        prompt = self._prompt(request.prompt_name)
+        return self.tokenizer.spell(request.inputs, prefix=prompt, special_tokens=request.special_tokens)
+
     def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
         """One micro-batch -> (B, D) float32: vectors neither truncated nor normalised, or logits."""
         rows = self.engine.run(sequences)
@@ -112,11 +118,11 @@ class Model:
     def close(self) -> None:
         self.engine.close()
 
-    def _prompt(self, request: EmbedRequest) -> str:
+    def _prompt(self, prompt_name: str | None, input_type: InputType | None = None) -> str:
         prompts = self.manifest.prompts
-        meant = _PROMPTS[request.input_type] if request.input_type else ()
+        meant = _PROMPTS[input_type] if input_type else ()
         default = next((name for name in meant if name in prompts), self.manifest.default_prompt)
-        name = request.prompt_name or default
+        name = prompt_name or default
         if name is None:
             return ""
         check_prompt(name, prompts)

@@ -126,15 +126,19 @@ class ModelCache:
         if names:
             threading.Thread(target=self._warm, args=(names,), name="model-warm", daemon=True).start()
 
-    def states(self) -> dict[str, ModelState]:
-        """Every model that is loaded, loading, failed, or was to be warmed."""
+    def states(self, published: Iterable[str]) -> dict[str, ModelState]:
+        """Every model of `published`, and every other that is loaded, loading or was to be warmed.
+
+        What failed to load, and neither is published any more nor was to be warmed, is left out.
+        """
         with self._lock:
-            states = {name: ModelState(name, "cold") for name in self._wanted}
+            states = {name: ModelState(name, "cold") for name in (*published, *self._wanted)}
             for name, reason in self._wanted.items():
                 if reason:
                     states[name] = ModelState(name, "failed", reason)
             for name, failure in self._failures.items():
-                states[name] = ModelState(name, "failed", failure.reason)
+                if name in states:
+                    states[name] = ModelState(name, "failed", failure.reason)
             for name in self._loads:
                 states[name] = ModelState(name, "loading")
             for name, entry in self._entries.items():

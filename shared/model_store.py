@@ -92,8 +92,7 @@ class ModelStore:
         # A name that cannot be one is no path, and for the caller simply a model that is not there.
         data = self._objects.read(f"{name}/{POINTER_FILE}") if is_name(name) else None
         if data is None:
-            known = ", ".join(self.names()) or "none"
-            raise UnknownModel(f"no model has that name; available models: {known}", field="model")
+            raise UnknownModel.among(self.names())
         revisions = decode_pointer(data)
         if not all(is_name(revision) for revision in revisions.values()):
             raise InvalidArtefact(f"the pointer of {name} holds no valid revision")
@@ -132,6 +131,7 @@ class ModelStore:
         decode_manifest(encoded)
         prefix = _prefix(manifest.name, manifest.revision)
         verify(folder, manifest)
+        self._objects.prepare()
         published = self._objects.read(f"{prefix}/{MANIFEST_FILE}")
         if published is not None and _files(decode_manifest(published)) != _files(manifest):
             raise InvalidArtefact(

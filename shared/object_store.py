@@ -32,6 +32,9 @@ _POINTER_TRIES = 20
 class ObjectStore(Protocol):
     """Every method raises StoreUnavailable or Unavailable when the store or the disk does not serve."""
 
+    def prepare(self) -> None:
+        """Make the place for a first object, where it is missing and ours to make."""
+
     def keys(self) -> list[str]:
         """Keys of two parts at most ("NAME/current"); deeper ones may be among them."""
 
@@ -84,21 +87,28 @@ def client_options(linear_retry: Callable[..., object]) -> dict[str, Any]:
 
 
 class FolderObjects:
-    """Objects are files below `root`, which need not exist before the first write."""
+    """Objects are files below `root`. A missing one is no empty store: it may be a disk that is away."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._lock = threading.Lock()
 
+    def prepare(self) -> None:
+        with disk_errors():
+            self._root.mkdir(parents=True, exist_ok=True)
+
     def keys(self) -> list[str]:
         with disk_errors():
-            return [path.relative_to(self._root).as_posix() for path in self._root.glob("*/*")]
+            # glob("*/*") would find nothing, and say nothing, where the root cannot be listed.
+            paths = [path for folder in self._root.iterdir() for path in folder.glob("*")]
+        return [path.relative_to(self._root).as_posix() for path in paths]
 
     def read(self, key: str) -> bytes | None:
         with disk_errors():
             try:
                 return (self._root / key).read_bytes()
             except (FileNotFoundError, NotADirectoryError):
+                os.scandir(self._root).close()  # raises if all is missing, not this object alone
                 return None
 
     def write(self, key: str, data: bytes) -> None:
@@ -178,6 +188,9 @@ class BlobObjects:
             self._container = ContainerClient.from_container_url(
                 url, DefaultAzureCredential(), **options
             )
+
+    def prepare(self) -> None:
+        """The container was made with the account, by who may do that."""
 
     def keys(self) -> list[str]:
         with azure_errors():
@@ -281,7 +294,10 @@ def azure_errors(store: str = "the model store") -> Iterator[None]:
         raise
     except ClientAuthenticationError as error:
         if error.status_code is None:  # DefaultAzureCredential, of itself: nobody was asked
-            raise StoreUnavailable(f"there are no credentials here for {store}") from error
+            raise StoreUnavailable(
+                f"there are no credentials here for {store}: sign in with az login, assign a managed "
+                "identity, or set BLITZ_STORAGE_CONNECTION_STRING"
+            ) from error
         raise StoreUnavailable(f"{store} refused this service's credentials") from error
     except HttpResponseError as error:
         if getattr(error, "error_code", None) == "ContainerNotFound":

@@ -142,6 +142,12 @@ class Settings:
         return cls(**values)
 
 
+def log_format_of(environ: Mapping[str, str]) -> str:
+    """BLITZ_LOG_FORMAT alone: in which form to say what is wrong with the others."""
+    log_format = environ.get("BLITZ_LOG_FORMAT", "")
+    return log_format if log_format in _CHOICES["log_format"] else "text"
+
+
 _AZURES = ("APPLICATIONINSIGHTS_CONNECTION_STRING", "APPLICATIONINSIGHTS_AUTHENTICATION_STRING")
 _CHOICES = {
     "role": ("router", "cpu", "gpu"),

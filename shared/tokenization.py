@@ -7,13 +7,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Encoding
 from tokenizers import Tokenizer as HfTokenizer
 
-from shared.contracts import TextInput, TokenPair, Tokens, TruncationSide
+from shared.contracts import IntMatrix, TextInput, TokenPair, Tokens, TruncationSide
 from shared.errors import InputTooLong, InvalidArtefact, InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """The tokens of one text. spans: (T, 4) int32, texts: T of them, both as in TokenizeResult."""
+
+    spans: IntMatrix
+    texts: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
 
 
 class Tokenizer:
@@ -109,6 +122,14 @@ class Tokenizer:
             result.append(encoding.ids if isinstance(item, str) else _pair_of(encoding))
         return result
 
+    def spell(
+        self, texts: Sequence[str], *, prefix: str = "", special_tokens: bool = True
+    ) -> list[Spelling]:
+        """The tokens of each text, `prefix` before it, uncut. special_tokens: also those of no text."""
+        whole = [prefix + text for text in texts]
+        encoded = self._for_side(None).encode_batch(whole, add_special_tokens=special_tokens)
+        return [_spelling_of(*each) for each in zip(whole, encoded, strict=True)]
+
     def _plain(self, text: str) -> Encoding:
         return self._for_side(None).encode(text, add_special_tokens=False)
 
@@ -138,6 +159,15 @@ class Tokenizer:
                     tokenizer.enable_truncation(self.max_tokens, direction=side)
                 self._by_side[side] = tokenizer
             return self._by_side[side]
+
+
+def _spelling_of(text: str, encoding: Encoding) -> Spelling:
+    offsets, special = encoding.offsets, encoding.special_tokens_mask
+    byte_at = np.cumsum([0, *(len(character.encode()) for character in text)])
+    bytes_of = byte_at[np.array(offsets, np.intp).reshape(-1, 2)]
+    spans = np.column_stack((encoding.ids, special, bytes_of)).astype(np.int32)
+    parts = zip(encoding.tokens, special, offsets, strict=True)
+    return Spelling(spans, [name if is_special else text[slice(*at)] for name, is_special, at in parts])
 
 
 def _pair_of(encoding: Encoding) -> TokenPair:

@@ -13,7 +13,8 @@ keys but str, at most MAX_DEPTH levels and MAX_ITEMS values.
 
 Requests and results are maps of the fields of shared.contracts' classes; arrays are <f4:
     EmbedRequest -> EmbedResult with "vectors" (N, D), RerankRequest -> RerankResult with "scores" (N,),
-    PredictRequest -> PredictResult with "scores" (N, L).
+    PredictRequest -> PredictResult with "scores" (N, L),
+    TokenizeRequest -> TokenizeResult with "spans" (T, 4), which is <i4.
 Error:   {"code": str, "message": str, "field": str | nil, "retry_after_s": float | nil}
 """
 
@@ -26,7 +27,14 @@ import msgpack
 import msgspec
 import numpy as np
 
-from shared.contracts import EmbedResult, PredictResult, Request, RerankResult, Result
+from shared.contracts import (
+    EmbedResult,
+    PredictResult,
+    Request,
+    RerankResult,
+    Result,
+    TokenizeResult,
+)
 from shared.errors import BackendFailed, BlitzError, InvalidInput
 
 CONTENT_TYPE = "application/msgpack"
@@ -45,15 +53,17 @@ _ARRAY_KEYS = {b"nd", b"type", b"kind", b"shape", b"data"}
 _SCALARS = {str, bytes, int, float, bool, type(None), np.ndarray}
 
 
-_ARRAYS: dict[type[object], tuple[str, int]] = {
-    EmbedResult: ("vectors", 2),
-    RerankResult: ("scores", 1),
-    PredictResult: ("scores", 2),
+_ARRAYS: dict[type[object], tuple[str, str, int]] = {
+    EmbedResult: ("vectors", "<f4", 2),
+    RerankResult: ("scores", "<f4", 1),
+    PredictResult: ("scores", "<f4", 2),
+    TokenizeResult: ("spans", "<i4", 2),
 }
-"""The field of a result that is an array, and its dimensions; one row or entry a token count."""
+"""The field of a result that is an array, its type and dimensions. One row or entry a token count, or a
+token."""
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)
-AnyResult = TypeVar("AnyResult", EmbedResult, RerankResult, PredictResult)
+AnyResult = TypeVar("AnyResult", EmbedResult, RerankResult, PredictResult, TokenizeResult)
 
 
 class _Error(msgspec.Struct):
@@ -111,14 +121,17 @@ def unpack_result(
     data: bytes, kind: type[AnyResult], *, max_bytes: int = MAX_RESPONSE_BYTES
 ) -> AnyResult:
     """Raises BackendFailed: a backend, not a caller, wrote this."""
-    name, dimensions = _ARRAYS[kind]
+    name, dtype, dimensions = _ARRAYS[kind]
     try:
         value = unpack(data, max_bytes=max_bytes)
         array = value[name]
         result = msgspec.convert(value, kind)
-        if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.ndim != dimensions:
+        if not isinstance(array, np.ndarray) or array.dtype.str != dtype or array.ndim != dimensions:
             raise TypeError(name)
-        if array.shape[0] != len(result.token_counts):
+        if isinstance(result, TokenizeResult):
+            if not array.shape == (len(result.texts), 4) == (result.total_tokens, 4):
+                raise ValueError("texts")
+        elif array.shape[0] != len(result.token_counts):
             raise ValueError("token_counts")
     except (InvalidInput, msgspec.ValidationError, LookupError, TypeError, ValueError):
         raise BackendFailed("the backend's answer could not be read") from None

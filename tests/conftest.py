@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: a real model, built once per run by the real build command."""
+"""Fixtures that many tests share: real models, built once per run by the real command; spans."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+from shared import trace
+from shared.trace import Span
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,6 +21,15 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def told() -> Iterator[list[Span]]:
+    """Every span that ends during the test, in the order of their ends."""
+    spans: list[Span] = []
+    stop = trace.listen(spans.append)
+    yield spans
+    stop()
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -182,6 +183,29 @@ class Tiny:
 
 
 _EPSILON = 1e-12
+
+
+def manifest_of(name: str, **fields: Any) -> Manifest:
+    """Of an embedding model for the CPU without files, for what reads manifests and no models."""
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        revision="r1",
+        task="embedding",
+        target="cpu-int8",
+        architecture="bert",
+        source=Source("there", "1"),
+        files=(),
+        model_file="model.onnx",
+        tokenizer_file="tokenizer.json",
+        pad_token_id=0,
+        max_tokens=16,
+        dimensions=2,
+        pooling="mean",
+        normalize=True,
+        prompts={"query": "q: ", "document": "d: "},
+    )
+    return msgspec.structs.replace(manifest, **fields)
 
 
 def some_text(random: Random, most_words: int = 12) -> str:

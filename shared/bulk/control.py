@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.bulk import jobs
-from shared.bulk.jobs import Container, Counts, Job, Manifest, Message, Split, State, Status
+from shared.bulk.jobs import Counts, Job, Manifest, Message, Split, State, Status
+from shared.bulk.options import Container
 from shared.bulk.storage import Blobs, Storage
 from shared.errors import InvalidInput
 from shared.manifest import Device

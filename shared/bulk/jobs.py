@@ -20,58 +20,24 @@ Does not know storage, models or how rows become vectors.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from hashlib import sha256
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from shared.bulk.options import Container, Options
 from shared.bulk.reading import Kind
 from shared.bulk.storage import BlobStat
-from shared.bulk.writing import Dtype
-from shared.errors import InvalidInput
-from shared.manifest import Device, is_name
+from shared.manifest import Device
 
-SIDECAR = ".job.json"
-PREFIX = "blitz_"
-"""Of the metadata that are options: blitz_model, blitz_dimensions, ..."""
-
-Container: TypeAlias = Literal["source", "out"]
 State: TypeAlias = Literal[
     "validating", "failed", "in_progress", "finalizing", "completed", "cancelling", "cancelled"
 ]
 """OpenAI Batch's statuses, but expired: a job here has no end of its time."""
 
-OWN_FOLDERS = frozenset(("active", "batches", "events", "files", "jobs", "warmup"))
-"""Of `out`, where an input's output has the input's key."""
-
-_AT = re.compile(r" - at `\$\.(\w+)`$|unknown field `(\w+)`$")
-
 ENDED: frozenset[State] = frozenset(("failed", "completed", "cancelled"))
 
 T = TypeVar("T")
-
-
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What can be said of an input: by its path, its metadata or NAME.job.json beside it.
-
-    prompt_name: of the model's prompts; None: its default. truncate: cut texts longer than the model
-    reads; if False, they are failed rows. A request of OpenAI Batch may say otherwise of its texts.
-    backend: "auto" leaves it to the routing policy. kind: of file, where it cannot be told.
-    """
-
-    model: str = ""
-    dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    dtype: Dtype = "float32"
-    format: Literal["parquet", "jsonl", "npy"] = "parquet"
-    backend: Literal["auto", "cpu", "gpu"] = "auto"
-    text_column: str = "text"
-    id_column: str | None = None
-    kind: Kind | None = None
-    # Defaults are left out of a job's id: a new option leaves the ids of old jobs as they are.
-    prompt_name: str | None = None
-    truncate: bool = True
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -245,64 +211,6 @@ def failed_name(chunk: str, rows: int) -> str:
 def rows_of(name: str) -> int:
     """How many rows a chunk or part has, or failed in it, by its name or key."""
     return int(name.rpartition("-")[2].partition(".")[0])
-
-
-def is_input(key: str) -> bool:
-    """Whether a blob of bulk-in is to be embedded, and is not a sidecar."""
-    return not key.endswith(SIDECAR)
-
-
-def options_of(container: Container, stat: BlobStat, sidecar: bytes | None) -> Options:
-    """The sidecar's, over the metadata's, over the path's (MODEL/... in bulk-in), over the defaults.
-
-    Without a model, if none of them names one. Raises InvalidInput naming the option.
-    """
-    given: dict[str, Any] = {}
-    folder, slash, _ = stat.key.partition("/")
-    if container == "source" and slash and folder in OWN_FOLDERS:
-        raise InvalidInput(f"the folder {folder} is the service's own: put the file into another one")
-    if container == "source" and slash and is_name(folder):
-        given["model"] = folder
-    given |= {
-        name.removeprefix(PREFIX): value
-        for name, value in stat.metadata.items()
-        if name.startswith(PREFIX)
-    }
-    try:
-        if sidecar is not None:
-            given |= msgspec.json.decode(sidecar, type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise InvalidInput(f"{stat.key}{SIDECAR} is not a JSON object: {error}") from None
-    try:
-        # Metadata are strings; strict=False reads "64" as a number.
-        return msgspec.convert(given, Options, strict=False)
-    except msgspec.ValidationError as error:
-        raise _bad_option(str(error)) from None
-
-
-def _bad_option(why: str) -> InvalidInput:
-    """From msgspec's message, which ends with the option's name."""
-    at = _AT.search(why)
-    name = (at[1] or at[2]) if at else None
-    types = {field.name: field.type for field in msgspec.structs.fields(Options)}
-    if name not in types:
-        hint = f"; there are: {', '.join(types)}"
-    else:
-        choices = [each for each in get_args(types[name]) if isinstance(each, str)]
-        hint = f"; one of: {', '.join(choices)}" if choices else ""
-    return InvalidInput(f"the options are not valid: {why}{hint}", field=name)
-
-
-def no_model(job: Job, known: Sequence[str]) -> InvalidInput:
-    """What to tell of an input that names no model. known: those that it could."""
-    if job.kind == "batch":
-        how = "set body.model in the requests"
-    else:
-        how = "put the file into a folder of the model's name"
-    if job.container == "source":
-        how += f", or set the metadata {PREFIX}model, or write {job.source}{SIDECAR} before the file"
-    names = ", ".join(known) or "none"
-    return InvalidInput(f"no model is named: {how}; there are: {names}", field="model")
 
 
 def encode(value: object) -> bytes:

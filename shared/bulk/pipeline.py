@@ -27,6 +27,7 @@ from shared.bulk.embedding import Embedder
 from shared.bulk.finishing import finish_job
 from shared.bulk.jobs import Job, Message, Status
 from shared.bulk.observed import belongs_to, observed
+from shared.bulk.options import is_input
 from shared.bulk.splitting import Cards, Splitter
 from shared.bulk.state import Ledger
 from shared.bulk.storage import Storage
@@ -82,7 +83,7 @@ class Bulk:
 
     async def submit(self, key: str, etag: str) -> None:
         """A version of an input is there: have it split. Called for an event, or instead of one."""
-        if jobs.is_input(key):
+        if is_input(key):
             message = Message(key=key, etag=etag)
             await self._ledger.send(SPLIT, message)
 
@@ -91,7 +92,7 @@ class Bulk:
 
         Nothing is lost if this dies in between: a mark that no splitter has signed is `reconcile`'s.
         """
-        if not jobs.is_input(key):
+        if not is_input(key):
             return
         mark = jobs.event_key("source", key, etag)
         if await asyncio.to_thread(self._storage.out.create, mark, b""):

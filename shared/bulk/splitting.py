@@ -18,8 +18,9 @@ from shared import trace
 from shared.bulk import control, jobs
 from shared.bulk.control import queue_of
 from shared.bulk.formats.source import Source
-from shared.bulk.jobs import Job, Message, Options, Split
+from shared.bulk.jobs import Job, Message, Split
 from shared.bulk.observed import belongs_to
+from shared.bulk.options import SIDECAR, Options, no_model, options_of
 from shared.bulk.reading import HEAD_BYTES, Format, ReadOptions, detect_format, read_rows
 from shared.bulk.rows import BadRow, Row, cut_chunks
 from shared.bulk.state import REPORT_S, Ledger
@@ -108,9 +109,9 @@ class Splitter:
     async def _with_options(self, draft: Job, stat: BlobStat, blobs: Blobs) -> Job:
         """Raises InvalidInput."""
         if draft.container == "out":
-            return replace(draft, options=jobs.options_of(draft.container, stat, None))
-        sidecar = await asyncio.to_thread(blobs.read, stat.key + jobs.SIDECAR)
-        options = jobs.options_of(draft.container, stat, sidecar)
+            return replace(draft, options=options_of(draft.container, stat, None))
+        sidecar = await asyncio.to_thread(blobs.read, stat.key + SIDECAR)
+        options = options_of(draft.container, stat, sidecar)
         return replace(draft, options=options, sidecar=sidecar is not None)
 
     async def _with_format(self, draft: Job, stat: BlobStat, blobs: Blobs) -> Job:
@@ -221,7 +222,9 @@ def _card_for(options: Options, cards: list[ModelCard], devices: list[Device]) -
     named = [card for card in cards if card.name == options.model]
     if not named:
         known = ", ".join(sorted({card.name for card in cards if card.task == "embedding"})) or "none"
-        raise InvalidInput(f"no model has that name; available models: {known}", field="model")
+        raise InvalidInput(
+            f"there is no embedding model of that name; there are: {known}", field="model"
+        )
     if named[0].task != "embedding":
         raise InvalidInput(f"{options.model} is a cross-encoder, which has no vectors", field="model")
     if options.dimensions is not None and options.dimensions > named[0].dimensions:
@@ -245,7 +248,7 @@ def _only_model(draft: Job, cards: list[ModelCard]) -> str:
     """Raises InvalidInput if there are several."""
     names = sorted({card.name for card in cards if card.task == "embedding"})
     if len(names) != 1:
-        raise jobs.no_model(draft, names)
+        raise no_model(draft.container, draft.source, draft.kind, names)
     return names[0]
 
 

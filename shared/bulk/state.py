@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from shared.bulk import control, jobs
 from shared.bulk.control import FINISH
-from shared.bulk.jobs import Container, Counts, Job, Message, State
+from shared.bulk.jobs import Counts, Job, Message, State
 from shared.bulk.observed import belongs_to
+from shared.bulk.options import Container
 from shared.bulk.rows import BadRow, pack_table, unpack_table
 from shared.bulk.storage import Blobs, Storage
 from shared.errors import BlitzError

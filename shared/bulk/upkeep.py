@@ -16,6 +16,7 @@ from shared.bulk.control import FINISH, SPLIT, queue_of
 from shared.bulk.embedding import give_up_rows
 from shared.bulk.jobs import Job, Message
 from shared.bulk.observed import belongs_to
+from shared.bulk.options import is_input
 from shared.bulk.state import Ledger
 from shared.bulk.storage import BlobStat, Storage
 from shared.errors import Unavailable
@@ -107,7 +108,7 @@ class Upkeep:
         """Versions of inputs that no splitter has signed, long after they came or were noticed."""
         missed = []
         for stat in self._storage.source.list(""):
-            if jobs.is_input(stat.key) and now - stat.modified_s > MISSED_S:
+            if is_input(stat.key) and now - stat.modified_s > MISSED_S:
                 mark = self._storage.out.stat(jobs.event_key("source", stat.key, stat.etag))
                 if mark is None or (not mark.size and now - mark.modified_s > MISSED_S):
                     missed.append(stat)

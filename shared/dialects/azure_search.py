@@ -88,19 +88,33 @@ def format_error(error: BlitzError) -> tuple[int, bytes]:
 
 def _answer(result: EmbedResult, body: RecordsBody) -> dict[str, object]:
     vectors = np.ascontiguousarray(result.vectors)
-    return {
-        "values": [_record(*each, body) for each in zip(body.values, vectors, strict=True)],
-    }
+    rows = zip(body.values, vectors, result.token_counts, strict=True)
+    field = f"data.{body.input or 'text'}"
+    values = []
+    for record, vector, tokens in rows:
+        wrong = _fault_of(_text_of(record, body), field)
+        is_full = not wrong and 0 < result.max_tokens <= tokens
+        values.append(
+            {
+                "recordId": record.record_id,
+                "data": {} if wrong else {body.output or "vector": vector},
+                "errors": _messages(wrong),
+                "warnings": _messages(_cut_at(result.max_tokens, field) if is_full else None),
+            }
+        )
+    return {"values": values}
 
 
-def _record(record: Record, vector: object, body: RecordsBody) -> dict[str, object]:
-    wrong = _fault_of(_text_of(record, body), f"data.{body.input or 'text'}")
-    return {
-        "recordId": record.record_id,
-        "data": {} if wrong else {body.output or "vector": vector},
-        "errors": [{"message": wrong}] if wrong else None,
-        "warnings": None,
-    }
+def _messages(message: str | None) -> list[dict[str, str]] | None:
+    return [{"message": message}] if message else None
+
+
+def _cut_at(max_tokens: int, field: str) -> str:
+    """Said of a text that just fits, too: how long it was before is not known here."""
+    return (
+        f"{field} fills the {max_tokens} tokens that the model reads: what comes after them is not in "
+        "the vector; split long texts into chunks"
+    )
 
 
 def _text_of(record: Record, body: RecordsBody) -> object:
@@ -111,6 +125,8 @@ def _fault_of(text: object, field: str) -> str | None:
     """What to tell of a record that has no text; None if it has one."""
     if text is None:
         return f"{field} is missing: give a text, or name the skill's input in the URL, as ?input=NAME"
+    if isinstance(text, list):
+        return f"{field} is a list: give the skill a context that ends in /*, for one text a record"
     if not isinstance(text, str):
-        return f"{field} is not a text: a list needs a skill whose context ends in /*"
+        return f"{field} is not a text: give a string"
     return None if text else f"{field} is empty: give a text"

@@ -13,6 +13,7 @@ import msgspec
 
 from shared import wire
 from shared.contracts import TextInput
+from shared.dialects import unreadable
 from shared.errors import BlitzError, EmptyInput, InvalidInput, UnsupportedMediaType
 
 JSON = "application/json"
@@ -25,8 +26,6 @@ TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 TokenIds: TypeAlias = Annotated[list[TokenId], NOT_EMPTY]
 Inputs: TypeAlias = Text | Annotated[list[Text | TokenId | TokenIds], NOT_EMPTY]
 
-_AT_PATH = re.compile(r" - at `(?:key` in `)?\$\.?(?P<field>[^`]*)`$")
-_MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
 _ABSENT = msgspec.Raw(b"null")
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -71,14 +70,9 @@ def decode_body(data: bytes, content_type: str, kind: type[T]) -> T:
         if media_type == wire.CONTENT_TYPE:
             return msgspec.convert(wire.unpack(data, max_bytes=len(data)), type=kind)
     except msgspec.ValidationError as error:
-        message = str(error)
-        found = _AT_PATH.search(message) or _MISSING.search(message)
-        field = found["field"] if found else ""
-        raise InvalidInput(_AT_PATH.sub("", message), field=field or None) from error
-    except msgspec.DecodeError as error:
-        raise InvalidInput(f"the body is not valid JSON: {error}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput("the body is not valid JSON") from error
+        raise unreadable.not_of_type(error, kind) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise unreadable.not_json(error, data) from error
     raise UnsupportedMediaType(f"send {JSON} or {wire.CONTENT_TYPE} as Content-Type")
 
 
@@ -95,7 +89,7 @@ def fill_from_query(body: T, query: Mapping[str, str], names: Sequence[str]) -> 
             try:
                 value = msgspec.convert(said[field.name], field.type, strict=False)
             except msgspec.ValidationError as error:
-                raise InvalidInput(str(error), field=field.name) from error
+                raise unreadable.not_a_value(field.name, field.type) from error
             body = msgspec.structs.replace(body, **{field.name: value})
     return body
 

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from shared.contracts import EmbedRequest, EmbedResult, FloatMatrix, ModelCard
-from shared.dialects.body import Count, Inputs, read_inputs
+from shared.dialects.body import Count, Inputs, message_of, read_inputs
 from shared.errors import BlitzError, InvalidInput
 from shared.settings import Settings
 from shared.wire import pack
@@ -80,12 +80,13 @@ def format_model(card: ModelCard) -> bytes:
 
 
 def format_error(error: BlitzError) -> tuple[int, bytes]:
-    """HTTP status and JSON body."""
+    """HTTP status and JSON body. The message names the field too: it is all that the SDK prints."""
     if error.status == 429:
         kind = "rate_limit_error"
     else:
         kind = "invalid_request_error" if error.status < 500 else "server_error"
-    body = {"message": error.message, "type": kind, "param": error.field, "code": error.code}
+    message = message_of(error, lambda field: field)
+    body = {"message": message, "type": kind, "param": error.field, "code": error.code}
     return error.status, orjson.dumps({"error": body})
 
 

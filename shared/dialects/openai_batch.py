@@ -18,7 +18,8 @@ import orjson
 
 from shared.bulk.control import Progress
 from shared.bulk.formats.batch import URL
-from shared.bulk.jobs import PREFIX, Counts, Status
+from shared.bulk.jobs import Counts, Status
+from shared.bulk.options import PREFIX
 from shared.bulk.storage import BlobStat
 from shared.errors import InvalidInput, NotFound
 

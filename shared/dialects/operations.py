@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from shared.contracts import Request
-from shared.dialects import azure_search, cohere, cohere_embed, openai, tei, tei_scores
+from shared.dialects import azure_search, cohere, cohere_embed, openai, tei, tei_scores, tei_tokens
 from shared.dialects.body import Marks
 from shared.errors import BlitzError
 from shared.manifest import Task
@@ -98,6 +98,15 @@ OPERATIONS = (
         tei_scores.format_predictions_msgpack,
         tei.format_error,
         task="cross-encoder",
+    ),
+    Operation(
+        "Tell the tokens of texts (Text Embeddings Inference)",
+        ("/tokenize",),
+        tei_tokens.TokenizeBody,
+        tei_tokens.request_from,
+        tei_tokens.format_result,
+        tei_tokens.format_result_msgpack,
+        tei.format_error,
     ),
     Operation(
         "Score documents (Weaviate)",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import cohere
 import pytest
 import uvicorn
 
@@ -20,6 +21,13 @@ def service_url(minilm_store: Path) -> Iterator[str]:
     """The real local service over all-MiniLM-L6-v2, as a process of its own."""
     with running_service(f"file://{minilm_store}") as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def cohere_v2(service_url: str) -> Iterator[cohere.ClientV2]:
+    """Cohere's SDK, talking to the real service."""
+    with cohere.ClientV2(api_key="any", base_url=service_url) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,6 @@ ONCE: RequestOptions = {"max_retries": 0}
 
 
 @pytest.fixture(scope="module")
-def v2(service_url: str) -> Iterator[cohere.ClientV2]:
-    with cohere.ClientV2(api_key="any", base_url=service_url) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
 def v1(service_url: str) -> Iterator[cohere.Client]:
     with cohere.Client(api_key="any", base_url=service_url) as client:
         yield client
@@ -40,9 +34,9 @@ def cosines(service_url: str) -> list[float]:
     return [float(vectors[0] @ row) for row in vectors[1:]]
 
 
-def test_v2_ranks_the_documents(v2: cohere.ClientV2, cosines: list[float]) -> None:
+def test_v2_ranks_the_documents(cohere_v2: cohere.ClientV2, cosines: list[float]) -> None:
     """Best first, the scores being the cosines of the vectors, which a warning says."""
-    answer = v2.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS)
+    answer = cohere_v2.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS)
     assert [each.index for each in answer.results] == [1, 2, 0]
     for each in answer.results:
         assert each.relevance_score == pytest.approx(cosines[each.index], abs=1e-5)
@@ -55,9 +49,9 @@ def test_v2_ranks_the_documents(v2: cohere.ClientV2, cosines: list[float]) -> No
 
 
 @pytest.mark.parametrize(("top_n", "kept"), [(1, [1]), (2, [1, 2]), (9, [1, 2, 0])])
-def test_top_n_keeps_the_best(v2: cohere.ClientV2, top_n: int, kept: list[int]) -> None:
+def test_top_n_keeps_the_best(cohere_v2: cohere.ClientV2, top_n: int, kept: list[int]) -> None:
     """Fewer results, the same order; more than there are is all."""
-    answer = v2.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=top_n)
+    answer = cohere_v2.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=top_n)
     assert [each.index for each in answer.results] == kept
 
 
@@ -78,10 +72,10 @@ def test_v1_returns_no_documents_by_itself(v1: cohere.Client) -> None:
     assert [each.document for each in answer.results] == [None] * 3
 
 
-def test_an_unknown_model_is_not_found(v2: cohere.ClientV2) -> None:
+def test_an_unknown_model_is_not_found(cohere_v2: cohere.ClientV2) -> None:
     """The SDK's exception holds the message, which tells what there is."""
     with pytest.raises(NotFoundError) as caught:
-        v2.rerank(model="nope", query=QUERY, documents=DOCUMENTS)
+        cohere_v2.rerank(model="nope", query=QUERY, documents=DOCUMENTS)
     assert MODEL in caught.value.body["message"]
 
 
@@ -95,11 +89,11 @@ def test_an_unknown_model_is_not_found(v2: cohere.ClientV2) -> None:
     ],
 )
 def test_a_bad_request_names_the_field(
-    v2: cohere.ClientV2, query: str, documents: list[str], top_n: int, field: str
+    cohere_v2: cohere.ClientV2, query: str, documents: list[str], top_n: int, field: str
 ) -> None:
     """400 with a message, whatever the SDK let through."""
     with pytest.raises(BadRequestError) as caught:
-        v2.rerank(model=MODEL, query=query, documents=documents, top_n=top_n)
+        cohere_v2.rerank(model=MODEL, query=query, documents=documents, top_n=top_n)
     assert field in caught.value.body["message"]
 
 

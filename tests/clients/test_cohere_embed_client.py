@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import cohere
 import httpx
@@ -23,21 +23,15 @@ ONCE: RequestOptions = {"max_retries": 0}
 
 
 @pytest.fixture(scope="module")
-def client(service_url: str) -> Iterator[cohere.ClientV2]:
-    with cohere.ClientV2(api_key="any", base_url=service_url) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
 def vectors(service_url: str) -> NDArray[np.float32]:
     """What the service says elsewhere: (3, 384)."""
     answer = httpx.post(f"{service_url}/embed", json={"inputs": TEXTS}, timeout=60).json()
     return np.array(answer, np.float32)
 
 
-def test_floats_are_the_models_vectors(client: cohere.ClientV2, vectors: NDArray[np.float32]) -> None:
+def test_floats_are_the_models_vectors(cohere_v2: cohere.ClientV2, vectors: NDArray[np.float32]) -> None:
     """In the order of the texts, which come back too, with their tokens."""
-    answer = client.embed(
+    answer = cohere_v2.embed(
         model=MODEL, texts=TEXTS, input_type="search_document", embedding_types=["float"]
     )
     assert answer.embeddings.float_ is not None
@@ -50,9 +44,9 @@ def test_floats_are_the_models_vectors(client: cohere.ClientV2, vectors: NDArray
     assert answer.meta.billed_units.input_tokens
 
 
-def test_all_types_come_in_one_answer(client: cohere.ClientV2, vectors: NDArray[np.float32]) -> None:
+def test_all_types_come_in_one_answer(cohere_v2: cohere.ClientV2, vectors: NDArray[np.float32]) -> None:
     """Each is read by the SDK as what it is; int8 points where the floats do."""
-    answer = client.embed(
+    answer = cohere_v2.embed(
         model=MODEL,
         texts=TEXTS,
         input_type="search_query",
@@ -72,9 +66,9 @@ def test_all_types_come_in_one_answer(client: cohere.ClientV2, vectors: NDArray[
     )
 
 
-def test_fewer_dimensions_are_of_unit_length(client: cohere.ClientV2) -> None:
+def test_fewer_dimensions_are_of_unit_length(cohere_v2: cohere.ClientV2) -> None:
     """Floats and bytes alike are of the shortened vector."""
-    answer = client.embed(
+    answer = cohere_v2.embed(
         model=MODEL,
         texts=TEXTS,
         input_type="search_query",
@@ -85,17 +79,17 @@ def test_fewer_dimensions_are_of_unit_length(client: cohere.ClientV2) -> None:
     assert np.linalg.norm(np.array(answer.int8), axis=1) == pytest.approx([127] * 3, rel=0.02)
 
 
-def test_truncation_is_the_callers_choice(client: cohere.ClientV2) -> None:
+def test_truncation_is_the_callers_choice(cohere_v2: cohere.ClientV2) -> None:
     """NONE refuses what is too long and names it; START and END keep the other end."""
     long = " ".join(["apple"] * 600 + ["engine"] * 600)
     with pytest.raises(BadRequestError) as caught:
-        client.embed(model=MODEL, texts=["a", long], input_type="search_query", truncate="NONE")
+        cohere_v2.embed(model=MODEL, texts=["a", long], input_type="search_query", truncate="NONE")
     assert "texts[1]" in caught.value.body["message"]
     start, end = (
-        client.embed(model=MODEL, texts=[long], input_type="search_query", truncate=side).embeddings
+        cohere_v2.embed(model=MODEL, texts=[long], input_type="search_query", truncate=side).embeddings
         for side in ("START", "END")
     )
-    ends = client.embed(
+    ends = cohere_v2.embed(
         model=MODEL,
         texts=[" ".join(["engine"] * 600), " ".join(["apple"] * 600)],
         input_type="search_query",
@@ -133,19 +127,21 @@ def test_an_input_type_goes_to_the_backend(serve: Callable[[FakeBackend], str]) 
     ],
 )
 def test_a_bad_request_names_the_field(
-    client: cohere.ClientV2, options: dict[str, object], field: str
+    cohere_v2: cohere.ClientV2, options: dict[str, object], field: str
 ) -> None:
     """400 with a message, whatever the SDK let through."""
     with pytest.raises(BadRequestError) as caught:
-        client.embed(model=MODEL, input_type="search_query", **options)  # type: ignore[arg-type]
+        cohere_v2.embed(model=MODEL, input_type="search_query", **options)  # type: ignore[arg-type]
     assert field in caught.value.body["message"]
 
 
-def test_an_unknown_model_is_not_found(client: cohere.ClientV2) -> None:
-    """The SDK's exception holds the message, which tells what there is."""
+@pytest.mark.parametrize("name", ["nope", "no/such", f"{MODEL}@r1"])
+def test_an_unknown_model_is_not_found(cohere_v2: cohere.ClientV2, name: str) -> None:
+    """The SDK's exception tells what there is, the same whether the name could be one or not."""
     with pytest.raises(NotFoundError) as caught:
-        client.embed(model="nope", texts=["a"], input_type="search_query")
-    assert MODEL in caught.value.body["message"]
+        cohere_v2.embed(model=name, texts=["a"], input_type="search_query")
+    expected = f"there is no model of that name; there are: {MODEL}"
+    assert caught.value.body["message"] == expected
 
 
 def test_overload_is_too_many_requests(serve: Callable[[FakeBackend], str]) -> None:

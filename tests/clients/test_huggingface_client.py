@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
+from tokenizers import Tokenizer
 
 from tests.functions.test_router import LABELS, FakeBackend, score_of
 
@@ -43,6 +45,24 @@ def test_an_error_shows_what_is_wrong(client: InferenceClient) -> None:
     """The client's exception holds the server's message, with the field in TEI's words."""
     with pytest.raises(HfHubHTTPError, match=r"inputs\.sentences is empty"):
         client.sentence_similarity("a", [])
+
+
+def test_tokens_are_those_of_the_models_tokenizer(service_url: str, minilm_store: Path) -> None:
+    """At /tokenize, which the client has no method for: where a token stands, bytes say."""
+    (path,) = minilm_store.rglob("tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    texts = ["Deep learning is easy.", "naïve 日本語 \N{GRINNING FACE}", "", "word " * 600]
+    rows = httpx.post(f"{service_url}/tokenize", json={"inputs": texts}, timeout=60).json()
+    for text, row in zip(texts, rows, strict=True):
+        assert [token["id"] for token in row] == tokenizer.encode(text).ids
+        assert [token["text"] for token in (row[0], row[-1])] == ["[CLS]", "[SEP]"]
+        for token in row[1:-1]:
+            assert text.encode()[token["start"] : token["stop"]].decode() == token["text"]
+    body = {"inputs": "easy", "add_special_tokens": False}
+    (row,) = httpx.post(f"{service_url}/tokenize", json=body, timeout=60).json()
+    assert [token["text"] for token in row] == ["easy"]
 
 
 def test_text_classification_reads_predictions(serve: Callable[[FakeBackend], str]) -> None:

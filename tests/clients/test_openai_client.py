@@ -62,10 +62,12 @@ def test_an_unknown_model_raises_not_found_with_the_names(client: OpenAI) -> Non
 
 
 def test_a_bad_request_names_the_parameter(client: OpenAI) -> None:
-    """The SDK's `param` is the field."""
-    with pytest.raises(BadRequestError) as caught:
-        client.embeddings.create(model="mini", input=["a", ""])
-    assert caught.value.param == "input[1]"
+    """The SDK's `param` is the field, and so does the text of its exception say, which has no more."""
+    for options, field in (({"input": ["a", ""]}, "input[1]"), ({"dimensions": "x"}, "dimensions")):
+        with pytest.raises(BadRequestError) as caught:
+            client.embeddings.create(**{"model": "mini", "input": "a", **options})  # type: ignore[arg-type]
+        assert caught.value.param == field
+        assert field in str(caught.value)
 
 
 def test_token_ids_are_refused_with_the_remedy(client: OpenAI) -> None:

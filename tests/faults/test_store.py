@@ -44,6 +44,21 @@ async def test_a_store_that_comes_late_is_used_when_it_comes(random: Random, tmp
             assert (await _answer_after_retries(url, tiny, random)).right
 
 
+async def test_a_folder_that_goes_away_is_no_empty_store(random: Random, tmp_path: Path) -> None:
+    """What is loaded serves on, another model is 503 and not unknown; when it is back all is well."""
+    loaded, other, folder = Tiny("a"), Tiny("b"), tmp_path / "models"
+    publish_all([loaded, other], f"file://{folder}")
+    with running_service(f"file://{folder}") as url:
+        folder.rename(tmp_path / "away")
+        assert (await ask_once(url, embed_one(loaded, random))).right
+        answer = await ask_once(url, embed_one(other, random))
+        assert answer.status == 503
+        assert "the model store's files cannot be read" in answer.message
+        assert answer.retry_after_s
+        (tmp_path / "away").rename(folder)
+        assert (await _answer_after_retries(url, other, random)).right
+
+
 async def test_a_damaged_file_fails_its_model_alone(
     azurite: Azurite, random: Random, tmp_path: Path
 ) -> None:

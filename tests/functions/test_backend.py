@@ -25,6 +25,8 @@ from shared.contracts import (
     Request,
     RerankRequest,
     RerankResult,
+    TokenizeRequest,
+    TokenizeResult,
 )
 from shared.settings import Settings
 from shared.telemetry import Telemetry
@@ -37,6 +39,7 @@ BODIES: dict[str, bytes] = {
     "/embed": BODY,
     "/rerank": wire.pack_request(RerankRequest("m", "q", ("abc", "a"))),
     "/predict": wire.pack_request(PredictRequest("m", ("abc", ("a", "b")))),
+    "/tokenize": wire.pack_request(TokenizeRequest("m", ("abc", ""), special_tokens=False)),
 }
 
 
@@ -62,6 +65,13 @@ class FakeInference:
     async def predict(self, request: PredictRequest) -> PredictResult:
         rows = await self._rows(request, request.inputs)
         return PredictResult(rows, _counts(rows), request.model, "r", ("no", "yes"))
+
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+        rows = await self._rows(request, request.inputs)
+        texts = tuple(character for text in request.inputs for character in text)
+        return TokenizeResult(
+            np.zeros((len(texts), 4), np.int32), texts, _counts(rows), request.model, "r"
+        )
 
     async def states(self) -> list[ModelState]:
         if self.error is not None:
@@ -119,7 +129,7 @@ async def test_embed_answers_in_the_wire_format(client: httpx.AsyncClient) -> No
     assert result.token_counts == (3, 1)
 
 
-async def test_rerank_and_predict_answer_in_the_wire_format(
+async def test_every_kind_is_answered_in_the_wire_format(
     client: httpx.AsyncClient, inference: FakeInference
 ) -> None:
     """Each with its own kind of request and result."""
@@ -129,9 +139,13 @@ async def test_rerank_and_predict_answer_in_the_wire_format(
     response = await client.post("/predict", content=BODIES["/predict"], headers=MSGPACK)
     labelled = wire.unpack_result(response.content, PredictResult)
     assert (labelled.scores.tolist(), labelled.labels) == ([[3, 1], [2, 1]], ("no", "yes"))
+    response = await client.post("/tokenize", content=BODIES["/tokenize"], headers=MSGPACK)
+    spelled = wire.unpack_result(response.content, TokenizeResult)
+    assert (spelled.texts, spelled.token_counts) == (("a", "b", "c"), (3, 0))
     assert inference.asked == [
         RerankRequest("m", "q", ("abc", "a")),
         PredictRequest("m", ("abc", ("a", "b"))),
+        TokenizeRequest("m", ("abc", ""), special_tokens=False),
     ]
 
 

@@ -16,9 +16,10 @@ from typer.testing import CliRunner, Result
 from functions.bulk import app
 from functions.bulk_local import local_storage
 from functions.bulk_progress import PATIENCE_S, Following, wait_for
+from shared.bulk.connection import open_storage
 from shared.bulk.control import SPLIT
 from shared.bulk.jobs import Counts, State, Status
-from shared.bulk.storage import Storage, open_storage
+from shared.bulk.storage import Storage
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
 from tests.functions.test_batches import bulk_of, drain, take
@@ -105,7 +106,7 @@ def test_a_job_that_fails_says_why(served: Storage, rows: Path) -> None:
     """Exit code 3, with the job's own message."""
     done = cli("submit", rows, "--model", "nobody", "--wait")
     assert done.exit_code == 3, done.output
-    assert "available models: tiny" in done.stdout
+    assert "there are: tiny" in done.stdout
     assert "options: model nobody" in done.stdout
 
 

@@ -129,7 +129,7 @@ class NoModels:
     async def states(self) -> list[Any]:
         return []
 
-    embed = rerank = predict = close = None
+    embed = rerank = predict = tokenize = close = None
 
 
 async def test_gpu_memory_is_in_ready_and_metrics(

@@ -29,6 +29,8 @@ from shared.contracts import (
     PredictResult,
     RerankRequest,
     RerankResult,
+    TokenizeRequest,
+    TokenizeResult,
 )
 from shared.dialects.operations import OPERATIONS, PATHS, Operation
 from shared.errors import InvalidInput
@@ -65,6 +67,9 @@ class OverTheWire(FakeInference):
 
     async def predict(self, request: PredictRequest) -> PredictResult:
         return await super().predict(_repacked(request))
+
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+        return await super().tokenize(_repacked(request))
 
 
 def _repacked(request: Any) -> Any:

@@ -16,10 +16,19 @@ from tests.functions.test_hostile import ANSWER_S, router_of
 
 
 @contextmanager
-def serving(app: ASGIApp) -> Iterator[int]:
-    """`app` in uvicorn as functions.local runs it, in a thread; yields the port."""
+def serving(app: ASGIApp, grace_s: int | None = None) -> Iterator[int]:
+    """`app` in uvicorn as functions.local runs it, in a thread; yields the port.
+
+    grace_s: so long requests under way are waited for at the end; None: for ever.
+    """
     with listen("127.0.0.1", 0) as listener:
-        config = uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            lifespan="off",
+            access_log=False,
+            timeout_graceful_shutdown=grace_s,
+        )
         server = uvicorn.Server(config)
         listener.listen()  # connections wait from now on
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -12,17 +12,11 @@ from prometheus_client import CollectorRegistry
 
 from functions.router import connect, create_app
 from shared.dialects.operations import OPERATIONS
-from shared.manifest import (
-    SCHEMA_VERSION,
-    File,
-    Manifest,
-    Source,
-    encode_manifest,
-    encode_pointer,
-)
+from shared.manifest import File, encode_manifest, encode_pointer
 from shared.settings import Settings
 from shared.telemetry import Telemetry
 from tests.functions.test_hostile import ask, valid_body
+from tests.tiny import manifest_of
 
 NAMES = [
     *("../secret", "..", ".", "/", "./m", "m/", "m/../m", "m/../../secret", "m/current", "m/r1"),
@@ -40,22 +34,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the model "m"; beside it, and hidden in it, one that a path could lead to."""
     root = tmp_path_factory.mktemp("names")
     for folder in (root / "store" / "m", root / "store" / ".hidden", root / "secret"):
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            name=folder.name,
-            revision="r1",
-            task="embedding",
-            target="cpu-int8",
-            architecture="bert",
-            source=Source("there", "1"),
-            files=(File("model.onnx", 1, "0" * 64), File("tokenizer.json", 1, "0" * 64)),
-            model_file="model.onnx",
-            tokenizer_file="tokenizer.json",
-            pad_token_id=0,
-            max_tokens=16,
-            dimensions=2,
-            pooling="mean",
-        )
+        files = (File("model.onnx", 1, "0" * 64), File("tokenizer.json", 1, "0" * 64))
+        manifest = manifest_of(folder.name, files=files)
         (folder / "r1").mkdir(parents=True)
         (folder / "r1" / "manifest.json").write_bytes(encode_manifest(manifest))
         (folder / "current").write_bytes(encode_pointer({"cpu": "r1"}))

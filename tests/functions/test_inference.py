@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,37 +23,18 @@ from shared.contracts import (
     ModelState,
     PredictRequest,
     RerankRequest,
+    TokenizeRequest,
     TokenPair,
     Tokens,
 )
 from shared.engines.onnx import OnnxEngine, capacity
 from shared.errors import InputTooLong, InvalidInput, Overloaded, PayloadTooLarge, UnknownModel
-from shared.manifest import SCHEMA_VERSION, Manifest, Source
 from shared.model_cache import ModelCache
 from shared.settings import Settings
+from shared.tokenization import Spelling
+from tests.tiny import manifest_of
 
 pytestmark = pytest.mark.anyio
-
-
-def manifest_of(name: str) -> Manifest:
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        name=name,
-        revision="r1",
-        task="embedding",
-        target="cpu-int8",
-        architecture="bert",
-        source=Source("there", "1"),
-        files=(),
-        model_file="model.onnx",
-        tokenizer_file="tokenizer.json",
-        pad_token_id=0,
-        max_tokens=16,
-        dimensions=2,
-        pooling="mean",
-        normalize=True,
-        prompts={"query": "q: ", "document": "d: "},
-    )
 
 
 class FakeModel:
@@ -67,6 +48,12 @@ class FakeModel:
     def tokenize(self, request: EmbedRequest) -> list[list[int]]:
         return [
             [ord(c) for c in item] if isinstance(item, str) else list(item) for item in request.inputs
+        ]
+
+    def spell(self, request: TokenizeRequest) -> list[Spelling]:
+        return [
+            Spelling(np.array([[ord(c), 0, 0, 1] for c in text], np.int32), list(text))
+            for text in request.inputs
         ]
 
     def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
@@ -111,8 +98,9 @@ class FakeCache:
         finally:
             self.models[name].leases -= 1
 
-    def states(self) -> dict[str, ModelState]:
-        return {name: ModelState(name, "warm", revision="r1") for name in self.models}
+    def states(self, published: Iterable[str]) -> dict[str, ModelState]:
+        warm = {name: ModelState(name, "warm", revision="r1") for name in self.models}
+        return {name: ModelState(name, "cold") for name in published} | warm
 
     def close(self) -> None:
         self.closed = True
@@ -154,7 +142,7 @@ async def test_a_request_becomes_vectors_counts_and_timings(served: Served) -> N
     result = await served.inference.embed(EmbedRequest("a", ("abc", "a", (1, 2, 3, 4))))
     assert result.token_counts == (3, 1, 4)
     assert result.total_tokens == 8
-    assert (result.model, result.revision) == ("a", "r1")
+    assert (result.model, result.revision, result.max_tokens) == ("a", "r1", 16)
     expected = np.array([[3, 1], [1, 1], [4, 1]], np.float32)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(result.vectors, expected, rtol=1e-6)
@@ -278,6 +266,21 @@ async def test_predictions_are_probabilities_or_logits_of_each_label(served: Ser
     assert raw.scores.tolist() == [[0, -1], [2, 1]]
     one = await served.inference.predict(PredictRequest("ranker", ("a" * 10,)))
     assert one.scores.tolist() == [[0.5]]
+
+
+async def test_tokens_are_told_without_a_batch(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is run and a full queue is no hindrance; what is too much is refused as elsewhere."""
+    monkeypatch.setattr(served.batcher, "check", lambda: pytest.fail("it asked the queue"))
+    result = await served.inference.tokenize(TokenizeRequest("a", ("ab", "c")))
+    assert (result.texts, result.token_counts) == (("a", "b", "c"), (2, 1))
+    assert result.spans[:, 0].tolist() == [97, 98, 99]
+    assert (result.model, result.revision, result.device) == ("a", "r1", "cpu")
+    assert result.timings.tokenization_s > 0
+    assert served.model.leased_while_embedding == []
+    with pytest.raises(PayloadTooLarge) as refused:
+        await served.inference.tokenize(TokenizeRequest("a", ("x" * 3000, "y" * 2001)))
+    assert refused.value.field == "inputs"
+    assert served.model.leases == 0
 
 
 async def test_states_name_loaded_and_unloaded_models(served: Served) -> None:

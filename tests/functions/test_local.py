@@ -198,6 +198,28 @@ def test_the_model_to_warm_is_one_that_this_process_can_load(tmp_path: Path) -> 
         assert states == {"b": "warm"}
 
 
+def test_a_default_model_that_is_not_there_is_a_warning(tiny_store: str) -> None:
+    """With the names there are; it may be published later, so the service starts."""
+    command = [sys.executable, "-m", "functions.local", "--port", "0", "--model-store", tiny_store]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "BLITZ_DEFAULT_MODEL": "nope"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        try:
+            line = process.stderr.readline()
+        finally:
+            process.terminate()
+            process.wait(20)
+    assert line.startswith("warning: BLITZ_DEFAULT_MODEL is nope, which is not in the store")
+    assert line.endswith("there are: a\n")
+
+
 def test_answers_do_not_wait_for_acknowledgements() -> None:
     """asyncio sets TCP_NODELAY only on sockets whose protocol is named."""
     with listen("127.0.0.1", 0) as listener:
@@ -207,7 +229,8 @@ def test_answers_do_not_wait_for_acknowledgements() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model-store", "file://{empty}"], "holds no model"),
+        (["--model-store", "file://{empty}"], "--model-store file://{empty} holds no model"),
+        (["--model-store", "file://{empty}/x"], "--model-store file://{empty}/x is no folder"),
         (["--model-store", "ftp://somewhere"], "must be file://FOLDER"),
         (["--port", "70000"], "--port"),
         (["--port", "65535", "--separate", "--model-store", "{store}"], "65536 is none"),
@@ -222,7 +245,7 @@ def test_a_start_that_cannot_work_says_why(
     command = [sys.executable, "-m", "functions.local", *arguments]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 2
-    assert message in finished.stderr
+    assert message.format(empty=tmp_path) in finished.stderr
     assert "Traceback" not in finished.stderr
 
 

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from functions.observed import Observed
-from shared import trace
 from shared.trace import Span
 
 pytestmark = pytest.mark.anyio
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 HOST = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01"
-
-
-@pytest.fixture
-def told() -> Iterator[list[Span]]:
-    spans: list[Span] = []
-    stop = trace.listen(spans.append)
-    yield spans
-    stop()
 
 
 async def _ask(

@@ -35,6 +35,8 @@ from shared.contracts import (
     RerankRequest,
     RerankResult,
     Timings,
+    TokenizeRequest,
+    TokenizeResult,
     texts_of,
 )
 from shared.dialects.operations import OPERATIONS, PATHS, operations_at
@@ -99,6 +101,14 @@ class FakeBackend:
         scores = np.stack([1 - likely, likely], axis=1)
         return PredictResult(scores, _counts(request), request.model, "r1", LABELS, TIMINGS, self.device)
 
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+        """A token a character, its own code point, and none special."""
+        await self._receive(request)
+        texts = tuple(character for text in request.inputs for character in text)
+        spans = np.array([(ord(each), 0, 0, 1) for each in texts], np.int32).reshape(-1, 4)
+        counts = _counts(request)
+        return TokenizeResult(spans, texts, counts, request.model, "r1", TIMINGS, self.device)
+
     async def cards(self) -> list[ModelCard]:
         return [card_of(name) for name in self.model_names]
 
@@ -115,8 +125,7 @@ class FakeBackend:
         if self.error:
             raise self.error
         if request.model not in self.model_names:
-            names = ", ".join(self.model_names)
-            raise UnknownModel(f"no model {request.model}; there are: {names}", field="model")
+            raise UnknownModel.among(self.model_names)
 
 
 def card_of(name: str) -> ModelCard:
@@ -394,7 +403,7 @@ async def test_large_answers_are_as_small_ones() -> None:
         ([1], None),
         (b"{", None),
         (b"", None),
-        (b'{"model": "mini", "input": "\xff"}', None),
+        (b'{"model": "mini", "input": "\xff"}', "input"),
         (b'{"model": "mini", "input": "a", "x": ' + b"[" * 100_000, None),
     ],
 )
@@ -689,6 +698,7 @@ async def test_health_is_liveness_and_ready_is_the_models() -> None:
     async with client_of(backend) as client:
         health = await client.get("/health")
         assert (health.status_code, health.content) == (200, b"")
+        assert (await client.head("/health")).status_code == 200
         response = await client.get("/ready")
         assert response.status_code == 503
         assert response.json() == {"ready": False, "models": [asdict(backend.model_states[0])]}
@@ -729,14 +739,16 @@ async def test_metrics_have_teis_names() -> None:
 
 @pytest.mark.anyio
 async def test_unrouted_paths_and_methods_have_openais_shape() -> None:
-    """404 and 405 are JSON; 405 says what is allowed."""
+    """404 and 405 are JSON that says where to look; 405 says what is allowed."""
     async with client_of(FakeBackend()) as client:
         response = await client.get("/nope")
         assert response.status_code == 404
         assert response.json()["error"]["code"] == "not_found"
+        assert "/docs" in response.json()["error"]["message"]
         response = await client.get("/v1/embeddings")
         assert response.status_code == 405
         assert response.json()["error"]["code"] == "method_not_allowed"
+        assert "POST" in response.json()["error"]["message"]
         assert response.headers["allow"] == "POST"
 
 
@@ -761,6 +773,27 @@ async def test_docs_describe_the_bodies() -> None:
         assert set(described) == set(operation.body.__struct_fields__)
     for reference in re.findall(r'"#/components/schemas/([^"]*)"', json.dumps(document)):
         assert reference in schemas
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("query", ["", "?code=a%27b%3Cc%3E"])
+async def test_the_docs_page_needs_nothing_but_this_service(query: str) -> None:
+    """Its script, style and icon come from here, by relative URLs that carry the key on."""
+    async with client_of(FakeBackend()) as client:
+        page = (await client.get(f"/docs{query}")).text
+        assert "//" not in re.sub("(?m)^ *// .*$", "", page)  # no URL with a host
+        assert f"url: 'openapi.json{query}'" in page
+        names = re.findall('(?:src|href)="([^"]*)"', page)
+        assert len(names) == 3
+        for name in names:
+            assert name.endswith(query)
+            response = await client.get(f"/{name}")
+            assert response.status_code == 200
+            assert response.content
+        script = await client.get("/docs/swagger-ui-bundle.js")
+        assert script.headers["content-type"].startswith("text/javascript")
+        assert "SwaggerUIBundle" in script.text
+        assert (await client.get("/docs/__init__.py")).status_code == 404
 
 
 @pytest.mark.anyio

@@ -16,8 +16,9 @@ from prometheus_client import CollectorRegistry
 
 from shared import trace
 from shared.azure_export import AzureExport
-from shared.bulk.jobs import Job, Options
+from shared.bulk.jobs import Job
 from shared.bulk.observed import belongs_to, observed
+from shared.bulk.options import Options
 from shared.contracts import Timings
 from shared.telemetry import Telemetry
 from tests.infra.bicep import INFRA, ROOT

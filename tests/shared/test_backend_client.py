@@ -27,6 +27,8 @@ from shared.contracts import (
     RerankRequest,
     RerankResult,
     Timings,
+    TokenizeRequest,
+    TokenizeResult,
 )
 from shared.settings import Settings
 from shared.telemetry import Telemetry
@@ -36,6 +38,7 @@ pytestmark = pytest.mark.anyio
 REQUEST = EmbedRequest("m", ("abc", (1, 2)), dimensions=2, normalize=False, prompt_name="query")
 RESULT = EmbedResult(np.array([[3, 1], [2, 1]], np.float32), (3, 2), "m", "r", Timings(1, 2, 3), "gpu")
 RERANK = RerankRequest("m", "q", ("a", "b"), raw_scores=True, max_document_tokens=3)
+TOKENIZE = TokenizeRequest("m", ("a", ""), special_tokens=False)
 PREDICT = PredictRequest("m", (("a", "b"), ("c", "d")), truncation_side="left")
 STATES = [ModelState("m", "failed", "it broke"), ModelState("n", "warm", revision="r", device="gpu")]
 
@@ -70,6 +73,10 @@ class FakeInference:
     async def predict(self, request: PredictRequest) -> PredictResult:
         self._note(request)
         return PredictResult(np.array([[0.5], [1]], np.float32), (1, 2), "m", "r", ("x",))
+
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+        self._note(request)
+        return TokenizeResult(np.ones((3, 4), np.int32), ("a", "b", "c"), (1, 2), "m", "r")
 
     async def states(self) -> list[ModelState]:
         self._note("states")
@@ -174,13 +181,15 @@ async def test_a_call_over_http_is_the_call_in_process() -> None:
         embedded = await backend.embed(REQUEST)
         reranked = await backend.rerank(RERANK)
         predicted = await backend.predict(PREDICT)
+        spelled = await backend.tokenize(TOKENIZE)
         assert await backend.states() == STATES  # 503: not ready is an answer
-    assert inference.requests == [REQUEST, RERANK, PREDICT, "states"]
+    assert inference.requests == [REQUEST, RERANK, PREDICT, TOKENIZE, "states"]
     assert embedded.vectors.tolist() == [[3, 1], [2, 1]]
     assert (embedded.token_counts, embedded.timings) == ((3, 2), Timings(1, 2, 3))
     assert embedded.device == "gpu"
     assert (reranked.scores.tolist(), reranked.method) == ([0.5, -1], "cosine")
     assert (predicted.scores.tolist(), predicted.labels) == ([[0.5], [1]], ("x",))
+    assert (spelled.spans.tolist(), spelled.texts) == ([[1] * 4] * 3, ("a", "b", "c"))
 
 
 @pytest.mark.parametrize(
@@ -201,6 +210,7 @@ async def test_errors_arrive_as_the_class_that_was_raised(error: errors.BlitzErr
             lambda: backend.embed(REQUEST),
             lambda: backend.rerank(RERANK),
             lambda: backend.predict(PREDICT),
+            lambda: backend.tokenize(TOKENIZE),
             backend.states,
         ]
         for call in calls:

@@ -12,8 +12,9 @@ import pytest
 
 from shared.catalogue import CARDS_S, Catalogue
 from shared.errors import InvalidArtefact, StoreUnavailable
-from shared.manifest import SCHEMA_VERSION, Device, Manifest, Source
+from shared.manifest import Device, Manifest
 from shared.model_store import ModelStore
+from tests.tiny import manifest_of
 
 pytestmark = pytest.mark.anyio
 
@@ -53,23 +54,8 @@ class FakeStore:
     def manifest(self, name: str, revision: str) -> Manifest:
         if name == "broken":
             raise InvalidArtefact("the manifest is not valid")
-        return Manifest(
-            schema_version=SCHEMA_VERSION,
-            name=name,
-            revision=revision,
-            task="embedding",
-            target="gpu-fp16" if revision == "g1" else "cpu-int8",
-            architecture="bert",
-            source=Source("there", "1"),
-            files=(),
-            model_file="model.onnx",
-            tokenizer_file="tokenizer.json",
-            pad_token_id=0,
-            max_tokens=16,
-            dimensions=2,
-            pooling="mean",
-            prompts={"query": "q: ", "document": "d: "},
-        )
+        target = "gpu-fp16" if revision == "g1" else "cpu-int8"
+        return manifest_of(name, revision=revision, target=target)
 
 
 class Clock:

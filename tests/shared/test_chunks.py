@@ -18,6 +18,8 @@ from shared.contracts import (
     RerankRequest,
     RerankResult,
     Timings,
+    TokenizeRequest,
+    TokenizeResult,
 )
 from shared.errors import EmptyInput, InputTooLong
 
@@ -31,10 +33,12 @@ def test_any_split_holds_each_text_once_in_order(texts: tuple[str, ...], size: i
     embed = EmbedRequest("m", texts, dimensions=3, normalize=False, truncate=False, prompt_name="q")
     rerank = RerankRequest("m", "q", texts, raw_scores=True, max_document_tokens=4)
     predict = PredictRequest("m", texts, raw_scores=True, truncation_side="left")
+    tokenize = TokenizeRequest("m", texts, special_tokens=False, prompt_name="q")
     for parts in (
         [(replace(part, inputs=texts) == embed, part.inputs) for part in split(embed, size)],
         [(replace(part, documents=texts) == rerank, part.documents) for part in split(rerank, size)],
         [(replace(part, inputs=texts) == predict, part.inputs) for part in split(predict, size)],
+        [(replace(part, inputs=texts) == tokenize, part.inputs) for part in split(tokenize, size)],
     ):
         assert all(same for same, _ in parts)
         assert all(len(items) == size for _, items in parts[:-1])
@@ -47,7 +51,7 @@ def test_joined_parts_are_the_whole_result(texts: tuple[str, ...], size: int) ->
     rows = np.arange(len(texts) * 2, dtype=np.float32).reshape(-1, 2)
     counts = tuple(range(len(texts)))
     starts = range(0, len(texts), size)
-    embedded = EmbedResult(rows, counts, "m", "r", device="gpu")
+    embedded = EmbedResult(rows, counts, "m", "r", device="gpu", max_tokens=9)
     joined = join(
         [
             replace(embedded, vectors=rows[i : i + size], token_counts=counts[i : i + size])
@@ -70,6 +74,16 @@ def test_joined_parts_are_the_whole_result(texts: tuple[str, ...], size: int) ->
         [replace(labelled, scores=rows[i : i + size], token_counts=counts[i : i + size]) for i in starts]
     )
     assert np.array_equal(predicted.scores, rows)
+    parts = [
+        TokenizeResult(
+            np.full((sum(map(len, part)), 4), i), tuple("".join(part)), tuple(map(len, part)), "m", "r"
+        )
+        for i, part in enumerate(texts[start : start + size] for start in starts)
+    ]
+    spelled = join(parts)
+    assert spelled.texts == tuple("".join(texts))
+    assert spelled.token_counts == tuple(map(len, texts))
+    assert np.array_equal(spelled.spans, np.concatenate([part.spans for part in parts]))
     assert replace(predicted, scores=rows) == labelled
 
 
@@ -103,6 +117,7 @@ def test_an_error_of_a_part_names_the_item_of_the_whole(field: str | None, whole
         (EmbedRequest("m", ("a",)), lambda: EmbedRequest("m", ())),
         (RerankRequest("m", "q", ("a",)), lambda: RerankRequest("m", "q", ())),
         (PredictRequest("m", ("a",)), lambda: PredictRequest("m", ())),
+        (TokenizeRequest("m", ("a",)), lambda: TokenizeRequest("m", ())),
     ],
 )
 def test_fields_are_called_as_the_contracts_call_them(request_, make_empty) -> None:  # type: ignore[no-untyped-def]

@@ -18,6 +18,8 @@ from shared.contracts import (
     Request,
     RerankRequest,
     RerankResult,
+    TokenizeRequest,
+    TokenizeResult,
 )
 from shared.dialects import cohere, openai, tei
 from shared.dialects.body import decode_body, read_marks
@@ -219,18 +221,19 @@ def test_tei_errors_name_the_field_in_its_own_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
+    ("error", "kind", "message"),
     [
-        (InvalidInput("e", field="input[1]"), "invalid_request_error"),
-        (Overloaded("e"), "rate_limit_error"),
-        (StoreUnavailable("e"), "server_error"),
+        (InvalidInput("e", field="input[1]"), "invalid_request_error", "input[1]: e"),
+        (EmptyInput("input is empty", field="input"), "invalid_request_error", "input is empty"),
+        (Overloaded("e"), "rate_limit_error", "e"),
+        (StoreUnavailable("e"), "server_error", "e"),
     ],
 )
-def test_openai_errors_have_four_members(error: BlitzError, kind: str) -> None:
-    """message, type, param and code, as the SDKs read them."""
+def test_openai_errors_have_four_members(error: BlitzError, kind: str, message: str) -> None:
+    """message, type, param and code, as the SDKs read them; the field is in the message too."""
     status, body = openai.format_error(error)
     assert status == error.status
-    expected = {"message": "e", "type": kind, "param": error.field, "code": error.code}
+    expected = {"message": message, "type": kind, "param": error.field, "code": error.code}
     assert json.loads(body) == {"error": expected}
 
 
@@ -325,11 +328,47 @@ def _packed(path: str, body: Any, result: Any) -> Any:
             {"inputs": [["a"], ["b", "c"]], "raw_scores": True, "truncate": False},
             PredictRequest("m", ("a", ("b", "c")), True, False),
         ),
+        ("/tokenize", {"inputs": "a"}, TokenizeRequest("m", ("a",))),
+        (
+            "/tokenize",
+            {"inputs": ["a", ""], "add_special_tokens": None, "prompt_name": None},
+            TokenizeRequest("m", ("a", "")),
+        ),
+        (
+            "/tokenize",
+            {"inputs": [""], "add_special_tokens": False, "prompt_name": "q"},
+            TokenizeRequest("m", ("",), False, "q"),
+        ),
     ],
 )
 def test_each_body_becomes_its_contract(path: str, body: Any, expected: Request) -> None:
     """By path, and by the body's shape where several dialects share one; nulls are as if left out."""
     assert _asked(path, body)[2] == expected
+
+
+SPELLED = TokenizeResult(
+    np.array([[101, 1, 0, 0], [5, 0, 0, 2], [7, 0, 3, 4]], np.int32),
+    ("[CLS]", "é", "b"),
+    (2, 0, 1),
+    "m",
+    "r",
+)
+
+
+def test_tokens_are_told_as_tei_does() -> None:
+    """A list for each input; a special token stands nowhere."""
+    assert _answered("/tokenize", {"inputs": ["é", "", "b"]}, SPELLED) == [
+        [
+            {"id": 101, "text": "[CLS]", "special": True, "start": None, "stop": None},
+            {"id": 5, "text": "é", "special": False, "start": 0, "stop": 2},
+        ],
+        [],
+        [{"id": 7, "text": "b", "special": False, "start": 3, "stop": 4}],
+    ]
+    packed = _packed("/tokenize", {"inputs": ["é", "", "b"]}, SPELLED)
+    assert packed["counts"].tolist() == [2, 0, 1]
+    assert packed["spans"].tolist() == SPELLED.spans.tolist()
+    assert packed["texts"] == ["[CLS]", "é", "b"]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -410,6 +449,10 @@ def test_marks_are_the_same_in_json_and_msgpack(body: Any) -> None:
         ("/rerank", {"query": "q", "documents": ["a", 1], "property": "p"}, "documents[1]"),
         ("/rerank", {"query": "q", "documents": ["a"] * 4, "property": "p"}, "documents"),
         ("/embed", {"inputs": "a", "dimensions": 2**40}, "dimensions"),
+        ("/tokenize", {"inputs": []}, "inputs"),
+        ("/tokenize", {"inputs": ["a"] * 4}, "inputs"),
+        ("/tokenize", {"inputs": ["a", ["b"]]}, "inputs[1]"),
+        ("/tokenize", {"inputs": "a", "add_special_tokens": 1}, "add_special_tokens"),
     ],
 )
 def test_bad_bodies_name_the_field_in_the_dialects_words(path: str, body: Any, field: str) -> None:

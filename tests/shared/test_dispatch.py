@@ -25,6 +25,8 @@ from shared.contracts import (
     PredictResult,
     RerankRequest,
     RerankResult,
+    TokenizeRequest,
+    TokenizeResult,
     texts_of,
 )
 from shared.dispatch import Dispatcher
@@ -80,6 +82,11 @@ class FakeBackend:
     async def predict(self, request: PredictRequest) -> PredictResult:
         rows, counts, revision = await self._rows(request)
         return PredictResult(rows, counts, request.model, revision, ("x", "y"))
+
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+        _, counts, revision = await self._rows(request)
+        texts = tuple(character for text in request.inputs for character in text)
+        return TokenizeResult(np.ones((len(texts), 4), np.int32), texts, counts, request.model, revision)
 
     async def states(self) -> list[ModelState]:
         self.asked_states += 1
@@ -234,6 +241,17 @@ async def test_every_kind_of_request_goes_its_way() -> None:
     assert reranked.scores.tolist() == [1, 2]
     assert predicted.labels == ("x", "y")
     assert [type(call) for call in setup.gpu.calls] == [RerankRequest, PredictRequest]
+
+
+async def test_tokens_are_told_by_the_cpu() -> None:
+    """Whatever the policy or the caller would rather have: the GPU is neither woken nor counted on."""
+    setup = Setup("gpu")
+    wanted: list[bool] = []
+    setup.dispatcher.watch_gpu_work(lambda: wanted.append(True))
+    with preference.stated("gpu"):
+        result = await setup.dispatcher.tokenize(TokenizeRequest("m", ("ab", "", "c")))
+    assert (result.texts, result.token_counts) == (("a", "b", "c"), (2, 0, 1))
+    assert (len(setup.cpu.calls), setup.gpu.calls, wanted) == (1, [], [])
 
 
 async def test_a_cross_encoder_reads_the_query_with_each_document() -> None:

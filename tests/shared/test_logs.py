@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from shared import logs, trace
-from tests.server import ROOT, free_port
+from tests.server import ROOT, free_port, wait_until_answered
 from tests.tiny import Tiny, publish_all
 
 SECRET = "what a client sent"
@@ -25,7 +25,7 @@ SECRET = "what a client sent"
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
     """For `logs.use`; afterwards logging is as it was."""
-    loggers = [logging.getLogger(name) for name in (None, *logs.OURS)]
+    loggers = [logging.getLogger(name) for name in (None, *logs._QUIET, logs.START, *logs.OURS)]
     before = [(logger, logger.handlers[:], logger.level) for logger in loggers]
     yield io.StringIO()
     for logger, handlers, level in before:
@@ -59,7 +59,7 @@ def test_a_line_of_a_request_names_its_trace(stream: io.StringIO) -> None:
     with trace.serving() as span:
         log.info("in", extra={"texts": 3, "object": object()})
     log.info("out")
-    logging.getLogger("stamina").warning("a retry", extra={"stamina.caused_by": SECRET})
+    logging.getLogger("library").warning("a retry", extra={"caused_by": SECRET})
     inside, outside, of_library = _lines(stream)
     assert "fields" not in of_library
     assert (inside["trace_id"], inside["span_id"]) == (span.trace_id, span.span_id)
@@ -88,6 +88,8 @@ def test_libraries_are_heard_from_warnings_on(stream: io.StringIO) -> None:
     logging.getLogger("azure.core").info("headers")
     logging.getLogger("shared.x").debug("details")
     logging.getLogger("azure.core").warning("retrying")
+    logging.getLogger("azure.identity.x").warning("what was tried, in many lines")
+    logging.getLogger("stamina").warning("stamina.retry_scheduled")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.warn("an old call", stacklevel=1)
@@ -103,8 +105,22 @@ def test_using_it_again_replaces_it(stream: io.StringIO) -> None:
     assert stream.getvalue() == "info: once\n"
 
 
+def test_start_lines_are_for_people_unless_logs_are_json(
+    stream: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As they are, on stdout; or an object each, among the others."""
+    logs.use("text", "cpu", stream)
+    logging.getLogger(logs.START).info("docs:   %s", "here")
+    assert capsys.readouterr().out == "docs:   here\n"
+    assert stream.getvalue() == ""
+    logs.use("json", "cpu", stream)
+    logging.getLogger(logs.START).info("docs:   %s", "here")
+    assert [(line["level"], line["msg"]) for line in _lines(stream)] == [("info", "docs:   here")]
+    assert capsys.readouterr().out == ""
+
+
 def test_the_local_service_logs_json_where_that_is_set(tmp_path: Path) -> None:
-    """The warning that it needs no key is its first line on stderr."""
+    """From its first line to its last, whatever it says."""
     store = f"file://{tmp_path / 'models'}"
     publish_all([Tiny("a")], store)
     port = free_port()
@@ -113,16 +129,32 @@ def test_the_local_service_logs_json_where_that_is_set(tmp_path: Path) -> None:
         [sys.executable, "-m", "functions.local", *arguments],
         cwd=ROOT,
         env={"BLITZ_LOG_FORMAT": "json"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
-    assert process.stderr is not None
-    with process.stderr:
-        try:
-            line = json.loads(process.stderr.readline())
-        finally:
-            process.terminate()
-            process.wait(20)
-    assert (line["level"], line["logger"], line["role"]) == ("warning", "functions.local", "router")
-    assert "no key is needed" in line["msg"]
+    try:
+        wait_until_answered(f"http://127.0.0.1:{port}/health", process, 60, anything=False)
+    finally:
+        process.terminate()
+        output, _ = process.communicate(timeout=20)
+    lines = [json.loads(line) for line in output.splitlines()]
+    assert {line["role"] for line in lines} == {"router"}
+    said = [line["msg"] for line in lines if line["logger"] == logs.START]
+    assert [line.partition(":")[0] for line in said] == ["models", "keys", "docs", "try", "bulk"]
+    (warning,) = [line["msg"] for line in lines if line["level"] == "warning"]
+    assert "no key is needed" in warning
+
+
+def test_a_setting_that_is_wrong_is_told_in_the_log_s_format() -> None:
+    """The format is known although not all settings are."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "functions.local"],
+        cwd=ROOT,
+        env={"BLITZ_LOG_FORMAT": "json", "BLITZ_THREDS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    line = json.loads(ran.stderr)
+    assert (line["level"], "BLITZ_THREADS" in line["msg"]) == ("error", True)

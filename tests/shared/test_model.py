@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
-from shared.contracts import EmbedRequest, InputType
+from shared.contracts import EmbedRequest, InputType, TokenizeRequest
 from shared.engines.base import Engine
 from shared.errors import InvalidInput
-from shared.manifest import SCHEMA_VERSION, Manifest, Source
 from shared.model import Model
-from shared.tokenization import Tokenizer
+from shared.tokenization import Spelling, Tokenizer
+from tests.tiny import manifest_of
 
 
 class FakeTokenizer:
@@ -23,28 +25,22 @@ class FakeTokenizer:
         self.prefix = prefix
         return [[1]] * len(inputs)
 
+    def spell(self, texts: tuple[str, ...], *, prefix: str, special_tokens: bool) -> list[Spelling]:
+        self.prefix = prefix
+        assert not special_tokens
+        return [Spelling(np.zeros((1, 4), np.int32), ["a"]) for _ in texts]
 
-def prefix_of(prompts: dict[str, str], default: str | None, request: EmbedRequest) -> str:
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
-        name="m",
-        revision="r",
-        task="embedding",
-        target="cpu-int8",
-        architecture="bert",
-        source=Source("there", "1"),
-        files=(),
-        model_file="model.onnx",
-        tokenizer_file="tokenizer.json",
-        pad_token_id=0,
-        max_tokens=16,
-        dimensions=2,
-        pooling="mean",
-        prompts=prompts,
-        default_prompt=default,
-    )
+
+def prefix_of(
+    prompts: dict[str, str], default: str | None, request: EmbedRequest | TokenizeRequest
+) -> str:
+    manifest = manifest_of("m", prompts=prompts, default_prompt=default)
     tokenizer = FakeTokenizer()
-    Model(manifest, cast(Tokenizer, tokenizer), cast(Engine, None)).tokenize(request)
+    model = Model(manifest, cast(Tokenizer, tokenizer), cast(Engine, None))
+    if isinstance(request, TokenizeRequest):
+        assert len(model.spell(request)) == len(request.inputs)
+    else:
+        model.tokenize(request)
     return tokenizer.prefix
 
 
@@ -79,4 +75,15 @@ def test_a_prompt_s_name_goes_before_an_input_type() -> None:
     assert prefix_of(prompts, None, request) == "o: "
     with pytest.raises(InvalidInput) as caught:
         prefix_of({"query": "q: "}, None, request)
+    assert caught.value.field == "prompt_name"
+
+
+@pytest.mark.parametrize(("name", "prefix"), [(None, "o: "), ("query", "q: ")])
+def test_tokens_are_told_with_the_prompt(name: str | None, prefix: str) -> None:
+    """That of the request, or the model's default."""
+    prompts = {"query": "q: ", "other": "o: "}
+    request = TokenizeRequest("m", ("a", "b"), special_tokens=False, prompt_name=name)
+    assert prefix_of(prompts, "other", request) == prefix
+    with pytest.raises(InvalidInput) as caught:
+        prefix_of(prompts, None, replace(request, prompt_name="nope"))
     assert caught.value.field == "prompt_name"

@@ -186,7 +186,7 @@ async def test_the_least_recently_used_model_is_evicted(shelf: Shelf, open_cache
         await touch(cache, name)
     await happened(shelf.one("b").closed)
     assert not shelf.one("a").closed.is_set()
-    assert {name for name, state in cache.states().items() if state.state == "warm"} == {"a", "c"}
+    assert {name for name, state in cache.states(()).items() if state.state == "warm"} == {"a", "c"}
 
 
 @pytest.mark.anyio
@@ -245,11 +245,32 @@ async def test_a_failed_load_evicts_nothing_and_backs_off(
         assert len(shelf.finds) == finds
         clock.now += delays[-1] or 0
     assert delays == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert cache.states()["bad"].state == "failed"
+    assert cache.states(["bad"])["bad"].state == "failed"
     assert not shelf.one("a").closed.is_set()
     del shelf.errors["bad"]
     await touch(cache, "bad")
-    assert cache.states()["bad"].state == "warm"
+    assert cache.states(["bad"])["bad"].state == "warm"
+
+
+@pytest.mark.anyio
+async def test_what_failed_is_listed_as_long_as_it_is_published(
+    shelf: Shelf, open_cache: OpenCache
+) -> None:
+    """Once it is withdrawn nobody is to look for it; a model to be warmed somebody still waits for."""
+    cache = open_cache()
+    for name in ("bad", "wanted"):
+        shelf.errors[name] = InvalidArtefact("the model's file model.onnx is missing")
+    with pytest.raises(ModelLoadFailed):
+        await touch(cache, "bad")
+    cache.warm(["wanted"])
+    await until(lambda: cache.states(())["wanted"].state == "failed")
+    states = cache.states(["bad", "cold"])
+    assert {name: each.state for name, each in states.items()} == {
+        "bad": "failed",
+        "cold": "cold",
+        "wanted": "failed",
+    }
+    assert set(cache.states(["cold"])) == {"cold", "wanted"}
 
 
 @pytest.mark.anyio
@@ -269,7 +290,7 @@ async def test_an_unknown_model_is_asked_for_each_time(shelf: Shelf, open_cache:
         with pytest.raises(UnknownModel):
             await touch(cache, "unknown")
     assert shelf.finds == ["unknown", "unknown"]
-    assert cache.states() == {}
+    assert cache.states(()) == {}
 
 
 @pytest.mark.anyio
@@ -296,7 +317,7 @@ async def test_a_caller_that_leaves_as_the_load_ends_holds_no_lease(
     task = asyncio.create_task(touch(cache, "a"))
     await all_parked([task])
     gate.set()
-    while cache.states()["a"].state != "warm":  # blocks the loop on purpose
+    while cache.states(())["a"].state != "warm":  # blocks the loop on purpose
         pass
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -319,7 +340,7 @@ async def test_a_new_revision_replaces_the_old_without_a_gap(
         await happened(shelf.entered["a"])
         assert await touch(cache, "a") is shelf.one("a")
         gate.set()
-        await until(lambda: cache.states()["a"].revision == "r2")
+        await until(lambda: cache.states(())["a"].revision == "r2")
         assert (await touch(cache, "a")).revision == "r2"
         assert not shelf.one("a").closed.is_set()
     await happened(shelf.one("a").closed)
@@ -357,12 +378,12 @@ async def test_a_failed_refresh_keeps_the_old_model(
         assert await touch(cache, "a") is old
         await until(lambda wanted=round_: len(shelf.finds) == wanted)  # type: ignore[misc]
         await until(lambda: not cache._entries["a"].checking)
-    assert cache.states()["a"].state == "warm"
+    assert cache.states(())["a"].state == "warm"
     assert not old.closed.is_set()
     del shelf.errors["a"]
     clock.now += 61
     await touch(cache, "a")
-    await until(lambda: cache.states()["a"].revision == "r2")
+    await until(lambda: cache.states(())["a"].revision == "r2")
 
 
 @pytest.mark.anyio
@@ -375,12 +396,12 @@ async def test_warming_loads_in_the_background_and_tries_again(
     shelf.errors["b"] = StoreUnavailable("gone")
     cache.warm(["a", "b"])
     await happened(shelf.entered["a"])
-    await until(lambda: cache.states()["b"].state == "failed")
-    assert cache.states()["a"].state == "loading"
+    await until(lambda: cache.states(())["b"].state == "failed")
+    assert cache.states(())["a"].state == "loading"
     gate.set()
     del shelf.errors["b"]
     cache._clock.now += 61  # type: ignore[attr-defined]
-    await until(lambda: {state.state for state in cache.states().values()} == {"warm"})
+    await until(lambda: {state.state for state in cache.states(()).values()} == {"warm"})
 
 
 @pytest.mark.anyio
@@ -388,8 +409,8 @@ async def test_a_warm_model_that_does_not_exist_is_reported(shelf: Shelf, open_c
     """/ready can say which of the models to warm is not in the store."""
     cache = open_cache()
     cache.warm(["unknown"])
-    await until(lambda: cache.states()["unknown"].state == "failed")
-    assert "there is no model unknown" in (cache.states()["unknown"].reason or "")
+    await until(lambda: cache.states(())["unknown"].state == "failed")
+    assert "there is no model unknown" in (cache.states(())["unknown"].reason or "")
 
 
 @pytest.mark.anyio

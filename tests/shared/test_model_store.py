@@ -74,6 +74,7 @@ def remote(azurite: Azurite, container: ContainerClient, tmp_path: Path) -> Remo
 
 @pytest.fixture
 def folder_store(tmp_path: Path) -> ModelStore:
+    (tmp_path / "store").mkdir()
     return open_folder(tmp_path / "store", tmp_path)
 
 
@@ -408,9 +409,12 @@ def test_a_dead_store_is_unavailable(azurite: Azurite, tmp_path: Path) -> None:
         store.current("tiny", "cpu")
 
 
-def test_missing_credentials_are_called_that() -> None:
+def test_missing_credentials_are_called_that_with_what_would_be_right() -> None:
     """Nobody was asked, so nobody refused: the operator has to give some."""
-    with pytest.raises(StoreUnavailable, match="no credentials here"), azure_errors():
+    with (
+        pytest.raises(StoreUnavailable, match=r"no credentials here.*az login.*identity.*BLITZ_STO"),
+        azure_errors(),
+    ):
         raise ClientAuthenticationError("DefaultAzureCredential failed, and why at length")
 
 
@@ -466,11 +470,33 @@ def test_a_folder_that_cannot_be_read_is_unavailable(tmp_path: Path) -> None:
     assert str(tmp_path) not in str(caught.value)
 
 
+@pytest.mark.parametrize("instead", ["nothing", "a file"])
+def test_a_folder_that_is_away_is_no_empty_store(tmp_path: Path, instead: str) -> None:
+    """Of a disk that is not there nobody knows what it holds; publishing makes the folder."""
+    store = open_folder(tmp_path / "deep" / "store", tmp_path)
+    store.publish(*artefacts(tmp_path))
+    (tmp_path / "deep" / "store").rename(tmp_path / "away")
+    if instead == "a file":
+        (tmp_path / "deep" / "store").touch()
+    for ask in (
+        store.names,
+        lambda: store.current("tiny", "cpu"),
+        lambda: store.current("unknown", "cpu"),
+        lambda: store.fetch("tiny", "r1"),
+    ):
+        with pytest.raises(StoreUnavailable):
+            ask()
+    (tmp_path / "deep" / "store").unlink(missing_ok=True)
+    (tmp_path / "away").rename(tmp_path / "deep" / "store")
+    assert store.names() == ["tiny"]
+    store.fetch("tiny", "r1")
+
+
 def test_a_folder_store_does_not_import_azure() -> None:
     """Startup of a process without blobs does not pay for the SDK."""
     code = (
         "import sys, pathlib; from shared.model_store import open_store_url;"
-        "open_store_url('file://x', cache_dir=pathlib.Path('.'), cache_disk_bytes=1).names();"
+        "open_store_url('file://.', cache_dir=pathlib.Path('.'), cache_disk_bytes=1).names();"
         "sys.exit(any(name.startswith('azure') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import models, pre_tokenizers, processors
@@ -50,6 +51,34 @@ def test_ids_outside_the_vocabulary_are_refused(tokenizer: Tokenizer) -> None:
 def test_a_prompt_is_put_before_texts_only(tokenizer: Tokenizer) -> None:
     """Ids carry their own prompt, if any."""
     assert tokenizer.encode(["b", (4,)], prefix="a ") == [[1, 3, 4, 2], [4]]
+
+
+def test_a_text_is_spelled_token_by_token_uncut(tokenizer: Tokenizer) -> None:
+    """Ids as for embedding; where each stands, in bytes; special tokens by their names."""
+    (spelling,) = tokenizer.spell(["a d c b a"])
+    assert spelling.texts == ["[CLS]", "a", "d", "c", "b", "a", "[SEP]"]
+    assert spelling.spans[:, :2].T.tolist() == [[1, 3, 6, 5, 4, 3, 2], [1, 0, 0, 0, 0, 0, 1]]
+    assert spelling.spans[1:-1, 2:].tolist() == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    assert spelling.spans.dtype == np.int32
+    assert len(spelling) == 7
+
+
+def test_spelling_counts_bytes_and_the_prompt(tokenizer: Tokenizer) -> None:
+    """As Text Embeddings Inference does: of the UTF-8 of the prompt and the text together."""
+    text = "é \N{GRINNING FACE} a"
+    bare, nothing = tokenizer.spell([text, ""], special_tokens=False)
+    assert bare.texts == ["é", "\N{GRINNING FACE}", "a"]
+    assert bare.spans.tolist() == [[0, 0, 0, 2], [0, 0, 3, 7], [3, 0, 8, 9]]
+    assert (nothing.texts, nothing.spans.shape) == ([], (0, 4))
+    (prompted,) = tokenizer.spell([text], prefix="ö ", special_tokens=False)
+    assert prompted.texts == ["ö", *bare.texts]
+    assert prompted.spans[1:, 2:].tolist() == (bare.spans[:, 2:] + 3).tolist()
+
+
+def test_what_only_looks_special_is_not(tokenizer: Tokenizer) -> None:
+    """A text may hold anything: only what the tokenizer adds is special."""
+    (spelling,) = tokenizer.spell(["[SEP]"], special_tokens=False)
+    assert not spelling.spans[:, 1].any()
 
 
 @pytest.fixture

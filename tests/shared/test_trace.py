@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,14 +10,6 @@ from shared import trace
 from shared.trace import Span
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-
-
-@pytest.fixture
-def told() -> Iterator[list[Span]]:
-    spans: list[Span] = []
-    stop = trace.listen(spans.append)
-    yield spans
-    stop()
 
 
 @pytest.mark.parametrize(

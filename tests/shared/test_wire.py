@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -18,9 +19,12 @@ from shared.contracts import (
     EmbedResult,
     PredictRequest,
     PredictResult,
+    Request,
     RerankRequest,
     RerankResult,
     Timings,
+    TokenizeRequest,
+    TokenizeResult,
 )
 
 LIMIT = 1_000_000
@@ -218,9 +222,10 @@ def _reads_or_refuses(data: bytes) -> None:
         EmbedRequest("m", ("héllo", (1, 2, 3)), 64, False, False, "left", "query", "document"),
         RerankRequest("m", "q", ("a", "b"), True, False, "left", 7),
         PredictRequest("m", ("a", ("b", "c")), True, False, "left"),
+        TokenizeRequest("m", ("a", ""), False, "query"),
     ],
 )
-def test_requests_come_back_equal(request_: EmbedRequest | RerankRequest | PredictRequest) -> None:
+def test_requests_come_back_equal(request_: Request) -> None:
     """Every field survives, the defaults and the others."""
     packed = wire.pack_request(request_)
     assert wire.unpack_request(packed, type(request_), max_bytes=LIMIT) == request_
@@ -300,6 +305,33 @@ def test_a_result_of_another_shape_is_the_backends_fault(changes: dict[str, Any]
     wire.unpack_result(wire.pack(value), EmbedResult)
     with pytest.raises(errors.BackendFailed):
         wire.unpack_result(wire.pack(value | changes), EmbedResult)
+
+
+def test_spellings_come_back_equal() -> None:
+    """A row and a text a token, none for an input that has none."""
+    spans = np.arange(12, dtype=np.int32).reshape(3, 4)
+    result = TokenizeResult(spans, ("a", "é", ""), (2, 0, 1), "m", "r")
+    back = wire.unpack_result(wire.pack_result(result), TokenizeResult)
+    assert back.spans.dtype == np.int32
+    assert back.spans.tolist() == spans.tolist()
+    assert replace(back, spans=spans) == result
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spans": np.zeros((2, 4), np.int64)},
+        {"spans": np.zeros((2, 3), np.int32)},
+        {"spans": np.zeros((3, 4), np.int32)},
+        {"texts": ("a",)},
+        {"token_counts": (1,)},
+    ],
+)
+def test_a_spelling_that_does_not_fit_together_is_the_backends_fault(changes: dict[str, Any]) -> None:
+    """As many rows as texts as tokens, of four columns."""
+    result = TokenizeResult(np.zeros((2, 4), np.int32), ("a", "b"), (1, 1), "m", "r")
+    with pytest.raises(errors.BackendFailed):
+        wire.unpack_result(wire.pack_result(replace(result, **changes)), TokenizeResult)
 
 
 def _all_errors(base: type[errors.BlitzError] = errors.BlitzError) -> list[type[errors.BlitzError]]:

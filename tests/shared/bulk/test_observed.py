@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,14 +18,6 @@ from tests.shared.bulk.memory import TRIES, Died
 from tests.shared.bulk.test_pipeline import INPUT, KEY, ROWS, World
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def told() -> Iterator[list[Span]]:
-    spans: list[Span] = []
-    stop = trace.listen(spans.append)
-    yield spans
-    stop()
 
 
 def counted(world: World, name: str) -> dict[str, float]:

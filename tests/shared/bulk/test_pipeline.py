@@ -18,6 +18,7 @@ from shared.backend_client import Backend
 from shared.bulk import jobs
 from shared.bulk.control import SPLIT
 from shared.bulk.jobs import Message
+from shared.bulk.options import SIDECAR, Options
 from shared.bulk.pipeline import Bulk
 from shared.bulk.storage import BlobStat
 from shared.bulk.upkeep import MISSED_S, STUCK_S
@@ -241,7 +242,7 @@ async def test_an_overloaded_backend_is_waited_for() -> None:
 @pytest.mark.parametrize(
     ("key", "data", "metadata", "reason"),
     [
-        ("nope/texts.jsonl", INPUT, {}, "available models: mini"),
+        ("nope/texts.jsonl", INPUT, {}, "there are: mini"),
         ("ranker/texts.jsonl", INPUT, {}, "is a cross-encoder"),
         (KEY, INPUT, {"blitz_dimensions": "9"}, "dimensions must be at most 4"),
         (KEY, INPUT, {"blitz_dtype": "int4"}, "dtype`; one of: float32, float16, int8"),
@@ -302,14 +303,14 @@ async def test_a_batch_without_a_valid_request_fails(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("key", "data", "metadata", "options"),
     [
-        ("nope/a.csv", b"text\na\n", {}, jobs.Options("nope")),
-        ("mini/a.pdf", b"%PDF-1.7", {"blitz_dtype": "int8"}, jobs.Options("mini", dtype="int8")),
-        ("a.jsonl", b"[1]", {}, jobs.Options()),
-        ("mini/a.csv", b"text\na\n", {"blitz_dtype": "int4"}, jobs.Options()),
+        ("nope/a.csv", b"text\na\n", {}, Options("nope")),
+        ("mini/a.pdf", b"%PDF-1.7", {"blitz_dtype": "int8"}, Options("mini", dtype="int8")),
+        ("a.jsonl", b"[1]", {}, Options()),
+        ("mini/a.csv", b"text\na\n", {"blitz_dtype": "int4"}, Options()),
     ],
 )
 async def test_a_rejected_input_s_status_tells_what_was_found_of_it(
-    key: str, data: bytes, metadata: dict[str, str], options: jobs.Options
+    key: str, data: bytes, metadata: dict[str, str], options: Options
 ) -> None:
     """Model and options; no model, where none was found or the options are wrong."""
     world = World()
@@ -383,7 +384,7 @@ async def test_reconcile_leaves_alone_what_is_no_job() -> None:
 async def test_options_come_from_sidecar_metadata_and_path_in_that_order() -> None:
     """The nearest to the file wins; a sidecar is no input of its own."""
     world = World()
-    sidecar = f"other/texts.jsonl{jobs.SIDECAR}"
+    sidecar = f"other/texts.jsonl{SIDECAR}"
     world.memory.source.write(sidecar, b'{"model": "mini", "format": "jsonl", "dtype": "int8"}')
     stat = world.memory.source.stat(sidecar)
     assert stat
@@ -496,10 +497,10 @@ async def test_options_that_are_not_given_leave_a_job_s_id_as_it_was() -> None:
     """So that a newer service goes on with the jobs of an older one."""
     stat = BlobStat("k", 1, "e", 0.0, {})
     content = b'["source","k","e",{"model":"mini"},"r1"]'
-    plain = jobs.job_id("source", stat, jobs.Options("mini"), "r1")
+    plain = jobs.job_id("source", stat, Options("mini"), "r1")
     assert plain == sha256(content).hexdigest()[:24]
-    assert jobs.job_id("source", stat, jobs.Options("mini", prompt_name="query"), "r1") != plain
-    assert jobs.job_id("source", stat, jobs.Options("mini", truncate=False), "r1") != plain
+    assert jobs.job_id("source", stat, Options("mini", prompt_name="query"), "r1") != plain
+    assert jobs.job_id("source", stat, Options("mini", truncate=False), "r1") != plain
 
 
 async def test_an_output_without_a_row_has_the_input_s_columns() -> None:

@@ -58,8 +58,9 @@ def test_records_are_answered_each_by_its_id() -> None:
         ({"content": SECRET}, "data.text is missing"),
         ({}, "data.text is missing"),
         (None, "data.text is missing"),
-        ({"text": [SECRET]}, "data.text is not a text"),
-        ({"text": 7}, "data.text is not a text"),
+        ({"text": [SECRET]}, "data.text is a list: give the skill a context"),
+        ({"text": 7}, "data.text is not a text: give a string"),
+        ({"text": {"of": SECRET}}, "data.text is not a text: give a string"),
     ],
 )
 def test_a_bad_record_fails_alone(bad: Any, message: str) -> None:
@@ -73,6 +74,19 @@ def test_a_bad_record_fails_alone(bad: Any, message: str) -> None:
     (error,) = failed["errors"]
     assert error["message"].startswith(message)
     assert SECRET not in error["message"]
+
+
+def test_a_text_that_was_cut_is_answered_with_a_warning() -> None:
+    """Indexers show it beside the document; whatever fails alone has its error only."""
+    body = read({"chunk": "a"}, {"chunk": "b"}, {}, query={"input": "chunk"})
+    vectors = np.ones((3, 2), np.float32)
+    result = EmbedResult(vectors, (3, 4, 4), "m", "r", max_tokens=4)
+    short, cut, bad = json.loads(azure_search.format_result(result, body))["values"]
+    assert short["warnings"] is None
+    (warning,) = cut["warnings"]
+    assert warning["message"].startswith("data.chunk fills the 4 tokens")
+    assert (cut["data"], cut["errors"]) == ({"vector": [1, 1]}, None)
+    assert (len(bad["errors"]), bad["warnings"]) == (1, None)
 
 
 def test_records_that_are_all_bad_are_still_answered() -> None:
@@ -95,19 +109,22 @@ def test_the_query_string_says_what_the_service_cannot() -> None:
     assert request_of(read({"text": "a"}, query={"prompt_name": "q"})).prompt_name == "q"
 
 
+WHOLE = "dimensions must be a whole number, 1 or more"
+INPUT_TYPES = "input_type must be one of query, document, classification, clustering"
+
+
 @pytest.mark.parametrize(
-    ("query", "field"),
+    ("query", "message"),
     [
-        ({"dimensions": "0"}, "dimensions"),
-        ({"dimensions": "two"}, "dimensions"),
-        ({"input_type": "search_query"}, "input_type"),
+        *(({"dimensions": value}, WHOLE) for value in ("0", "two", "NaN", "1.5", "1e999", "9" * 99)),
+        ({"input_type": "search_query"}, INPUT_TYPES),
     ],
 )
-def test_bad_parameters_are_named(query: dict[str, str], field: str) -> None:
-    """The URL stands in a skill's definition: whoever wrote it sees which part to mend."""
+def test_bad_parameters_are_named_with_what_would_be_right(query: dict[str, str], message: str) -> None:
+    """The URL stands in a skill's definition: whoever wrote it sees which part to mend, and how."""
     with pytest.raises(InvalidInput) as caught:
         read({"text": "a"}, query=query)
-    assert caught.value.field == field
+    assert (caught.value.message, caught.value.field) == (message, next(iter(query)))
 
 
 def test_empty_parameters_say_nothing() -> None:

@@ -1,0 +1,108 @@
+"""What can be said of a bulk input, and where: by its folder, its metadata or a sidecar.
+
+Does not know jobs or storage.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+import msgspec
+
+from shared.bulk.reading import Kind
+from shared.bulk.storage import BlobStat
+from shared.bulk.writing import Dtype
+from shared.errors import InvalidInput
+from shared.manifest import is_name
+
+Container: TypeAlias = Literal["source", "out"]
+
+SIDECAR = ".job.json"
+PREFIX = "blitz_"
+"""Of the metadata that are options: blitz_model, blitz_dimensions, ..."""
+
+OWN_FOLDERS = frozenset(("active", "batches", "events", "files", "jobs", "warmup"))
+"""Of `out`, where an input's output has the input's key."""
+
+_AT = re.compile(r" - at `\$\.(\w+)`$|unknown field `(\w+)`$")
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What can be said of an input: by its path, its metadata or NAME.job.json beside it.
+
+    prompt_name: of the model's prompts; None: its default. truncate: cut texts longer than the model
+    reads; if False, they are failed rows. A request of OpenAI Batch may say otherwise of its texts.
+    backend: "auto" leaves it to the routing policy. kind: of file, where it cannot be told.
+    """
+
+    model: str = ""
+    dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    dtype: Dtype = "float32"
+    format: Literal["parquet", "jsonl", "npy"] = "parquet"
+    backend: Literal["auto", "cpu", "gpu"] = "auto"
+    text_column: str = "text"
+    id_column: str | None = None
+    kind: Kind | None = None
+    # Defaults are left out of a job's id: a new option leaves the ids of old jobs as they are.
+    prompt_name: str | None = None
+    truncate: bool = True
+
+
+def is_input(key: str) -> bool:
+    """Whether a blob of bulk-in is to be embedded, and is not a sidecar."""
+    return not key.endswith(SIDECAR)
+
+
+def options_of(container: Container, stat: BlobStat, sidecar: bytes | None) -> Options:
+    """The sidecar's, over the metadata's, over the path's (MODEL/... in bulk-in), over the defaults.
+
+    Without a model, if none of them names one. Raises InvalidInput naming the option.
+    """
+    given: dict[str, Any] = {}
+    folder, slash, _ = stat.key.partition("/")
+    if container == "source" and slash and folder in OWN_FOLDERS:
+        raise InvalidInput(f"the folder {folder} is the service's own: put the file into another one")
+    if container == "source" and slash and is_name(folder):
+        given["model"] = folder
+    given |= {
+        name.removeprefix(PREFIX): value
+        for name, value in stat.metadata.items()
+        if name.startswith(PREFIX)
+    }
+    try:
+        if sidecar is not None:
+            given |= msgspec.json.decode(sidecar, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"{stat.key}{SIDECAR} is not a JSON object: {error}") from None
+    try:
+        # Metadata are strings; strict=False reads "64" as a number.
+        return msgspec.convert(given, Options, strict=False)
+    except msgspec.ValidationError as error:
+        raise _bad_option(str(error)) from None
+
+
+def _bad_option(why: str) -> InvalidInput:
+    """From msgspec's message, which ends with the option's name."""
+    at = _AT.search(why)
+    name = (at[1] or at[2]) if at else None
+    types = {field.name: field.type for field in msgspec.structs.fields(Options)}
+    if name not in types:
+        hint = f"; there are: {', '.join(types)}"
+    else:
+        choices = [each for each in get_args(types[name]) if isinstance(each, str)]
+        hint = f"; one of: {', '.join(choices)}" if choices else ""
+    return InvalidInput(f"the options are not valid: {why}{hint}", field=name)
+
+
+def no_model(container: Container, key: str, kind: Kind, known: Sequence[str]) -> InvalidInput:
+    """What to tell of an input that names no model. known: those that it could."""
+    if kind == "batch":
+        how = "set body.model in the requests"
+    else:
+        how = "put the file into a folder of the model's name"
+    if container == "source":
+        how += f", or set the metadata {PREFIX}model, or write {key}{SIDECAR} before the file"
+    names = ", ".join(known) or "none"
+    return InvalidInput(f"no model is named: {how}; there are: {names}", field="model")

@@ -1,0 +1,63 @@
+"""Text Embeddings Inference's /tokenize: body to contract, result to body.
+
+Does not know HTTP headers, backends or how a body was decoded. Errors are in tei's shape.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import orjson
+
+from shared.contracts import TokenizeRequest, TokenizeResult
+from shared.dialects.body import NOT_EMPTY, check_count
+from shared.settings import Settings
+from shared.wire import pack
+
+
+class TokenizeBody(msgspec.Struct, frozen=True):
+    """POST /tokenize. Here alone a text may be empty."""
+
+    inputs: str | Annotated[list[str], NOT_EMPTY]
+    model: str | None = None
+    add_special_tokens: bool | None = None
+    prompt_name: str | None = None
+
+
+def request_from(body: TokenizeBody, *, model: str, settings: Settings) -> TokenizeRequest:
+    """The contract that `body` asks for. Raises InvalidInput and EmptyInput naming the field."""
+    inputs = (body.inputs,) if isinstance(body.inputs, str) else tuple(body.inputs)
+    check_count(len(inputs), field="inputs", max_inputs=settings.max_inputs)
+    return TokenizeRequest(
+        model=model,
+        inputs=inputs,
+        special_tokens=body.add_special_tokens is not False,
+        prompt_name=body.prompt_name,
+    )
+
+
+def format_result(result: TokenizeResult, body: TokenizeBody) -> bytes:
+    """JSON [[{id, text, special, start, stop}]], a list for each input, for a single text too.
+
+    start and stop count bytes of UTF-8, and are null for a special token.
+    """
+    tokens = (
+        {
+            "id": token,
+            "text": text,
+            "special": bool(special),
+            "start": None if special else start,
+            "stop": None if special else stop,
+        }
+        for (token, special, start, stop), text in zip(result.spans.tolist(), result.texts, strict=True)
+    )
+    # As many of them as the input has tokens, for each input in turn.
+    return orjson.dumps([[next(tokens) for _ in range(count)] for count in result.token_counts])
+
+
+def format_result_msgpack(result: TokenizeResult, body: TokenizeBody) -> bytes:
+    """By columns: {counts: (N,) int32, spans: (T, 4) int32, texts: [str]}, see TokenizeResult."""
+    counts = np.array(result.token_counts, np.int32)
+    return pack({"counts": counts, "spans": result.spans, "texts": list(result.texts)})
