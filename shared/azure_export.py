@@ -324,7 +324,6 @@ class _Retried:
         try:
             return self._credential.get_token(*scopes)
         except Exception as error:
-            # azure-identity logs the reasons.
             raise ClientAuthenticationError(f"no token: {type(error).__name__}") from error
 
 

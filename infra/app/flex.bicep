@@ -20,7 +20,7 @@ param networkIsolated bool
 @description('Whether the internet reaches the app; its deployment endpoint it always reaches, with Entra.')
 param isPublic bool
 @description('The only identity that may call; null: anybody.')
-param caller 'router' | 'gateway'?
+param caller ('router' | 'gateway')?
 param backendAppId string
 param audience string
 
