@@ -14,6 +14,7 @@ import shlex
 import signal
 import socket
 import sys
+import threading
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
@@ -56,7 +57,7 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the router and the CPU backend in one process. BLITZ_ variables set everything else."""
-    _leave_on_signals()
+    leaving = _leave_on_signals()
     with ExitStack() as stack:
         logs.use(log_format_of(os.environ), "router")
         try:
@@ -76,6 +77,8 @@ def serve(
         except BlitzError as error:
             _log.error("%s", error)
             raise typer.Exit(BAD_START) from error
+        if leaving.is_set():
+            raise typer.Exit
         # Once the app is there, since others wait for that; before it is said to be, to work at once.
         listener.listen(_BACKLOG)
         if settings.role == "router":
@@ -109,15 +112,23 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, driver: Driver
             await asyncio.wait([bulk])
 
 
-def _leave_on_signals() -> None:
+def _leave_on_signals() -> threading.Event:
     """Exit with code 0, and through every `finally`, whenever one of them comes.
 
-    uvicorn catches two of them while it serves, ends what is under way, and raises them again.
+    uvicorn catches two of them while it serves, ends what is under way, and raises them again. The event
+    is for one that comes within a finaliser, as imports have them, where exceptions are ignored.
     """
+    leaving = threading.Event()
+
+    def leave(*_: object) -> None:
+        leaving.set()
+        sys.exit(0)
+
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # there is no SIGHUP on Windows
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: sys.exit(0))
+            signal.signal(number, leave)
+    return leaving
 
 
 def _cards(settings: Settings) -> list[ModelCard] | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
 from random import Random
 
 import pytest
 
 from tests.questions import ask_once, embed_many
 from tests.server import (
+    ROOT,
     children_of,
     free_port,
     is_free,
@@ -71,3 +74,30 @@ async def test_what_is_under_way_is_answered_before_the_end(store: str, random: 
         process.send_signal(signal.SIGTERM)
         assert (await asking).right
         assert await asyncio.to_thread(process.wait, ENOUGH_S) == 0
+
+
+SIGNALLED_IN_A_FINALISER = """
+import signal
+from functions import local
+
+class Gone:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+make = local._app
+
+def make_signalled(settings):
+    made = make(settings)
+    Gone()
+    return made
+
+local._app = make_signalled
+local.typer.run(local.serve)
+"""
+
+
+def test_a_signal_where_exceptions_are_ignored_ends_the_start(store: str) -> None:
+    """As in the finalisers that imports have: it must not be lost."""
+    command = [sys.executable, "-c", SIGNALLED_IN_A_FINALISER, "--port", str(free_port())]
+    ran = subprocess.run([*command, "--model-store", store], cwd=ROOT, timeout=ENOUGH_S)
+    assert ran.returncode == 0
