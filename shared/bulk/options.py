@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
 from shared.bulk.reading import Kind
 from shared.bulk.storage import BlobStat
 from shared.bulk.writing import Dtype
+from shared.dialects.unreadable import choices_of
 from shared.errors import InvalidInput
 from shared.manifest import is_name
 
@@ -91,7 +92,7 @@ def _bad_option(why: str) -> InvalidInput:
     if name not in types:
         hint = f"; there are: {', '.join(types)}"
     else:
-        choices = [each for each in get_args(types[name]) if isinstance(each, str)]
+        choices = choices_of(types[name])
         hint = f"; one of: {', '.join(choices)}" if choices else ""
     return InvalidInput(f"the options are not valid: {why}{hint}", field=name)
 

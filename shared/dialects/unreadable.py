@@ -39,9 +39,14 @@ def not_of_type(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> I
 
 def not_a_value(field: str, kind: Any) -> InvalidInput:
     """A string that does not stand for any value of a Literal or, where `kind` has none, of a Count."""
-    choices = [part for part in _parts(kind) if isinstance(part, str)]
+    choices = choices_of(kind)
     wanted = f"one of {', '.join(choices)}" if choices else "a whole number, 1 or more"
     return InvalidInput(f"{field} must be {wanted}", field=field)
+
+
+def choices_of(kind: Any) -> list[str]:
+    """The strings of a Literal, in whatever `kind` it stands; none if there is no Literal."""
+    return [part for part in _parts(kind) if isinstance(part, str)]
 
 
 def not_json(error: Exception, data: bytes) -> InvalidInput:

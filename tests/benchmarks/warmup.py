@@ -34,7 +34,7 @@ VOLUMES = (300, 1_000, 3_000, 10_000)
 TRAINING_WEEKS = 4
 GPU_S_PER_REQUEST = (60.0, 180.0, 600.0)
 WAKE_S = sum(GPU_WAKE_S) / 2
-MONDAY_S = 4 * 86_400.0
+MONDAY_S = 4 * DAY_S
 """When the first day begins: 1970 began with a Thursday."""
 
 POLICIES: Mapping[str, Policy] = {"fixed, 10 texts": fixed(10), "adaptive": adaptive(WAKE_S)}

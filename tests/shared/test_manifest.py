@@ -6,31 +6,16 @@ import pytest
 from shared.errors import InvalidArtefact, InvalidInput
 from shared.manifest import (
     File,
-    Manifest,
-    Source,
     check_name,
     decode_manifest,
     decode_pointer,
     encode_manifest,
     encode_pointer,
 )
+from tests.tiny import manifest_of
 
-MANIFEST = Manifest(
-    schema_version=1,
-    name="m",
-    revision="r1",
-    task="embedding",
-    target="cpu-int8",
-    architecture="BertModel",
-    source=Source("somewhere", "1.0"),
-    files=(File("model.onnx", 10, "00"), File("tokenizer.json", 5, "11")),
-    model_file="model.onnx",
-    tokenizer_file="tokenizer.json",
-    pad_token_id=0,
-    max_tokens=256,
-    dimensions=384,
-    pooling="mean",
-    normalize=True,
+MANIFEST = manifest_of(
+    "m", files=(File("model.onnx", 10, "00"), File("tokenizer.json", 5, "11")), prompts={}
 )
 
 

@@ -25,11 +25,12 @@ from shared.errors import (
     Unavailable,
     UnknownModel,
 )
-from shared.manifest import File, Manifest, Source, Target, encode_pointer
+from shared.manifest import File, Manifest, Target, encode_pointer
 from shared.model_store import LocalCopies, ModelStore, open_store_url
 from shared.object_store import BlobObjects, FolderObjects, azure_errors
 from tests.azurite import Azurite, running_azurite
 from tests.server import free_port
+from tests.tiny import manifest_of
 
 BIG = 9 << 20  # more than two download chunks
 
@@ -107,23 +108,7 @@ def artefacts(
     for file_name, data in (("model.onnx", model), ("tokenizer.json", b"{}")):
         (folder / file_name).write_bytes(data)
         files.append(File(file_name, len(data), hashlib.sha256(data).hexdigest()))
-    return folder, Manifest(
-        schema_version=1,
-        name=name,
-        revision=revision,
-        task="embedding",
-        target=target,
-        architecture="Bert",
-        source=Source("source", "1"),
-        files=tuple(files),
-        model_file="model.onnx",
-        tokenizer_file="tokenizer.json",
-        pad_token_id=0,
-        max_tokens=8,
-        dimensions=4,
-        pooling="mean",
-        normalize=True,
-    )
+    return folder, manifest_of(name, revision=revision, target=target, files=tuple(files))
 
 
 def test_published_models_are_found_and_fetched_whole(store: ModelStore, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from shared.backend_client import Backend
 from shared.bulk import jobs
 from shared.bulk.control import SPLIT
-from shared.bulk.jobs import Message
+from shared.bulk.jobs import Message, Status
 from shared.bulk.options import SIDECAR, Options
 from shared.bulk.pipeline import Bulk
 from shared.bulk.storage import BlobStat
@@ -146,6 +146,14 @@ class World:
         assert job_id
         return job_id
 
+    async def rejected(self, data: bytes, key: str, **metadata: str) -> Status:
+        """Of an input that cannot become a job, after all was done that there is to do."""
+        await self.put(data, key, **metadata)
+        await self.drain()
+        (manifest,) = self.manifests()
+        assert manifest.status.status == "failed"
+        return manifest.status
+
     async def drain(self, **options: bool) -> None:
         await drain(self.memory, self.bulk(), **options)
 
@@ -246,6 +254,7 @@ async def test_an_overloaded_backend_is_waited_for() -> None:
         ("ranker/texts.jsonl", INPUT, {}, "is a cross-encoder"),
         (KEY, INPUT, {"blitz_dimensions": "9"}, "dimensions must be at most 4"),
         (KEY, INPUT, {"blitz_dtype": "int4"}, "dtype`; one of: float32, float16, int8"),
+        (KEY, INPUT, {"blitz_kind": "xml"}, "kind`; one of: jsonl, batch, csv, tsv, parquet, text"),
         (KEY, INPUT, {"blitz_colour": "red"}, "colour"),
         (KEY, INPUT, {"blitz_prompt_name": "passage"}, "it has: document, query"),
         (KEY, b"[1]", {}, "JSON array"),
@@ -260,11 +269,8 @@ async def test_an_input_that_cannot_be_a_job_fails_with_the_reason(
 ) -> None:
     """Once; nothing is embedded, and nothing is tried again."""
     world = World()
-    await world.put(data, key, **metadata)
-    await world.drain()
-    (manifest,) = world.manifests()
-    assert manifest.status.status == "failed"
-    assert reason in str(manifest.status.error)
+    status = await world.rejected(data, key, **metadata)
+    assert reason in str(status.error)
     assert world.backend.requests == []
     world.now += MISSED_S + 1
     await world.bulk().reconcile()
@@ -291,13 +297,9 @@ async def test_an_input_that_names_no_model_gets_the_only_one() -> None:
 @pytest.mark.parametrize("data", [b"\n", b"no JSON\n"])
 async def test_a_batch_without_a_valid_request_fails(data: bytes) -> None:
     """Whether it has other lines or none, with the reason."""
-    world = World()
-    await world.put(data, "batch.jsonl", blitz_kind="batch")
-    await world.drain()
-    (manifest,) = world.manifests()
-    assert manifest.status.status == "failed"
+    status = await World().rejected(data, "batch.jsonl", blitz_kind="batch")
     reason = "line 1: the line is not a JSON object" if data.strip() else "the file has no request"
-    assert reason in str(manifest.status.error)
+    assert reason in str(status.error)
 
 
 @pytest.mark.parametrize(
@@ -313,12 +315,8 @@ async def test_a_rejected_input_s_status_tells_what_was_found_of_it(
     key: str, data: bytes, metadata: dict[str, str], options: Options
 ) -> None:
     """Model and options; no model, where none was found or the options are wrong."""
-    world = World()
-    await world.put(data, key, **metadata)
-    await world.drain()
-    (manifest,) = world.manifests()
-    assert manifest.status.status == "failed"
-    assert (manifest.status.model, manifest.status.options) == (options.model or None, options)
+    status = await World().rejected(data, key, **metadata)
+    assert (status.model, status.options) == (options.model or None, options)
 
 
 @pytest.mark.parametrize("there", [True, False])
