@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,13 @@ from shared import trace
 from shared.trace import Span
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several items with one id pytest-xdist runs the first, and says nothing of the others."""
+    ids = Counter(item.nodeid for item in items)
+    if twice := [name for name, times in ids.items() if times > 1]:
+        raise pytest.UsageError(f"several tests have one id: {', '.join(twice)}")
 
 
 @pytest.fixture(scope="session")
