@@ -27,6 +27,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
+_NAMED_MODELS = 50
+
 
 class BlitzError(Exception):
     """Base of the tree. `str(error)` is safe to show to a client.
@@ -82,7 +84,10 @@ class UnknownModel(BlitzError):
     @classmethod
     def among(cls, names: Iterable[str]) -> UnknownModel:
         """That none of `names`, all there are, is the one that was asked for."""
-        there_are = ", ".join(names) or "none"
+        named = list(names)
+        there_are = ", ".join(named[:_NAMED_MODELS]) or "none"
+        if len(named) > _NAMED_MODELS:
+            there_are += f" and {len(named) - _NAMED_MODELS} more"
         return cls(f"there is no model of that name; there are: {there_are}", field="model")
 
 

@@ -19,6 +19,15 @@ SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 POINTER_FILE = "current"
 
+MAX_FILE_BYTES = 1 << 40
+MAX_TOKENIZER_BYTES = 128 << 20
+"""The largest tokenizers there are, of 260,000 tokens, have 35 MB; loaded, they take ten times that."""
+MAX_TOKEN_ID = 2**31 - 1
+MAX_TOKENS = 1 << 20
+MAX_DIMENSIONS = 1 << 16
+MAX_NAMES = 1_000
+"""Of prompts, and of labels."""
+
 Device: TypeAlias = Literal["cpu", "gpu"]
 Target: TypeAlias = Literal["cpu-int8", "cpu-fp32", "gpu-fp16"]
 Pooling: TypeAlias = Literal["mean", "cls", "max", "last", "weighted_mean"]
@@ -168,7 +177,10 @@ def decode_manifest(data: bytes) -> Manifest:
         raise InvalidArtefact(
             f"the manifest has schema {manifest.schema_version}; this version reads {SCHEMA_VERSION}"
         )
+    _check_numbers(manifest)
     names = {file.name for file in manifest.files}
+    if len(names) < len(manifest.files):
+        raise InvalidArtefact("the manifest lists a file twice")
     for name in names:
         if not _FILE.fullmatch(name):
             raise InvalidArtefact("the manifest lists a file name with a path or odd characters")
@@ -182,6 +194,26 @@ def decode_manifest(data: bytes) -> Manifest:
     if missing := needed - names:
         raise InvalidArtefact(f"the manifest does not list {', '.join(sorted(missing))}")
     return manifest
+
+
+def _check_numbers(manifest: Manifest) -> None:
+    """What is reserved, read or sent by these numbers is so within bounds. Raises InvalidArtefact."""
+    sizes = {file.name: file.size for file in manifest.files}
+    bounds = (
+        ("a file's size", min(sizes.values(), default=0), 0, MAX_FILE_BYTES),
+        ("a file's size", max(sizes.values(), default=0), 0, MAX_FILE_BYTES),
+        ("the tokenizer's size", sizes.get(manifest.tokenizer_file, 0), 0, MAX_TOKENIZER_BYTES),
+        ("pad_token_id", manifest.pad_token_id, 0, MAX_TOKEN_ID),
+        ("max_tokens", manifest.max_tokens, 1, MAX_TOKENS),
+        ("dimensions", manifest.dimensions, 1, MAX_DIMENSIONS),
+        ("the number of prompts", len(manifest.prompts), 0, MAX_NAMES),
+        ("the number of labels", len(manifest.labels), 0, MAX_NAMES),
+    )
+    for what, number, least, most in bounds:
+        if not least <= number <= most:
+            raise InvalidArtefact(
+                f"in the manifest {what} is {number}: {least} to {most} would be right"
+            )
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

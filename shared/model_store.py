@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -29,12 +30,13 @@ from shared.manifest import (
     encode_pointer,
     is_name,
 )
-from shared.object_store import BlobObjects, FolderObjects, ObjectStore, disk_errors, sha256_of
+from shared.object_store import BlobObjects, FolderObjects, ObjectStore, difference, disk_errors
 from shared.settings import Settings
 
 _PARTIAL = ".partial-"
 _USED = ".used"
 _ABANDONED_S = 3600.0
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def open_store(settings: Settings) -> ModelStore:
@@ -59,9 +61,32 @@ def open_store_url(
         objects = FolderObjects(Path(url.removeprefix("file://")))
     elif url.startswith(("https://", "http://")):
         objects = BlobObjects(url, connection_string)
+        check_private(cache_dir)
     else:
         raise Misconfigured("the model store must be file://FOLDER or a blob container's https:// URL")
     return ModelStore(objects, LocalCopies(cache_dir, cache_disk_bytes))
+
+
+def check_private(folder: Path) -> None:
+    """Raises Misconfigured if another user of this machine may put files into `folder`.
+
+    The default one has a name that anybody can make first, in a place where anybody may. It need not be
+    there.
+    """
+    try:
+        status = folder.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Misconfigured("BLITZ_CACHE_DIR cannot be looked at") from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise Misconfigured("BLITZ_CACHE_DIR must be a folder; it is a file or a symbolic link")
+    # Windows has no such owners and modes: there, every user has a temporary folder of his own.
+    if os.name == "posix" and (status.st_uid != os.geteuid() or status.st_mode & _WRITABLE_BY_OTHERS):
+        raise Misconfigured(
+            "BLITZ_CACHE_DIR is a folder that other users can write to: it must belong to the user of "
+            "this process and have mode 700; name one that is not there yet, and it is made so"
+        )
 
 
 class ModelStore:
@@ -77,8 +102,7 @@ class ModelStore:
 
     def names(self) -> list[str]:
         """Models that have a pointer, sorted."""
-        parts = (key.partition("/") for key in self._objects.keys())  # noqa: SIM118 - not a dict
-        return sorted(name for name, _, rest in parts if rest == POINTER_FILE and is_name(name))
+        return sorted(filter(is_name, self._objects.names(POINTER_FILE)))
 
     def current(self, name: str, device: Device) -> str:
         """The revision served on `device`. Raises UnknownModel that lists the names there are."""
@@ -115,9 +139,10 @@ class ModelStore:
         """
         manifest = self.manifest(name, revision)
         prefix = _prefix(name, revision)
-        if (folder := self._objects.local(prefix)) is not None:
-            verify(folder, manifest)
-            return folder, manifest
+        if (root := self._objects.local()) is not None:
+            with disk_errors():
+                _verify(root / prefix, manifest, inside=root)
+            return root / prefix, manifest
         return self._copies.fetch(self._objects, prefix, manifest), manifest
 
     def publish(self, folder: Path, manifest: Manifest) -> bool:
@@ -130,7 +155,8 @@ class ModelStore:
         encoded = encode_manifest(manifest)
         decode_manifest(encoded)
         prefix = _prefix(manifest.name, manifest.revision)
-        verify(folder, manifest)
+        with disk_errors():
+            _verify(folder, manifest, inside=folder)
         self._objects.prepare()
         published = self._objects.read(f"{prefix}/{MANIFEST_FILE}")
         if published is not None and _files(decode_manifest(published)) != _files(manifest):
@@ -170,9 +196,10 @@ class LocalCopies:
         # '@' is in no name or revision, so two models never share a folder.
         target = self._root / prefix.replace("/", "@")
         with self._locks.setdefault(target.name, threading.Lock()), disk_errors():
+            check_private(self._root)
             if target.is_dir():
                 try:
-                    verify(target, manifest)
+                    _verify(target, manifest, inside=self._root)
                     (target / _USED).touch()
                     return target
                 except InvalidArtefact:
@@ -190,7 +217,7 @@ class LocalCopies:
         try:
             for file in manifest.files:
                 objects.download(f"{prefix}/{file.name}", partial / file.name, file)
-                _verify_file(partial, file)
+                _verify_file(partial / file.name, file, inside=partial)
             (partial / _USED).touch()
             try:
                 os.replace(partial, target)
@@ -198,7 +225,7 @@ class LocalCopies:
                 if not target.is_dir():
                     raise
                 # A folder cannot replace one that has files: another process was faster.
-                verify(target, manifest)
+                _verify(target, manifest, inside=self._root)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -210,7 +237,9 @@ class LocalCopies:
                 f"its cache may hold {self._max_bytes}"
             )
         with self._lock:
-            self._root.mkdir(parents=True, exist_ok=True)
+            self._root.parent.mkdir(parents=True, exist_ok=True)
+            self._root.mkdir(mode=0o700, exist_ok=True)
+            check_private(self._root)  # again: somebody may have been faster
             self._sweep()
             copies = sorted((_used_at(path), path) for path in self._root.glob("*@*"))
             free = self._max_bytes - sum(_size(path) for _, path in copies)
@@ -237,21 +266,18 @@ class LocalCopies:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def verify(folder: Path, manifest: Manifest) -> None:
-    """Raises InvalidArtefact naming the first file whose size or sha256 is not the manifest's."""
+def _verify(folder: Path, manifest: Manifest, *, inside: Path) -> None:
+    """Raises InvalidArtefact naming the first file whose size or sha256 is not the manifest's.
+
+    inside: below it no symbolic link is followed.
+    """
     for file in manifest.files:
-        _verify_file(folder, file)
+        _verify_file(folder / file.name, file, inside=inside)
 
 
-def _verify_file(folder: Path, file: File) -> None:
-    path = folder / file.name
-    with disk_errors():
-        if not path.is_file():
-            raise InvalidArtefact(f"the model's file {file.name} is missing")
-        if path.stat().st_size != file.size:
-            raise InvalidArtefact(f"the model's file {file.name} does not have its manifest's size")
-        if sha256_of(path) != file.sha256:
-            raise InvalidArtefact(f"the model's file {file.name} does not have its manifest's sha256")
+def _verify_file(path: Path, file: File, *, inside: Path) -> None:
+    if reason := difference(path, file, inside=inside):
+        raise InvalidArtefact(f"the model's file {file.name} {reason}")
 
 
 def _prefix(name: str, revision: str) -> str:

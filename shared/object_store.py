@@ -2,6 +2,9 @@
 
 It does not know models, revisions or hashes beyond the `File` it is asked about. azure is imported when
 a blob container is opened, so that a process which uses a folder does not pay for it at startup.
+
+Who writes a store is not who reads it: whatever is there is read up to a limit, and in a folder regular
+files alone. The folder itself may be behind a symbolic link, since the operator named it.
 """
 
 from __future__ import annotations
@@ -11,13 +14,14 @@ import hashlib
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from shared.errors import BlitzError, InvalidArtefact, Misconfigured, StoreUnavailable, Unavailable
 from shared.manifest import File
+from shared.regular_files import FileRefused, check_folders, open_regular, read_capped
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobClient
@@ -28,6 +32,18 @@ _CHUNK_BYTES = 4 << 20
 _RETRIES, _CONNECT_S, _READ_S, _BACKOFF_S = 2, 4, 4, 1
 _POINTER_TRIES = 20
 
+MAX_OBJECT_BYTES = 256 << 10
+"""Of a pointer or manifest; those of real models have at most a few KB."""
+
+MAX_MODELS = 1_000
+"""In one store. Each is read again every few seconds where models are listed."""
+
+MAX_LISTED = 100_000
+"""Blobs of a container, entries of a folder, that a search for models goes through."""
+
+
+T = TypeVar("T")
+
 
 class ObjectStore(Protocol):
     """Every method raises StoreUnavailable or Unavailable when the store or the disk does not serve."""
@@ -35,11 +51,11 @@ class ObjectStore(Protocol):
     def prepare(self) -> None:
         """Make the place for a first object, where it is missing and ours to make."""
 
-    def keys(self) -> list[str]:
-        """Keys of two parts at most ("NAME/current"); deeper ones may be among them."""
+    def names(self, holding: str) -> list[str]:
+        """First parts of the keys "NAME/HOLDING", in no order. Misconfigured if there are too many."""
 
     def read(self, key: str) -> bytes | None:
-        """A small object; None if there is none."""
+        """A small object; None if there is none. InvalidArtefact if it is larger, or no file."""
 
     def write(self, key: str, data: bytes) -> None:
         """Readers see the old bytes or the new, never a mixture."""
@@ -56,8 +72,8 @@ class ObjectStore(Protocol):
     def download(self, key: str, path: Path, file: File) -> None:
         """Fetch into `path`. InvalidArtefact if it is not there or has another size."""
 
-    def local(self, prefix: str) -> Path | None:
-        """The folder where objects under `prefix` can be read in place; None if they are remote."""
+    def local(self) -> Path | None:
+        """The folder where objects can be read in place, each at its key; None if they are remote."""
 
 
 @contextmanager
@@ -73,8 +89,26 @@ def disk_errors(store: str = "the model store") -> Iterator[None]:
 
 def sha256_of(path: Path) -> str:
     """Lower-case hex."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def difference(path: Path, file: File, *, inside: Path) -> str | None:
+    """What is wrong with the copy of `file` at `path`, after its name in a sentence; None: nothing.
+
+    inside: as in `open_regular`. All is asked of one opened file. Raises OSError.
+    """
+    try:
+        with open_regular(path, inside=inside) as stream:
+            if os.fstat(stream.fileno()).st_size != file.size:
+                return "does not have its manifest's size"
+            if hashlib.file_digest(stream, "sha256").hexdigest() != file.sha256:
+                return "does not have its manifest's sha256"
+    except FileRefused as refusal:
+        return refusal.reason
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return "is missing"
+    return None
 
 
 def client_options(linear_retry: Callable[..., object]) -> dict[str, Any]:
@@ -97,16 +131,19 @@ class FolderObjects:
         with disk_errors():
             self._root.mkdir(parents=True, exist_ok=True)
 
-    def keys(self) -> list[str]:
-        with disk_errors():
-            # glob("*/*") would find nothing, and say nothing, where the root cannot be listed.
-            paths = [path for folder in self._root.iterdir() for path in folder.glob("*")]
-        return [path.relative_to(self._root).as_posix() for path in paths]
+    def names(self, holding: str) -> list[str]:
+        with disk_errors(), os.scandir(self._root) as entries:
+            listed = _counted(MAX_LISTED, entries, "entries")
+            # What is no regular file is a name too: reading it says what is wrong.
+            found = (entry.name for entry in listed if os.path.lexists(f"{entry.path}/{holding}"))
+            return list(_counted(MAX_MODELS, found, "models"))
 
     def read(self, key: str) -> bytes | None:
         with disk_errors():
             try:
-                return (self._root / key).read_bytes()
+                return read_capped(self._root / key, MAX_OBJECT_BYTES, inside=self._root)
+            except FileRefused as refusal:
+                raise InvalidArtefact(f"{key} of the model store {refusal.reason}") from refusal
             except (FileNotFoundError, NotADirectoryError):
                 os.scandir(self._root).close()  # raises if all is missing, not this object alone
                 return None
@@ -119,13 +156,12 @@ class FolderObjects:
             self.write(key, change(self.read(key)))
 
     def holds(self, key: str, file: File) -> bool:
-        path = self._root / key
         with disk_errors():
-            return path.is_file() and path.stat().st_size == file.size and sha256_of(path) == file.sha256
+            return difference(self._root / key, file, inside=self._root) is None
 
     def upload(self, key: str, path: Path, file: File) -> None:
         def copy(target: Path) -> None:
-            with path.open("rb") as source, target.open("wb") as sink:
+            with open_regular(path) as source, target.open("wb") as sink:
                 while block := source.read(_CHUNK_BYTES):
                     sink.write(block)
 
@@ -134,12 +170,16 @@ class FolderObjects:
     def download(self, key: str, path: Path, file: File) -> None:
         raise NotImplementedError("a folder's files are read in place")
 
-    def local(self, prefix: str) -> Path | None:
-        return self._root / prefix
+    def local(self) -> Path | None:
+        return self._root
 
     def _replace(self, key: str, fill: Callable[[Path], object]) -> None:
         target = self._root / key
         with disk_errors():
+            try:
+                check_folders(target, inside=self._root)
+            except FileRefused as refusal:
+                raise InvalidArtefact(f"{key} of the model store {refusal.reason}") from refusal
             target.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=".partial-", dir=target.parent)
             os.close(handle)
@@ -192,9 +232,12 @@ class BlobObjects:
     def prepare(self) -> None:
         """The container was made with the account, by who may do that."""
 
-    def keys(self) -> list[str]:
+    def names(self, holding: str) -> list[str]:
         with azure_errors():
-            return list(self._container.list_blob_names())
+            listed = _counted(MAX_LISTED, self._container.list_blob_names(), "blobs")
+            parts = (key.partition("/") for key in listed)
+            found = (name for name, _, rest in parts if rest == holding)
+            return list(_counted(MAX_MODELS, found, "models"))
 
     def read(self, key: str) -> bytes | None:
         with azure_errors():
@@ -263,19 +306,31 @@ class BlobObjects:
             with path.open("wb") as stream:
                 blob.readinto(stream)
 
-    def local(self, prefix: str) -> Path | None:
+    def local(self) -> Path | None:
         return None
 
     def _blob(self, key: str) -> BlobClient:
         return self._container.get_blob_client(key)
 
 
+def _counted(limit: int, found: Iterable[T], what: str) -> Iterator[T]:
+    """`found` as it comes, until there are too many. Raises Misconfigured."""
+    for count, each in enumerate(found, start=1):
+        if count > limit:
+            raise Misconfigured(f"the model store holds more than {limit} {what}")
+        yield each
+
+
 def _read(blob: BlobClient) -> tuple[bytes | None, str | None]:
-    """A small blob's bytes and ETag; (None, None) if it is not there."""
+    """A small blob's bytes and ETag; (None, None) if it is not there. Raises InvalidArtefact."""
     from azure.core.exceptions import ResourceNotFoundError
 
     try:
-        download = blob.download_blob()
+        download = blob.download_blob()  # its first _CHUNK_BYTES at most, and how large it is
+        if download.size > MAX_OBJECT_BYTES:
+            raise InvalidArtefact(
+                f"{blob.blob_name} of the model store has more than {MAX_OBJECT_BYTES} bytes"
+            )
         return download.readall(), download.properties.etag
     except ResourceNotFoundError as error:
         if getattr(error, "error_code", None) == "ContainerNotFound":

@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
-from typing import BinaryIO
 
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -29,7 +29,7 @@ class FileRefused(OSError):
         self.reason = reason
 
 
-def open_regular(path: Path, *, inside: Path | None = None) -> BinaryIO:
+def open_regular(path: Path, *, inside: Path | None = None) -> BufferedReader:
     """Open a regular file to read it.
 
     inside: a folder above `path`. The folder itself may be reached by symbolic links; below it none is
@@ -77,6 +77,12 @@ def stat_regular(path: Path, *, inside: Path) -> os.stat_result | None:
     except FileRefused:
         return None
     return status if S_ISREG(status.st_mode) else None
+
+
+def check_folders(path: Path, *, inside: Path) -> None:
+    """Raises FileRefused if a folder between `inside` and `path` is a link; it need not be there."""
+    with suppress(FileNotFoundError), _parent(path, inside):
+        pass
 
 
 @contextmanager

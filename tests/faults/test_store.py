@@ -118,7 +118,7 @@ async def _answer_after_retries(url: str, tiny: Tiny, random: Random) -> Answer:
 @contextmanager
 def _disk_of(folder: Path, size: str) -> Iterator[None]:
     """A disk of `size` at `folder`; skips the test where we may not mount one."""
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(folder)]
     if os.name != "posix" or os.geteuid() != 0 or subprocess.run(command).returncode != 0:
         pytest.skip("mounting a small disk (tmpfs) is not permitted here")
     try:

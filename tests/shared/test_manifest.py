@@ -17,6 +17,8 @@ from tests.tiny import manifest_of
 MANIFEST = manifest_of(
     "m", files=(File("model.onnx", 10, "00"), File("tokenizer.json", 5, "11")), prompts={}
 )
+MODEL = {"name": "model.onnx", "size": 10, "sha256": "00"}
+TOKENIZER = {"name": "tokenizer.json", "size": 5, "sha256": "11"}
 
 
 def test_a_manifest_survives_writing_and_reading() -> None:
@@ -38,6 +40,22 @@ def test_a_manifest_survives_writing_and_reading() -> None:
         ({"pooling": None}, "needs a pooling"),
         ({"labels": ["LABEL_0"]}, "one label for each logit"),
         ({"task": "cross-encoder", "pooling": None, "dimensions": 1}, "one label for each logit"),
+        ({"files": [MODEL, TOKENIZER, MODEL | {"size": 1}]}, "a file twice"),
+        # A negative size would make room for others in a sum.
+        ({"files": [MODEL, TOKENIZER, {"name": "x", "size": -1, "sha256": ""}]}, "size is -1"),
+        ({"files": [MODEL | {"size": 1 << 60}, TOKENIZER]}, "size is 1152921504606846976"),
+        ({"files": [MODEL, TOKENIZER | {"size": 1 << 30}]}, "tokenizer's size is 1073741824"),
+        ({"pad_token_id": -1}, "pad_token_id is -1"),
+        ({"pad_token_id": 1 << 40}, "pad_token_id is 1099511627776"),
+        ({"max_tokens": 0}, "max_tokens is 0: it must be 1 to 1048576"),
+        ({"max_tokens": 10**12}, "max_tokens is 1000000000000"),
+        ({"dimensions": 0}, "dimensions is 0"),
+        ({"dimensions": 1 << 30}, "dimensions is 1073741824"),
+        (
+            {"prompts": {f"p{n}": "" for n in range(1_001)}},
+            "prompts is 1001: it must be 0 to 1000",
+        ),
+        ({"labels": ["x"] * 1_001}, "number of labels is 1001"),
     ],
 )
 def test_a_manifest_that_is_not_right_is_refused(change: dict[str, object], message: str) -> None:

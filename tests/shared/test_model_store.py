@@ -363,7 +363,7 @@ def test_a_publish_that_breaks_off_shows_readers_the_old_model(tmp_path: Path, f
 class FullDisk(FolderObjects):
     """Remote objects whose download finds no space left."""
 
-    def local(self, prefix: str) -> None:
+    def local(self) -> None:
         return None
 
     def download(self, key: str, path: Path, file: File) -> None:
