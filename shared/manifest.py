@@ -21,7 +21,7 @@ POINTER_FILE = "current"
 
 MAX_FILE_BYTES = 1 << 40
 MAX_TOKENIZER_BYTES = 128 << 20
-"""The largest tokenizers there are, of 260,000 tokens, have 35 MB; loaded, they take ten times that."""
+"""The largest that models come with, of 260,000 tokens, have 35 MB."""
 MAX_TOKEN_ID = 2**31 - 1
 MAX_TOKENS = 1 << 20
 MAX_DIMENSIONS = 1 << 16
@@ -211,9 +211,7 @@ def _check_numbers(manifest: Manifest) -> None:
     )
     for what, number, least, most in bounds:
         if not least <= number <= most:
-            raise InvalidArtefact(
-                f"in the manifest {what} is {number}: {least} to {most} would be right"
-            )
+            raise InvalidArtefact(f"the manifest has {number} as {what}; {least} to {most} is right")
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
