@@ -20,7 +20,7 @@ from onnxruntime.transformers.optimizer import optimize_model
 from torch.jit._trace import TracerWarning
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from model_build.folder import refused
+from model_build.folder import refused, refusing
 from model_build.source import SourceModel
 
 OPSET = 17
@@ -116,38 +116,41 @@ def _trace(source: SourceModel, out: Path) -> None:
             types[:, 3:] = 1
             inputs["token_type_ids"], axes["token_type_ids"] = types, sizes
     output = next(name for name in axes if name not in inputs)
-    try:
-        with _third_party_warnings():
-            torch.onnx.export(
-                traced,
-                tuple(inputs.values()),
-                str(out),
-                input_names=list(inputs),
-                output_names=[output],
-                dynamic_axes=axes,
-                opset_version=OPSET,
-                dynamo=False,
-            )
-    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
-        raise refused(f"the architecture {source.architecture} does not export") from error
+    with (
+        refusing(f"the architecture {source.architecture} does not export"),
+        _third_party_warnings(),
+    ):
+        torch.onnx.export(
+            traced,
+            tuple(inputs.values()),
+            str(out),
+            input_names=list(inputs),
+            output_names=[output],
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
 
 
 def _load(source: SourceModel) -> Any:
     """The original in FP32, in evaluation mode."""
     kind = AutoModel if source.task == "embedding" else AutoModelForSequenceClassification
     # Eager attention: the optimiser recognises no other. use_safetensors: never unpickle.
-    model, report = kind.from_pretrained(
-        source.folder,
-        attn_implementation="eager",
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
-    # An embedding model may lack layers we do not read; a cross-encoder's would be random numbers.
-    if source.task == "cross-encoder" and report["missing_keys"]:
-        raise refused("the weights lack layers that the cross-encoder needs")
+    with refusing(f"the weights are not those of the {source.architecture} that config.json describes"):
+        model, report = kind.from_pretrained(
+            source.folder,
+            attn_implementation="eager",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    # What is missing would be random numbers. Nobody reads an embedding model's pooler.
+    unread = "pooler." if source.task == "embedding" else None
+    missing = [key for key in report["missing_keys"] if not (unread and key.startswith(unread))]
+    if missing:
+        raise refused(f"the weights lack {missing[0]}, which the {source.architecture} needs")
     return model.eval()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from model_build.folder import refused
+from model_build.folder import read_json, refused
 from model_build.source import SourceModel
 from shared.engines.torch import read_transformer
 from shared.errors import InvalidArtefact
@@ -38,7 +38,7 @@ def export_fp16(source: SourceModel, folder: Path) -> None:
             )
         parameter.data = half
     model.save_pretrained(folder, max_shard_size="1000GB")
-    config = json.loads((source.folder / "config.json").read_text("utf-8"))
+    config = read_json(source.folder / "config.json") or {}
     for key in _DROPPED:
         config.pop(key, None)
     config["dtype"] = "float16"

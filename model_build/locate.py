@@ -15,6 +15,8 @@ from pathlib import Path
 
 import msgspec
 
+from model_build.folder import check_folder
+from model_build.memory import memory_bytes
 from shared.errors import InvalidInput, Unavailable
 from shared.manifest import Source
 
@@ -24,6 +26,7 @@ CATALOGUE = Path(__file__).with_name("models.toml")
 _PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model")
 _OTHER_FORMATS = ("onnx/*", "openvino/*", "coreml/*", "tf_model*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_MAX_HUB_ID = 200
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -58,22 +61,30 @@ def locate(model: str, revision: str | None = None) -> Located:
     and Unavailable when the hub does not answer.
     """
     catalogue = read_catalogue()
-    if Path(model).is_dir():
+    if _is_folder(model):
         folder = Path(model).resolve()
         _refuse_revision(revision)
+        check_folder(folder, memory_bytes())
         return Located(folder, folder.name, Source(folder.name, _content_hash(folder)))
     if entry := catalogue.get(model):
         if entry.hub:
             return _from_hub(entry.hub, revision or entry.revision, model)
         _refuse_revision(revision)
         return _from_package(entry, model)
-    if _HUB_ID.fullmatch(model) and not Path(model).exists():
+    if len(model) <= _MAX_HUB_ID and _HUB_ID.fullmatch(model) and not Path(model).exists():
         return _from_hub(model, revision, model.rpartition("/")[2])
     known = ", ".join(sorted(catalogue))
     raise InvalidInput(
-        f"{model} is neither a folder, nor a hub id (ORG/NAME), nor one of: {known}",
+        f"{model[:_MAX_HUB_ID]} is neither a folder, nor a hub id (ORG/NAME), nor one of: {known}",
         field="model",
     )
+
+
+def _is_folder(model: str) -> bool:
+    try:
+        return Path(model).is_dir()
+    except OSError:  # a name that is too long for the file system
+        return False
 
 
 def _refuse_revision(revision: str | None) -> None:
@@ -123,6 +134,7 @@ def _from_hub(repository: str, revision: str | None, name: str) -> Located:
             f"{repository} cannot be downloaded: the model hub does not answer. "
             "Give a folder that holds the model instead"
         ) from error
+    check_folder(folder, memory_bytes())
     # The snapshot's folder is named after the commit, whatever branch or tag was asked for.
     commit = folder.name if _COMMIT.fullmatch(folder.name) else (revision or "unknown")
     return Located(folder, name, Source(repository, commit))

@@ -13,56 +13,66 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
+from model_build.folder import refusing
 from model_build.source import SourceModel
 from model_build.tasks import Embed, Score
 from shared.contracts import FloatMatrix
 
 _SAFE: dict[str, Any] = {"use_safetensors": True, "dtype": "float32"}
+_UNREADABLE = "sentence-transformers, which the build is compared with, does not read the model"
+_DOES_NOT_RUN = "sentence-transformers, which the build is compared with, does not run the model"
 # On two cores, 200 texts of 3 to 200 words took 4.5 s of CPU time so, 6.5 s in batches of 32.
 _BATCH = 8
 
 
 def embedder(root: Path, source: SourceModel) -> Embed:
     """The embedding model in `root`, the folder that was read as `source`."""
-    if (root / "modules.json").is_file():
-        model = SentenceTransformer(
-            str(root), device="cpu", trust_remote_code=False, local_files_only=True, model_kwargs=_SAFE
-        )
-    else:
-        mode: Any = {"last": "lasttoken", "weighted_mean": "weightedmean"}.get(
-            source.pooling or "mean", source.pooling
-        )
-        modules = [Transformer(str(root), model_kwargs=_SAFE), Pooling(source.hidden_size, mode)]
-        model = SentenceTransformer(modules=modules, device="cpu")
-    _prepare(model, source)
+    with refusing(_UNREADABLE):
+        model = _sentence_transformer(root, source)
+        _prepare(model, source)
 
     def embed(texts: Sequence[str], prompt: str | None) -> FloatMatrix:
-        vectors: FloatMatrix = model.encode(
-            list(texts),
-            prompt_name=prompt,
-            normalize_embeddings=True,
-            show_progress_bar=False,
-            batch_size=_BATCH,
-        )
+        with refusing(_DOES_NOT_RUN):
+            vectors: FloatMatrix = model.encode(
+                list(texts),
+                prompt_name=prompt,
+                normalize_embeddings=True,
+                show_progress_bar=False,
+                batch_size=_BATCH,
+            )
         return vectors
 
     return embed
 
 
+def _sentence_transformer(root: Path, source: SourceModel) -> SentenceTransformer:
+    if (root / "modules.json").is_file():
+        return SentenceTransformer(
+            str(root), device="cpu", trust_remote_code=False, local_files_only=True, model_kwargs=_SAFE
+        )
+    mode: Any = {"last": "lasttoken", "weighted_mean": "weightedmean"}.get(
+        source.pooling or "mean", source.pooling
+    )
+    modules = [Transformer(str(root), model_kwargs=_SAFE), Pooling(source.hidden_size, mode)]
+    return SentenceTransformer(modules=modules, device="cpu")
+
+
 def scorer(root: Path, source: SourceModel) -> Score:
     """The cross-encoder in `root`, the folder that was read as `source`."""
-    model = CrossEncoder(
-        str(root),
-        device="cpu",
-        trust_remote_code=False,
-        local_files_only=True,
-        model_kwargs=_SAFE,
-        activation_fn=torch.nn.Identity(),
-    )
-    _prepare(model, source)
+    with refusing(_UNREADABLE):
+        model = CrossEncoder(
+            str(root),
+            device="cpu",
+            trust_remote_code=False,
+            local_files_only=True,
+            model_kwargs=_SAFE,
+            activation_fn=torch.nn.Identity(),
+        )
+        _prepare(model, source)
 
     def score(pairs: Sequence[tuple[str, str]]) -> FloatMatrix:
-        logits: FloatMatrix = model.predict(list(pairs), show_progress_bar=False, batch_size=_BATCH)
+        with refusing(_DOES_NOT_RUN):
+            logits: FloatMatrix = model.predict(list(pairs), show_progress_bar=False, batch_size=_BATCH)
         return logits.reshape(len(pairs), -1)
 
     return score

@@ -5,20 +5,32 @@ It does not know graphs, numbers' formats or the model store.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from transformers import AutoConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from model_build.folder import check_weights, read_json, refused
+from model_build.configuration import (
+    Config,
+    Dense,
+    Heads,
+    Module,
+    SentenceBert,
+    SentenceTransformers,
+    Width,
+)
+from model_build.configuration import Pooling as PoolingConfig
+from model_build.folder import check_weights, fields_of, read_json, read_value, refused, refusing
 from model_build.source_tokenizer import pad_token_id, read_tokenizer
-from shared.manifest import Activation, Pooling, Task
+from model_build.weights import check_described, count_elements, read_shapes
+from shared.manifest import MAX_DIMENSIONS, MAX_NAMES, MAX_TOKENS, Activation, Pooling, Task
 
 _POOLINGS: dict[str, Pooling] = {
     "mean": "mean",
@@ -87,16 +99,18 @@ def inspect_source(folder: Path) -> SourceModel:
     raw = read_json(transformer / "config.json")
     if raw is None:
         raise refused("the model is not a folder with a config.json")
+    stated = fields_of(raw, Config, "config.json")
     config = _config(transformer, raw)
-    check_weights(transformer, "model.safetensors", "model.safetensors.index.json")
+    held = count_elements(transformer)
     tokenizer_json, tokenizer_settings = read_tokenizer(transformer)
-    architecture = (raw.get("architectures") or [type(config).__name__])[0]
+    architecture = (stated.architectures or [type(config).__name__])[0]
     hidden_size = int(config.hidden_size)
     layers = (
         _cross_encoder(folder, config)
         if _is_cross_encoder(folder, modules, architecture)
-        else _embedding_model(folder, raw, modules, hidden_size)
+        else _embedding_model(folder, stated, modules, hidden_size)
     )
+    check_described(config, layers["task"], held)
     return SourceModel(
         folder=transformer,
         architecture=architecture,
@@ -105,7 +119,7 @@ def inspect_source(folder: Path) -> SourceModel:
         hidden_size=hidden_size,
         tokenizer_json=tokenizer_json,
         pad_token_id=pad_token_id(config, tokenizer_json, tokenizer_settings),
-        max_tokens=_max_tokens(transformer, config, tokenizer_settings),
+        max_tokens=_max_tokens(transformer, config, tokenizer_settings.model_max_length),
         **layers,
     )
 
@@ -127,6 +141,8 @@ def _cross_encoder(folder: Path, config: Any) -> dict[str, Any]:
     if default_prompt is not None and prompts[default_prompt]:
         raise refused("the cross-encoder puts a prompt before its texts, which the server does not")
     labels = tuple(str(label) for _, label in sorted(config.id2label.items()))
+    if len(labels) > MAX_NAMES:
+        raise refused(f"the cross-encoder has {len(labels)} labels; at most {MAX_NAMES} are served")
     return {
         "task": "cross-encoder",
         "dimensions": len(labels),
@@ -141,7 +157,7 @@ def _cross_encoder(folder: Path, config: Any) -> dict[str, Any]:
 
 
 def _embedding_model(
-    folder: Path, raw: dict[str, Any], modules: list[tuple[str, Path]], hidden_size: int
+    folder: Path, stated: Config, modules: list[tuple[str, Path]], hidden_size: int
 ) -> dict[str, Any]:
     pooling: Pooling = "mean"
     dense: list[SourceDense] = []
@@ -149,7 +165,8 @@ def _embedding_model(
         if kind == "Pooling":
             pooling = _pooling(path)
         elif kind == "Dense":
-            dense.append(_dense(path))
+            width = dense[-1].weight.shape[0] if dense else hidden_size
+            dense.append(_dense(path, width))
     prompts, default_prompt = _prompts(folder)
     return {
         "task": "embedding",
@@ -160,25 +177,22 @@ def _embedding_model(
         "dense": tuple(dense),
         "prompts": prompts,
         "default_prompt": default_prompt,
-        "matryoshka_dimensions": _matryoshka(folder, raw),
+        "matryoshka_dimensions": _matryoshka(folder, stated),
     }
 
 
 def _modules(folder: Path) -> list[tuple[str, Path]]:
     """Kind and folder of each module, in order; a plain transformers folder is one Transformer."""
-    path = folder / "modules.json"
-    if not path.is_file():
+    listed = read_value(folder / "modules.json")
+    if listed is None:
         return [("Transformer", folder)]
-    try:
-        listed = [(str(m["type"]), str(m["path"])) for m in json.loads(path.read_text("utf-8"))]
-    except (ValueError, KeyError, TypeError) as error:
-        raise refused("modules.json is not a list of modules") from error
     modules = []
-    for kind, where in listed:
-        package, _, name = kind.rpartition(".")
+    for module in fields_of(listed, list[Module], "modules.json"):
+        package, _, name = module.type.rpartition(".")
         if package.split(".")[0] != "sentence_transformers" or name not in _MODULES:
             raise refused(f"the model has a {name} module; this builder reads {', '.join(_MODULES)}")
-        if Path(where).is_absolute() or ".." in Path(where).parts:
+        where = Path(module.path)
+        if where.is_absolute() or ".." in where.parts or "\0" in module.path:
             raise refused("modules.json names a folder outside the model")
         modules.append((name, folder / where))
     order = "".join(name[0] for name, _ in modules)  # T, P, D, N
@@ -191,18 +205,28 @@ def _config(folder: Path, raw: dict[str, Any]) -> Any:
     """The transformers configuration of a model whose code is in transformers itself."""
     if "auto_map" in raw:
         raise refused("the model brings its own code (auto_map), which this builder never runs")
-    try:
+    if raw.get("quantization_config") or raw.get("transformers_weights"):
+        raise refused(
+            "config.json asks for quantised weights, or for others than model.safetensors "
+            "(quantization_config, transformers_weights): this builder reads neither"
+        )
+    kind = raw.get("model_type") or "none stated"
+    wrong = (
+        f"config.json is not one of a {kind}"
+        if kind in CONFIG_MAPPING
+        else f"unknown architecture: {kind}"
+    )
+    with refusing(wrong):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         # Absent on architectures that are no text encoders.
-        _ = config.hidden_size, config.num_attention_heads
-    except Exception as error:  # transformers raises KeyError, ValueError, OSError and its own
-        raise refused(f"unknown architecture: {raw.get('model_type', 'none stated')}") from error
+        msgspec.convert(config.hidden_size, Width)
+        msgspec.convert(config.num_attention_heads, Heads)
     if config.is_encoder_decoder:
         raise refused(f"{config.model_type} is an encoder-decoder; this builder reads encoders")
     return config
 
 
-def _max_tokens(folder: Path, config: Any, settings: dict[str, Any]) -> int:
+def _max_tokens(folder: Path, config: Any, model_max_length: float | None) -> int:
     """What the model was told to read, never more than it has positions for.
 
     As sentence-transformers 6 does, for cross-encoders too: `max_seq_length`, else the tokenizer's
@@ -213,20 +237,23 @@ def _max_tokens(folder: Path, config: Any, settings: dict[str, Any]) -> int:
     if positions := getattr(config, "max_position_embeddings", None):
         offset = config.pad_token_id + 1 if config.model_type in _OFFSET_POSITIONS else 0
         limits.append(int(positions) - offset)
-    stated = (read_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
+    name = "sentence_bert_config.json"
+    stated = fields_of(read_json(folder / name) or {}, SentenceBert, name).max_seq_length
     # Unset, model_max_length is written as 10**30.
-    limits.append(int(stated or settings.get("model_max_length") or 512))
+    limits.append(int(min(stated or model_max_length or 512, 10**30)))
+    if not 1 <= min(limits) <= MAX_TOKENS:
+        raise refused(f"the model reads {min(limits)} tokens by its files: set max_seq_length in {name}")
     return min(limits)
 
 
 def _pooling(folder: Path) -> Pooling:
     """From `pooling_mode`, or from the booleans of older versions; "mean" if neither is there."""
-    config = read_json(folder / "config.json") or {}
-    if config.get("include_prompt") is False:
+    config = fields_of(read_json(folder / "config.json") or {}, PoolingConfig, "Pooling's config.json")
+    if config.include_prompt is False:
         raise refused("the model pools without its prompt, which the server cannot")
-    modes = config.get("pooling_mode")
+    modes = config.pooling_mode
     if modes is None:
-        modes = [mode for key, mode in _LEGACY_POOLINGS.items() if config.get(key)] or ["mean"]
+        modes = [mode for key, mode in _LEGACY_POOLINGS.items() if getattr(config, key)] or ["mean"]
     elif isinstance(modes, str):
         modes = [modes]
     if len(modes) != 1 or modes[0] not in _POOLINGS:
@@ -234,40 +261,50 @@ def _pooling(folder: Path) -> Pooling:
     return _POOLINGS[modes[0]]
 
 
-def _dense(folder: Path) -> SourceDense:
-    config = read_json(folder / "config.json") or {}
-    name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
+def _dense(folder: Path, width: int) -> SourceDense:
+    """width: of the vectors that the layer gets."""
+    config = fields_of(read_json(folder / "config.json") or {}, Dense, "Dense's config.json")
+    name = config.activation_function.rpartition(".")[2]
     if name not in _ACTIVATIONS:
         raise refused(f"a Dense layer has activation {name}, not one of {', '.join(_ACTIVATIONS)}")
     names = {
-        config.get(key) or "sentence_embedding" for key in ("module_input_name", "module_output_name")
+        each or "sentence_embedding" for each in (config.module_input_name, config.module_output_name)
     }
-    if config.get("use_residual") or names != {"sentence_embedding"}:
+    if config.use_residual or names != {"sentence_embedding"}:
         raise refused("a Dense layer has a residual, or works on something else than the sentence")
     check_weights(folder, "model.safetensors")
-    tensors = {
-        key: np.asarray(value, np.float32)
-        for key, value in load_file(folder / "model.safetensors").items()
-    }
-    if "linear.weight" not in tensors:
+    shapes = read_shapes(folder / "model.safetensors")
+    weight, bias = shapes.get("linear.weight"), shapes.get("linear.bias")
+    if weight is None:
         raise refused("a Dense layer has no linear.weight")
+    out = weight[0] if weight else 0
+    if weight != [out, width] or not 1 <= out <= MAX_DIMENSIONS or bias not in (None, [out]):
+        raise refused(f"a Dense layer's weights do not fit vectors of {width} dimensions")
+    with refusing("a Dense layer's weights cannot be read"):  # numpy has no bfloat16
+        tensors = {
+            key: np.asarray(value, np.float32)
+            for key, value in load_file(folder / "model.safetensors").items()
+        }
     return SourceDense(tensors["linear.weight"], tensors.get("linear.bias"), _ACTIVATIONS[name])
 
 
 def _prompts(folder: Path) -> tuple[dict[str, str], str | None]:
-    config = read_json(folder / "config_sentence_transformers.json") or {}
-    prompts = {str(name): str(text) for name, text in (config.get("prompts") or {}).items()}
-    default = config.get("default_prompt_name")
+    config = _sentence_transformers(folder)
+    prompts = {name: text or "" for name, text in (config.prompts or {}).items()}
+    default = config.default_prompt_name
     if default is not None and default not in prompts:
         raise refused("default_prompt_name is not one of the prompts")
     return prompts, default
 
 
-def _matryoshka(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
+def _matryoshka(folder: Path, config: Config) -> tuple[int, ...]:
     """Lengths the vector was trained to be cut to, where a configuration states them."""
-    sentence = read_json(folder / "config_sentence_transformers.json") or {}
-    for holder in (sentence, config):
-        for key in ("matryoshka_dimensions", "matryoshka_dims"):
-            if stated := holder.get(key):
-                return tuple(sorted(int(size) for size in stated))
+    for holder in (_sentence_transformers(folder), config):
+        if stated := holder.matryoshka_dimensions or holder.matryoshka_dims:
+            return tuple(sorted(stated))
     return ()
+
+
+def _sentence_transformers(folder: Path) -> SentenceTransformers:
+    name = "config_sentence_transformers.json"
+    return fields_of(read_json(folder / name) or {}, SentenceTransformers, name)

@@ -6,47 +6,63 @@ It does not know the model.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from model_build.folder import read_json, refused
+from model_build.configuration import SentenceBert, TokenContent, TokenizerConfig
+from model_build.folder import fields_of, read_json, read_text, refused, refusing
+from shared.manifest import MAX_TOKENIZER_BYTES
+
+_TRIAL = Path(__file__).with_name("tokenizer_trial.py")
+_TRIAL_S = 120
+"""The largest tokenizer.json there are take a few seconds."""
 
 _VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 
 
-def read_tokenizer(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The text of tokenizer.json, and tokenizer_config.json."""
+def read_tokenizer(folder: Path) -> tuple[str, TokenizerConfig]:
+    """The text of tokenizer.json, and tokenizer_config.json. Raises InvalidInput (field "model")."""
     settings = read_json(folder / "tokenizer_config.json") or {}
+    stated = fields_of(settings, TokenizerConfig, "tokenizer_config.json")
     if "auto_map" in settings:
         raise refused("the tokenizer brings its own code (auto_map), which this builder never runs")
-    path = folder / "tokenizer.json"
-    if path.is_file():
-        text = path.read_text("utf-8")
-    elif any((folder / name).is_file() for name in _VOCABULARIES):
+    text = read_text(folder / "tokenizer.json", MAX_TOKENIZER_BYTES)
+    if text is None and any((folder / name).is_file() for name in _VOCABULARIES):
         text = _converted_tokenizer(folder)
-    else:
+    if text is None:
         # Without this check transformers would make up a tokenizer of nothing but special tokens.
         raise refused("there is no tokenizer.json, and no vocabulary to make one from")
-    try:
-        Tokenizer.from_str(text)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise refused("tokenizer.json is not a tokenizer this builder reads") from error
-    if (read_json(folder / "sentence_bert_config.json") or {}).get("do_lower_case"):
+    _try(text)
+    name = "sentence_bert_config.json"
+    if fields_of(read_json(folder / name) or {}, SentenceBert, name).do_lower_case:
         text = _lower_casing(text)
-    return text, settings
+    return text, stated
+
+
+def _try(text: str) -> None:
+    """Raise InvalidInput unless the library reads `text` and tokenises with it: see tokenizer_trial."""
+    command = [sys.executable, "-P", str(_TRIAL)]
+    try:
+        ended = subprocess.run(  # noqa: S603 - the file is ours
+            command, input=text.encode(), capture_output=True, timeout=_TRIAL_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise refused(f"tokenizer.json is not read within {_TRIAL_S} s") from error
+    if ended.returncode != 0:
+        raise refused("tokenizer.json is not a tokenizer this builder reads")
 
 
 def _converted_tokenizer(folder: Path) -> str:
-    try:
+    with refusing("there is no tokenizer.json, and the slow tokenizer does not convert"):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, use_fast=True, trust_remote_code=False, local_files_only=True
         )
         text: str = tokenizer.backend_tokenizer.to_str()
-    except Exception as error:  # whatever the slow tokenizer's own library raises
-        raise refused("there is no tokenizer.json, and the slow tokenizer does not convert") from error
     return text
 
 
@@ -60,11 +76,12 @@ def _lower_casing(text: str) -> str:
     return json.dumps(tokenizer, ensure_ascii=False)
 
 
-def pad_token_id(config: Any, tokenizer_json: str, settings: dict[str, Any]) -> int:
+def pad_token_id(config: Any, tokenizer_json: str, settings: TokenizerConfig) -> int:
     """The configuration's, because position ids may skip it; else the tokenizer's; else 0."""
-    if getattr(config, "pad_token_id", None) is not None:
-        return int(config.pad_token_id)
-    token = settings.get("pad_token")
-    text = token.get("content") if isinstance(token, dict) else token
+    stated = getattr(config, "pad_token_id", None)
+    if stated is not None and stated >= 0:
+        return int(stated)
+    token = settings.pad_token
+    text = token.content if isinstance(token, TokenContent) else token
     found = Tokenizer.from_str(tokenizer_json).token_to_id(text) if text else None
     return int(found or 0)

@@ -1,0 +1,120 @@
+"""Holds a configuration against the weights it came with, before anything of their size is reserved.
+
+It does not know what the tensors mean. transformers builds whatever a configuration says, and fills
+with random numbers what the weights lack: a few bytes describe a hundred thousand layers, or one of a
+billion numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch.nn.modules import module as torch_modules
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from model_build.configuration import WeightsIndex
+from model_build.folder import check_weights, fields_of, read_json, refused, refusing
+from model_build.memory import memory_bytes
+from shared.manifest import Task
+from shared.regular_files import open_regular
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+MAX_HEADER_BYTES = 16 << 20
+MAX_MODULES = 20_000
+"""Of torch, in one model. BERT has some 17 a layer."""
+
+# Poolers, heads and tables of positions that were not saved, and nothing of a larger model.
+_LACKING, _LACKING_ELEMENTS = 4, 1 << 20
+_FP32_BYTES = 4
+
+
+def count_elements(folder: Path) -> int:
+    """Numbers in the safetensors files of a transformer. Raises InvalidInput unless all are sound."""
+    check_weights(folder, WEIGHTS, INDEX)
+    if (folder / WEIGHTS).is_file():  # transformers reads this one where both are there
+        return sum(math.prod(shape) for shape in read_shapes(folder / WEIGHTS).values())
+    index = fields_of(read_json(folder / INDEX), WeightsIndex, INDEX)
+    shards = {name: _shard(folder, name) for name in set(index.weight_map.values())}
+    for tensor, name in index.weight_map.items():
+        if tensor not in shards[name]:
+            raise refused(f"{INDEX} says that {name} holds a tensor which it does not")
+    return sum(math.prod(shape) for shapes in shards.values() for shape in shapes.values())
+
+
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """Tensor -> shape, from the header of a safetensors file. Raises InvalidInput unless it is sound.
+
+    The library checks that offsets are in order, fill the file, and fit shapes and types. It reads the
+    header, which is capped here, and maps the rest.
+    """
+    with refusing(f"{path.name} is not a sound safetensors file"):
+        with open_regular(path) as stream:
+            header_bytes = int.from_bytes(stream.read(8), "little")
+        if header_bytes > MAX_HEADER_BYTES:
+            raise refused(f"the header of {path.name} has more than {MAX_HEADER_BYTES} bytes")
+        with safe_open(path, framework="numpy") as tensors:
+            return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+
+
+def _shard(folder: Path, name: str) -> dict[str, list[int]]:
+    if name != Path(name).name or "\\" in name or "\0" in name:
+        raise refused(f"{INDEX} names a file outside the model's folder")
+    if not (folder / name).is_file():
+        raise refused(f"there is no {name}, which {INDEX} names")
+    return read_shapes(folder / name)
+
+
+def check_described(config: Any, task: Task, held: int) -> None:
+    """Raise InvalidInput if `config` describes more than the weights hold, or than fits this machine.
+
+    config: transformers'. held: numbers in the weights.
+    """
+    if 2 * held * _FP32_BYTES > (memory := memory_bytes()):
+        raise refused(
+            f"the model's {held} weights take {held * _FP32_BYTES} bytes in FP32, and a build holds "
+            f"them twice; this machine has {memory} bytes of memory"
+        )
+    kind = AutoModel if task == "embedding" else AutoModelForSequenceClassification
+    # On the device "meta" tensors have shapes, and no memory.
+    with (
+        refusing(f"config.json is not one of a {config.model_type} that this builder reads"),
+        _counted_construction(_LACKING * held + _LACKING_ELEMENTS),
+        torch.device("meta"),
+    ):
+        kind.from_config(config, attn_implementation="eager", trust_remote_code=False)
+
+
+@contextmanager
+def _counted_construction(max_elements: int) -> Iterator[None]:
+    """Torch's modules are counted as they are made, and refused as soon as they are too many."""
+    modules = elements = 0
+
+    def count_module(*_: object) -> None:
+        nonlocal modules
+        modules += 1
+        if modules > MAX_MODULES:
+            raise refused(f"config.json describes a model of more than {MAX_MODULES} modules")
+
+    def count_elements(_: object, name: str, tensor: torch.Tensor | None) -> None:
+        nonlocal elements
+        elements += tensor.numel() if tensor is not None else 0
+        if elements > max_elements:
+            raise refused("config.json describes a much larger model than the weights hold")
+
+    hooks = [
+        torch_modules.register_module_module_registration_hook(count_module),
+        torch_modules.register_module_parameter_registration_hook(count_elements),
+        torch_modules.register_module_buffer_registration_hook(count_elements),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,428 @@
+"""Model folders that somebody made to hang, fill or break the build: one sentence and exit code 2.
+
+Each case changes a sound folder. The real command builds it in this process, under a time limit that
+only a hang reaches, and what it takes of memory is held against what a sound build takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from model_build import folder as model_folder
+from tests.model_build.test_cli import Ran, Run, run, tiny
+from tests.model_build.test_export import edit_json, tiny_cross_encoder
+from tests.model_build.test_source import OLD, PLAIN, sentence_model
+
+__all__ = ["run", "tiny"]
+
+Change = Callable[[Path], None]
+HANGS_S = 120
+MOST_MIB = 300
+"""What a refusal may take beyond what the process has; a sound build of this size takes less."""
+
+
+def _text(name: str, text: str) -> Change:
+    def change(folder: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+
+    return change
+
+
+def _latin(name: str) -> Change:
+    def change(folder: Path) -> None:
+        (folder / name).write_text('{"é": 1}', "latin-1")
+
+    return change
+
+
+def _json(name: str, **values: Any) -> Change:
+    return lambda folder: edit_json(folder / name, **values)
+
+
+def _large(name: str, size: int) -> Change:
+    """A file of `size` that takes no disk."""
+
+    def change(folder: Path) -> None:
+        with (folder / name).open("wb") as stream:
+            stream.truncate(size)
+
+    return change
+
+
+def _fifo(name: str) -> Change:
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return change
+
+
+def _link(name: str, target: str) -> Change:
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target)
+
+    return change
+
+
+def _weights(header: Any, data: bytes = b"", length: int | None = None) -> Change:
+    """A safetensors file. header: JSON, or bytes as they are. length: stated, if not the true one."""
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+
+    def change(folder: Path) -> None:
+        stated = len(raw) if length is None else length
+        (folder / "model.safetensors").write_bytes(struct.pack("<Q", stated) + raw + data)
+
+    return change
+
+
+def _tensor(dtype: str, shape: list[Any], begin: int, end: int) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def _without(tensor: str) -> Change:
+    def change(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        del tensors[tensor]
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return change
+
+
+def _shape(tensor: str, *shape: int) -> Change:
+    def change(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors") | {tensor: np.zeros(shape, np.float32)}
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return change
+
+
+def _index(weight_map: Any) -> Change:
+    """The weights in shards. weight_map: the shard's name for every tensor, or what is there instead."""
+
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "shard.safetensors")
+        names = load_file(folder / "shard.safetensors")
+        content = dict.fromkeys(names, weight_map) if isinstance(weight_map, str) else weight_map
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": content}))
+
+    return change
+
+
+def _modules(*modules: Any) -> Change:
+    return _text("modules.json", json.dumps(modules))
+
+
+def _module_path(path: str) -> Change:
+    first, second = ({"type": kind, "path": where} for kind, where in PLAIN)
+    return _modules(first, second | {"path": path})
+
+
+def _dense(weight: tuple[int, ...], **config: Any) -> Change:
+    def change(folder: Path) -> None:
+        listed = [*PLAIN, (OLD + "Dense", "2_Dense")]
+        (folder / "modules.json").write_text(json.dumps([{"type": t, "path": p} for t, p in listed]))
+        (folder / "2_Dense").mkdir()
+        identity = "torch.nn.modules.linear.Identity"
+        edit_json(folder / "2_Dense" / "config.json", **({"activation_function": identity} | config))
+        tensors = {"linear.weight": np.zeros(weight, np.float32)}
+        save_file(tensors, folder / "2_Dense" / "model.safetensors")
+
+    return change
+
+
+def _tokenizer(**parts: Any) -> Change:
+    return lambda folder: edit_json(folder / "tokenizer.json", **parts)
+
+
+DEEP = "[" * 100_000
+NESTED = '{"a":' * 100_000
+# Its Rust slices "é" in the middle, and ends the process while it words the error.
+ABORTS = {
+    "type": "BPE",
+    "continuing_subword_prefix": "#",
+    "vocab": {"a": 0, "é": 1},
+    "merges": ["a é"],
+}
+PANICS = {
+    "type": "BPE",
+    "continuing_subword_prefix": "#####",
+    "vocab": {"a": 0, "b": 1, "ab": 2},
+    "merges": ["a b"],
+}
+PANICS_LATER = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}],
+    "pair": [],
+    "special_tokens": {},
+}
+
+POOLING = {"pooling_mode": "mean", "word_embedding_dimension": 32}
+
+CASES: dict[str, tuple[Change, str]] = {
+    # JSON
+    "config nested deep": (_text("config.json", DEEP), "config.json is nested too deep"),
+    "config of objects nested deep": (_text("config.json", NESTED), "config.json is nested too deep"),
+    "config too large": (_large("config.json", 1 << 40), "config.json has 1099511627776 bytes"),
+    "config of NULs": (_large("config.json", 1000), "config.json is not JSON"),
+    "config not UTF-8": (_latin("config.json"), "config.json is not UTF-8"),
+    "config a list": (_text("config.json", "[]"), "config.json is not a JSON object"),
+    "config of huge digits": (_text("config.json", '{"a": ' + "9" * 5000 + "}"), "config.json is not"),
+    "modules nested deep": (_text("modules.json", DEEP), "modules.json is nested too deep"),
+    "tokenizer settings nested deep": (_text("tokenizer_config.json", NESTED), "nested too deep"),
+    "prompts nested deep": (_text("config_sentence_transformers.json", DEEP), "nested too deep"),
+    "length nested deep": (_text("sentence_bert_config.json", DEEP), "nested too deep"),
+    "pooling nested deep": (_text("1_Pooling/config.json", DEEP), "nested too deep"),
+    # Values of a configuration
+    "hidden size a text": (_json("config.json", hidden_size="32"), "hidden_size"),
+    "hidden size a list": (_json("config.json", hidden_size=[32]), "hidden_size"),
+    "hidden size negative": (_json("config.json", hidden_size=-32), "hidden_size"),
+    "hidden size null": (_json("config.json", hidden_size=None), "config.json"),
+    "hidden size NaN": (_json("config.json", hidden_size=float("nan")), "hidden_size"),
+    "hidden size infinite": (_json("config.json", hidden_size=float("inf")), "hidden_size"),
+    "hidden size of a billion": (_json("config.json", hidden_size=10**9), "hidden_size"),
+    "hidden size beyond 64 bits": (_json("config.json", hidden_size=10**30), "hidden_size"),
+    "heads that do not divide": (_json("config.json", num_attention_heads=7), "config.json"),
+    "no heads": (_json("config.json", num_attention_heads=0), "num_attention_heads"),
+    "a billion layers": (_json("config.json", num_hidden_layers=10**9), "num_hidden_layers"),
+    "100,000 layers": (_json("config.json", num_hidden_layers=100_000), "num_hidden_layers"),
+    "200 layers": (_json("config.json", num_hidden_layers=200), "larger model than the weights"),
+    "layers true": (_json("config.json", num_hidden_layers=True), "num_hidden_layers"),
+    "a wide inside": (_json("config.json", intermediate_size=1 << 20), "larger model than the weights"),
+    "a wider inside": (_json("config.json", intermediate_size=10**9), "intermediate_size"),
+    "a vocabulary too large": (_json("config.json", vocab_size=5_000_000), "larger model than"),
+    "positions without end": (_json("config.json", max_position_embeddings=10**12), "max_position"),
+    "a million positions": (_json("config.json", max_position_embeddings=1 << 20), "larger model"),
+    "a million labels": (_json("config.json", num_labels=1_000_000), "num_labels"),
+    "labels a text": (_json("config.json", id2label="x"), "id2label"),
+    "labels not numbered": (_json("config.json", id2label={"x": "y"}), "config.json"),
+    "architectures a text": (_json("config.json", architectures="Bert"), "architectures"),
+    "architectures of numbers": (_json("config.json", architectures=[1]), "architectures"),
+    "model type a list": (_json("config.json", model_type=["bert"]), "model_type"),
+    "an activation that is none": (_json("config.json", hidden_act="no-such"), "config.json"),
+    "padding a text": (_json("config.json", pad_token_id="x"), "pad_token_id"),
+    "padding outside": (_json("config.json", pad_token_id=10**6), "config.json"),
+    "quantised weights": (_json("config.json", quantization_config={"quant_method": "x"}), "quantised"),
+    "weights named elsewhere": (
+        _json("config.json", transformers_weights="../x"),
+        "transformers_weights",
+    ),
+    # sentence-transformers' files
+    "length a text": (_json("sentence_bert_config.json", max_seq_length="x"), "max_seq_length"),
+    "length negative": (_json("sentence_bert_config.json", max_seq_length=-1), "max_seq_length"),
+    "longest negative": (_json("tokenizer_config.json", model_max_length=-5), "model_max_length"),
+    "longest NaN": (_json("tokenizer_config.json", model_max_length=float("nan")), "model_max_length"),
+    "longest a text": (_json("tokenizer_config.json", model_max_length="x"), "model_max_length"),
+    "prompts a list": (_json("config_sentence_transformers.json", prompts=["x"]), "prompts"),
+    "prompts of numbers": (_json("config_sentence_transformers.json", prompts={"q": 1}), "prompts"),
+    "default prompt a list": (
+        _json("config_sentence_transformers.json", default_prompt_name=["q"]),
+        "default_prompt_name",
+    ),
+    "sizes a text": (_json("config.json", matryoshka_dimensions="12"), "matryoshka_dimensions"),
+    "sizes negative": (_json("config.json", matryoshka_dims=[-1]), "matryoshka_dims"),
+    "pooling of objects": (_json("1_Pooling/config.json", pooling_mode=[{}]), "pooling_mode"),
+    "modules an object": (_text("modules.json", "{}"), "modules.json"),
+    "modules none": (_modules(), "the modules are not"),
+    "modules of numbers": (_modules(1), "modules.json"),
+    "a module absolute": (_module_path("/etc"), "outside the model"),
+    "a module above": (_module_path("1_Pooling/../../x"), "outside the model"),
+    "a module of NUL": (_module_path("1\0"), "outside the model"),
+    "a module that is no class": (
+        _modules({"type": "sentence_transformers.no.Transformer", "path": ""}),
+        "cross-encoder",
+    ),
+    "a code module": (_modules({"type": "os.system.Transformer", "path": ""}), "module"),
+    "dense of another width": (_dense((2, 31)), "do not fit vectors of 32 dimensions"),
+    "dense of three sides": (_dense((2, 32, 1)), "do not fit"),
+    "dense of no side": (_dense(()), "do not fit"),
+    "dense of nothing": (_dense((0, 32)), "do not fit"),
+    "dense with a list": (_dense((2, 32), module_input_name=["x"]), "module_input_name"),
+    "dense with a number": (_dense((2, 32), activation_function=1), "activation_function"),
+    # Tokenizers
+    "tokenizer nested deep": (_text("tokenizer.json", NESTED), "tokenizer.json is not a tokenizer"),
+    "tokenizer of 1 GB": (_large("tokenizer.json", 1 << 30), "tokenizer.json has 1073741824 bytes"),
+    "tokenizer of nothing": (_text("tokenizer.json", ""), "tokenizer.json is not a tokenizer"),
+    "tokenizer that panics": (_tokenizer(model=PANICS), "tokenizer.json is not a tokenizer"),
+    "tokenizer that panics later": (_tokenizer(post_processor=PANICS_LATER), "is not a tokenizer"),
+    "tokenizer that aborts": (_tokenizer(model=ABORTS), "tokenizer.json is not a tokenizer"),
+    # Weights
+    "weights of nothing": (_weights(b"", b"", 0), "sound safetensors"),
+    "weights of five bytes": (_text("model.safetensors", "abcde"), "model.safetensors"),
+    "a header longer than the file": (_weights(b"{}", length=100_000), "sound safetensors"),
+    "a header of many bytes": (_weights(b"{}", length=1 << 62), "more than 16777216 bytes"),
+    "a header that is no JSON": (_weights(b"nonsense"), "sound safetensors"),
+    "a header nested deep": (_weights(DEEP.encode()), "sound safetensors"),
+    "a header that is a list": (_weights([]), "sound safetensors"),
+    "offsets that overlap": (
+        _weights({"a": _tensor("F32", [2], 0, 8), "b": _tensor("F32", [2], 4, 12)}, bytes(12)),
+        "sound safetensors",
+    ),
+    "offsets beyond the end": (_weights({"a": _tensor("F32", [2], 0, 8)}, bytes(4)), "sound safetens"),
+    "offsets that go back": (_weights({"a": _tensor("F32", [2], 8, 0)}, bytes(8)), "sound safetensors"),
+    "a gap": (_weights({"a": _tensor("F32", [1], 4, 8)}, bytes(8)), "sound safetensors"),
+    "a tail": (_weights({"a": _tensor("F32", [1], 0, 4)}, bytes(8)), "sound safetensors"),
+    "a type that is none": (_weights({"a": _tensor("F31", [1], 0, 4)}, bytes(4)), "sound safetensors"),
+    "a type of another size": (_weights({"a": _tensor("F64", [1], 0, 4)}, bytes(4)), "sound safetens"),
+    "a shape that does not fit": (_weights({"a": _tensor("F32", [9], 0, 4)}, bytes(4)), "sound safet"),
+    "a shape that overflows": (
+        _weights({"a": _tensor("F32", [1 << 62, 1 << 62], 0, 4)}, bytes(4)),
+        "sound safetensors",
+    ),
+    "a shape negative": (_weights({"a": _tensor("F32", [-1], 0, 4)}, bytes(4)), "sound safetensors"),
+    "a key twice": (
+        _weights(
+            b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+            b'"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}',
+            bytes(8),
+        ),
+        "sound safetensors",
+    ),
+    "tensors of other names": (_weights({"a": _tensor("F32", [1], 0, 4)}, bytes(4)), "weights lack"),
+    "a tensor missing": (_without("encoder.layer.1.output.dense.weight"), "weights lack encoder"),
+    "a tensor of another shape": (
+        _shape("encoder.layer.0.output.dense.weight", 5, 5),
+        "weights are not those",
+    ),
+    "weights of 1 TB": (_large("model.safetensors", 1 << 40), "this machine's memory"),
+    # Shards
+    "a shard above": (_index("../shard.safetensors"), "outside the model's folder"),
+    "a shard absolute": (_index("/etc/passwd"), "outside the model's folder"),
+    "a shard of NUL": (_index("x\0"), "outside the model's folder"),
+    "a shard missing": (_index("none.safetensors"), "there is no none.safetensors"),
+    "a shard without the tensor": (_index({"x": "shard.safetensors"}), "a tensor which it does not"),
+    "a map of numbers": (_index({"x": 1}), "model.safetensors.index.json"),
+    "a map that is none": (_index([]), "model.safetensors.index.json"),
+    # What is no regular file
+    "config a FIFO": (_fifo("config.json"), "config.json in the model's folder is no regular file"),
+    "weights a FIFO": (_fifo("model.safetensors"), "model.safetensors in the model's folder is no"),
+    "tokenizer a FIFO": (_fifo("tokenizer.json"), "tokenizer.json in the model's folder is no regular"),
+    "a FIFO that libraries open": (_fifo("added_tokens.json"), "is no regular file"),
+    "a FIFO in a module": (_fifo("1_Pooling/config.json"), "is no regular file"),
+    "config /dev/zero": (_link("config.json", "/dev/zero"), "config.json in the model's folder is no"),
+    "weights /dev/zero": (_link("model.safetensors", "/dev/zero"), "is no regular file"),
+    "tokenizer /dev/stdin": (_link("tokenizer.json", "/dev/full"), "is no regular file"),
+    "config a link to nothing": (_link("config.json", "nothing"), "config.json"),
+    "config a link to itself": (_link("config.json", "config.json"), "config.json"),
+}
+
+
+@pytest.fixture
+def limited() -> Iterator[None]:
+    """Ends a test that hangs, and fails one that takes much memory."""
+
+    def hang(*_: object) -> None:
+        raise TimeoutError("the build hangs")
+
+    before = signal.signal(signal.SIGALRM, hang)
+    signal.alarm(HANGS_S)
+    held = _peak_mib()
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert _peak_mib() - held < MOST_MIB
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries() -> None:
+    """What torch and transformers take by themselves is no case's."""
+    import transformers.models.bert.modeling_bert  # noqa: F401
+
+    import model_build.evaluate
+    import model_build.export  # noqa: F401
+
+
+def _refused(ran: Ran, message: str, folder: Path) -> None:
+    assert ran.returncode == 2, ran.stderr
+    (sentence,) = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
+    assert message in sentence
+    assert len(sentence) < 500
+    assert "Traceback" not in ran.stderr
+    assert "panicked" not in ran.stderr
+    assert str(folder) not in sentence
+
+
+@pytest.mark.usefixtures("limited")
+@pytest.mark.parametrize("case", CASES)
+def test_a_hostile_folder_is_refused(case: str, run: Run, tmp_path: Path) -> None:
+    """One sentence that names the file or the field, and exit code 2."""
+    change, message = CASES[case]
+    folder = sentence_model(tmp_path / "model", PLAIN, POOLING)
+    change(folder)
+    _refused(run(folder, "--target", "cpu-fp32"), message, tmp_path)
+
+
+@pytest.mark.usefixtures("limited")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_json("config.json", num_hidden_layers=200), "weights"),
+        (_json("config.json", id2label={str(n): "x" for n in range(1_001)}), "id2label"),
+        (_without("classifier.weight"), "weights lack classifier.weight"),
+        (_shape("classifier.weight", 3, 3), "weights are not those"),
+    ],
+)
+def test_a_hostile_cross_encoder_is_refused(
+    change: Change, message: str, run: Run, tmp_path: Path
+) -> None:
+    """The same, of a classifier."""
+    folder = tiny_cross_encoder(tmp_path / "model")
+    change(folder)
+    _refused(run(folder, "--target", "cpu-fp32"), message, tmp_path)
+
+
+@pytest.mark.usefixtures("limited")
+@pytest.mark.parametrize("case", ["200 layers", "a tensor missing", "a tensor of another shape"])
+def test_a_hostile_folder_is_refused_for_the_gpu_too(case: str, run: Run, tmp_path: Path) -> None:
+    """Another path reads the weights there."""
+    folder = sentence_model(tmp_path / "model", PLAIN, POOLING)
+    CASES[case][0](folder)
+    _refused(run(folder, "--target", "gpu-fp16"), "weights", tmp_path)
+
+
+def test_a_folder_of_very_many_files_is_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are counted, not read: the root of a disk is no model."""
+    monkeypatch.setattr(model_folder, "MAX_FILES", 20)
+    folder = sentence_model(tmp_path / "model", PLAIN, POOLING)
+    for n in range(20):
+        (folder / f"{n}.json").write_text("{}")
+    _refused(run(folder, "--target", "cpu-fp32"), "more than 20 files", tmp_path)
+
+
+def test_a_name_too_long_for_the_file_system_is_refused(run: Run, tmp_path: Path) -> None:
+    """It is no folder, and no hub's id."""
+    _refused(run("a" * 5_000, "--target", "cpu-fp32"), "is neither a folder", tmp_path)
+
+
+def test_a_snapshot_of_links_is_built(run: Run, tiny: Path, tmp_path: Path) -> None:
+    """The hub's cache holds links to ../../blobs, and those must go on being followed."""
+    folder, blobs = tmp_path / "snapshots" / "model", tmp_path / "blobs"
+    shutil.copytree(tiny, folder)
+    blobs.mkdir()
+    for number, path in enumerate(sorted(p for p in folder.rglob("*") if p.is_file())):
+        path.rename(blobs / str(number))
+        path.symlink_to(os.path.relpath(blobs / str(number), path.parent))
+    (folder / "gone.json").symlink_to("nothing")  # as a download that broke off leaves
+    ran = run(folder, "--target", "cpu-fp32")
+    assert ran.returncode == 0, ran.stderr
