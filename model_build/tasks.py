@@ -6,12 +6,13 @@ It does not know models: an `Embed` or a `Score` is all it needs.
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,10 @@ from scipy.stats import spearmanr
 
 from shared.contracts import FloatMatrix
 from shared.errors import InvalidInput
+from shared.regular_files import open_regular
 
 CUT = 10  # nDCG@10
+_MAX_GRADE = 100  # a gain is two to that power
 
 Embed = Callable[[Sequence[str], str | None], FloatMatrix]
 """Texts and a prompt's name (None: the model's default) -> (N, D) float32 unit vectors."""
@@ -152,9 +155,9 @@ def _prompt_names(prompts: set[str]) -> tuple[str | None, str | None]:
 
 def _read_answers(path: Path) -> Answers:
     answers = Answers(path.stem, [], [], [])
-    with path.open(encoding="utf-8", newline="") as stream:
+    with io.TextIOWrapper(open_regular(path), "utf-8", newline="") as stream:
         rows = csv.DictReader(stream)
-        for row in rows:
+        for row in _each(rows, path):
             question, label, answer = (row.get(name) for name in ("qtext", "label", "atext"))
             if label not in ("0", "1") or not question or not answer:
                 raise _malformed(path, rows.line_num, "has no qtext, label (0 or 1) and atext")
@@ -166,9 +169,23 @@ def _read_answers(path: Path) -> Answers:
     return answers
 
 
+def _each(rows: csv.DictReader[str], path: Path) -> Iterator[dict[str | Any, str | Any]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise _malformed(path, rows.line_num + 1, "is no CSV, or has a field of over 131,072") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Each with its number, from 1."""
+    with open_regular(path) as stream:
+        text = stream.read().decode()
+    yield from enumerate(text.splitlines(), start=1)
+
+
 def _read_pairs(path: Path) -> Pairs:
     pairs = Pairs(path.stem, [], [], [])
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    for number, line in _lines(path):
         score, *texts = line.split("\t")
         if len(texts) < 2:
             raise _malformed(path, number, "is not score, a, b with tabs between")
@@ -188,15 +205,19 @@ def _read_pairs(path: Path) -> Pairs:
 def _read_retrieval(path: Path) -> Retrieval:
     relevant: dict[str, dict[str, int]] = {}
     judgements = path / "qrels" / "test.tsv"
-    for number, line in enumerate(judgements.read_text("utf-8").splitlines(), start=1):
+    for number, line in _lines(judgements):
         if number == 1 and line.startswith("query-id"):
             continue
         try:
             query, document, grade = line.split("\t")
+            if int(grade) > _MAX_GRADE:
+                raise ValueError
             if int(grade) > 0:
                 relevant.setdefault(query, {})[document] = int(grade)
         except ValueError as error:
-            raise _malformed(judgements, number, "is not query, document, grade") from error
+            raise _malformed(
+                judgements, number, f"is not query, document, grade (0 to {_MAX_GRADE})"
+            ) from error
     queries = _read_texts(path / "queries.jsonl")
     if not relevant.keys() & queries.keys():
         raise InvalidInput(f"{path.name} has no query with a relevant document", field="eval")
@@ -206,13 +227,13 @@ def _read_retrieval(path: Path) -> Retrieval:
 def _read_texts(path: Path) -> dict[str, str]:
     """_id -> title and text of each JSON line; empty ones are left out."""
     texts = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    for number, line in _lines(path):
         try:
             item = json.loads(line)
             text = f"{item.get('title') or ''} {item['text']}".strip()
             if text:
                 texts[str(item["_id"])] = text
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise _malformed(path, number, "is not an object with _id and text") from error
     return texts
 

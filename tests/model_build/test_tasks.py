@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -111,6 +112,7 @@ def test_answers_are_read_from_a_csv(tmp_path: Path) -> None:
         ("qtext,label,atext\nq,1,a\nq,maybe,a\n", "line 3"),
         ("question,label,answer\nq,1,a\n", "line 2"),
         ("qtext,label,atext\nq,0,a\n", "no question with a right answer"),
+        ("qtext,label,atext\nq,1," + "a" * 200_000, "line 2"),
     ],
 )
 def test_malformed_answers_are_named(content: str, message: str, tmp_path: Path) -> None:
@@ -163,6 +165,22 @@ def test_a_broken_beir_folder_is_named(tmp_path: Path) -> None:
     (folder / "corpus.jsonl").write_text("{}\n")
     with pytest.raises(InvalidInput, match=r"corpus.jsonl, line 1"):
         read_evaluation(folder)
+    (folder / "corpus.jsonl").write_text("[" * 100_000)
+    with pytest.raises(InvalidInput, match=r"corpus.jsonl, line 1"):
+        read_evaluation(folder)
     (folder / "queries.jsonl").unlink()
     with pytest.raises(InvalidInput, match="cannot be read"):
         read_evaluation(folder)
+    (folder / "qrels" / "test.tsv").write_text("q1\td1\t1000000000\n")
+    with pytest.raises(InvalidInput, match=r"test.tsv, line 1 .*0 to 100"):
+        read_evaluation(folder)
+
+
+@pytest.mark.parametrize("name", ["sts.tsv", "qa.csv", "nano/queries.jsonl"])
+def test_what_is_no_regular_file_is_named_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    """Nobody writes to the FIFO."""
+    folder = beir(tmp_path / "nano")
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        read_evaluation(folder if name.startswith("nano") else tmp_path / name)
