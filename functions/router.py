@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from functions.admission import Admission, Admitted
 from functions.answers import (
     accepts_msgpack,
     answer_unrouted,
@@ -49,7 +50,15 @@ from shared.contracts import (
 from shared.contracts import Request as Asked
 from shared.dialects import openai, tei
 from shared.dialects.body import JSON, decode_body, fill_from_query, read_marks
-from shared.dialects.operations import PATHS, FormatError, Operation, choose, operations_at
+from shared.dialects.operations import (
+    PATHS,
+    FormatError,
+    Operation,
+    choose,
+    error_format_at,
+    is_operation,
+    operations_at,
+)
 from shared.errors import BlitzError, InvalidInput, UnknownModel
 from shared.manifest import Task, is_name
 from shared.settings import Settings
@@ -215,6 +224,15 @@ def create_app(
     )
     add_docs_page(app)
     app.add_exception_handler(HTTPException, answer_unrouted)
+    admission = Admission(max_requests=settings.max_requests, max_bytes=settings.max_pending_bytes)
+    app.add_middleware(
+        Admitted,
+        admission=admission,
+        backend=backend,
+        asks_backend=is_operation,
+        refuse=lambda path, error: error_response(error_format_at(path), error),
+        metrics=metrics,
+    )
     if settings.api_key_hashes:
         app.add_middleware(RequireKey, hashes=settings.api_key_hashes, metrics=metrics)
     app.add_middleware(Observed)  # the last one added is the outermost: refusals are seen too

@@ -112,6 +112,9 @@ class FakeBackend:
     async def cards(self) -> list[ModelCard]:
         return [card_of(name) for name in self.model_names]
 
+    def check(self) -> None:
+        """There is always room."""
+
     async def states(self) -> list[ModelState]:
         if self.error:
             raise self.error
