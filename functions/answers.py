@@ -74,6 +74,8 @@ def error_response(format_error: FormatError, error: BlitzError) -> Response:
     """An error in a dialect's shape; when to come again, where that helps."""
     status, body = format_error(error)
     response = json_response(body, status)
+    if status == 408:
+        response.headers["connection"] = "close"  # or the rest of the body would be waited for
     if status in (429, 503):
         wait_s = 1.0 if error.retry_after_s is None else error.retry_after_s
         response.headers["retry-after"] = str(math.ceil(wait_s))
