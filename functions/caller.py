@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from functions.admission import hold_body
+from functions.pace import at_least
 from shared import deadline
 from shared.errors import BlitzError, PayloadTooLarge, Unavailable
 from shared.logs import FAILURE, Failure
@@ -22,6 +23,9 @@ from shared.telemetry import Telemetry
 
 LARGE_BODY_BYTES = 256 * 1024
 """Decoding more than this on the event loop would hold other requests for milliseconds."""
+
+MIN_BYTES_PER_S, PAUSE_S = 10_000.0, 10.0
+"""A body comes at least so fast, without a longer pause."""
 
 _DRAIN_BYTES, _DRAIN_S = 64 << 20, 5.0
 """So much of a body that is too large is read and dropped, and so long."""
@@ -67,7 +71,7 @@ def answering(
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """The whole body. Raises PayloadTooLarge: of a longer one than `max_bytes` no more is held.
 
-    And Overloaded, if other requests hold too much already.
+    And Overloaded, if other requests hold too much already; RequestTimeout.
     """
     too_large = PayloadTooLarge(f"the body is larger than {max_bytes} bytes")
     stream = request.stream()
@@ -81,7 +85,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         raise too_large
     hold_body(request.scope, announced)
     body = bytearray()
-    async for chunk in stream:
+    async for chunk in at_least(stream, bytes_per_s=MIN_BYTES_PER_S, grace_s=PAUSE_S):
         if len(body) + len(chunk) > max_bytes:
             await _drain(stream, _DRAIN_BYTES)
             raise too_large
