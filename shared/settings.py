@@ -108,7 +108,7 @@ class Settings:
     max_wait_ms: float = 0.0
     queue_tokens: int = 1_000_000
     max_queue_s: float = 30.0
-    max_connections: int = 4096
+    max_connections: int = 2048
     keep_alive_s: float = 130.0
     max_requests: int = 512
     max_pending_bytes: int = 64_000_000

@@ -55,7 +55,8 @@ async def _measure(url: str, pid: int, texts: list[str], seconds: float) -> dict
         capacity_per_s = sum(answer.right for answer in busy) / (time.perf_counter() - began)
     before_mib = memory_mib(pid)
     async with memory_of(pid) as peak:
-        answers = await flood(url, question, TIMES * capacity_per_s, seconds)
+        count = int(TIMES * capacity_per_s * seconds)
+        answers = await flood(url, question, TIMES * capacity_per_s, count)
     at_the_end_mib = memory_mib(pid)
     await asyncio.sleep(AFTERWARDS_S)
     accepted = [answer for answer in answers if answer.status == 200]
