@@ -19,9 +19,9 @@ PROBES = ("/health", "/ready", "/metrics")
 """Asked every few seconds by machines, for ever. They are answered when nothing else is: an instance
 that is busy is not dead, and its metrics say why."""
 
-SMALL_BODY_BYTES = 64 * 1024
-"""What a connection's buffer holds anyway. The number of requests bounds it; the bytes of larger bodies
-are counted, so that no sender of large bodies keeps out the small ones."""
+SMALL_BYTES = 64 * 1024
+"""So much each request may hold; the number of requests bounds it. Only what is more is counted, so that
+nobody who sends or asks for much keeps out those who do not."""
 
 RETRY_S = 1.0
 
@@ -38,7 +38,8 @@ class Checks(Protocol):
 class Admission:
     """What requests under way hold, in one process. For one event loop.
 
-    max_requests: under way at once. max_bytes: of their bodies, as far as each is over SMALL_BODY_BYTES.
+    max_requests: under way at once. max_bytes: of their bodies and answers, as far as a request's are
+    over SMALL_BYTES; one that is alone may have more, so that whatever is allowed gets its turn.
     """
 
     def __init__(self, *, max_requests: int, max_bytes: int) -> None:
@@ -57,12 +58,13 @@ class Admission:
         self.requests += 1
         return Place(self)
 
-    def hold(self, size: int) -> None:
-        """Count `size` more bytes of bodies. Raises Overloaded, and then counts none."""
-        if self.held_bytes + size > self._max_bytes:
+    def hold(self, size: int, *, held: int) -> None:
+        """Count `size` more bytes for a request that holds `held`. Raises Overloaded."""
+        others = self.held_bytes - held
+        if others and others + held + size > self._max_bytes:
             raise Overloaded(
-                f"the bodies of the requests under way have {self.held_bytes} bytes, and at most "
-                f"{self._max_bytes} are held: retry later",
+                f"other requests hold {others} bytes of texts and vectors, and this one would make it "
+                f"more than {self._max_bytes}: retry later, or send less at once",
                 retry_after_s=RETRY_S,
             )
         self.held_bytes += size
@@ -77,17 +79,20 @@ class Place:
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
-        self._held_bytes = 0
+        self._body_bytes = self._answer_bytes = self._counted = 0
 
-    def hold(self, body_bytes: int) -> None:
-        """The body has `body_bytes` in all, or up to now. Raises Overloaded."""
-        more = body_bytes - SMALL_BODY_BYTES - self._held_bytes
+    def hold(self, *, body_bytes: int = 0, answer_bytes: int = 0) -> None:
+        """The body has so many bytes in all, or up to now; the answer will. Raises Overloaded."""
+        body = max(self._body_bytes, body_bytes)
+        answer = max(self._answer_bytes, answer_bytes)
+        more = body + answer - SMALL_BYTES - self._counted
         if more > 0:
-            self._admission.hold(more)
-            self._held_bytes += more
+            self._admission.hold(more, held=self._counted)
+            self._counted += more
+        self._body_bytes, self._answer_bytes = body, answer
 
     def leave(self) -> None:
-        self._admission.leave(self._held_bytes)
+        self._admission.leave(self._counted)
 
 
 class Admitted:
@@ -132,10 +137,7 @@ class Admitted:
             place.leave()
 
 
-def hold_body(scope: Scope, body_bytes: int) -> None:
-    """The request's body has `body_bytes` in all, or up to now. Raises Overloaded.
-
-    Of a request that came past Admitted; others are not counted.
-    """
+def hold(scope: Scope, *, body_bytes: int = 0, answer_bytes: int = 0) -> None:
+    """As Place.hold, for a request that came past Admitted; others are not counted."""
     if (place := scope.get(_PLACE)) is not None:
-        place.hold(body_bytes)
+        place.hold(body_bytes=body_bytes, answer_bytes=answer_bytes)

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from functions.admission import hold_body
-from functions.pace import at_least
+from functions.admission import hold
+from functions.pace import MIN_BYTES_PER_S, PAUSE_S, at_least
 from shared import deadline
 from shared.errors import BlitzError, PayloadTooLarge, Unavailable
 from shared.logs import FAILURE, Failure
@@ -23,9 +23,6 @@ from shared.telemetry import Telemetry
 
 LARGE_BODY_BYTES = 256 * 1024
 """Decoding more than this on the event loop would hold other requests for milliseconds."""
-
-MIN_BYTES_PER_S, PAUSE_S = 10_000.0, 10.0
-"""A body comes at least so fast, without a longer pause."""
 
 _DRAIN_BYTES, _DRAIN_S = 64 << 20, 5.0
 """So much of a body that is too large is read and dropped, and so long."""
@@ -83,14 +80,14 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         if announced <= max_bytes + _DRAIN_BYTES and "expect" not in request.headers:
             await _drain(stream, announced)
         raise too_large
-    hold_body(request.scope, announced)
+    hold(request.scope, body_bytes=announced)
     body = bytearray()
     async for chunk in at_least(stream, bytes_per_s=MIN_BYTES_PER_S, grace_s=PAUSE_S):
         if len(body) + len(chunk) > max_bytes:
             await _drain(stream, _DRAIN_BYTES)
             raise too_large
         body += chunk
-        hold_body(request.scope, len(body))
+        hold(request.scope, body_bytes=len(body))
     return bytes(body)
 
 

@@ -1,4 +1,4 @@
-"""How fast a body must come: who sends more slowly is ended with 408.
+"""How fast callers must send and take: who sends more slowly is ended with 408, who takes so is cut off.
 
 Does not know HTTP, nor what the bytes are for.
 """
@@ -10,6 +10,9 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 
 from shared.errors import RequestTimeout
+
+MIN_BYTES_PER_S, PAUSE_S = 10_000.0, 10.0
+"""What callers send and take comes and goes at least so fast, without a longer pause."""
 
 
 class MinimumRate:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from functions.admission import Admission, Admitted
+from functions.admission import Admission, Admitted, hold
 from functions.answers import (
+    PacedResponse,
     accepts_msgpack,
+    answer_bytes,
     answer_unrouted,
     error_response,
     headers_of,
@@ -128,6 +130,7 @@ class Endpoints:
             await self._card(named)  # tells which there are; NAME@REVISION is for bulk jobs alone
         model = named or (await self._default_card(operation.task)).name
         asked = operation.request_from(body, model=model, settings=self._settings)
+        await self._hold_answer(request, asked)
         inputs = len(texts_of(asked))
         with preference.stated(request.headers.get(preference.HEADER)):
             self._metrics.request_arrived(inputs)
@@ -144,7 +147,13 @@ class Endpoints:
             timings=result.timings,
         )
         media_type = wire.CONTENT_TYPE if packed else JSON
-        return Response(content, 200, headers_of(asked, result, total_s), media_type)
+        return PacedResponse(content, 200, headers_of(asked, result, total_s), media_type)
+
+    async def _hold_answer(self, request: Request, asked: Asked) -> None:
+        """Before there is any of it: requests are worked on side by side, and all fill at once."""
+        cards = await self._catalogue.cards_of(asked.model)
+        dimensions = max((card.dimensions for card in cards), default=0)
+        hold(request.scope, answer_bytes=answer_bytes(asked, dimensions))
 
     async def models(self, request: Request) -> Response:
         return json_response(openai.format_models(await self._cards()))

@@ -67,7 +67,8 @@ class Settings:
     keep_alive_s: how long an idle connection stays open: longer than proxies keep theirs (60 to 120 s),
         so that it is never closed under a request.
     max_requests: requests under way in this process; more get 429 before their body is read.
-    max_pending_bytes: of the bodies of requests under way, as far as one is over 64 KiB; then 429 too.
+    max_pending_bytes: of the bodies and answers of requests under way, as far as one's are over 64 KiB;
+        beyond it 429 too.
     max_body_bytes, max_inputs, max_request_tokens: a request's limits.
     max_file_bytes: the largest file that /v1/files takes.
     allow_token_ids: accept OpenAI inputs of token ids as ids of the model's own vocabulary.
@@ -111,7 +112,7 @@ class Settings:
     max_connections: int = 2048
     keep_alive_s: float = 130.0
     max_requests: int = 512
-    max_pending_bytes: int = 64_000_000
+    max_pending_bytes: int = 128_000_000
     max_body_bytes: int = 20_000_000
     max_file_bytes: int = 200_000_000
     max_inputs: int = 2048
@@ -135,8 +136,6 @@ class Settings:
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise Misconfigured(f"{PREFIX}{name.upper()} must be more than 0")
-        if self.max_pending_bytes < self.max_body_bytes:
-            raise Misconfigured("BLITZ_MAX_PENDING_BYTES must be at least BLITZ_MAX_BODY_BYTES")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:

@@ -46,6 +46,9 @@ class Free:
     async def cards(self) -> list[ModelCard]:
         return [ModelCard("free", "1", "cpu-int8", "bert", "mean", 384, 256)]
 
+    async def cards_of(self, name: str) -> list[ModelCard]:
+        return [card for card in await self.cards() if card.name == name]
+
 
 def run() -> dict[str, float]:
     """Requests a second and core."""

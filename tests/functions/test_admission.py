@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from functions.admission import PROBES, SMALL_BODY_BYTES, Admission
+from functions.admission import PROBES, SMALL_BYTES, Admission
 from shared import wire
 from shared.dialects.operations import PATHS, error_format_at
 from shared.errors import Overloaded
@@ -22,7 +22,7 @@ from tests.questions import seen
 
 pytestmark = pytest.mark.anyio
 
-LARGE = SMALL_BODY_BYTES + 1_000
+LARGE = SMALL_BYTES + 1_000
 
 
 class Full(FakeBackend):
@@ -120,20 +120,20 @@ async def test_probes_are_answered_when_nothing_else_is(path: str) -> None:
 async def test_large_bodies_have_a_bound_together_and_do_not_keep_out_small_ones() -> None:
     """Announced bytes count at once, others as they come."""
     backend = Blocked()
-    settings = {"max_body_bytes": LARGE, "max_pending_bytes": LARGE}
+    held = 10  # 1,000 bytes each of the body, and 8 floats of the answer
+    limit = held * (1_000 + 8 * 16)
     chunks = b"%x\r\n%s\r\n0\r\n\r\n"
-    with serving(app_of(backend, **settings)) as port:
-        held = LARGE // 1_000  # a body of LARGE bytes counts 1,000
+    with serving(app_of(backend, max_pending_bytes=limit)) as port:
         bodies = [text_of(LARGE)] * held
         async with blocked(backend, port, *bodies):
             announced = http(b"content-length: %d" % LARGE, body=b"")
             status, headers, body = head_of(await exchange(port, announced))
             assert (status, headers["retry-after"]) == (429, "1")
-            assert f"at most {LARGE} are held" in orjson.loads(body)["error"]["message"]
+            assert f"more than {limit}: retry later" in orjson.loads(body)["error"]["message"]
             sent = chunks % (LARGE, text_of(LARGE))
             status, _, _ = head_of(await exchange(port, http(b"transfer-encoding: chunked", body=sent)))
             assert status == 429
-            asking = asyncio.create_task(exchange(port, post(text_of(SMALL_BODY_BYTES))))
+            asking = asyncio.create_task(exchange(port, post(text_of(SMALL_BYTES - 1_000))))
             await seen(lambda: backend.arrived > held)
         assert head_of(await asking)[0] == 200
         status, _, _ = head_of(await exchange(port, post(text_of(LARGE))))
@@ -154,20 +154,37 @@ async def test_a_backend_refuses_in_the_wire_format() -> None:
     assert isinstance(wire.unpack_error(body), Overloaded)
 
 
+async def test_answers_count_before_there_is_any_of_them() -> None:
+    """Of 1,000 texts with 8 dimensions and 16 bytes a float: two such requests are one too many."""
+    backend = Blocked()
+    many = b'{"model":"mini","input":[%s]}' % b",".join([b'"a"'] * 1_000)
+    with serving(app_of(backend, max_pending_bytes=1_000 * 8 * 16)) as port:
+        async with blocked(backend, port, many) as answers:
+            status, _, _ = head_of(await exchange(port, post(many)))
+            assert status == 429
+        assert head_of(await answers[0])[0] == 200
+        assert head_of(await exchange(port, post(many)))[0] == 200
+
+
 def test_what_is_counted_is_given_back_to_the_byte() -> None:
     """A refused byte counts for nobody."""
     admission = Admission(max_requests=2, max_bytes=100)
     one, two = admission.enter(), admission.enter()
     with pytest.raises(Overloaded):
         admission.enter()
-    one.hold(SMALL_BODY_BYTES + 60)
-    two.hold(SMALL_BODY_BYTES)
+    one.hold(body_bytes=SMALL_BYTES + 60)
+    two.hold(body_bytes=SMALL_BYTES)
     assert admission.held_bytes == 60
     with pytest.raises(Overloaded):
-        two.hold(SMALL_BODY_BYTES + 41)
-    two.hold(SMALL_BODY_BYTES + 40)
-    one.hold(SMALL_BODY_BYTES + 10)  # less than was announced: nothing more
+        two.hold(body_bytes=SMALL_BYTES + 41)
+    two.hold(body_bytes=SMALL_BYTES + 30)
+    with pytest.raises(Overloaded):
+        two.hold(answer_bytes=11)
+    two.hold(answer_bytes=10)
+    one.hold(body_bytes=SMALL_BYTES + 10)  # less than was announced: nothing more
     assert admission.held_bytes == 100
     one.leave()
+    assert admission.held_bytes == 40
+    two.hold(answer_bytes=10_000)  # alone
     two.leave()
     assert (admission.requests, admission.held_bytes) == (0, 0)
