@@ -5,24 +5,40 @@ Does not know routes or backends; dialects know the bodies.
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
 
 import orjson
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
+from functions.pace import MIN_BYTES_PER_S, PAUSE_S, MinimumRate
 from shared import wire
-from shared.contracts import EmbedResult, RerankRequest, RerankResult, Result, TokenizeResult
+from shared.contracts import (
+    EmbedRequest,
+    EmbedResult,
+    RerankRequest,
+    RerankResult,
+    Result,
+    TokenizeRequest,
+    TokenizeResult,
+)
 from shared.contracts import Request as Asked
 from shared.dialects.body import JSON
 from shared.dialects.operations import FormatError
-from shared.errors import BlitzError
+from shared.errors import BlitzError, RequestTimeout
 
 # More than this is coded in a thread, so that the event loop goes on between the steps. One call of
 # orjson keeps the GIL (about 11 ms for 1,024 x 384 floats): encoding chunks of rows would halve that
 # pause, and was measured to take 40 % longer in all.
 LARGE_RESULT_FLOATS = 64 * 1024
 LARGE_RESULT_TOKENS = 2 * 1024
+
+
+SLICE_BYTES = 64 * 1024
+_BYTES_PER_FLOAT, _BYTES_PER_CHARACTER = 16, 32
 
 
 def accepts_msgpack(request: Request) -> bool:
@@ -70,10 +86,44 @@ def _characters(asked: Asked) -> int:
     )
 
 
+class PacedResponse(Response):
+    """Goes out in slices, each when the caller has taken most of what was sent before.
+
+    A response that is handed over whole lies in the connection's buffer for as long as its caller likes,
+    where nobody counts it. A caller that takes fewer than MIN_BYTES_PER_S is cut off.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = self.raw_headers
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        rate = MinimumRate(bytes_per_s=MIN_BYTES_PER_S, grace_s=PAUSE_S)
+        for start in range(0, max(1, len(self.body)), SLICE_BYTES):
+            end = start + SLICE_BYTES
+            part, more = bytes(self.body[start:end]), end < len(self.body)
+            began_s = time.monotonic()
+            try:
+                async with asyncio.timeout(rate.left_s):
+                    await send({"type": "http.response.body", "body": part, "more_body": more})
+                rate.received(len(part), time.monotonic() - began_s)
+            except (TimeoutError, RequestTimeout):
+                return  # the server closes what was not completed
+
+
+def answer_bytes(asked: Asked, dimensions: int) -> int:
+    """About what the answer holds: arrays, and their text form. dimensions: of the model's vectors."""
+    if isinstance(asked, EmbedRequest):
+        return len(asked.inputs) * dimensions * _BYTES_PER_FLOAT
+    if isinstance(asked, TokenizeRequest):
+        return _characters(asked) * _BYTES_PER_CHARACTER
+    return 0
+
+
 def error_response(format_error: FormatError, error: BlitzError) -> Response:
     """An error in a dialect's shape; when to come again, where that helps."""
     status, body = format_error(error)
     response = json_response(body, status)
+    if status == 408:
+        response.headers["connection"] = "close"  # or the rest of the body would be waited for
     if status in (429, 503):
         wait_s = 1.0 if error.retry_after_s is None else error.retry_after_s
         response.headers["retry-after"] = str(math.ceil(wait_s))

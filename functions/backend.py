@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from functions.admission import Admission, Admitted
 from functions.caller import (
     LARGE_BODY_BYTES,
     Endpoint,
@@ -129,7 +130,19 @@ def create_app(
             )
             for method, path, endpoint in table
         ],
-        middleware=[Middleware(Observed)],
+        middleware=[
+            Middleware(Observed),
+            Middleware(
+                Admitted,
+                admission=Admission(
+                    max_requests=settings.max_requests, max_bytes=settings.max_pending_bytes
+                ),
+                backend=inference,
+                asks_backend=lambda path: True,
+                refuse=lambda path, error: _error_response(error),
+                metrics=metrics,
+            ),
+        ],
     )
 
 

@@ -14,6 +14,8 @@ from typing import Any, TypeAlias, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from functions.admission import hold
+from functions.pace import MIN_BYTES_PER_S, PAUSE_S, at_least
 from shared import deadline
 from shared.errors import BlitzError, PayloadTooLarge, Unavailable
 from shared.logs import FAILURE, Failure
@@ -64,7 +66,10 @@ def answering(
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body, or PayloadTooLarge: of a longer one than `max_bytes` no more is held."""
+    """The whole body. Raises PayloadTooLarge: of a longer one than `max_bytes` no more is held.
+
+    And Overloaded, if other requests hold too much already; RequestTimeout.
+    """
     too_large = PayloadTooLarge(f"the body is larger than {max_bytes} bytes")
     stream = request.stream()
     stated = request.headers.get("content-length", "")
@@ -75,14 +80,15 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         if announced <= max_bytes + _DRAIN_BYTES and "expect" not in request.headers:
             await _drain(stream, announced)
         raise too_large
-    chunks, size = [], 0
-    async for chunk in stream:
-        size += len(chunk)
-        if size > max_bytes:
+    hold(request.scope, body_bytes=announced)
+    body = bytearray()
+    async for chunk in at_least(stream, bytes_per_s=MIN_BYTES_PER_S, grace_s=PAUSE_S):
+        if len(body) + len(chunk) > max_bytes:
             await _drain(stream, _DRAIN_BYTES)
             raise too_large
-        chunks.append(chunk)
-    return b"".join(chunks)
+        body += chunk
+        hold(request.scope, body_bytes=len(body))
+    return bytes(body)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -138,6 +138,9 @@ class Inference:
             manifest.device,
         )
 
+    def check(self) -> None:
+        self._batcher.check()
+
     async def states(self) -> list[ModelState]:
         """Every model the cache or the store knows, by name. Raises StoreUnavailable."""
         cards = await self._catalogue.cards()

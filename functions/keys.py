@@ -21,9 +21,8 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shared.dialects import openai
 from shared.dialects.body import JSON
-from shared.dialects.operations import PATHS, operations_at
+from shared.dialects.operations import error_format_at
 from shared.errors import Unauthorized
 from shared.telemetry import Telemetry
 
@@ -33,7 +32,6 @@ OPEN_PATH = "/health"
 REFUSAL = (
     "send a valid key: as Authorization: Bearer KEY, api-key: KEY, x-functions-key: KEY or ?code=KEY"
 )
-_FORMATS = {path: operations_at(path)[-1].format_error for path in PATHS}
 # The hashes have no salt: what keeps a key from being guessed is its length.
 _KEY = re.compile(r"[!-~]{16,}")
 
@@ -78,7 +76,7 @@ def _keys_in(request: HTTPConnection) -> Iterator[str]:
 
 def _refusal(path: str) -> Response:
     """401 in the shape of the path's dialect; OpenAI's where there is none."""
-    status, body = _FORMATS.get(path, openai.format_error)(Unauthorized(REFUSAL))
+    status, body = error_format_at(path)(Unauthorized(REFUSAL))
     return Response(body, status, {"www-authenticate": "Bearer"}, JSON)
 
 

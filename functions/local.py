@@ -21,13 +21,13 @@ from importlib import import_module
 from typing import Annotated
 
 import typer
-import uvicorn
 from starlette.types import ASGIApp
 
 from functions import backend, router
 from functions.bulk_local import Driver, bulk_hint, driver_of, local_storage
 from functions.observed import start_export
 from functions.separate import BAD_START, running_backends
+from functions.server import Server, accept_connections, connection_limit, listen
 from shared import logs
 from shared.bulk.connection import open_storage
 from shared.catalogue import Catalogue
@@ -43,7 +43,6 @@ GRACE_S = 5
 _log = logging.getLogger("functions.local")  # this module's name is __main__ where it serves
 _start = logging.getLogger(logs.START)
 
-_BACKLOG = 2048  # uvicorn's
 _HOW_TO_BUILD = "build one with: python -m model_build all-MiniLM-L6-v2 --target cpu-int8 --push "
 _DEVICES: dict[str, tuple[Device, ...]] = {"router": ("cpu", "gpu"), "cpu": ("cpu",), "gpu": ("gpu",)}
 
@@ -80,7 +79,7 @@ def serve(
         if leaving.is_set():
             raise typer.Exit
         # Once the app is there, since others wait for that; before it is said to be, to work at once.
-        listener.listen(_BACKLOG)
+        accept_connections(listener)
         if settings.role == "router":
             _say_hello(f"http://{host}:{bound}", cards or [], len(settings.api_key_hashes))
             if driver or separate:
@@ -88,20 +87,17 @@ def serve(
             if not settings.api_key_hashes and host not in _LOOPBACK:
                 _log.warning("whoever reaches %s can use this service: no key is needed", host)
             _check_default_model(settings, cards)
-        config = uvicorn.Config(
+        server = Server(
             app,
-            log_config=None,  # ours is in shared.logs
-            lifespan="off",
-            access_log=False,
-            timeout_graceful_shutdown=GRACE_S,
+            max_connections=connection_limit(settings.max_connections),
+            keep_alive_s=settings.keep_alive_s,
+            grace_s=GRACE_S,
         )
-        server = uvicorn.Server(config)
-        loop_factory = config.get_loop_factory()
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(_serve(server, listener, driver))
 
 
-async def _serve(server: uvicorn.Server, listener: socket.socket, driver: Driver | None) -> None:
+async def _serve(server: Server, listener: socket.socket, driver: Driver | None) -> None:
     """HTTP, and bulk work in the same event loop: the models are for one loop."""
     bulk = asyncio.create_task(driver.run()) if driver else None
     try:
@@ -203,24 +199,6 @@ def _bulk_settings(settings: Settings) -> Settings | None:
 
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A bound TCP socket. Raises Misconfigured.
-
-    The protocol is named because asyncio turns Nagle's algorithm off only where it is; with it on, each
-    answer waits 40 ms for the client's delayed acknowledgement.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        reason = error.strerror or "it is no address of this machine"
-        raise Misconfigured(f"cannot listen on {host}, port {port}: {reason}") from error
-    return listener
 
 
 def _say_hello(url: str, cards: list[ModelCard], keys: int) -> None:

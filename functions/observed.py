@@ -8,21 +8,22 @@ from __future__ import annotations
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from functions.admission import PROBES
 from shared import telemetry, trace
 from shared.settings import Settings
 
-_PROBES = ("/health", "/ready", "/metrics")
-"""Asked every few seconds by machines, for ever: what they ask is not worth its storage."""
-
 
 class Observed:
-    """ASGI middleware: each HTTP request to `app`, but for probes, is a span of its caller's trace."""
+    """ASGI middleware: each HTTP request to `app`, but for probes, is a span of its caller's trace.
+
+    What probes ask, every few seconds and for ever, is not worth its storage.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _PROBES:
+        if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
         with trace.serving(_traceparent(scope)) as span:

@@ -22,6 +22,7 @@ ERRORS = {
     400: "The request is wrong; the answer names the field",
     401: "No key, or none that is known",
     404: "There is no such model, file or batch",
+    408: "The body came too slowly",
     409: "A bulk job's input changed while it was read",
     413: "More bytes or tokens than a request may have",
     415: "The content type is not one that is read",

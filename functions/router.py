@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from functions.admission import Admission, Admitted, hold
 from functions.answers import (
+    PacedResponse,
     accepts_msgpack,
+    answer_bytes,
     answer_unrouted,
     error_response,
     headers_of,
@@ -49,7 +52,15 @@ from shared.contracts import (
 from shared.contracts import Request as Asked
 from shared.dialects import openai, tei
 from shared.dialects.body import JSON, decode_body, fill_from_query, read_marks
-from shared.dialects.operations import PATHS, FormatError, Operation, choose, operations_at
+from shared.dialects.operations import (
+    PATHS,
+    FormatError,
+    Operation,
+    choose,
+    error_format_at,
+    is_operation,
+    operations_at,
+)
 from shared.errors import BlitzError, InvalidInput, UnknownModel
 from shared.manifest import Task, is_name
 from shared.settings import Settings
@@ -119,6 +130,7 @@ class Endpoints:
             await self._card(named)  # tells which there are; NAME@REVISION is for bulk jobs alone
         model = named or (await self._default_card(operation.task)).name
         asked = operation.request_from(body, model=model, settings=self._settings)
+        await self._hold_answer(request, asked)
         inputs = len(texts_of(asked))
         with preference.stated(request.headers.get(preference.HEADER)):
             self._metrics.request_arrived(inputs)
@@ -135,7 +147,13 @@ class Endpoints:
             timings=result.timings,
         )
         media_type = wire.CONTENT_TYPE if packed else JSON
-        return Response(content, 200, headers_of(asked, result, total_s), media_type)
+        return PacedResponse(content, 200, headers_of(asked, result, total_s), media_type)
+
+    async def _hold_answer(self, request: Request, asked: Asked) -> None:
+        """Before there is any of it: requests are worked on side by side, and all fill at once."""
+        cards = await self._catalogue.cards_of(asked.model)
+        dimensions = max((card.dimensions for card in cards), default=0)
+        hold(request.scope, answer_bytes=answer_bytes(asked, dimensions))
 
     async def models(self, request: Request) -> Response:
         return json_response(openai.format_models(await self._cards()))
@@ -215,6 +233,15 @@ def create_app(
     )
     add_docs_page(app)
     app.add_exception_handler(HTTPException, answer_unrouted)
+    admission = Admission(max_requests=settings.max_requests, max_bytes=settings.max_pending_bytes)
+    app.add_middleware(
+        Admitted,
+        admission=admission,
+        backend=backend,
+        asks_backend=is_operation,
+        refuse=lambda path, error: error_response(error_format_at(path), error),
+        metrics=metrics,
+    )
     if settings.api_key_hashes:
         app.add_middleware(RequireKey, hashes=settings.api_key_hashes, metrics=metrics)
     app.add_middleware(Observed)  # the last one added is the outermost: refusals are seen too

@@ -72,6 +72,9 @@ class Backend(Protocol):
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
         """Tokens of all inputs, in order. Runs no model, but needs it to be loaded."""
 
+    def check(self) -> None:
+        """Raise Overloaded if it is known without asking that no request would be taken now."""
+
     async def states(self) -> list[ModelState]:
         """What is loaded, by name."""
 
@@ -118,6 +121,9 @@ class HttpBackend:
 
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
         return await self._run("/tokenize", request, TokenizeResult)
+
+    def check(self) -> None:
+        """Nothing is known here: whoever calls counts what is under way."""
 
     async def states(self) -> list[ModelState]:
         body = await self._call("GET", "/ready")

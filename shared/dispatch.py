@@ -133,6 +133,18 @@ class Dispatcher:
         if self._waking is not None:
             await asyncio.shield(self._waking)
 
+    def check(self) -> None:
+        """Raise Overloaded if no backend would take a request now."""
+        refusals = []
+        for lane in self._lanes.values():
+            try:
+                lane.check()
+            except Overloaded as error:
+                refusals.append(error)
+            else:
+                return
+        raise min(refusals, key=lambda error: error.retry_after_s or 0.0)
+
     async def states(self) -> list[ModelState]:
         """By name, of the CPU and of a GPU that is up: one that may sleep is not woken by asking."""
         states = []

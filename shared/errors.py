@@ -7,6 +7,7 @@ BlitzError
 │   ├── EmptyInput          400  nothing to embed
 │   └── InputTooLong        400  more tokens than the model reads, truncation off
 ├── Unauthorized            401  no key, or none that we know
+├── RequestTimeout          408  the body came too slowly
 ├── PayloadTooLarge         413  body, inputs or tokens over a limit
 ├── UnsupportedMediaType    415  a content type we do not read
 ├── UnknownModel            404  no such model in the store
@@ -65,6 +66,11 @@ class InputTooLong(InvalidInput):
 class Unauthorized(BlitzError):
     status = 401
     code = "invalid_api_key"
+
+
+class RequestTimeout(BlitzError):
+    status = 408
+    code = "request_timeout"
 
 
 class PayloadTooLarge(BlitzError):

@@ -73,6 +73,12 @@ class Lane:
             self._breaker.available, warm, waking_s, self._queued_tokens, self._queued_requests
         )
 
+    def check(self) -> None:
+        """Raise Overloaded if a request would be refused now."""
+        for line in self._lines_of(is_part=False):
+            line.check(self._max_queue_s)
+        self.backend.check()
+
     @contextmanager
     def attempt(self, tokens: int, *, is_split: bool) -> Iterator[None]:
         """Around all calls for one request: they pass the circuit once, and count for it once.

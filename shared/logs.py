@@ -22,9 +22,10 @@ OURS = ("functions", "shared")
 """Our loggers. Others' may quote anything, so that no exporter is given them."""
 START = "functions.start"
 """The logger of what people read at the start: lines as they are on stdout, unless logs are JSON."""
-_QUIET = ("azure.identity", "stamina")
-"""The one tells each way to sign in that it tried, in many lines, the other that it tries again, but not
-what. In the end we raise an error that says more."""
+_QUIET = ("azure.identity", "stamina", "uvicorn.error")
+"""The first tells each way to sign in that it tried, in many lines, the second that it tries again, but
+not what; in the end we raise an error that says more. The third warns of each request that is no HTTP:
+whoever can connect could fill the disk."""
 FAILURE = "failure"
 """The `extra=` under which a record carries a Failure in place of exc_info."""
 

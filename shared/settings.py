@@ -62,6 +62,13 @@ class Settings:
     max_wait_ms: how long a free engine waits for a batch to fill; 0 never waits.
     queue_tokens, max_queue_s: tokens waiting in this process, and the seconds they are expected to wait,
         beyond which requests get 429; tests/benchmarks/overload.py says how to choose the second.
+    max_connections: open at once in functions.local; when that many are open, the one idle for longest
+        gives way, or the next waits. Fewer where the process may not open so many files.
+    keep_alive_s: how long an idle connection stays open: longer than proxies keep theirs (60 to 120 s),
+        so that it is never closed under a request.
+    max_requests: requests under way in this process; more get 429 before their body is read.
+    max_pending_bytes: of the bodies and answers of requests under way, as far as one's are over 64 KiB;
+        beyond it 429 too.
     max_body_bytes, max_inputs, max_request_tokens: a request's limits.
     max_file_bytes: the largest file that /v1/files takes.
     allow_token_ids: accept OpenAI inputs of token ids as ids of the model's own vocabulary.
@@ -102,6 +109,10 @@ class Settings:
     max_wait_ms: float = 0.0
     queue_tokens: int = 1_000_000
     max_queue_s: float = 30.0
+    max_connections: int = 2048
+    keep_alive_s: float = 130.0
+    max_requests: int = 512
+    max_pending_bytes: int = 128_000_000
     max_body_bytes: int = 20_000_000
     max_file_bytes: int = 200_000_000
     max_inputs: int = 2048
@@ -167,6 +178,10 @@ _POSITIVE = (
     "refresh_s",
     "queue_tokens",
     "max_queue_s",
+    "max_connections",
+    "keep_alive_s",
+    "max_requests",
+    "max_pending_bytes",
     "max_body_bytes",
     "max_file_bytes",
     "max_inputs",

@@ -168,13 +168,13 @@ async def asking(
 
 
 async def flood(
-    url: str, next_question: Callable[[], Question], per_s: float, seconds: float
+    url: str, next_question: Callable[[], Question], per_s: float, count: int
 ) -> list[Answer]:
-    """The answers to `per_s` questions a second, asked whether or not there are answers yet."""
+    """The answers to `count` questions, `per_s` a second, asked whether or not there are answers yet."""
     began = time.perf_counter()
     tasks = []
     async with _many_connections() as session, asyncio.TaskGroup() as group:
-        for number in range(int(per_s * seconds)):
+        for number in range(count):
             await asyncio.sleep(began + number / per_s - time.perf_counter())
             tasks.append(group.create_task(ask(session, url, next_question())))
     return [task.result() for task in tasks]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket
@@ -10,9 +11,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,15 +56,23 @@ def running_service(
 
 @contextmanager
 def started_service(
-    store_url: str, *arguments: str, environ: Mapping[str, str] | None = None, port: int = 0
+    store_url: str,
+    *arguments: str,
+    environ: Mapping[str, str] | None = None,
+    port: int = 0,
+    files: int | None = None,
+    stderr: IO[bytes] | None = None,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The same, yielded at once with its process."""
+    """The same, yielded at once with its process. files: how many it may open, if there is a limit."""
     port = port or free_port()
     command = [sys.executable, "-m", "functions.local", "--port", str(port), "--model-store", store_url]
+    if files is not None:
+        command = ["/bin/sh", "-c", f'ulimit -n {files} && exec "$@"', "sh", *command]
     process = subprocess.Popen(
         [*command, *arguments],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
+        stderr=stderr,
         env={**os.environ, **(environ or {})},
     )
     try:
@@ -112,6 +122,24 @@ def metrics_of(url: str) -> dict[str, float]:
 def memory_mib(pid: int) -> float:
     """What a process holds in memory (RSS). Linux only."""
     return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) / 1024
+
+
+@asynccontextmanager
+async def memory_of(pid: int) -> AsyncIterator[Callable[[], float]]:
+    """Watches a process while the block runs; yields what gives the most that it held, in MiB."""
+    most = memory_mib(pid)
+
+    async def watch() -> None:
+        nonlocal most
+        while True:
+            most = max(most, memory_mib(pid))
+            await asyncio.sleep(0.05)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield lambda: most
+    finally:
+        watching.cancel()
 
 
 def children_of(pid: int) -> dict[int, str]:

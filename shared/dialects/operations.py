@@ -5,6 +5,7 @@ Does not know HTTP beyond paths, nor backends. A new dialect is a module beside 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -173,3 +174,18 @@ def choose(operations: Sequence[Operation], marks: Marks) -> Operation:
 
 PATHS = tuple(dict.fromkeys(path for each in OPERATIONS for path in each.paths))
 """All paths, each once."""
+
+
+def error_format_at(path: str) -> FormatError:
+    """How an error is told of a request whose body nobody has read; OpenAI's shape at unknown paths."""
+    return _ERROR_FORMATS.get(path, openai.format_error)
+
+
+def is_operation(path: str) -> bool:
+    """Whether requests to `path` are for a backend."""
+    return path in _ERROR_FORMATS or _AZURE_DEPLOYMENT.fullmatch(path) is not None
+
+
+_ERROR_FORMATS = {path: operations_at(path)[-1].format_error for path in PATHS}
+_AZURE_DEPLOYMENT = re.compile("/openai/deployments/[^/]+/embeddings")
+"""The only path with a name in it; its shape is OpenAI's, as that of unknown paths."""

@@ -23,6 +23,7 @@ from tests.benchmarks import (
     engines,
     gpu,
     overload,
+    requests,
     router,
     routing,
     service,
@@ -168,6 +169,7 @@ def _cpu() -> str:
 PARTS: dict[str, Callable[[Path, list[str]], object]] = {
     "engines": lambda work, texts: _engines(work, texts),
     "http": lambda work, texts: _http(work, texts),
+    "requests": lambda work, texts: _show("requests", requests.run()),
     "router": lambda work, texts: _show("router", router.overhead(STORE)),
     "formats": lambda work, texts: _show("formats", service.formats()),
     "cache": lambda work, texts: _show("cache", service.cache(STORE, work)),

@@ -19,12 +19,13 @@ import numpy as np
 
 from tests.benchmarks.service import MODEL
 from tests.questions import Answer, Question, asking, flood, seen
-from tests.server import memory_mib, started_service, wait_until_ready
+from tests.server import memory_mib, memory_of, started_service, wait_until_ready
 
 MAX_QUEUE_S = 0.01
 TEXTS = 4
 """In a request: about 400 tokens, one micro-batch or two."""
 TIMES = 10
+AFTERWARDS_S = 60.0
 
 
 def run(store: Path, texts: list[str], seconds: float = 60.0) -> dict[str, float]:
@@ -53,7 +54,11 @@ async def _measure(url: str, pid: int, texts: list[str], seconds: float) -> dict
         await asyncio.sleep(5)
         capacity_per_s = sum(answer.right for answer in busy) / (time.perf_counter() - began)
     before_mib = memory_mib(pid)
-    answers = await flood(url, question, TIMES * capacity_per_s, seconds)
+    async with memory_of(pid) as peak:
+        count = int(TIMES * capacity_per_s * seconds)
+        answers = await flood(url, question, TIMES * capacity_per_s, count)
+    at_the_end_mib = memory_mib(pid)
+    await asyncio.sleep(AFTERWARDS_S)
     accepted = [answer for answer in answers if answer.status == 200]
     refused = [answer for answer in answers if answer.status == 429]
     assert all(answer.right for answer in accepted)
@@ -70,7 +75,9 @@ async def _measure(url: str, pid: int, texts: list[str], seconds: float) -> dict
         "accepted p95 / unloaded p95": _ms(accepted, 95) / _ms(alone, 95),
         "refused p95, ms": _ms(refused, 95),
         "memory before, MiB": before_mib,
-        "memory after, MiB": memory_mib(pid),
+        "memory at most, MiB": peak(),
+        "memory at the end, MiB": at_the_end_mib,
+        "memory a minute later, MiB": memory_mib(pid),
     }
 
 

@@ -73,6 +73,9 @@ class FakeInference:
             np.zeros((len(texts), 4), np.int32), texts, _counts(rows), request.model, "r"
         )
 
+    def check(self) -> None:
+        """There is always room."""
+
     async def states(self) -> list[ModelState]:
         if self.error is not None:
             raise self.error

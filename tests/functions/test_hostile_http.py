@@ -8,29 +8,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-import uvicorn
 from starlette.types import ASGIApp
 
-from functions.local import listen
+from functions.server import Server, accept_connections, listen
 from tests.functions.test_hostile import ANSWER_S, router_of
 
 
 @contextmanager
-def serving(app: ASGIApp, grace_s: int | None = None) -> Iterator[int]:
-    """`app` in uvicorn as functions.local runs it, in a thread; yields the port.
+def serving(
+    app: ASGIApp,
+    *,
+    max_connections: int = 1000,
+    keep_alive_s: float = 60,
+    grace_s: int | None = None,
+) -> Iterator[int]:
+    """`app` as functions.local runs it, in a thread; yields the port.
 
     grace_s: so long requests under way are waited for at the end; None: for ever.
     """
     with listen("127.0.0.1", 0) as listener:
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            lifespan="off",
-            access_log=False,
-            timeout_graceful_shutdown=grace_s,
-        )
-        server = uvicorn.Server(config)
-        listener.listen()  # connections wait from now on
+        server = Server(app, max_connections=max_connections, keep_alive_s=keep_alive_s, grace_s=grace_s)
+        accept_connections(listener)  # they wait from now on
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

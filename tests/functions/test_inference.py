@@ -110,6 +110,9 @@ class FakeCatalogue:
     async def cards(self) -> list[ModelCard]:
         return [ModelCard(name, "r1", "cpu-int8", "bert", "mean", 2, 16) for name in ("b", "a")]
 
+    async def cards_of(self, name: str) -> list[ModelCard]:
+        return [card for card in await self.cards() if card.name == name]
+
 
 class Served:
     def __init__(self) -> None:

@@ -35,6 +35,9 @@ class FakeCatalogue:
     async def cards(self) -> list[ModelCard]:
         return [ModelCard("m", "r", "cpu-int8", "bert", "mean", 2, 16)]
 
+    async def cards_of(self, name: str) -> list[ModelCard]:
+        return [card for card in await self.cards() if card.name == name]
+
 
 def client_of(backend: Backend | None = None, hashes: tuple[str, ...] = HASHES) -> httpx.AsyncClient:
     app = create_app(

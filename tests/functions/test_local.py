@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from openai import OpenAI
 
-from functions.local import listen
+from functions.server import listen
 from shared.contracts import EmbedRequest, EmbedResult
 from shared.wire import pack_request, unpack_result
 from tests.server import (

@@ -112,6 +112,12 @@ class FakeBackend:
     async def cards(self) -> list[ModelCard]:
         return [card_of(name) for name in self.model_names]
 
+    async def cards_of(self, name: str) -> list[ModelCard]:
+        return [card_of(name)] if name in self.model_names else []
+
+    def check(self) -> None:
+        """There is always room."""
+
     async def states(self) -> list[ModelState]:
         if self.error:
             raise self.error

@@ -78,6 +78,9 @@ class FakeInference:
         self._note(request)
         return TokenizeResult(np.ones((3, 4), np.int32), ("a", "b", "c"), (1, 2), "m", "r")
 
+    def check(self) -> None:
+        """There is always room."""
+
     async def states(self) -> list[ModelState]:
         self._note("states")
         return STATES

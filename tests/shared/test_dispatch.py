@@ -88,6 +88,9 @@ class FakeBackend:
         texts = tuple(character for text in request.inputs for character in text)
         return TokenizeResult(np.ones((len(texts), 4), np.int32), texts, counts, request.model, revision)
 
+    def check(self) -> None:
+        """There is always room."""
+
     async def states(self) -> list[ModelState]:
         self.asked_states += 1
         if self.error is not None:
