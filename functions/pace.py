@@ -11,6 +11,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 
 from shared.errors import RequestTimeout
 
+BYTES_PER_S, GRACE_S = 16 << 10, 10.0
+"""Of an upload: a slow mobile network, and a pause in one."""
+
 
 class MinimumRate:
     """Counts how long a sender may still be waited for.

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,7 @@ from functions.bulk_steps import steps_of
 from functions.router import create_app
 from shared.bulk.connection import open_storage
 from shared.bulk.pipeline import Bulk
-from shared.bulk.storage import Blobs, Storage
+from shared.bulk.storage import Blobs, Metadata, Storage
 from shared.bulk.upkeep import MISSED_S
 from shared.catalogue import Catalogue
 from shared.contracts import EmbedRequest, EmbedResult
@@ -49,9 +49,7 @@ class Recording:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._blobs, name)
 
-    def write_stream(
-        self, key: str, chunks: Iterable[bytes], metadata: Mapping[str, str] | None = None
-    ) -> None:
+    def write_stream(self, key: str, chunks: Iterable[bytes], metadata: Metadata | None = None) -> None:
         def noted() -> Iterator[bytes]:
             for chunk in chunks:
                 self.sizes.append(len(chunk))
@@ -65,7 +63,9 @@ def storage(tmp_path: Path) -> Storage:
     return open_storage(Settings(storage=f"file://{tmp_path}"))
 
 
-def app_of(storage: Storage, **settings: Any) -> FastAPI:
+def app_of(
+    storage: Storage, *, clock: Callable[[], float] = time.time, grace_s: float = 60, **settings: Any
+) -> FastAPI:
     given = Settings(**settings)
     backend = FakeBackend()
     return create_app(
@@ -73,9 +73,7 @@ def app_of(storage: Storage, **settings: Any) -> FastAPI:
         backend,
         cast(Catalogue, backend),
         Telemetry(CollectorRegistry()),
-        batches.Batches(
-            storage, max_file_bytes=given.max_file_bytes, max_body_bytes=given.max_body_bytes
-        ),
+        batches=batches.Batches(storage, given, clock=clock, grace_s=grace_s),
     )
 
 
@@ -284,7 +282,7 @@ async def test_a_caller_that_leaves_leaves_no_file(storage: Storage) -> None:
 async def test_an_upload_that_takes_too_long_is_given_up(storage: Storage) -> None:
     """The answer is 504, and the thread that wrote is free again."""
     app = app_of(storage, request_timeout_s=0.2)
-    callers = [Caller(BEGUN) for _ in range(batches.UPLOADS + 1)]
+    callers = [Caller(BEGUN) for _ in range(batches.UPLOADS)]
     await asyncio.wait_for(asyncio.gather(*(caller.run(app) for caller in callers)), 20)
     assert {caller.sent[0]["status"] for caller in callers} == {504}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://r") as client:
