@@ -68,7 +68,7 @@ class Upload:
         self._body_bytes = self._file_bytes = self._files = 0
         self._name = ""
         self._header, self._value, self._field = bytearray(), bytearray(), bytearray()
-        self._complete = False
+        self._given = self._complete = False
         self._stopped = False
         self._reading: asyncio.Task[object] | None = None
         callbacks: MultipartCallbacks = {
@@ -109,16 +109,16 @@ class Upload:
         if self._stopped:
             raise ClientDisconnect
         self._reading = asyncio.current_task()
-        is_first = not self._file_bytes
         while len(self._block) < _BLOCK_BYTES and await self._read():
             pass
         self._reading = None
         block = bytes(self._block)
         self._block.clear()
-        if is_first and (compression := compression_of(block[:4])):
+        if not self._given and (compression := compression_of(block[:4])):
             raise InvalidInput(
                 f"the file is packed ({compression}): send its lines as they are", field=FILE
             )
+        self._given = True
         if not block:
             if not self._file_bytes:
                 raise EmptyInput("the file is empty", field=FILE)

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
-from starlette.types import Message
+from starlette.types import ASGIApp, Message
 
 from functions import batches
 from functions.bulk_steps import steps_of
@@ -236,33 +237,48 @@ async def test_only_a_form_with_a_boundary_is_read(storage: Storage, kind: str) 
 
 
 class Caller:
-    """One upload, told to the app message by message; it waits when there are no more."""
+    """One request, told to the app message by message; it waits when there are no more.
 
-    def __init__(self, *messages: Message) -> None:
-        self._messages = list(messages)
+    taken: how many messages of the answer it takes before it stalls.
+    """
+
+    def __init__(
+        self, *messages: Message, more: Iterable[Message] = (), key: str = "", taken: int = 1_000_000
+    ) -> None:
+        self._messages = chain(messages, more)
+        self._headers = [(b"api-key", key.encode())] if key else []
+        self._taken = taken
+        self.stalled = asyncio.Event()
         self.waits = asyncio.Event()
         self.more: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self.sent: list[Message] = []
 
-    async def run(self, app: FastAPI) -> None:
+    async def run(self, app: ASGIApp, method: str = "POST", path: str = "/v1/files") -> None:
         scope = {
             "type": "http",
-            "method": "POST",
-            "path": "/v1/files",
-            "raw_path": b"/v1/files",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
             "query_string": b"",
-            "headers": [(b"content-type", FORM["content-type"].encode())],
+            "headers": [(b"content-type", FORM["content-type"].encode()), *self._headers],
         }
         await app(scope, self._receive, self._send)
 
     async def _receive(self) -> Message:
-        if self._messages:
-            return self._messages.pop(0)
+        if (message := next(self._messages, None)) is not None:
+            return message
         self.waits.set()
         return await self.more
 
     async def _send(self, message: Message) -> None:
+        if len(self.sent) == self._taken:
+            self.stalled.set()
+            await asyncio.Event().wait()
         self.sent.append(message)
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        return dict(self.sent[0]["headers"])
 
 
 BEGUN: Message = {
