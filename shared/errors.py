@@ -7,6 +7,7 @@ BlitzError
 │   ├── EmptyInput          400  nothing to embed
 │   └── InputTooLong        400  more tokens than the model reads, truncation off
 ├── Unauthorized            401  no key, or none that we know
+├── QuotaExceeded           403  a caller stores as much as it may; deleting helps, repeating does not
 ├── RequestTimeout          408  the body came too slowly
 ├── PayloadTooLarge         413  body, inputs or tokens over a limit
 ├── UnsupportedMediaType    415  a content type we do not read
@@ -66,6 +67,11 @@ class InputTooLong(InvalidInput):
 class Unauthorized(BlitzError):
     status = 401
     code = "invalid_api_key"
+
+
+class QuotaExceeded(BlitzError):
+    status = 403
+    code = "quota_exceeded"
 
 
 class RequestTimeout(BlitzError):

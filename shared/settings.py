@@ -71,6 +71,10 @@ class Settings:
         beyond it 429 too.
     max_body_bytes, max_inputs, max_request_tokens: a request's limits.
     max_file_bytes: the largest file that /v1/files takes.
+    key_files, key_file_bytes, key_batches: how many files one key may have, outputs included, and how
+        many batches that have ended; bytes of those files; and batches under way. Without keys: in all.
+    file_expiry_days: files of /v1/files and outputs of batches are deleted after so many days, if their
+        caller names no other time; 0: never.
     allow_token_ids: accept OpenAI inputs of token ids as ids of the model's own vocabulary.
     request_timeout_s: after that a request is answered 504 (Functions cuts HTTP at 230 s).
     """
@@ -115,6 +119,10 @@ class Settings:
     max_pending_bytes: int = 128_000_000
     max_body_bytes: int = 20_000_000
     max_file_bytes: int = 200_000_000
+    key_files: int = 5000
+    key_file_bytes: int = 100_000_000_000
+    key_batches: int = 20
+    file_expiry_days: float = 30.0
     max_inputs: int = 2048
     max_request_tokens: int = 300_000
     allow_token_ids: bool = False
@@ -166,7 +174,15 @@ _CHOICES = {
     "routing": ("fixed", "adaptive"),
 }
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
-_NOT_NEGATIVE = ("threads", "max_wait_ms", "batch_tokens", "batch_texts", "gpu_wake_s", "gpu_ahead_s")
+_NOT_NEGATIVE = (
+    "threads",
+    "max_wait_ms",
+    "batch_tokens",
+    "batch_texts",
+    "gpu_wake_s",
+    "gpu_ahead_s",
+    "file_expiry_days",
+)
 _POSITIVE = (
     "gpu_min_texts",
     "gpu_idle_s",
@@ -184,6 +200,9 @@ _POSITIVE = (
     "max_pending_bytes",
     "max_body_bytes",
     "max_file_bytes",
+    "key_files",
+    "key_file_bytes",
+    "key_batches",
     "max_inputs",
     "max_request_tokens",
     "request_timeout_s",

@@ -33,6 +33,7 @@ from shared.bulk.storage import (
     STORE,
     BlobStat,
     Message,
+    Metadata,
     Storage,
     check_key,
     check_metadata,
@@ -110,10 +111,9 @@ class FolderBlobs:
     def replace(self, key: str, data: bytes | Path, *, etag: str) -> bool:
         return self._put(key, _blocks(data), {}, expected=etag)
 
-    def write_stream(
-        self, key: str, chunks: Iterable[bytes], metadata: Mapping[str, str] | None = None
-    ) -> None:
-        self._put(key, chunks, check_metadata(metadata), expected=None)
+    def write_stream(self, key: str, chunks: Iterable[bytes], metadata: Metadata | None = None) -> None:
+        known = metadata if callable(metadata) else check_metadata(metadata)
+        self._put(key, chunks, known, expected=None)
 
     def list(self, prefix: str) -> Iterator[BlobStat]:
         for key in sorted(self._keys(prefix)):
@@ -134,7 +134,7 @@ class FolderBlobs:
         return self._root / key
 
     def _put(
-        self, key: str, chunks: Iterable[bytes], metadata: Mapping[str, str], *, expected: str | None
+        self, key: str, chunks: Iterable[bytes], metadata: Metadata, *, expected: str | None
     ) -> bool:
         """Replace what is there; False if an ETag is `expected` and it is not that of what is there."""
         target = self._path(key)
@@ -146,10 +146,10 @@ class FolderBlobs:
             if expected is not None and ((now := _status(target)) is None or _etag(now) != expected):
                 return False
             target.parent.mkdir(parents=True, exist_ok=True)
-            etag = _etag(partial.stat())
-            self._add_metadata(key, etag, metadata)
+            etag, checked = _etag(partial.stat()), check_metadata(metadata)
+            self._add_metadata(key, etag, checked)
             partial.replace(target)
-            self._keep_metadata(key, etag, metadata)
+            self._keep_metadata(key, etag, checked)
         return True
 
     @contextmanager

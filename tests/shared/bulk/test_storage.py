@@ -450,6 +450,8 @@ def test_metadata_belongs_to_its_version(blobs: Blobs) -> None:
         {"a": "x\n"},
         {"a": " x"},
         {"a": ""},
+        {"a": "x" * 8192},
+        {f"a{n:04}": "xxx" for n in range(1025)},
     ],
 )
 def test_metadata_that_a_header_cannot_carry_is_refused(blobs: Blobs, metadata: dict[str, str]) -> None:
@@ -457,11 +459,41 @@ def test_metadata_that_a_header_cannot_carry_is_refused(blobs: Blobs, metadata: 
     writes: list[Callable[[], object]] = [
         lambda: blobs.write("k", b"1", metadata),
         lambda: blobs.write_stream("k", [b"1"], metadata),
+        lambda: blobs.write_stream("k", [b"1"], lambda: metadata),
     ]
     for write in writes:
         with pytest.raises(InvalidInput, match="metadata"):
             write()
     assert blobs.read("k") is None
+
+
+def test_metadata_may_be_as_much_as_azure_takes(blobs: Blobs) -> None:
+    """8 KiB, names included."""
+    metadata = {f"a{n}": "x" * 1022 for n in range(8)}
+    blobs.write("k", b"1", metadata)
+    stat = blobs.stat("k")
+    assert stat is not None
+    assert stat.metadata == metadata
+
+
+@pytest.mark.parametrize("size", [1, BIG])
+def test_metadata_may_be_known_with_the_last_byte(blobs: Blobs, size: int) -> None:
+    """It is asked for once all has come; if that fails, nothing has changed."""
+    known: dict[str, str] = {}
+
+    def chunks() -> Iterator[bytes]:
+        yield b"x" * size
+        known["a"] = "b"
+
+    def fail() -> dict[str, str]:
+        raise ZeroDivisionError
+
+    blobs.write_stream("k", chunks(), lambda: known)
+    with pytest.raises(ZeroDivisionError):
+        blobs.write_stream("k", [b"new"], fail)
+    stat = blobs.stat("k")
+    assert stat is not None
+    assert (stat.size, stat.metadata) == (size, {"a": "b"})
 
 
 def test_a_list_holds_what_begins_with_the_prefix(blobs: Blobs) -> None:
