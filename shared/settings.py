@@ -64,6 +64,8 @@ class Settings:
         beyond which requests get 429; tests/benchmarks/overload.py says how to choose the second.
     max_body_bytes, max_inputs, max_request_tokens: a request's limits.
     max_file_bytes: the largest file that /v1/files takes.
+    max_job_bytes, max_job_rows: what the input of one bulk job may come to, unpacked; beyond it the job
+        fails.
     allow_token_ids: accept OpenAI inputs of token ids as ids of the model's own vocabulary.
     request_timeout_s: after that a request is answered 504 (Functions cuts HTTP at 230 s).
     """
@@ -104,6 +106,8 @@ class Settings:
     max_queue_s: float = 30.0
     max_body_bytes: int = 20_000_000
     max_file_bytes: int = 200_000_000
+    max_job_bytes: int = 10_000_000_000
+    max_job_rows: int = 10_000_000
     max_inputs: int = 2048
     max_request_tokens: int = 300_000
     allow_token_ids: bool = False
@@ -169,6 +173,8 @@ _POSITIVE = (
     "max_queue_s",
     "max_body_bytes",
     "max_file_bytes",
+    "max_job_bytes",
+    "max_job_rows",
     "max_inputs",
     "max_request_tokens",
     "request_timeout_s",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from shared.bulk.formats.allowance import Allowance
+from shared.bulk.formats.allowance import NO_LIMITS, Allowance
 from shared.bulk.formats.batch import looks_like_batch, read_batch
 from shared.bulk.formats.delimited import read_delimited
 from shared.bulk.formats.jsonl import read_jsonl, read_text
@@ -115,10 +115,9 @@ def read_rows(
     Raises InvalidInput if the file as a whole cannot be read, and what `source.read` raises.
     A broken end gives a last BadRow "truncated_input".
     """
-    allowance = allowance or Allowance(source.size, max_bytes=sys.maxsize, max_rows=sys.maxsize)
+    allowance = allowance or Allowance(sys.maxsize, NO_LIMITS)
     if format.kind == "parquet":
-        return read_parquet(source, options.text_column, options.id_column)
-    allowance.check_bytes(source.size, "as it is")
+        return read_parquet(source, options.text_column, options.id_column, allowance)
     unpacked = unpack(
         read_blocks(source),
         format.compression,

@@ -258,7 +258,22 @@ def _columns_of(fields: Sequence[object]) -> dict[str, pa.ChunkedArray]:
         slices.append(first.batch.slice(first.index, end - start))
         start = end
     others = pa.Table.from_batches(slices).combine_chunks()
-    return dict(zip(others.column_names, others.columns, strict=True))
+    return {
+        name: _used(column) for name, column in zip(others.column_names, others.columns, strict=True)
+    }
+
+
+def _used(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Of a dictionary the values that there are: a chunk is written with its dictionary, each time."""
+    if not pa.types.is_dictionary(column.type):
+        return column
+    parts: list[pa.Array] = []
+    for part in column.chunks:
+        used, indices = np.unique(part.indices.fill_null(0).to_numpy(), return_inverse=True)
+        kept = pa.array(indices, part.type.index_type, mask=part.indices.is_null().to_numpy(False))
+        values = part.dictionary.take(pa.array(used)) if len(part.dictionary) else part.dictionary
+        parts.append(pa.DictionaryArray.from_arrays(kept, values, ordered=part.type.ordered))
+    return pa.chunked_array(parts, column.type)
 
 
 def _bytes(text: str) -> int:

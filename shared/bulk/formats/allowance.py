@@ -6,7 +6,9 @@ this raises: gzip does not say how long its content is, and what a file says of 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from shared.errors import InvalidInput
 
@@ -16,18 +18,26 @@ FREE_BYTES = 256_000_000
 """A small file may come to so much nevertheless."""
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that any input may have. max_bytes: as it is, unpacked, or cut into chunks."""
+
+    max_bytes: int
+    max_rows: int
+
+
+NO_LIMITS = Limits(sys.maxsize, sys.maxsize)
+
+
 class Allowance:
-    """Of an input of `size` bytes. max_bytes, max_rows: the most that any input may have.
+    """Of an input of `size` bytes.
 
     go_on: called for every piece that is read; what it raises ends the reading.
     """
 
-    def __init__(
-        self, size: int, *, max_bytes: int, max_rows: int, go_on: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, size: int, limits: Limits, go_on: Callable[[], None] = lambda: None) -> None:
         self._grown = max(FREE_BYTES, MAX_GROWTH * size)
-        self._max_bytes = max_bytes
-        self._max_rows = max_rows
+        self.limits = limits
         self._unpacked = self._written = self._rows = 0
         self.go_on = go_on
 
@@ -49,10 +59,10 @@ class Allowance:
 
     def check_bytes(self, size: int, when: str) -> None:
         """That an input may come to `size` bytes, counted or declared. Raises InvalidInput."""
-        if size > self._max_bytes:
+        if size > self.limits.max_bytes:
             raise InvalidInput(
-                f"the file has more than {self._max_bytes} bytes {when}, the most that a job may have "
-                "(BLITZ_MAX_JOB_BYTES): split it"
+                f"the file has more than {self.limits.max_bytes} bytes {when}, the most that a job may "
+                "have (BLITZ_MAX_JOB_BYTES): split it"
             )
         if size > self._grown:
             raise InvalidInput(
@@ -62,8 +72,8 @@ class Allowance:
 
     def check_rows(self, rows: int) -> None:
         """The same of rows."""
-        if rows > self._max_rows:
+        if rows > self.limits.max_rows:
             raise InvalidInput(
-                f"the file has more than {self._max_rows} rows, the most that a job may have "
+                f"the file has more than {self.limits.max_rows} rows, the most that a job may have "
                 "(BLITZ_MAX_JOB_ROWS): split it"
             )

@@ -151,7 +151,7 @@ def check_text(text: str, name: str, *, id: str | None) -> str:
 
 
 def check_id(id: str, name: str) -> str:
-    """Raises BadRecord. name: what the input calls it. All texts of a request of OpenAI Batch have one."""
+    """Raises BadRecord. name: what the input calls it. All texts of a Batch request have the same."""
     if len(id) * 4 > MAX_ID_BYTES and len(id.encode()) > MAX_ID_BYTES:
         raise BadRecord("id_too_long", f"{name} has more than {MAX_ID_BYTES} bytes")
     return id
