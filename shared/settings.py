@@ -75,6 +75,8 @@ class Settings:
         many batches that have ended; bytes of those files; and batches under way. Without keys: in all.
     file_expiry_days: files of /v1/files and outputs of batches are deleted after so many days, if their
         caller names no other time; 0: never.
+    max_job_bytes, max_job_rows: what the input of one bulk job may come to, unpacked; beyond it the job
+        fails.
     allow_token_ids: accept OpenAI inputs of token ids as ids of the model's own vocabulary.
     request_timeout_s: after that a request is answered 504 (Functions cuts HTTP at 230 s).
     """
@@ -123,6 +125,8 @@ class Settings:
     key_file_bytes: int = 100_000_000_000
     key_batches: int = 20
     file_expiry_days: float = 30.0
+    max_job_bytes: int = 10_000_000_000
+    max_job_rows: int = 10_000_000
     max_inputs: int = 2048
     max_request_tokens: int = 300_000
     allow_token_ids: bool = False
@@ -203,6 +207,8 @@ _POSITIVE = (
     "key_files",
     "key_file_bytes",
     "key_batches",
+    "max_job_bytes",
+    "max_job_rows",
     "max_inputs",
     "max_request_tokens",
     "request_timeout_s",

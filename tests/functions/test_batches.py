@@ -23,6 +23,7 @@ from functions import batches
 from functions.bulk_steps import steps_of
 from functions.router import create_app
 from shared.bulk.connection import open_storage
+from shared.bulk.formats.allowance import NO_LIMITS
 from shared.bulk.pipeline import Bulk
 from shared.bulk.storage import Blobs, Metadata, Storage
 from shared.bulk.upkeep import MISSED_S
@@ -126,6 +127,7 @@ def bulk_of(storage: Storage, clock: Callable[[], float] = time.time) -> Bulk:
         backend=backend,
         devices=("cpu",),
         request_tokens=10_000,
+        limits=NO_LIMITS,
         max_inputs=100,
         default_model="mini",
         clock=clock,
