@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from shared import telemetry
-from shared.batching import Batched, Batcher, Capacity
+from shared.batching import Batched, Batcher
 from shared.catalogue import Catalogue
 from shared.contracts import (
     EmbedRequest,
@@ -35,6 +35,7 @@ from shared.manifest import Device, split_pinned
 from shared.model import Model, load_model
 from shared.model_cache import ModelCache
 from shared.model_store import open_store
+from shared.schedule import Capacity
 from shared.settings import Settings
 from shared.vectors import finish, sigmoid, softmax
 

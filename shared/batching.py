@@ -1,7 +1,7 @@
 """Many callers' sequences through few engine threads, in shared micro-batches, fairly.
 
-Does not know texts, tokenizers, HTTP or which engine runs. Everything that decides (`plan_batches`,
-`choose`) is a pure function; `Batcher` adds threads and an asyncio front.
+Does not know texts, tokenizers, HTTP or which engine runs. What makes a micro-batch is decided in
+`shared.schedule`; `Batcher` adds threads and an asyncio front.
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ import numpy as np
 from shared import telemetry
 from shared.contracts import FloatMatrix
 from shared.errors import BlitzError, EmptyInput, Overloaded, Unavailable
+from shared.schedule import LOOKAHEAD, Offer, choose, plan_batches
 from shared.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
-
-LOOKAHEAD = 32
-"""How many waiting requests are looked at to fill a batch: bounds the work done under the lock."""
 
 
 class Runs(Protocol):
@@ -46,66 +44,6 @@ class Batched:
     rows: FloatMatrix
     queue_s: float
     inference_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """The next micro-batch of a waiting request. longest: its padded length; tokens: its real ones."""
-
-    model: object
-    texts: int
-    longest: int
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """What suits an engine: threads that call it at once, and the limits of a micro-batch."""
-
-    threads: int
-    batch_tokens: int
-    batch_texts: int
-
-
-def plan_batches(lengths: Sequence[int], *, budget_tokens: int, max_texts: int) -> list[list[int]]:
-    """Positions of `lengths` grouped into micro-batches of like lengths, longest first.
-
-    Each has at most max_texts and max_len * count <= budget_tokens; a longer text goes alone. Longest
-    first, so that threads working on one request finish together.
-    >>> plan_batches([5, 20, 6], budget_tokens=20, max_texts=8)
-    [[1], [2, 0]]
-    """
-    batches: list[list[int]] = []
-    room = 0
-    for index in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
-        if room == 0:
-            batches.append([])
-            room = max(1, min(max_texts, budget_tokens // max(1, lengths[index])))
-        batches[-1].append(index)
-        room -= 1
-    return batches
-
-
-def choose(offers: Sequence[Offer], *, budget_tokens: int, max_texts: int) -> list[int]:
-    """Positions of the offers that make the next micro-batch; `offers` are in order of fairness.
-
-    The first is always taken. Others of the same model join while the padded whole stays within the
-    limits and the padding added by joining is at most a quarter of the real tokens.
-    """
-    first = offers[0]
-    chosen, texts, longest, tokens = [0], first.texts, first.longest, first.tokens
-    alone = first.texts * first.longest
-    for position, offer in enumerate(offers[1:], start=1):
-        if offer.model is not first.model or texts + offer.texts > max_texts:
-            continue
-        together = (texts + offer.texts) * max(longest, offer.longest)
-        apart = alone + offer.texts * offer.longest
-        if together > budget_tokens or 4 * (together - apart) > tokens + offer.tokens:
-            continue
-        chosen.append(position)
-        texts, longest = texts + offer.texts, max(longest, offer.longest)
-        tokens, alone = tokens + offer.tokens, apart
-    return chosen
 
 
 @dataclass(eq=False, slots=True)

@@ -13,12 +13,12 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from shared.batching import Capacity
 from shared.contracts import FloatMatrix, Tokens
 from shared.cpus import usable_cpus
 from shared.engines.base import pad
 from shared.errors import InvalidArtefact
 from shared.manifest import Manifest
+from shared.schedule import Capacity
 from shared.vectors import pool
 
 

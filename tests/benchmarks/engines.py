@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from shared.batching import Batcher, plan_batches
+from shared.batching import Batcher
 from shared.contracts import EmbedRequest, FloatMatrix
 from shared.engines.onnx import OnnxEngine, capacity
 from shared.manifest import Manifest
 from shared.model import Model, load_model
+from shared.schedule import plan_batches
 from shared.vectors import finish, pool
 
 Embed = Callable[[list[str]], FloatMatrix]
