@@ -30,7 +30,8 @@ from shared.contracts import (
     Tokens,
 )
 from shared.engines.base import OpenEngine
-from shared.errors import InputTooLong, InvalidInput, PayloadTooLarge
+from shared.errors import InputTooLong, InvalidInput
+from shared.limits import characters_of, check_characters, check_tokens
 from shared.manifest import Device, split_pinned
 from shared.model import Model, load_model
 from shared.model_cache import ModelCache
@@ -44,10 +45,6 @@ S = TypeVar("S", bound=Sized)
 
 INLINE_CHARACTERS = 2_000
 """Up to here tokenising takes less than a millisecond: a thread would cost more than it frees."""
-
-
-CHARACTERS_PER_TOKEN = 16
-"""More than in any language. Beyond it a request is refused unread: tokenising takes 1 s a megabyte."""
 
 
 class Inference:
@@ -69,7 +66,7 @@ class Inference:
         """Vectors of all inputs, in order."""
         async with self._cache.lease(request.model) as model:
             batched, counts, timings = await self._run(
-                model, lambda: model.tokenize(request), _characters(request.inputs), "input"
+                model, lambda: model.tokenize(request), characters_of(request), "input"
             )
         return EmbedResult(
             finish(batched.rows, request.dimensions, request.normalize),
@@ -86,7 +83,7 @@ class Inference:
         async with self._cache.lease(request.model) as model:
             if model.manifest.task == "embedding":
                 return await self._rerank_by_cosine(model, request)
-            characters = len(request.query) + _characters(request.documents)
+            characters = characters_of(request)
             batched, counts, timings = await self._run(
                 model, lambda: model.tokenize_pairs(request), characters, "documents"
             )
@@ -105,7 +102,7 @@ class Inference:
         """Each label's score for all inputs, in order: softmax, or sigmoid of a single label."""
         async with self._cache.lease(request.model) as model:
             batched, counts, timings = await self._run(
-                model, lambda: model.tokenize_inputs(request), _characters(request.inputs), "inputs"
+                model, lambda: model.tokenize_inputs(request), characters_of(request), "inputs"
             )
         scores = batched.rows
         if not request.raw_scores:
@@ -124,7 +121,7 @@ class Inference:
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
         """Tokens of all inputs, in order. Waits for no other request's batch."""
         async with self._cache.lease(request.model) as model:
-            characters = _characters(request.inputs)
+            characters = characters_of(request)
             rows, counts, tokenization_s = await self._tokenize(
                 lambda: model.spell(request), characters, "inputs"
             )
@@ -162,7 +159,7 @@ class Inference:
             query = _tokenize_as("query", (request.query,), model, request)
             return query + _tokenize_as("document", request.documents, model, request)
 
-        characters = len(request.query) + _characters(request.documents)
+        characters = characters_of(request)
         batched, counts, timings = await self._run(model, tokenize, characters, "documents")
         vectors = finish(batched.rows, None, normalize=True)
         # Not one matrix product: its rounding may depend on how many documents there are.
@@ -187,23 +184,13 @@ class Inference:
         self, tokenize: Callable[[], Sequence[S]], characters: int, field: str
     ) -> tuple[Sequence[S], tuple[int, ...], float]:
         """What `tokenize` gives, called off the loop if it is long; how many tokens; seconds it took."""
-        if characters > self._max_request_tokens * CHARACTERS_PER_TOKEN:
-            raise PayloadTooLarge(
-                f"the {field} have {characters} characters, far more than the "
-                f"{self._max_request_tokens} tokens that a request may have: send fewer at once",
-                field=field,
-            )
+        check_characters(characters, self._max_request_tokens, field)
         began = time.perf_counter()
         inline = characters <= INLINE_CHARACTERS
         sequences = tokenize() if inline else await asyncio.to_thread(tokenize)
         tokenization_s = time.perf_counter() - began
         counts = tuple(len(tokens) for tokens in sequences)
-        if sum(counts) > self._max_request_tokens:
-            raise PayloadTooLarge(
-                f"the {field} have {sum(counts)} tokens, a request may have "
-                f"{self._max_request_tokens}: send fewer at once",
-                field=field,
-            )
+        check_tokens(sum(counts), self._max_request_tokens, field)
         return sequences, counts, tokenization_s
 
 
@@ -224,10 +211,6 @@ def _tokenize_as(
         index = (error.field or "").removeprefix("input")
         error.field = "query" if input_type == "query" else f"documents{index}"
         raise
-
-
-def _characters(inputs: Sequence[str | tuple[object, ...]]) -> int:
-    return sum(len(item) if isinstance(item, str) else sum(map(len, map(str, item))) for item in inputs)
 
 
 def build_inference(
