@@ -15,6 +15,7 @@ import numpy as np
 from shared import telemetry
 from shared.batching import Batched, Batcher
 from shared.catalogue import Catalogue
+from shared.chunks import field_of
 from shared.contracts import (
     EmbedRequest,
     EmbedResult,
@@ -22,6 +23,7 @@ from shared.contracts import (
     ModelState,
     PredictRequest,
     PredictResult,
+    Request,
     RerankRequest,
     RerankResult,
     Timings,
@@ -36,6 +38,7 @@ from shared.manifest import Device, split_pinned
 from shared.model import Model, load_model
 from shared.model_cache import ModelCache
 from shared.model_store import open_store
+from shared.routing import estimate_request
 from shared.schedule import Capacity
 from shared.settings import Settings
 from shared.vectors import finish, sigmoid, softmax
@@ -65,9 +68,7 @@ class Inference:
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Vectors of all inputs, in order."""
         async with self._cache.lease(request.model) as model:
-            batched, counts, timings = await self._run(
-                model, lambda: model.tokenize(request), characters_of(request), "input"
-            )
+            batched, counts, timings = await self._run(model, lambda: model.tokenize(request), request)
         return EmbedResult(
             finish(batched.rows, request.dimensions, request.normalize),
             counts,
@@ -83,9 +84,8 @@ class Inference:
         async with self._cache.lease(request.model) as model:
             if model.manifest.task == "embedding":
                 return await self._rerank_by_cosine(model, request)
-            characters = characters_of(request)
             batched, counts, timings = await self._run(
-                model, lambda: model.tokenize_pairs(request), characters, "documents"
+                model, lambda: model.tokenize_pairs(request), request
             )
         logits = batched.rows[:, 0]
         return RerankResult(
@@ -102,7 +102,7 @@ class Inference:
         """Each label's score for all inputs, in order: softmax, or sigmoid of a single label."""
         async with self._cache.lease(request.model) as model:
             batched, counts, timings = await self._run(
-                model, lambda: model.tokenize_inputs(request), characters_of(request), "inputs"
+                model, lambda: model.tokenize_inputs(request), request
             )
         scores = batched.rows
         if not request.raw_scores:
@@ -159,8 +159,7 @@ class Inference:
             query = _tokenize_as("query", (request.query,), model, request)
             return query + _tokenize_as("document", request.documents, model, request)
 
-        characters = characters_of(request)
-        batched, counts, timings = await self._run(model, tokenize, characters, "documents")
+        batched, counts, timings = await self._run(model, tokenize, request)
         vectors = finish(batched.rows, None, normalize=True)
         # Not one matrix product: its rounding may depend on how many documents there are.
         scores = np.array([float(vectors[0] @ row) for row in vectors[1:]], np.float32)
@@ -171,13 +170,17 @@ class Inference:
         )
 
     async def _run(
-        self, model: Model, tokenize: Callable[[], Sequence[T]], characters: int, field: str
+        self, model: Model, tokenize: Callable[[], Sequence[T]], request: Request
     ) -> tuple[Batched, tuple[int, ...], Timings]:
-        """Tokenise and batch. field: what is too much when it is."""
-        # Here too: tokenising what is then refused would take the time of what was accepted.
-        self._batcher.check()
-        sequences, counts, tokenization_s = await self._tokenize(tokenize, characters, field)
-        batched = await self._batcher.submit(model, sequences)
+        """Tokenise and batch what was let in: tokenising comes after, so that no refusal costs it."""
+        manifest = model.manifest
+        paired = manifest.task == "cross-encoder"
+        tokens = estimate_request(request, paired=paired, max_tokens=manifest.max_tokens)
+        with self._batcher.admit(tokens) as admission:
+            sequences, counts, tokenization_s = await self._tokenize(
+                tokenize, characters_of(request), field_of(request)
+            )
+            batched = await self._batcher.submit(model, sequences, admission)
         return batched, counts, Timings(tokenization_s, batched.queue_s, batched.inference_s)
 
     async def _tokenize(

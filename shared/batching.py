@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -44,6 +44,13 @@ class Batched:
     rows: FloatMatrix
     queue_s: float
     inference_s: float
+
+
+@dataclass(eq=False, slots=True)
+class Admission:
+    """A request that is let in and not yet submitted. tokens: about so many; 0 once it is submitted."""
+
+    tokens: int
 
 
 @dataclass(eq=False, slots=True)
@@ -92,7 +99,7 @@ class Batcher:
 
     budget_tokens, max_texts: a micro-batch's limits. max_wait_s: how long a free thread waits for a
     fuller batch; 0 never waits. max_queue_tokens, max_queue_s: waiting tokens, and the seconds they are
-    expected to take, beyond which `submit` raises Overloaded.
+    expected to take, beyond which `admit` raises Overloaded.
     """
 
     def __init__(
@@ -115,6 +122,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._heap: list[_Ticket] = []
         self._queued_tokens = 0
+        self._admitted_tokens = 0
         self._clock = 0.0
         self._orders = 0
         self._closed = False
@@ -131,16 +139,33 @@ class Batcher:
         """Real tokens accepted and not yet given to an engine."""
         return self._queued_tokens
 
-    async def submit(self, model: Runs, sequences: Sequence[Sized]) -> Batched:
+    @contextlib.contextmanager
+    def admit(self, tokens: int) -> Iterator[Admission]:
+        """A place in the queue for a request as a whole, before work is spent on it; `submit` takes it.
+
+        tokens: an estimate, which counts as waiting until then. Raises Overloaded (with retry_after_s)
+        by what waits already, and not by what comes: any size gets its turn. Unavailable after `close`.
+        """
+        with self._changed:
+            self._check()
+            self._admitted_tokens += tokens
+        admission = Admission(tokens)
+        try:
+            yield admission
+        finally:
+            with self._changed:
+                self._take_place(admission)
+
+    async def submit(self, model: Runs, sequences: Sequence[Sized], admission: Admission) -> Batched:
         """Run `sequences` through `model`, which must stay usable until this returns or raises.
 
-        Raises Overloaded (with retry_after_s), Unavailable after `close`, EmptyInput, and what
-        model.run raises (anything that is no BlitzError becomes one). When cancelled, it drops what
-        is queued and leaves only after the batches already running have ended.
+        Raises Unavailable after `close`, EmptyInput, and what model.run raises (anything that is no
+        BlitzError becomes one). When cancelled, it drops what is queued and leaves only after the
+        batches already running have ended.
         """
         if not sequences:
             raise EmptyInput("there is nothing to run", field="input")
-        ticket = self._enqueue(model, sequences)
+        ticket = self._enqueue(model, sequences, admission)
         try:
             await asyncio.shield(ticket.done)
         except asyncio.CancelledError:
@@ -157,11 +182,6 @@ class Batcher:
         ended = time.perf_counter()
         return Batched(ticket.rows, ticket.started - ticket.submitted, ended - ticket.started)
 
-    def check(self) -> None:
-        """Raise what `submit` would raise now, before work is spent on a request: Overloaded."""
-        with self._changed:
-            self._check()
-
     def close(self) -> None:
         """Fail what is queued with Unavailable, let running batches end, stop the threads."""
         with self._changed:
@@ -173,13 +193,14 @@ class Batcher:
         for thread in self._threads:
             thread.join()
 
-    def _enqueue(self, model: Runs, sequences: Sequence[Sized]) -> _Ticket:
+    def _enqueue(self, model: Runs, sequences: Sequence[Sized], admission: Admission) -> _Ticket:
         loop = asyncio.get_running_loop()
         lengths = [len(ids) for ids in sequences]
         batches = plan_batches(lengths, budget_tokens=self._budget_tokens, max_texts=self._max_texts)
         total = sum(lengths)
         with self._changed:
-            self._check()
+            self._check_open()
+            self._take_place(admission)
             self._orders += 1
             ticket = _Ticket(
                 model, sequences, deque(batches), loop, loop.create_future(), self._clock, self._orders
@@ -189,11 +210,19 @@ class Batcher:
             self._changed.notify_all()
         return ticket
 
-    def _check(self) -> None:
-        """Under the lock. What waits already counts, and not what comes: any size gets its turn."""
+    def _take_place(self, admission: Admission) -> None:
+        """Under the lock: it counts no more as waiting. Again, it has no effect."""
+        self._admitted_tokens -= admission.tokens
+        admission.tokens = 0
+
+    def _check_open(self) -> None:
         if self._closed:
             raise Unavailable("the service is shutting down")
-        excess = self._queued_tokens - self._room_tokens()
+
+    def _check(self) -> None:
+        """Under the lock."""
+        self._check_open()
+        excess = self._queued_tokens + self._admitted_tokens - self._room_tokens()
         if excess > 0:
             raise Overloaded(
                 "too many requests are waiting: retry later", retry_after_s=self._drain_s(excess)

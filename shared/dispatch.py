@@ -36,7 +36,7 @@ from shared.lane import Lane
 from shared.limits import characters_of, check_characters
 from shared.manifest import Device
 from shared.parts import Parts
-from shared.routing import Policy, Work, estimate_tokens, preferring, wants_gpu
+from shared.routing import Policy, Work, estimate_request, preferring, wants_gpu
 from shared.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
@@ -220,10 +220,9 @@ class Dispatcher:
 
 def _work(request: Request, cards: Sequence[ModelCard]) -> Work:
     texts = texts_of(request)
-    tokens = estimate_tokens(texts)
     cross_encoder = any(card.task == "cross-encoder" for card in cards)
-    if isinstance(request, RerankRequest):
-        tokens += estimate_tokens((request.query,)) * (len(texts) if cross_encoder else 1)
+    max_tokens = max((card.max_tokens for card in cards), default=None)
+    tokens = estimate_request(request, paired=cross_encoder, max_tokens=max_tokens)
     return Work(len(texts), tokens, cross_encoder, {card.device: card.size_bytes for card in cards})
 
 

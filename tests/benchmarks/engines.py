@@ -40,7 +40,8 @@ def ours(folder: Path, manifest: Manifest) -> tuple[Embed, Model]:
 
     def embed(texts: list[str]) -> FloatMatrix:
         sequences = model.tokenize(EmbedRequest(manifest.name, tuple(texts)))
-        batched = asyncio.run(batcher.submit(model, sequences))
+        with batcher.admit(0) as admission:
+            batched = asyncio.run(batcher.submit(model, sequences, admission))
         return finish(batched.rows, None, True)
 
     return embed, model

@@ -27,9 +27,11 @@ from shared.contracts import (
     TokenPair,
     Tokens,
 )
+from shared.dispatch import Dispatcher
 from shared.engines.onnx import OnnxEngine, capacity
 from shared.errors import InputTooLong, InvalidInput, Overloaded, PayloadTooLarge, UnknownModel
 from shared.model_cache import ModelCache
+from shared.routing import fixed
 from shared.settings import Settings
 from shared.tokenization import Spelling
 from tests.tiny import manifest_of
@@ -107,12 +109,15 @@ class FakeCache:
 
 
 class FakeCatalogue:
+    async def cards_of(self, name: str) -> list[ModelCard]:
+        return []
+
     async def cards(self) -> list[ModelCard]:
         return [ModelCard(name, "r1", "cpu-int8", "bert", "mean", 2, 16) for name in ("b", "a")]
 
 
 class Served:
-    def __init__(self) -> None:
+    def __init__(self, max_queue_tokens: int = 10**6) -> None:
         self.model = FakeModel("a")
         self.cache = FakeCache(
             self.model, FakeReranker("ranker", "LABEL_0"), FakeReranker("classifier", "no", "yes")
@@ -122,7 +127,7 @@ class Served:
             budget_tokens=64,
             max_texts=8,
             max_wait_s=0,
-            max_queue_tokens=10**6,
+            max_queue_tokens=max_queue_tokens,
             max_queue_s=100,
         )
         self.inference = Inference(
@@ -177,7 +182,7 @@ async def test_long_requests_are_tokenised_off_the_loop(
 
 async def test_too_many_tokens_are_refused_and_nothing_runs(served: Served) -> None:
     """Over max_request_tokens: 413 that names the field; the lease ends."""
-    with pytest.raises(PayloadTooLarge) as refused:
+    with pytest.raises(PayloadTooLarge, match=r"5001 tokens.* 5000:") as refused:
         await served.inference.embed(EmbedRequest("a", ("x" * 3000, "y" * 2001)))
     assert refused.value.field == "input"
     assert served.model.leased_while_embedding == []
@@ -197,13 +202,50 @@ async def test_a_full_queue_refuses_before_anything_is_tokenised(
 ) -> None:
     """Under overload most requests are refused: they must cost next to nothing."""
 
-    def refuse() -> None:
+    def refuse(tokens: int) -> None:
         raise Overloaded("too many requests are waiting: retry later")
 
-    monkeypatch.setattr(served.batcher, "check", refuse)
+    monkeypatch.setattr(served.batcher, "admit", refuse)
     monkeypatch.setattr(served.model, "tokenize", lambda request: pytest.fail("it was tokenised"))
     with pytest.raises(Overloaded):
         await served.inference.embed(EmbedRequest("a", ("abc",)))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        EmbedRequest("a", ("abc",) * 600),
+        EmbedRequest("a", ((1, 2, 3),) * 600),
+        RerankRequest("ranker", "q", ("ab",) * 600),
+        RerankRequest("a", "query", ("abc",) * 600),
+        PredictRequest("classifier", ("abc",) * 600),
+        TokenizeRequest("a", ("abc",) * 600),
+    ],
+    ids=lambda request: f"{type(request).__name__} {request.model}",
+)
+async def test_what_may_succeed_is_let_in_as_a_whole(request_: Any) -> None:
+    """A request larger than the queue is answered by an idle process, and the router adds no limit."""
+    served = Served(max_queue_tokens=10)
+    dispatcher = Dispatcher(
+        {"cpu": served.inference},
+        cast(Catalogue, FakeCatalogue()),
+        fixed(10),
+        chunk_texts=100,
+        concurrency={},
+        max_queue_s=0.001,
+        max_request_tokens=5000,
+        timeout_s=60,
+        gpu_idle_s=300,
+    )
+    asked: dict[type, Any] = {
+        EmbedRequest: dispatcher.embed,
+        RerankRequest: dispatcher.rerank,
+        PredictRequest: dispatcher.predict,
+        TokenizeRequest: dispatcher.tokenize,
+    }
+    for _ in range(2):  # the second time the rate is known
+        assert len((await asked[type(request_)](request_)).token_counts) == 600
+    served.batcher.close()
 
 
 async def test_an_unknown_model_is_unknown(served: Served) -> None:
@@ -270,7 +312,7 @@ async def test_predictions_are_probabilities_or_logits_of_each_label(served: Ser
 
 async def test_tokens_are_told_without_a_batch(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is run and a full queue is no hindrance; what is too much is refused as elsewhere."""
-    monkeypatch.setattr(served.batcher, "check", lambda: pytest.fail("it asked the queue"))
+    monkeypatch.setattr(served.batcher, "admit", lambda tokens: pytest.fail("it asked the queue"))
     result = await served.inference.tokenize(TokenizeRequest("a", ("ab", "c")))
     assert (result.texts, result.token_counts) == (("a", "b", "c"), (2, 1))
     assert result.spans[:, 0].tolist() == [97, 98, 99]

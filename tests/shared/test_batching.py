@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from shared.batching import Batched, Batcher
+from shared.batching import Batched, Batcher, Runs
 from shared.contracts import FloatMatrix
 from shared.errors import BlitzError, EmptyInput, InvalidInput, Overloaded, Unavailable
 from shared.telemetry import Telemetry
@@ -69,8 +69,20 @@ async def entered(model: FakeModel) -> None:
     assert await asyncio.to_thread(model.entered.acquire, timeout=10)
 
 
+async def submit(batches: Batcher, model: Runs, sequences: list[list[int]]) -> Batched:
+    """As a request comes: let in, then run."""
+    with batches.admit(0) as admission:
+        return await batches.submit(model, sequences, admission)
+
+
+def check(batches: Batcher) -> None:
+    """Whether another request would be let in. Raises Overloaded."""
+    with batches.admit(0):
+        pass
+
+
 def start(batches: Batcher, model: FakeModel, sequences: list[list[int]]) -> asyncio.Task[Batched]:
-    return asyncio.create_task(batches.submit(model, sequences))
+    return asyncio.create_task(submit(batches, model, sequences))
 
 
 async def queued(batches: Batcher, tokens: int) -> None:
@@ -99,7 +111,7 @@ async def test_vectors_come_back_in_input_order() -> None:
     model = FakeModel()
     sequences = [[n] * (1 + n % 5) for n in range(1, 40)]
     with batcher(threads=2) as batches:
-        result = await batches.submit(model, sequences)
+        result = await submit(batches, model, sequences)
     assert result.rows.dtype == np.float32
     assert result.rows.tolist() == [[ids[0], len(ids)] for ids in sequences]
     assert len(model.calls) > 5
@@ -200,13 +212,13 @@ async def test_a_full_queue_refuses_with_a_time_to_retry() -> None:
         await entered(model)
         tasks.append(start(batches, model, [[2] * 8]))
         await queued(batches, 8)
-        batches.check()
+        check(batches)
         tasks.append(start(batches, model, [[3] * 3]))
         await queued(batches, 11)
         with pytest.raises(Overloaded):
-            batches.check()
+            check(batches)
         with pytest.raises(Overloaded) as refused:
-            await batches.submit(model, [[4]])
+            await submit(batches, model, [[4]])
         assert refused.value.retry_after_s is not None
         assert 1 <= refused.value.retry_after_s <= 60
         model.gate.set()
@@ -215,10 +227,31 @@ async def test_a_full_queue_refuses_with_a_time_to_retry() -> None:
 
 
 @pytest.mark.anyio
+async def test_who_was_let_in_counts_as_waiting_and_is_not_refused_later() -> None:
+    """From before it is tokenised, by an estimate, until it is submitted, or fails before that."""
+    model = FakeModel(held=True)
+    with batcher(max_queue_tokens=10) as batches:
+        tasks = [start(batches, model, [[1]])]
+        await entered(model)
+        with batches.admit(11), pytest.raises(Overloaded):
+            check(batches)
+        with batches.admit(5) as early:
+            tasks.append(start(batches, model, [[2] * 6]))
+            await queued(batches, 6)
+            with pytest.raises(Overloaded):
+                check(batches)
+            tasks.append(asyncio.create_task(batches.submit(model, [[3] * 6], early)))
+            await queued(batches, 12)
+            model.gate.set()
+            await asyncio.gather(*tasks)
+        check(batches)
+
+
+@pytest.mark.anyio
 async def test_a_request_alone_is_accepted_however_large() -> None:
     """A limit below one request must not make that request impossible for ever."""
     with batcher(max_queue_tokens=10) as batches:
-        result = await batches.submit(FakeModel(), [[1] * 30, [2] * 30])
+        result = await submit(batches, FakeModel(), [[1] * 30, [2] * 30])
     assert result.rows.shape == (2, 2)
 
 
@@ -235,7 +268,7 @@ async def test_a_cancelled_callers_queued_batches_never_run() -> None:
         model.gate.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await batches.submit(model, [[4]])
+        await submit(batches, model, [[4]])
     assert model.calls == [[[1] * 8], [[4]]]
 
 
@@ -256,7 +289,7 @@ async def test_a_failing_batch_fails_its_callers_only() -> None:
         assert (await first).rows[0, 0] == 1
         assert "internal detail" not in str(failed.value)
         assert batches.queued_tokens == 0
-        assert (await batches.submit(model, [[9]])).rows[0, 0] == 9
+        assert (await submit(batches, model, [[9]])).rows[0, 0] == 9
     assert not any([5] * 7 in call for call in model.calls)
 
 
@@ -282,10 +315,10 @@ async def test_a_queue_that_takes_too_long_refuses() -> None:
     """max_queue_s bounds the expected wait, once a batch has shown the rate; one alone always goes."""
     model = FakeModel()
     with batcher(max_queue_s=1e-9) as batches:
-        await batches.submit(model, [[1] * 8])
+        await submit(batches, model, [[1] * 8])
         running, waiting = await one_running_one_waiting(batches, model)
         with pytest.raises(Overloaded):
-            await batches.submit(model, [[4]])
+            await submit(batches, model, [[4]])
         model.gate.set()
         await asyncio.gather(running, waiting)
 
@@ -295,7 +328,7 @@ async def test_small_batches_of_an_idle_server_do_not_tell_how_fast_a_queue_drai
     """Or the first large request after them would be refused for its own first half."""
     model = FakeModel()
     with batcher(max_queue_s=1e-9) as batches:
-        await batches.submit(model, [[1]])
+        await submit(batches, model, [[1]])
         running, waiting = await one_running_one_waiting(batches, model)
         another = start(batches, model, [[4]])
         await asyncio.sleep(0)  # it queues, or is refused
@@ -314,7 +347,7 @@ async def test_errors_of_ours_keep_their_class() -> None:
             raise self.error
 
     with batcher() as batches, pytest.raises(InvalidInput) as caught:
-        await batches.submit(Refusing(), [[1]])
+        await submit(batches, Refusing(), [[1]])
     assert caught.value.field == "input[0]"
     assert caught.value is not Refusing.error
 
@@ -328,7 +361,7 @@ async def test_a_model_that_loses_rows_is_an_error_and_not_a_wrong_answer() -> N
             return np.zeros((len(sequences) - 1, 2), np.float32)
 
     with batcher() as batches, pytest.raises(BlitzError):
-        await batches.submit(Short(), [[1], [2]])
+        await submit(batches, Short(), [[1], [2]])
 
 
 @pytest.mark.anyio
@@ -347,7 +380,7 @@ async def test_close_fails_what_waits_and_lets_running_batches_end() -> None:
         assert (await running).rows[0, 0] == 1
         await closing
         with pytest.raises(Unavailable):
-            await batches.submit(model, [[3]])
+            await submit(batches, model, [[3]])
 
 
 @pytest.mark.anyio
@@ -366,14 +399,14 @@ async def test_waiting_lets_a_batch_fill() -> None:
 async def test_waiting_ends() -> None:
     """A text that stays alone is run after max_wait_s."""
     with batcher(max_wait_s=0.01) as batches:
-        assert (await batches.submit(FakeModel(), [[1]])).rows.tolist() == [[1, 1]]
+        assert (await submit(batches, FakeModel(), [[1]])).rows.tolist() == [[1, 1]]
 
 
 @pytest.mark.anyio
 async def test_nothing_to_embed_is_refused() -> None:
     """An empty list would otherwise wait for ever."""
     with batcher() as batches, pytest.raises(EmptyInput):
-        await batches.submit(FakeModel(), [])
+        await submit(batches, FakeModel(), [])
 
 
 @pytest.mark.anyio
@@ -381,7 +414,7 @@ async def test_batches_are_counted() -> None:
     """Texts and padded tokens of each micro-batch reach the metrics."""
     metrics = Telemetry(CollectorRegistry())
     with batcher(metrics=metrics) as batches:
-        await batches.submit(FakeModel(), [[1, 1], [2]])
+        await submit(batches, FakeModel(), [[1, 1], [2]])
     assert b"te_batch_next_size_sum 2.0" in metrics.render()
     assert b"te_batch_next_tokens_sum 4.0" in metrics.render()
 
@@ -392,7 +425,7 @@ async def test_many_callers_on_many_threads_each_get_their_own() -> None:
     model = FakeModel()
     requests = [[[r * 10 + i + 1] * (1 + (r + i) % 8) for i in range(1 + r % 6)] for r in range(400)]
     with batcher(threads=4, max_queue_tokens=10**6) as batches:
-        results = await asyncio.gather(*(batches.submit(model, request) for request in requests))
+        results = await asyncio.gather(*(submit(batches, model, request) for request in requests))
         assert batches.queued_tokens == 0
     for request, result in zip(requests, results, strict=True):
         assert result.rows.tolist() == [[ids[0], len(ids)] for ids in request]
