@@ -6,8 +6,10 @@ Does not know HTTP, dialects or how arrays are packed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence, Sized
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -35,6 +37,7 @@ from shared.engines.base import OpenEngine
 from shared.errors import InputTooLong, InvalidInput
 from shared.limits import characters_of, check_characters, check_tokens
 from shared.manifest import Device, split_pinned
+from shared.memory import left_for_batches, usable_memory
 from shared.model import Model, load_model
 from shared.model_cache import ModelCache
 from shared.model_store import open_store
@@ -42,6 +45,8 @@ from shared.routing import estimate_request
 from shared.schedule import Capacity
 from shared.settings import Settings
 from shared.vectors import finish, sigmoid, softmax
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Tokens)
 S = TypeVar("S", bound=Sized)
@@ -138,9 +143,13 @@ class Inference:
 
     async def states(self) -> list[ModelState]:
         """Every model the cache or the store knows, by name. Raises StoreUnavailable."""
-        cards = await self._catalogue.cards()
-        states = self._cache.states(card.name for card in cards)
-        return [states[name] for name in sorted(states)]
+        cards = {card.name: card for card in await self._catalogue.cards()}
+        states = self._cache.states(cards)
+        usable = {
+            name: min(card.max_tokens, card.memory.tokens_within(self._batcher.max_bytes))
+            for name, card in cards.items()
+        }
+        return [replace(states[name], max_tokens=usable.get(name)) for name in sorted(states)]
 
     async def close(self) -> None:
         """Stop serving: waits for running batches, then frees the models."""
@@ -226,6 +235,9 @@ def build_inference(
     Raises Misconfigured for a store that cannot be.
     """
     store = open_store(settings)
+    max_bytes = settings.batch_memory_bytes or left_for_batches(
+        settings.cache_memory_bytes, usable_memory()
+    )
 
     def find_revision(name: str) -> str:
         plain, revision = split_pinned(name)
@@ -233,7 +245,13 @@ def build_inference(
 
     def load(name: str, revision: str) -> Model:
         folder, manifest = store.fetch(split_pinned(name)[0], revision)
-        return load_model(folder, manifest, open_engine)
+        model = load_model(folder, manifest, open_engine, max_bytes)
+        if model.tokenizer.usable_tokens < manifest.max_tokens:
+            _log.warning(
+                "%s reads %d tokens and there is memory for %d; BLITZ_BATCH_MEMORY_BYTES is %d here",
+                *(manifest.name, manifest.max_tokens, model.tokenizer.usable_tokens, max_bytes),
+            )
+        return model
 
     cache = ModelCache(
         find_revision=find_revision,
@@ -248,6 +266,7 @@ def build_inference(
         threads=settings.threads or capacity.threads,
         budget_tokens=settings.batch_tokens or capacity.batch_tokens,
         max_texts=settings.batch_texts or capacity.batch_texts,
+        max_bytes=max_bytes,
         max_wait_s=settings.max_wait_ms / 1000,
         max_queue_tokens=settings.queue_tokens,
         max_queue_s=settings.max_queue_s,

@@ -32,6 +32,9 @@ _log = logging.getLogger(__name__)
 class Runs(Protocol):
     """What a batch runs on; `shared.model.Model` is one. Called from many threads at once."""
 
+    def text_bytes(self, tokens: int) -> int:
+        """Memory that running one text of so many tokens takes; no less for a longer one."""
+
     def run(self, sequences: Sequence[Any]) -> FloatMatrix:
         """B sequences -> (B, D) float32."""
 
@@ -82,12 +85,20 @@ class _Ticket:
 
     def offer(self) -> Offer:
         batch = self.waiting[0]
-        return Offer(
-            self.model, len(batch), max(len(self.sequences[i]) for i in batch), self.tokens(batch)
-        )
+        longest = max(len(self.sequences[i]) for i in batch)
+        text_bytes = self.model.text_bytes(longest)
+        return Offer(self.model, len(batch), longest, self.tokens(batch), text_bytes)
 
 
 _Part = tuple[_Ticket, list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A micro-batch that a thread has taken. memory_bytes: what running it takes."""
+
+    parts: list[_Part]
+    memory_bytes: int
 
 
 class Batcher:
@@ -97,7 +108,9 @@ class Batcher:
     goes next. A new one starts at the process's virtual time, which advances by service / waiting
     requests: so 5,000 texts do not starve one text behind them, nor a stream of single texts them.
 
-    budget_tokens, max_texts: a micro-batch's limits. max_wait_s: how long a free thread waits for a
+    budget_tokens, max_texts: a micro-batch's limits. max_bytes: memory that all under way may take
+    together; what would be too much beside others waits until they have ended, and nothing overtakes
+    it. max_wait_s: how long a free thread waits for a
     fuller batch; 0 never waits. max_queue_tokens, max_queue_s: waiting tokens, and the seconds they are
     expected to take, beyond which `admit` raises Overloaded.
     """
@@ -108,6 +121,7 @@ class Batcher:
         threads: int,
         budget_tokens: int,
         max_texts: int,
+        max_bytes: int,
         max_wait_s: float,
         max_queue_tokens: int,
         max_queue_s: float,
@@ -116,6 +130,7 @@ class Batcher:
         self._metrics = metrics
         self._budget_tokens = budget_tokens
         self._max_texts = max_texts
+        self._max_bytes = max_bytes
         self._max_wait_s = max_wait_s
         self._max_queue_tokens = max_queue_tokens
         self._max_queue_s = max_queue_s
@@ -123,6 +138,7 @@ class Batcher:
         self._heap: list[_Ticket] = []
         self._queued_tokens = 0
         self._admitted_tokens = 0
+        self._running_bytes = 0
         self._clock = 0.0
         self._orders = 0
         self._closed = False
@@ -133,6 +149,11 @@ class Batcher:
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def max_bytes(self) -> int:
+        """Memory that running models may take."""
+        return self._max_bytes
 
     @property
     def queued_tokens(self) -> int:
@@ -196,7 +217,13 @@ class Batcher:
     def _enqueue(self, model: Runs, sequences: Sequence[Sized], admission: Admission) -> _Ticket:
         loop = asyncio.get_running_loop()
         lengths = [len(ids) for ids in sequences]
-        batches = plan_batches(lengths, budget_tokens=self._budget_tokens, max_texts=self._max_texts)
+        batches = plan_batches(
+            lengths,
+            budget_tokens=self._budget_tokens,
+            max_texts=self._max_texts,
+            max_bytes=self._max_bytes,
+            text_bytes=model.text_bytes,
+        )
         total = sum(lengths)
         with self._changed:
             self._check_open()
@@ -239,10 +266,13 @@ class Batcher:
         return min(60.0, max(1.0, tokens / rate)) if rate else 1.0
 
     def _work(self) -> None:
-        while (parts := self._take()) is not None:
-            self._run(parts)
+        while (taken := self._take()) is not None:
+            self._run(taken.parts)
+            with self._changed:
+                self._running_bytes -= taken.memory_bytes
+                self._changed.notify_all()
 
-    def _take(self) -> list[_Part] | None:
+    def _take(self) -> _Taken | None:
         """Block until there is a micro-batch to run; None when closed."""
         with self._changed:
             while not self._closed:
@@ -250,9 +280,9 @@ class Batcher:
                     self._changed.wait()
                     continue
                 self._wait_for_more()
-                parts = self._pop()
-                if parts:
-                    return parts
+                taken = self._pop()
+                if taken is not None:
+                    return taken
             return None
 
     def _wait_for_more(self) -> None:
@@ -262,7 +292,8 @@ class Batcher:
                 timeout=self._max_wait_s,
             )
 
-    def _pop(self) -> list[_Part]:
+    def _pop(self) -> _Taken | None:
+        """None if nothing waits, or what is next had to wait for memory: look again."""
         tickets: list[_Ticket] = []
         while self._heap and len(tickets) < LOOKAHEAD:
             ticket = heapq.heappop(self._heap)
@@ -272,12 +303,20 @@ class Batcher:
                 if (first.texts + 1) * first.longest > self._budget_tokens:
                     break  # full already: nothing can join
         if not tickets:
-            return []
+            return None
+        offers = [ticket.offer() for ticket in tickets]
+        free_bytes = self._max_bytes - self._running_bytes
+        if self._running_bytes and offers[0].texts * offers[0].text_bytes > free_bytes:
+            for ticket in tickets:
+                heapq.heappush(self._heap, ticket)
+            self._changed.wait()
+            return None
         active = len(tickets) + len(self._heap)
         chosen = choose(
-            [ticket.offer() for ticket in tickets],
+            offers,
             budget_tokens=self._budget_tokens,
             max_texts=self._max_texts,
+            max_bytes=free_bytes,
         )
         parts = [(tickets[position], tickets[position].waiting.popleft()) for position in chosen]
         longest = max(len(ticket.sequences[i]) for ticket, batch in parts for i in batch)
@@ -290,7 +329,10 @@ class Batcher:
         for ticket in tickets:
             if ticket.waiting:
                 heapq.heappush(self._heap, ticket)
-        return parts
+        texts = sum(len(batch) for _, batch in parts)
+        memory_bytes = texts * max(offers[position].text_bytes for position in chosen)
+        self._running_bytes += memory_bytes
+        return _Taken(parts, memory_bytes)
 
     def _run(self, parts: list[_Part]) -> None:
         """Run a micro-batch; when one that callers share fails, each caller's part again by itself."""

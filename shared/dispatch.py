@@ -31,7 +31,7 @@ from shared.contracts import (
     TokenizeResult,
     texts_of,
 )
-from shared.errors import BlitzError, Overloaded, Unavailable, UnknownModel
+from shared.errors import BeyondMemory, BlitzError, Overloaded, Unavailable, UnknownModel
 from shared.lane import Lane
 from shared.limits import characters_of, check_characters
 from shared.manifest import Device
@@ -228,7 +228,7 @@ def _work(request: Request, cards: Sequence[ModelCard]) -> Work:
 
 def _another_may_answer(error: BlitzError) -> bool:
     """Not if the caller has to change something; 500 is about the files of one of the backends."""
-    return error.status >= 500 or isinstance(error, Overloaded | UnknownModel)
+    return error.status >= 500 or isinstance(error, Overloaded | UnknownModel | BeyondMemory)
 
 
 async def _waking(lane: Lane, wake: Callable[[], Awaitable[None]]) -> None:

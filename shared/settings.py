@@ -60,8 +60,12 @@ class Settings:
     batch_tokens, batch_texts: a micro-batch's limits, padded tokens and texts; 0: what suits the role
         (CPU: 384 and 128; GPU: by the free memory, and 1,024).
     max_wait_ms: how long a free engine waits for a batch to fill; 0 never waits.
+    batch_memory_bytes: what running models may take, all micro-batches under way together; 0: what the
+        container's memory has beside cache_memory_bytes and 0.6 GB. On a CPU it bounds how long a text
+        may be, since attention takes memory by its square.
     queue_tokens, max_queue_s: tokens waiting in this process, and the seconds they are expected to wait,
         beyond which requests get 429; tests/benchmarks/overload.py says how to choose the second.
+    max_requests: requests under way in this process; more get 429 before their body is read.
     max_body_bytes, max_inputs, max_request_tokens: a request's limits.
     max_file_bytes: the largest file that /v1/files takes.
     allow_token_ids: accept OpenAI inputs of token ids as ids of the model's own vocabulary.
@@ -100,8 +104,10 @@ class Settings:
     batch_tokens: int = 0
     batch_texts: int = 0
     max_wait_ms: float = 0.0
+    batch_memory_bytes: int = 0
     queue_tokens: int = 1_000_000
     max_queue_s: float = 30.0
+    max_requests: int = 512
     max_body_bytes: int = 20_000_000
     max_file_bytes: int = 200_000_000
     max_inputs: int = 2048
@@ -155,7 +161,15 @@ _CHOICES = {
     "routing": ("fixed", "adaptive"),
 }
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
-_NOT_NEGATIVE = ("threads", "max_wait_ms", "batch_tokens", "batch_texts", "gpu_wake_s", "gpu_ahead_s")
+_NOT_NEGATIVE = (
+    "threads",
+    "max_wait_ms",
+    "batch_tokens",
+    "batch_texts",
+    "batch_memory_bytes",
+    "gpu_wake_s",
+    "gpu_ahead_s",
+)
 _POSITIVE = (
     "gpu_min_texts",
     "gpu_idle_s",
@@ -167,6 +181,7 @@ _POSITIVE = (
     "refresh_s",
     "queue_tokens",
     "max_queue_s",
+    "max_requests",
     "max_body_bytes",
     "max_file_bytes",
     "max_inputs",

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ def ours(folder: Path, manifest: Manifest) -> tuple[Embed, Model]:
         threads=limits.threads,
         budget_tokens=limits.batch_tokens,
         max_texts=limits.batch_texts,
+        max_bytes=sys.maxsize,
         max_wait_s=0,
         max_queue_tokens=10_000_000,
         max_queue_s=1e9,

@@ -47,6 +47,9 @@ class FakeModel:
         self.leases = 0
         self.leased_while_embedding: list[int] = []
 
+    def text_bytes(self, tokens: int) -> int:
+        return 0
+
     def tokenize(self, request: EmbedRequest) -> list[list[int]]:
         return [
             [ord(c) for c in item] if isinstance(item, str) else list(item) for item in request.inputs
@@ -126,6 +129,7 @@ class Served:
             threads=1,
             budget_tokens=64,
             max_texts=8,
+            max_bytes=1000,
             max_wait_s=0,
             max_queue_tokens=max_queue_tokens,
             max_queue_s=100,

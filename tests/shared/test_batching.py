@@ -22,12 +22,17 @@ POISON = 666
 class FakeModel:
     """Row = (first id, length). Holds every batch until `gate` is set; keeps what it was given."""
 
+    bytes_per_token = 0
+
     def __init__(self, *, held: bool = False) -> None:
         self.gate = threading.Event()
         self.entered = threading.Semaphore(0)
         self.calls: list[list[list[int]]] = []
         if not held:
             self.gate.set()
+
+    def text_bytes(self, tokens: int) -> int:
+        return tokens * self.bytes_per_token
 
     def run(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
         self.calls.append([list(ids) for ids in sequences])
@@ -44,6 +49,7 @@ def batcher(
     threads: int = 1,
     budget_tokens: int = 8,
     max_texts: int = 4,
+    max_bytes: int = 1000,
     max_wait_s: float = 0.0,
     max_queue_tokens: int = 1000,
     max_queue_s: float = 1e9,
@@ -53,6 +59,7 @@ def batcher(
         threads=threads,
         budget_tokens=budget_tokens,
         max_texts=max_texts,
+        max_bytes=max_bytes,
         max_wait_s=max_wait_s,
         max_queue_tokens=max_queue_tokens,
         max_queue_s=max_queue_s,
@@ -340,7 +347,7 @@ async def test_small_batches_of_an_idle_server_do_not_tell_how_fast_a_queue_drai
 async def test_errors_of_ours_keep_their_class() -> None:
     """What an engine raises on purpose reaches the caller as it is, as an object of its own."""
 
-    class Refusing:
+    class Refusing(FakeModel):
         error = InvalidInput("no", field="input[0]")
 
         def run(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
@@ -356,12 +363,43 @@ async def test_errors_of_ours_keep_their_class() -> None:
 async def test_a_model_that_loses_rows_is_an_error_and_not_a_wrong_answer() -> None:
     """Fewer rows than sequences must not leave uninitialised vectors."""
 
-    class Short:
+    class Short(FakeModel):
         def run(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
             return np.zeros((len(sequences) - 1, 2), np.float32)
 
     with batcher() as batches, pytest.raises(BlitzError):
         await submit(batches, Short(), [[1], [2]])
+
+
+@pytest.mark.anyio
+async def test_threads_together_keep_within_the_memory() -> None:
+    """What would be too much beside others waits for them, and a small one does not overtake it."""
+    model = FakeModel(held=True)
+    model.bytes_per_token = 10
+    with batcher(threads=3, max_bytes=100) as batches:
+        tasks = [start(batches, model, [[1] * 6])]
+        await entered(model)
+        tasks.append(start(batches, model, [[2] * 8]))
+        await queued(batches, 8)
+        tasks.append(start(batches, model, [[3]]))
+        await queued(batches, 9)
+        assert not await asyncio.to_thread(model.entered.acquire, timeout=0.1)
+        model.gate.set()
+        await asyncio.gather(*tasks)
+    assert model.calls == [[[1] * 6], [[2] * 8], [[3]]]
+
+
+@pytest.mark.anyio
+async def test_what_fits_beside_others_runs_beside_them() -> None:
+    """The memory is shared, and not the threads' to keep."""
+    model = FakeModel(held=True)
+    model.bytes_per_token = 10
+    with batcher(threads=2, max_bytes=100) as batches:
+        tasks = [start(batches, model, [[1] * 6]), start(batches, model, [[2] * 4])]
+        await entered(model)
+        await entered(model)
+        model.gate.set()
+        await asyncio.gather(*tasks)
 
 
 @pytest.mark.anyio

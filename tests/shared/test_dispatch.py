@@ -307,6 +307,7 @@ FALLING_BACK = [
     errors.Overloaded("no"),
     errors.UnknownModel("no"),
     errors.InvalidArtefact("no"),
+    errors.BeyondMemory("no"),
 ]
 THE_CALLERS = [
     errors.InvalidInput("no"),

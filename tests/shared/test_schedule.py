@@ -27,6 +27,23 @@ def test_plans_are_the_expected_ones(lengths: list[int], expected: list[list[int
     assert plan_batches(lengths, budget_tokens=20, max_texts=4) == expected
 
 
+@pytest.mark.parametrize(
+    ("max_bytes", "expected"),
+    [(1000, [[0], [1, 2], [3, 4, 5, 6]]), (99, [[0], [1], [2], [3], [4], [5], [6]])],
+)
+def test_a_plan_keeps_within_the_memory(max_bytes: int, expected: list[list[int]]) -> None:
+    """By the square of a text's tokens; a text that is too large goes alone, and is others' business."""
+    lengths = [40, 20, 20, 10, 10, 10, 10]
+    plan = plan_batches(
+        lengths,
+        budget_tokens=1000,
+        max_texts=4,
+        max_bytes=max_bytes,
+        text_bytes=lambda tokens: tokens * tokens,
+    )
+    assert plan == expected
+
+
 @settings(deadline=None, database=None)
 @given(
     st.lists(st.integers(1, 60), max_size=80),
@@ -62,8 +79,10 @@ A, B = object(), object()
         ([Offer(A, 2, 20, 40), Offer(A, 4, 20, 80), Offer(A, 3, 20, 60)], [0, 2]),
         # At most 8 texts.
         ([Offer(A, 6, 1, 6), Offer(A, 3, 1, 3), Offer(A, 2, 1, 2)], [0, 2]),
+        # At most 1,000 bytes: three texts as large as the largest take 1,200, two 800.
+        ([Offer(A, 1, 8, 8, 300), Offer(A, 2, 9, 18, 400), Offer(A, 1, 9, 9, 400)], [0, 2]),
     ],
 )
 def test_the_choice_is_the_expected_one(offers: list[Offer], expected: list[int]) -> None:
     """The first always goes; others join if model, limits and padding allow."""
-    assert choose(offers, budget_tokens=100, max_texts=8) == expected
+    assert choose(offers, budget_tokens=100, max_texts=8, max_bytes=1000) == expected
