@@ -17,7 +17,7 @@ import numpy as np
 from shared import telemetry
 from shared.batching import Batched, Batcher
 from shared.catalogue import Catalogue
-from shared.chunks import field_of
+from shared.chunks import AnyRequest, field_of, in_whole, split
 from shared.contracts import (
     EmbedRequest,
     EmbedResult,
@@ -25,7 +25,6 @@ from shared.contracts import (
     ModelState,
     PredictRequest,
     PredictResult,
-    Request,
     RerankRequest,
     RerankResult,
     Timings,
@@ -34,7 +33,7 @@ from shared.contracts import (
     Tokens,
 )
 from shared.engines.base import OpenEngine
-from shared.errors import InputTooLong, InvalidInput
+from shared.errors import BlitzError, InputTooLong, InvalidInput
 from shared.limits import characters_of, check_characters, check_tokens
 from shared.manifest import Device, split_pinned
 from shared.memory import left_for_batches, usable_memory
@@ -73,7 +72,7 @@ class Inference:
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Vectors of all inputs, in order."""
         async with self._cache.lease(request.model) as model:
-            batched, counts, timings = await self._run(model, lambda: model.tokenize(request), request)
+            batched, counts, timings = await self._run(model, model.tokenize, request)
         return EmbedResult(
             finish(batched.rows, request.dimensions, request.normalize),
             counts,
@@ -89,9 +88,7 @@ class Inference:
         async with self._cache.lease(request.model) as model:
             if model.manifest.task == "embedding":
                 return await self._rerank_by_cosine(model, request)
-            batched, counts, timings = await self._run(
-                model, lambda: model.tokenize_pairs(request), request
-            )
+            batched, counts, timings = await self._run(model, model.tokenize_pairs, request)
         logits = batched.rows[:, 0]
         return RerankResult(
             np.ascontiguousarray(logits if request.raw_scores else sigmoid(logits)),
@@ -106,9 +103,7 @@ class Inference:
     async def predict(self, request: PredictRequest) -> PredictResult:
         """Each label's score for all inputs, in order: softmax, or sigmoid of a single label."""
         async with self._cache.lease(request.model) as model:
-            batched, counts, timings = await self._run(
-                model, lambda: model.tokenize_inputs(request), request
-            )
+            batched, counts, timings = await self._run(model, model.tokenize_inputs, request)
         scores = batched.rows
         if not request.raw_scores:
             scores = softmax(scores) if scores.shape[1] > 1 else sigmoid(scores)
@@ -164,9 +159,11 @@ class Inference:
                 field="max_document_tokens",
             )
 
-        def tokenize() -> list[list[int]]:
-            query = _tokenize_as("query", (request.query,), model, request)
-            return query + _tokenize_as("document", request.documents, model, request)
+        queries = [request.query]
+
+        def tokenize(part: RerankRequest) -> list[list[int]]:
+            query = _tokenize_as("query", (queries.pop(),), model, part) if queries else []
+            return query + _tokenize_as("document", part.documents, model, part)
 
         batched, counts, timings = await self._run(model, tokenize, request)
         vectors = finish(batched.rows, None, normalize=True)
@@ -179,7 +176,7 @@ class Inference:
         )
 
     async def _run(
-        self, model: Model, tokenize: Callable[[], Sequence[T]], request: Request
+        self, model: Model, tokenize: Callable[[AnyRequest], Sequence[T]], request: AnyRequest
     ) -> tuple[Batched, tuple[int, ...], Timings]:
         """Tokenise and batch what was let in: tokenising comes after, so that no refusal costs it."""
         manifest = model.manifest
@@ -187,10 +184,34 @@ class Inference:
         tokens = estimate_request(request, paired=paired, max_tokens=manifest.max_tokens)
         with self._batcher.admit(tokens) as admission:
             sequences, counts, tokenization_s = await self._tokenize(
-                tokenize, characters_of(request), field_of(request)
+                lambda: self._in_slices(tokenize, request, manifest.max_tokens),
+                characters_of(request),
+                field_of(request),
             )
             batched = await self._batcher.submit(model, sequences, admission)
         return batched, counts, Timings(tokenization_s, batched.queue_s, batched.inference_s)
+
+    def _in_slices(
+        self, tokenize: Callable[[AnyRequest], Sequence[T]], request: AnyRequest, max_tokens: int
+    ) -> list[T]:
+        """All tokens, or PayloadTooLarge before many more are held than a request may have.
+
+        A query is a part of each pair, so few bytes can be many tokens.
+        """
+        size = max(1, self._max_request_tokens // max_tokens)
+        slices = split(request, size)
+        sequences: list[T] = []
+        total = 0
+        for number, part in enumerate(slices):
+            try:
+                rows = tokenize(part)
+            except BlitzError as error:
+                raise in_whole(error, number * size) from error
+            total += sum(map(len, rows))
+            counted_all = number + 1 == len(slices)
+            check_tokens(total, self._max_request_tokens, field_of(request), counted_all=counted_all)
+            sequences += rows
+        return sequences
 
     async def _tokenize(
         self, tokenize: Callable[[], Sequence[S]], characters: int, field: str

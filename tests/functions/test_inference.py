@@ -193,6 +193,58 @@ async def test_too_many_tokens_are_refused_and_nothing_runs(served: Served) -> N
     assert served.model.leases == 0
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        EmbedRequest("a", ("x" * 16,) * 2000),
+        RerankRequest("ranker", "q" * 15, ("d",) * 2000),
+        RerankRequest("a", "q", ("d" * 16,) * 2000),
+        PredictRequest("classifier", ("x" * 16,) * 2000),
+    ],
+    ids=lambda request: f"{type(request).__name__} {request.model}",
+)
+async def test_what_has_too_many_tokens_is_not_tokenised_to_its_end(
+    served: Served, monkeypatch: pytest.MonkeyPatch, request_: Any
+) -> None:
+    """A short body can be many tokens: a query is read with each document. Both numbers are said."""
+    held = 0
+
+    def counting(tokenize: Any) -> Any:
+        def counted(self: Any, request: Any) -> Any:
+            nonlocal held
+            rows = tokenize(self, request)
+            held += sum(map(len, rows))
+            return rows
+
+        return counted
+
+    monkeypatch.setattr(FakeModel, "tokenize", counting(FakeModel.tokenize))
+    for name in ("tokenize_pairs", "tokenize_inputs"):
+        monkeypatch.setattr(FakeReranker, name, counting(getattr(FakeReranker, name)))
+    asked = {EmbedRequest: served.inference.embed, RerankRequest: served.inference.rerank}
+    ask: Any = asked.get(type(request_), served.inference.predict)
+    with pytest.raises(PayloadTooLarge, match=r"at least \d+ tokens.* 5000:"):
+        await ask(request_)
+    assert 5000 < held <= 10_000
+
+
+async def test_an_error_in_a_later_slice_names_the_text_as_the_caller_numbered_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """312 texts of sixteen tokens are looked at at once."""
+
+    def tokenize(self: FakeModel, request: EmbedRequest) -> list[list[int]]:
+        if "bad" in request.inputs:
+            index = request.inputs.index("bad")
+            raise InvalidInput("no", field=f"input[{index}]")
+        return [[1]] * len(request.inputs)
+
+    monkeypatch.setattr(FakeModel, "tokenize", tokenize)
+    with pytest.raises(InvalidInput) as caught:
+        await served.inference.embed(EmbedRequest("a", (*("x",) * 700, "bad")))
+    assert caught.value.field == "input[700]"
+
+
 async def test_far_too_many_characters_are_refused_unread(served: Served) -> None:
     """Tokenising megabytes only to refuse them would keep a core busy for seconds."""
     served.model.tokenize = lambda request: pytest.fail("it was tokenised")  # type: ignore
