@@ -42,6 +42,10 @@ from shared.telemetry import Telemetry
 _log = logging.getLogger(__name__)
 
 
+ESTIMATED_TOO_LOW = 2
+"""By how much an estimate of tokens may be too low; see shared.routing for what it is at worst."""
+
+
 class Cards(Protocol):
     """What is needed of shared.catalogue.Catalogue."""
 
@@ -58,10 +62,11 @@ class Dispatcher:
     of the time left, so that one that hangs does not use it up.
 
     concurrency, max_queue_s: see Lane; no number for a device: its backend is in this process.
-    chunk_texts: larger requests are split into parts of so many texts, run side by side, but not for a
-    backend in this process, which sees them whole. max_request_tokens: of all parts together.
-    timeout_s: what a request without a deadline may take. gpu_idle_s: so long after its last answer the
-    GPU is taken to be scaled to zero. wake_gpu: returns once the GPU is up. clock: monotonic seconds.
+    chunk_texts: larger requests are split into parts of so many texts, run side by side. Not for a
+    backend in this process, nor where it might be more than max_request_tokens in all: a backend that
+    sees the whole counts it before it runs any of it. timeout_s: what a request without a deadline may
+    take. gpu_idle_s: so long after its last answer the GPU is taken to be scaled to zero.
+    wake_gpu: returns once the GPU is up. clock: monotonic seconds.
 
     Raises what backends raise. If several failed: the first error, unless that only says that one of
     them does not have the model.
@@ -195,7 +200,9 @@ class Dispatcher:
         ask: Callable[[Backend, AnyRequest], Awaitable[AnyResult]],
     ) -> AnyResult:
         """The whole request on one backend, and one result."""
-        parts = chunks.split(request, self._chunk_texts) if lane.is_remote else [request]
+        parts = [request]
+        if lane.is_remote and tokens * ESTIMATED_TOO_LOW <= self._max_request_tokens:
+            parts = chunks.split(request, self._chunk_texts)
         with lane.attempt(tokens, is_split=len(parts) > 1):
             if len(parts) == 1:
                 return await lane.call(lambda backend: ask(backend, request))

@@ -671,6 +671,30 @@ async def test_states_without_the_gpu_when_it_fails_but_not_without_the_cpu() ->
 # Large requests
 
 
+LARGE = [
+    EmbedRequest("m", texts(35)),
+    RerankRequest("m", "q", texts(35)),
+    PredictRequest("m", texts(35)),
+    TokenizeRequest("m", texts(35)),
+]
+"""Each is four parts of a remote backend."""
+
+
+async def answered(setup: Setup, request: Any) -> list[int]:
+    """The token counts of the answer to any kind of request."""
+    asked: dict[type, Callable[[Any], Awaitable[Any]]] = {
+        EmbedRequest: setup.dispatcher.embed,
+        RerankRequest: setup.dispatcher.rerank,
+        PredictRequest: setup.dispatcher.predict,
+        TokenizeRequest: setup.dispatcher.tokenize,
+    }
+    return list((await asked[type(request)](request)).token_counts)
+
+
+def kind_of(request: Any) -> str:
+    return type(request).__name__
+
+
 @given(st.integers(1, 60), st.integers(1, 25), st.integers(1, 5), st.randoms())
 @settings(max_examples=40, deadline=None)
 def test_any_splitting_joins_in_order(count: int, chunk: int, slots: int, random: Any) -> None:
@@ -732,9 +756,18 @@ async def test_a_part_that_fails_sends_the_whole_request_elsewhere() -> None:
     assert result.vectors[:, 0].tolist() == lengths(35)
 
 
+@pytest.mark.parametrize("request_", LARGE, ids=kind_of)
+async def test_what_may_be_too_much_is_counted_before_any_of_it_is_run(request_: Any) -> None:
+    """By the backend, which is given the whole: only that knows. Twice the estimate is taken for it."""
+    for max_tokens, calls in ((1000, 4), (300, 1)):
+        setup = Setup("cpu", concurrency={"cpu": 8}, max_request_tokens=max_tokens)
+        assert await answered(setup, request_) == lengths(35)
+        assert len(setup.cpu.calls) == calls
+
+
 async def test_too_many_tokens_in_all_end_it_as_soon_as_they_are_known() -> None:
-    """No part alone is too large; together they are, and no further part is worked on."""
-    setup = Setup("gpu", "cpu", max_request_tokens=200, concurrency={"gpu": 2})
+    """Four times as many as were estimated: no further part is worked on."""
+    setup = Setup("gpu", "cpu", max_request_tokens=800, concurrency={"gpu": 2})
     worked_on = []
 
     async def work(request: Any) -> None:
@@ -742,10 +775,10 @@ async def test_too_many_tokens_in_all_end_it_as_soon_as_they_are_known() -> None
         worked_on.append(request)
 
     setup.gpu.before = work
-    with pytest.raises(errors.PayloadTooLarge, match=r"at least 210 tokens.* 200:") as caught:
+    with pytest.raises(errors.PayloadTooLarge, match=r"at least 820 tokens.* 800:") as caught:
         await setup.dispatcher.embed(EmbedRequest("m", texts(45)))
     assert caught.value.field == "input"
-    assert len(worked_on) == 2  # of 55 and of 155 tokens, one after the other
+    assert len(worked_on) == 4  # of 55, 155, 255 and 355 tokens, one after the other
     setup.gpu.before = None
     assert not setup.cpu.calls
     assert (await setup.view("gpu")).available
@@ -779,30 +812,6 @@ async def test_a_model_that_keeps_changing_is_an_honest_503() -> None:
         with pytest.raises(Unavailable, match="updated"):
             await setup.dispatcher.embed(EmbedRequest("m", texts(25)))
     assert (await setup.view("gpu")).available
-
-
-LARGE = [
-    EmbedRequest("m", texts(35)),
-    RerankRequest("m", "q", texts(35)),
-    PredictRequest("m", texts(35)),
-    TokenizeRequest("m", texts(35)),
-]
-"""Each is four parts of a remote backend."""
-
-
-async def answered(setup: Setup, request: Any) -> list[int]:
-    """The token counts of the answer to any kind of request."""
-    asked: dict[type, Callable[[Any], Awaitable[Any]]] = {
-        EmbedRequest: setup.dispatcher.embed,
-        RerankRequest: setup.dispatcher.rerank,
-        PredictRequest: setup.dispatcher.predict,
-        TokenizeRequest: setup.dispatcher.tokenize,
-    }
-    return list((await asked[type(request)](request)).token_counts)
-
-
-def kind_of(request: Any) -> str:
-    return type(request).__name__
 
 
 @pytest.mark.parametrize("request_", LARGE, ids=kind_of)
