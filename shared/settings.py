@@ -60,6 +60,9 @@ class Settings:
     batch_tokens, batch_texts: a micro-batch's limits, padded tokens and texts; 0: what suits the role
         (CPU: 384 and 128; GPU: by the free memory, and 1,024).
     max_wait_ms: how long a free engine waits for a batch to fill; 0 never waits.
+    batch_memory_bytes: what running models may take, all micro-batches under way together; 0: what the
+        container's memory has beside cache_memory_bytes and 0.6 GB. On a CPU it bounds how long a text
+        may be, since attention takes memory by its square.
     queue_tokens, max_queue_s: tokens waiting in this process, and the seconds they are expected to wait,
         beyond which requests get 429; tests/benchmarks/overload.py says how to choose the second.
     max_connections: open at once in functions.local; when that many are open, the one idle for longest
@@ -113,6 +116,7 @@ class Settings:
     batch_tokens: int = 0
     batch_texts: int = 0
     max_wait_ms: float = 0.0
+    batch_memory_bytes: int = 0
     queue_tokens: int = 1_000_000
     max_queue_s: float = 30.0
     max_connections: int = 2048
@@ -186,6 +190,7 @@ _NOT_NEGATIVE = (
     "gpu_wake_s",
     "gpu_ahead_s",
     "file_expiry_days",
+    "batch_memory_bytes",
 )
 _POSITIVE = (
     "gpu_min_texts",

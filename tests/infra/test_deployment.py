@@ -37,7 +37,7 @@ LEFT_AT_DEFAULT = {
     # Matters of taste and of measurement: `az functionapp config appsettings set` changes them.
     *("routing", "gpu_min_texts", "gpu_wake_s", "chunk_texts", "backend_concurrency", "torch_compile"),
     *("max_file_bytes", "refresh_s", "max_wait_ms", "queue_tokens", "max_queue_s", "allow_token_ids"),
-    *("max_body_bytes", "max_inputs", "max_request_tokens"),
+    *("max_requests", "max_body_bytes", "max_inputs", "max_request_tokens"),
     # The Functions host writes the logs.
     "log_format",
 }
