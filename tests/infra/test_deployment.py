@@ -38,6 +38,7 @@ LEFT_AT_DEFAULT = {
     *("routing", "gpu_min_texts", "gpu_wake_s", "chunk_texts", "backend_concurrency", "torch_compile"),
     *("max_file_bytes", "refresh_s", "max_wait_ms", "queue_tokens", "max_queue_s", "allow_token_ids"),
     *("max_body_bytes", "max_inputs", "max_request_tokens"),
+    *("key_files", "key_file_bytes", "key_batches", "file_expiry_days"),
     # The Functions host writes the logs.
     "log_format",
 }
