@@ -125,7 +125,7 @@ class Settings:
     max_pending_bytes: int = 128_000_000
     max_body_bytes: int = 20_000_000
     max_file_bytes: int = 200_000_000
-    key_files: int = 5000
+    key_files: int = 2000
     key_file_bytes: int = 100_000_000_000
     key_batches: int = 20
     file_expiry_days: float = 30.0

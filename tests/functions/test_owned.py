@@ -229,6 +229,23 @@ async def test_a_key_has_so_many_batches_under_way(storage: Storage) -> None:
         assert (await mine.post("/v1/batches", json=body)).status_code == 200
 
 
+async def test_what_batches_made_counts_too(storage: Storage) -> None:
+    """An output may go beyond the limit, as nobody knows its size before; the next batch may not."""
+    mine, others = clients_of(storage, key_file_bytes=len(LINE) + 1)
+    async with mine, others:
+        body = batch_of(await upload(mine))
+        made = (await mine.post("/v1/batches", json=body)).json()
+        await drain(storage, bulk_of(storage))
+        batch = (await mine.get(f"/v1/batches/{made['id']}")).json()
+        assert batch["status"] == "completed"
+        output = (await mine.get(f"/v1/files/{batch['output_file_id']}")).json()
+        used = len(LINE) + output["bytes"]
+        message = refusal(await mine.post("/v1/batches", json=body), 403, "quota_exceeded")
+        assert f"{len(LINE) + 1} bytes of files, and {used} are used" in message
+        await mine.delete(f"/v1/files/{output['id']}")
+        assert (await mine.post("/v1/batches", json=body)).status_code == 200
+
+
 async def test_batches_that_have_ended_count_as_records(storage: Storage) -> None:
     """Or somebody would fill the storage with batches that fail at once."""
     mine, others = clients_of(storage, key_files=2)
