@@ -34,6 +34,7 @@ from functions.caller import (
     read_body,
     while_connected,
 )
+from functions.confidential import Confidential, has_key_in_address
 from functions.docs_page import add_docs_page
 from functions.framing import OneLength
 from functions.keys import RequireKey
@@ -250,6 +251,7 @@ def create_app(
         refuse=lambda path, error: error_response(error_format_at(path), error),
         metrics=metrics,
     )
+    app.add_middleware(Confidential, applies=has_key_in_address)
     app.add_middleware(Observed)  # the last one added is the outermost: refusals are seen too
     endpoints = Endpoints(settings, backend, catalogue, metrics)
 
