@@ -1,7 +1,7 @@
 """OpenAI's /v1/files and /v1/batches over the bulk storage: files are blobs, a batch is a job.
 
-Does not know how a job is worked on. Every batch is a job of its own: to cancel it, or to delete its
-output, touches no other batch over the same file.
+Does not know how a job is worked on, nor whose a file is: that is functions.owned. Every batch is a job
+of its own: to cancel it, or to delete its output, touches no other batch over the same file.
 """
 
 from __future__ import annotations
@@ -11,30 +11,37 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from functions.caller import read_body
+from functions.keys import owner_of
 from functions.openapi import describe
+from functions.owned import Owned, Quota
+from functions.pace import PAUSE_S
+from functions.slots import Slots
 from functions.uploads import FILE, Upload, store
 from shared.bulk import control
 from shared.bulk.connection import open_storage
+from shared.bulk.expiry import expiring
 from shared.bulk.storage import BlobStat, Storage
 from shared.dialects import openai_batch
 from shared.dialects.body import JSON, decode_body
-from shared.dialects.openai_batch import FILES, Batch, BatchBody
+from shared.dialects.openai_batch import Batch, BatchBody
 from shared.errors import InvalidInput
 from shared.settings import Settings
 
-UPLOADS = 8
-"""Files that one process takes at a time; others wait. Each needs a thread and a few MiB."""
+UPLOADS, DOWNLOADS = 8, 32
+"""Files that one process takes, or gives, at a time: more are answered 429. An upload needs a thread and
+a few MiB, a download a range, however slowly its caller reads."""
 
 _BINARY = "application/octet-stream"
-_RANGE_BYTES = 4 << 20
+_RANGE_BYTES = 1 << 20
+_WINDOW_S = 86_400
 _MAX_FILES, _MAX_BATCHES, _BATCHES = 10_000, 100, 20
 
 
@@ -50,17 +57,30 @@ class Route:
 
 
 class Batches:
-    """The endpoints, over one storage.
+    """The endpoints, over one storage. For one event loop.
 
-    max_file_bytes, max_body_bytes: of an upload and of any other body.
+    clock: Unix seconds. grace_s: how long an upload may pause.
     """
 
-    def __init__(self, storage: Storage, *, max_file_bytes: int, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.time,
+        grace_s: float = PAUSE_S,
+    ) -> None:
         self._storage = storage
         self._out = storage.out
-        self._max_file_bytes = max_file_bytes
-        self._max_body_bytes = max_body_bytes
+        self._max_file_bytes = settings.max_file_bytes
+        self._max_body_bytes = settings.max_body_bytes
+        self._keep_s = round(settings.file_expiry_days * 86_400)
+        self._quota = Quota(settings.key_files, settings.key_file_bytes, settings.key_batches)
+        self._clock = clock
+        self._grace_s = grace_s
         self._threads = ThreadPoolExecutor(UPLOADS, "upload")
+        self._uploads = Slots(UPLOADS, "uploads")
+        self._downloads = Slots(DOWNLOADS, "downloads")
 
     def routes(self) -> Iterator[Route]:
         file, batch = "/v1/files/{file_id}", "/v1/batches/{batch_id}"
@@ -83,18 +103,31 @@ class Batches:
         yield Route("POST", f"{batch}/cancel", "Cancel a batch", self.cancel, of)
 
     async def upload(self, request: Request) -> Response:
-        upload = Upload(request, self._max_file_bytes, _check_purpose)
-        await upload.begin()
-        key = f"{FILES}file-{openai_batch.new_id()}"
-        metadata = openai_batch.file_metadata(upload.filename)
-        await store(upload, self._out, key, metadata, self._threads)
-        return _json(openai_batch.format_file(await self._stat(key)))
+        upload = Upload(request, self._max_file_bytes, _check_form, self._grace_s)
+        with self._uploads.one(owner_of(request.scope)):
+            owned = self._owned(request)
+            free = await asyncio.to_thread(owned.free_bytes)
+            upload.limit(free, owned.too_many_bytes(free))
+            await upload.begin()
+            key = owned.new_file_key()
+
+            def metadata() -> dict[str, str]:
+                # When it expires may be said after the file.
+                stated_s = openai_batch.read_expiry(upload.fields)
+                keep_s = self._keep_s if stated_s is None else stated_s
+                return openai_batch.file_metadata(upload.filename, keep_s)
+
+            await store(upload, self._out, key, metadata, self._threads)
+        stat = await asyncio.to_thread(self._out.stat, key)
+        if stat is None:
+            raise openai_batch.no_file()
+        return _json(openai_batch.format_file(stat))
 
     async def files(self, request: Request) -> Response:
         query = openai_batch.read_query(
             dict(request.query_params), default_limit=_MAX_FILES, max_limit=_MAX_FILES
         )
-        found = await asyncio.to_thread(lambda: list(self._out.list(FILES)))
+        found = await asyncio.to_thread(self._owned(request).files)
         if query.purpose:
             found = [stat for stat in found if openai_batch.purpose_of(stat) == query.purpose]
         # Azure tells whole seconds; within one, newer ids sort first.
@@ -117,45 +150,46 @@ class Batches:
 
     async def content(self, request: Request) -> Response:
         stat = await self._file(request)
-        length = {"content-length": str(stat.size)}
-        return StreamingResponse(self._read(stat), headers=length, media_type=_BINARY)
+        return _Download(self._read(stat), stat.size, self._downloads, owner_of(request.scope))
 
     async def create(self, request: Request) -> Response:
+        owned = self._owned(request)
+        await asyncio.to_thread(owned.check_new_batch)
         data = await read_body(request, self._max_body_bytes)
         body = decode_body(data, request.headers.get("content-type", ""), BatchBody)
         openai_batch.check_batch(body)
         field = "input_file_id"
-        stat = await self._stat(openai_batch.file_key(body.input_file_id, field=field), field)
+        stat = await asyncio.to_thread(owned.file, body.input_file_id, field)
         if openai_batch.purpose_of(stat) != "batch":
             raise InvalidInput("that file is the output of a batch: upload one", field=field)
+        stated = body.output_expires_after
+        keep_s = stated.seconds if stated else self._keep_s
+        # What it made goes before what is told of it, unless it takes longer than its window.
+        told_s = _WINDOW_S + max(keep_s, self._keep_s) if self._keep_s else 0
+        now = int(self._clock())
         batch = Batch(
-            f"batch_{openai_batch.new_id()}", body.input_file_id, int(time.time()), body.metadata
+            f"batch_{openai_batch.new_id()}",
+            body.input_file_id,
+            now,
+            body.metadata,
+            expires_at=now + told_s if told_s else None,
         )
-        key = openai_batch.batch_key(batch.id)
         # In this order, because a job without a record only wastes work, and a record without a job
         # would say for ever that it is being validated.
-        await asyncio.to_thread(control.begin_job, self._storage, batch.job, stat.key, stat.etag)
-        await asyncio.to_thread(self._out.create, key, msgspec.json.encode(batch))
+        await asyncio.to_thread(control.begin_job, self._storage, batch.job, stat.key, stat.etag, keep_s)
+        await asyncio.to_thread(owned.add, batch, expiring(told_s))
         return await self._answer(batch)
 
     async def batches(self, request: Request) -> Response:
         query = openai_batch.read_query(
             dict(request.query_params), default_limit=_BATCHES, max_limit=_MAX_BATCHES
         )
-        after = openai_batch.batch_key(query.after) if query.after else ""
-
-        def page() -> list[str]:
-            # Ids sort newest first, so that this ends early.
-            keys = (stat.key for stat in self._out.list("batches/") if stat.key > after)
-            return list(islice(keys, query.limit + 1))
-
-        keys = await asyncio.to_thread(page)
-        batches = [await self._record(key) for key in keys[: query.limit]]
-        progress = [
-            await asyncio.to_thread(control.read_progress, self._out, batch.job) for batch in batches
+        found = await asyncio.to_thread(self._owned(request).batches, query.after, query.limit + 1)
+        pairs = [
+            (batch, await asyncio.to_thread(control.read_progress, self._out, batch.job))
+            for batch in found[: query.limit]
         ]
-        pairs = list(zip(batches, progress, strict=True))
-        return _json(openai_batch.format_batches(pairs, has_more=len(keys) > query.limit))
+        return _json(openai_batch.format_batches(pairs, has_more=len(found) > query.limit))
 
     async def batch(self, request: Request) -> Response:
         return await self._answer(await self._named_batch(request))
@@ -166,14 +200,11 @@ class Batches:
         await asyncio.to_thread(control.cancel_job, self._storage, batch.job)
         return await self._answer(batch)
 
-    async def _file(self, request: Request) -> BlobStat:
-        return await self._stat(openai_batch.file_key(request.path_params["file_id"]))
+    def _owned(self, request: Request) -> Owned:
+        return Owned(self._out, owner_of(request.scope), self._quota, self._clock)
 
-    async def _stat(self, key: str, field: str | None = None) -> BlobStat:
-        stat = await asyncio.to_thread(self._out.stat, key)
-        if stat is None:
-            raise openai_batch.no_file(field)
-        return stat
+    async def _file(self, request: Request) -> BlobStat:
+        return await asyncio.to_thread(self._owned(request).file, request.path_params["file_id"])
 
     async def _read(self, stat: BlobStat) -> AsyncIterator[bytes]:
         for start in range(0, stat.size, _RANGE_BYTES):
@@ -182,13 +213,7 @@ class Batches:
             )
 
     async def _named_batch(self, request: Request) -> Batch:
-        return await self._record(openai_batch.batch_key(request.path_params["batch_id"]))
-
-    async def _record(self, key: str) -> Batch:
-        data = await asyncio.to_thread(self._out.read, key)
-        if data is None:
-            raise openai_batch.no_batch()
-        return msgspec.json.decode(data, type=Batch)
+        return await asyncio.to_thread(self._owned(request).batch, request.path_params["batch_id"])
 
     async def _answer(self, batch: Batch) -> Response:
         progress = await asyncio.to_thread(control.read_progress, self._out, batch.job)
@@ -197,11 +222,24 @@ class Batches:
 
 def connect(settings: Settings) -> Batches:
     """Over the settings' bulk storage. Raises Misconfigured; does not connect yet."""
-    return Batches(
-        open_storage(settings),
-        max_file_bytes=settings.max_file_bytes,
-        max_body_bytes=settings.max_body_bytes,
-    )
+    return Batches(open_storage(settings), settings)
+
+
+class _Download(StreamingResponse):
+    """A file, in one of `slots` until its last byte was taken, or its caller has left."""
+
+    def __init__(self, content: AsyncIterator[bytes], size: int, slots: Slots, owner: str) -> None:
+        """Raises Overloaded."""
+        super().__init__(content, headers={"content-length": str(size)}, media_type=_BINARY)
+        self._slots = slots
+        self._owner = owner
+        slots.enter(owner)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._slots.leave(self._owner)
 
 
 _FORM = {
@@ -210,13 +248,17 @@ _FORM = {
     "properties": {
         FILE: {"type": "string", "format": "binary"},
         "purpose": {"type": "string", "enum": ["batch"]},
+        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
     },
 }
 
 
-def _check_purpose(fields: Mapping[str, str]) -> None:
-    if fields.get("purpose") != "batch":
+def _check_form(fields: Mapping[str, str], complete: bool) -> None:
+    if (complete or "purpose" in fields) and fields.get("purpose") != "batch":
         raise InvalidInput("purpose must be batch", field="purpose")
+    if complete:
+        openai_batch.read_expiry(fields)
 
 
 def _json(content: bytes) -> Response:

@@ -64,8 +64,7 @@ class Driver:
     async def run(self) -> None:
         """Until cancelled; what was begun then goes back to its queue."""
         steps = steps_of(self._bulk, self._device)
-        # Two at once: while one chunk is in the engine, the other is read or written.
-        readers = [self._read(step) for step in steps for _ in range(1 if step.long else 2)]
+        readers = [self._read(step) for step in steps for _ in range(step.at_once)]
         if self._device == "cpu":
             readers.append(self._every(self._pace.poll_s, self.look))
             readers.append(self._every(self._pace.reconcile_s, self._bulk.reconcile))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from shared.backend_client import Backend
 from shared.bulk.control import FINISH, SPLIT, queue_of
-from shared.bulk.pipeline import Bulk
+from shared.bulk.formats.allowance import Limits
+from shared.bulk.pipeline import FINISHES, SPLITS, Bulk
 from shared.bulk.storage import Storage
 from shared.catalogue import Catalogue
 from shared.manifest import Device
@@ -21,11 +22,11 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """run: takes a message of `queue`; safe to repeat. long: it may take minutes."""
+    """run: takes a message of `queue`; safe to repeat. at_once: messages that one process works on."""
 
     queue: str
     run: Callable[[bytes], Awaitable[object]]
-    long: bool
+    at_once: int
 
 
 def build_bulk(settings: Settings, storage: Storage, backend: Backend | None) -> Bulk:
@@ -40,17 +41,19 @@ def build_bulk(settings: Settings, storage: Storage, backend: Backend | None) ->
         devices=devices,
         request_tokens=settings.max_request_tokens,
         max_inputs=settings.max_inputs,
+        limits=Limits(settings.max_job_bytes, settings.max_job_rows),
         default_model=settings.default_model,
     )
 
 
 def steps_of(bulk: Bulk, device: Device) -> tuple[Step, ...]:
     """The queues of an app. The GPU's embeds and nothing else: all other work is the CPU's."""
-    embed = Step(queue_of(device), bulk.embed, long=False)
+    # Two: while one chunk is in the engine, the other is read or written.
+    embed = Step(queue_of(device), bulk.embed, at_once=2)
     if device == "gpu":
         return (embed,)
     return (
-        Step(SPLIT, bulk.split, long=True),
+        Step(SPLIT, bulk.split, at_once=SPLITS),
         embed,
-        Step(FINISH, bulk.finish, long=True),
+        Step(FINISH, bulk.finish, at_once=FINISHES),
     )

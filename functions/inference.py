@@ -6,15 +6,18 @@ Does not know HTTP, dialects or how arrays are packed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence, Sized
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
 from shared import telemetry
-from shared.batching import Batched, Batcher, Capacity
+from shared.batching import Batched, Batcher
 from shared.catalogue import Catalogue
+from shared.chunks import AnyRequest, field_of, in_whole, split
 from shared.contracts import (
     EmbedRequest,
     EmbedResult,
@@ -30,23 +33,25 @@ from shared.contracts import (
     Tokens,
 )
 from shared.engines.base import OpenEngine
-from shared.errors import InputTooLong, InvalidInput, PayloadTooLarge
+from shared.errors import BlitzError, InputTooLong, InvalidInput
+from shared.limits import characters_of, check_characters, check_tokens
 from shared.manifest import Device, split_pinned
+from shared.memory import left_for_batches, usable_memory
 from shared.model import Model, load_model
 from shared.model_cache import ModelCache
 from shared.model_store import open_store
+from shared.routing import estimate_request
+from shared.schedule import Capacity
 from shared.settings import Settings
 from shared.vectors import finish, sigmoid, softmax
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Tokens)
 S = TypeVar("S", bound=Sized)
 
 INLINE_CHARACTERS = 2_000
 """Up to here tokenising takes less than a millisecond: a thread would cost more than it frees."""
-
-
-CHARACTERS_PER_TOKEN = 16
-"""More than in any language. Beyond it a request is refused unread: tokenising takes 1 s a megabyte."""
 
 
 class Inference:
@@ -67,9 +72,7 @@ class Inference:
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Vectors of all inputs, in order."""
         async with self._cache.lease(request.model) as model:
-            batched, counts, timings = await self._run(
-                model, lambda: model.tokenize(request), _characters(request.inputs), "input"
-            )
+            batched, counts, timings = await self._run(model, model.tokenize, request)
         return EmbedResult(
             finish(batched.rows, request.dimensions, request.normalize),
             counts,
@@ -85,10 +88,7 @@ class Inference:
         async with self._cache.lease(request.model) as model:
             if model.manifest.task == "embedding":
                 return await self._rerank_by_cosine(model, request)
-            characters = len(request.query) + _characters(request.documents)
-            batched, counts, timings = await self._run(
-                model, lambda: model.tokenize_pairs(request), characters, "documents"
-            )
+            batched, counts, timings = await self._run(model, model.tokenize_pairs, request)
         logits = batched.rows[:, 0]
         return RerankResult(
             np.ascontiguousarray(logits if request.raw_scores else sigmoid(logits)),
@@ -103,9 +103,7 @@ class Inference:
     async def predict(self, request: PredictRequest) -> PredictResult:
         """Each label's score for all inputs, in order: softmax, or sigmoid of a single label."""
         async with self._cache.lease(request.model) as model:
-            batched, counts, timings = await self._run(
-                model, lambda: model.tokenize_inputs(request), _characters(request.inputs), "inputs"
-            )
+            batched, counts, timings = await self._run(model, model.tokenize_inputs, request)
         scores = batched.rows
         if not request.raw_scores:
             scores = softmax(scores) if scores.shape[1] > 1 else sigmoid(scores)
@@ -123,7 +121,7 @@ class Inference:
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
         """Tokens of all inputs, in order. Waits for no other request's batch."""
         async with self._cache.lease(request.model) as model:
-            characters = _characters(request.inputs)
+            characters = characters_of(request)
             rows, counts, tokenization_s = await self._tokenize(
                 lambda: model.spell(request), characters, "inputs"
             )
@@ -143,9 +141,13 @@ class Inference:
 
     async def states(self) -> list[ModelState]:
         """Every model the cache or the store knows, by name. Raises StoreUnavailable."""
-        cards = await self._catalogue.cards()
-        states = self._cache.states(card.name for card in cards)
-        return [states[name] for name in sorted(states)]
+        cards = {card.name: card for card in await self._catalogue.cards()}
+        states = self._cache.states(cards)
+        usable = {
+            name: min(card.max_tokens, card.memory.tokens_within(self._batcher.max_bytes))
+            for name, card in cards.items()
+        }
+        return [replace(states[name], max_tokens=usable.get(name)) for name in sorted(states)]
 
     async def close(self) -> None:
         """Stop serving: waits for running batches, then frees the models."""
@@ -160,12 +162,13 @@ class Inference:
                 field="max_document_tokens",
             )
 
-        def tokenize() -> list[list[int]]:
-            query = _tokenize_as("query", (request.query,), model, request)
-            return query + _tokenize_as("document", request.documents, model, request)
+        queries = [request.query]
 
-        characters = len(request.query) + _characters(request.documents)
-        batched, counts, timings = await self._run(model, tokenize, characters, "documents")
+        def tokenize(part: RerankRequest) -> list[list[int]]:
+            query = _tokenize_as("query", (queries.pop(),), model, part) if queries else []
+            return query + _tokenize_as("document", part.documents, model, part)
+
+        batched, counts, timings = await self._run(model, tokenize, request)
         vectors = finish(batched.rows, None, normalize=True)
         # Not one matrix product: its rounding may depend on how many documents there are.
         scores = np.array([float(vectors[0] @ row) for row in vectors[1:]], np.float32)
@@ -176,36 +179,54 @@ class Inference:
         )
 
     async def _run(
-        self, model: Model, tokenize: Callable[[], Sequence[T]], characters: int, field: str
+        self, model: Model, tokenize: Callable[[AnyRequest], Sequence[T]], request: AnyRequest
     ) -> tuple[Batched, tuple[int, ...], Timings]:
-        """Tokenise and batch. field: what is too much when it is."""
-        # Here too: tokenising what is then refused would take the time of what was accepted.
-        self._batcher.check()
-        sequences, counts, tokenization_s = await self._tokenize(tokenize, characters, field)
-        batched = await self._batcher.submit(model, sequences)
+        """Tokenise and batch what was let in: tokenising comes after, so that no refusal costs it."""
+        manifest = model.manifest
+        paired = manifest.task == "cross-encoder"
+        tokens = estimate_request(request, paired=paired, max_tokens=manifest.max_tokens)
+        with self._batcher.reserve(tokens) as reservation:
+            sequences, counts, tokenization_s = await self._tokenize(
+                lambda: self._in_slices(tokenize, request, manifest.max_tokens),
+                characters_of(request),
+                field_of(request),
+            )
+            batched = await self._batcher.submit(model, sequences, reservation)
         return batched, counts, Timings(tokenization_s, batched.queue_s, batched.inference_s)
+
+    def _in_slices(
+        self, tokenize: Callable[[AnyRequest], Sequence[T]], request: AnyRequest, max_tokens: int
+    ) -> list[T]:
+        """All tokens, or PayloadTooLarge before many more are held than a request may have.
+
+        A query is a part of each pair, so few bytes can be many tokens.
+        """
+        size = max(1, self._max_request_tokens // max_tokens)
+        slices = split(request, size)
+        sequences: list[T] = []
+        total = 0
+        for number, part in enumerate(slices):
+            try:
+                rows = tokenize(part)
+            except BlitzError as error:
+                raise in_whole(error, number * size) from error
+            total += sum(map(len, rows))
+            counted_all = number + 1 == len(slices)
+            check_tokens(total, self._max_request_tokens, field_of(request), counted_all=counted_all)
+            sequences += rows
+        return sequences
 
     async def _tokenize(
         self, tokenize: Callable[[], Sequence[S]], characters: int, field: str
     ) -> tuple[Sequence[S], tuple[int, ...], float]:
         """What `tokenize` gives, called off the loop if it is long; how many tokens; seconds it took."""
-        if characters > self._max_request_tokens * CHARACTERS_PER_TOKEN:
-            raise PayloadTooLarge(
-                f"the {field} have {characters} characters, far more than the "
-                f"{self._max_request_tokens} tokens that a request may have: send fewer at once",
-                field=field,
-            )
+        check_characters(characters, self._max_request_tokens, field)
         began = time.perf_counter()
         inline = characters <= INLINE_CHARACTERS
         sequences = tokenize() if inline else await asyncio.to_thread(tokenize)
         tokenization_s = time.perf_counter() - began
         counts = tuple(len(tokens) for tokens in sequences)
-        if sum(counts) > self._max_request_tokens:
-            raise PayloadTooLarge(
-                f"the {field} have {sum(counts)} tokens, a request may have "
-                f"{self._max_request_tokens}: send fewer at once",
-                field=field,
-            )
+        check_tokens(sum(counts), self._max_request_tokens, field)
         return sequences, counts, tokenization_s
 
 
@@ -228,10 +249,6 @@ def _tokenize_as(
         raise
 
 
-def _characters(inputs: Sequence[str | tuple[object, ...]]) -> int:
-    return sum(len(item) if isinstance(item, str) else sum(map(len, map(str, item))) for item in inputs)
-
-
 def build_inference(
     settings: Settings, device: Device, open_engine: OpenEngine, capacity: Capacity
 ) -> Inference:
@@ -242,6 +259,9 @@ def build_inference(
     Raises Misconfigured for a store that cannot be.
     """
     store = open_store(settings)
+    max_bytes = settings.batch_memory_bytes or left_for_batches(
+        settings.cache_memory_bytes, usable_memory()
+    )
 
     def find_revision(name: str) -> str:
         plain, revision = split_pinned(name)
@@ -249,7 +269,13 @@ def build_inference(
 
     def load(name: str, revision: str) -> Model:
         folder, manifest = store.fetch(split_pinned(name)[0], revision)
-        return load_model(folder, manifest, open_engine)
+        model = load_model(folder, manifest, open_engine, max_bytes)
+        if model.tokenizer.usable_tokens < manifest.max_tokens:
+            _log.warning(
+                "%s reads %d tokens and there is memory for %d; BLITZ_BATCH_MEMORY_BYTES is %d here",
+                *(manifest.name, manifest.max_tokens, model.tokenizer.usable_tokens, max_bytes),
+            )
+        return model
 
     cache = ModelCache(
         find_revision=find_revision,
@@ -264,6 +290,7 @@ def build_inference(
         threads=settings.threads or capacity.threads,
         budget_tokens=settings.batch_tokens or capacity.batch_tokens,
         max_texts=settings.batch_texts or capacity.batch_texts,
+        max_bytes=max_bytes,
         max_wait_s=settings.max_wait_ms / 1000,
         max_queue_tokens=settings.queue_tokens,
         max_queue_s=settings.max_queue_s,

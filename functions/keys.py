@@ -4,7 +4,8 @@
     $ echo MY_KEY | python -m functions.keys --stdin       the hash of a key that there is already
 
 BLITZ_API_KEY_HASHES takes the hashes, with commas between: one key a caller, so that one can be
-withdrawn alone. Does not know what a caller asks for, nor any backend.
+withdrawn alone. What a caller stores belongs to its key: files and batches lie in a folder that is
+named by the hash's own hash, which tells neither. Does not know what a caller asks for, nor any backend.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ OPEN_PATH = "/health"
 REFUSAL = (
     "send a valid key: as Authorization: Bearer KEY, api-key: KEY, x-functions-key: KEY or ?code=KEY"
 )
+_OWNER = "blitz.owner"
 # The hashes have no salt: what keeps a key from being guessed is its length.
 _KEY = re.compile(r"[!-~]{16,}")
 
@@ -39,29 +41,48 @@ _KEY = re.compile(r"[!-~]{16,}")
 class RequireKey:
     """ASGI middleware: passes on what brings a key whose sha256 (hex) is in `hashes`, answers 401 else.
 
-    It stands before routing, so that without a key no path, and no error, looks unlike another.
+    What is passed on has an owner, see `owner_of`. It stands before routing, so that without a key no
+    path, and no error, looks unlike another.
     """
 
     def __init__(self, app: ASGIApp, hashes: Sequence[str], metrics: Telemetry) -> None:
         self._app = app
-        self._digests = [bytes.fromhex(each) for each in hashes]
+        self._owners = {bytes.fromhex(each): owner_name(each) for each in hashes}
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] == OPEN_PATH or self._is_known(scope):
+        if scope["type"] != "http" or scope["path"] == OPEN_PATH:
+            await self._app(scope, receive, send)
+            return
+        if owner := self._owner(scope):
+            scope[_OWNER] = owner
             await self._app(scope, receive, send)
             return
         self._metrics.request_failed(Unauthorized.code)
         await _refusal(scope["path"])(scope, receive, send)
 
-    def _is_known(self, scope: Scope) -> bool:
-        """Compares with every hash, in constant time each: how long it takes tells nothing of any."""
-        known = False
+    def _owner(self, scope: Scope) -> str:
+        """Of the first known key of the request; "" if there is none.
+
+        Compares with every hash, in constant time each: how long it takes tells nothing of any.
+        """
+        found = ""
         for key in _keys_in(HTTPConnection(scope)):
             digest = hashlib.sha256(key.encode()).digest()
-            for expected in self._digests:
-                known |= hmac.compare_digest(digest, expected)
-        return known
+            for expected, owner in self._owners.items():
+                if hmac.compare_digest(digest, expected):
+                    found = found or owner
+        return found
+
+
+def owner_of(scope: Scope) -> str:
+    """Whose a request's files and batches are: its key's `owner_name`; "" where no keys are known."""
+    return str(scope.get(_OWNER, ""))
+
+
+def owner_name(key_hash: str) -> str:
+    """16 hex digits, from which nobody finds the key or its hash (hex); another key's are others."""
+    return hashlib.sha256(bytes.fromhex(key_hash)).hexdigest()[:16]
 
 
 def _keys_in(request: HTTPConnection) -> Iterator[str]:
@@ -91,7 +112,9 @@ def make(arguments: Sequence[str]) -> int:
         return 2
     if not given:
         print(f"key:  {key}")
-    print(f"hash: {hashlib.sha256(key.encode()).hexdigest()}")
+    key_hash = hashlib.sha256(key.encode()).hexdigest()
+    print(f"hash: {key_hash}")
+    print(f"owner: {owner_name(key_hash)}  (the folder of its files and batches)")
     return 0
 
 

@@ -21,6 +21,7 @@ _REFERENCE = "#/components/schemas/{name}"
 ERRORS = {
     400: "The request is wrong; the answer names the field",
     401: "No key, or none that is known",
+    403: "The caller's files are as many, or as large, as they may be",
     404: "There is no such model, file or batch",
     408: "The body came too slowly",
     409: "A bulk job's input changed while it was read",

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from shared.errors import RequestTimeout
 
 MIN_BYTES_PER_S, PAUSE_S = 10_000.0, 10.0
-"""What callers send and take comes and goes at least so fast, without a longer pause."""
+"""What callers send and take comes and goes at least so fast, without a longer pause: a slow mobile
+network does."""
 
 
 class MinimumRate:

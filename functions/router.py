@@ -166,7 +166,9 @@ class Endpoints:
     async def info(self, request: Request) -> Response:
         name = request.query_params.get("model")
         card = await self._card(name) if name else await self._default_card()
-        return json_response(tei.format_info(card, self._settings, VERSION))
+        return json_response(
+            tei.format_info(card, self._settings, VERSION, await self._usable_tokens(card))
+        )
 
     async def health(self, request: Request) -> Response:
         """Liveness: this process answers. It says nothing of models, see /ready."""
@@ -197,6 +199,16 @@ class Endpoints:
         """One card a model: the CPU's, where it is published for both."""
         cards = sorted(await self._catalogue.cards(), key=lambda card: card.device, reverse=True)
         return sorted({card.name: card for card in cards}.values(), key=lambda card: card.name)
+
+    async def _usable_tokens(self, card: ModelCard) -> int:
+        """The longest input that its backend takes; what the model reads, if nobody says now."""
+        try:
+            states = await self._backend.states()
+        except BlitzError:
+            states = []
+        by_model = {(state.name, state.device): state for state in states}
+        told = by_model.get((card.name, card.device))
+        return card.max_tokens if told is None or told.max_tokens is None else told.max_tokens
 
     async def _card(self, name: str) -> ModelCard:
         cards = await self._cards()

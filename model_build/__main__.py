@@ -165,6 +165,7 @@ def _make(
         from transformers.utils.logging import disable_progress_bar
 
         from model_build.evaluate import evaluate, shortfalls
+        from model_build.memory import measure_memory
         from model_build.publish import describe
         from model_build.source import inspect_source
         from model_build.tasks import check_rankable, read_evaluation
@@ -187,9 +188,11 @@ def _make(
     with progress.step("evaluate"):
         try:
             quality = evaluate(folder, manifest, located.folder, source, tasks)
+            memory = measure_memory(folder, manifest)
         except InvalidArtefact as error:  # what it was built for cannot run it
             return manifest, [error.message]
-    return msgspec.structs.replace(manifest, quality=quality), shortfalls(quality, target.value, *gates)
+    measured = msgspec.structs.replace(manifest, quality=quality, memory=memory)
+    return measured, shortfalls(quality, target.value, *gates)
 
 
 def _make_graph(folder: Path, source: SourceModel, target: BuildTarget, progress: Progressing) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 import msgspec
 
 from model_build.folder import check_folder
-from model_build.memory import memory_bytes
 from shared.errors import InvalidInput, Unavailable
 from shared.manifest import Source
+from shared.memory import usable_memory
 
 CATALOGUE = Path(__file__).with_name("models.toml")
 
@@ -64,7 +64,7 @@ def locate(model: str, revision: str | None = None) -> Located:
     if _is_folder(model):
         folder = Path(model).resolve()
         _refuse_revision(revision)
-        check_folder(folder, memory_bytes())
+        check_folder(folder, usable_memory())
         return Located(folder, folder.name, Source(folder.name, _content_hash(folder)))
     if entry := catalogue.get(model):
         if entry.hub:
@@ -134,7 +134,7 @@ def _from_hub(repository: str, revision: str | None, name: str) -> Located:
             f"{repository} cannot be downloaded: the model hub does not answer. "
             "Give a folder that holds the model instead"
         ) from error
-    check_folder(folder, memory_bytes())
+    check_folder(folder, usable_memory())
     # The snapshot's folder is named after the commit, whatever branch or tag was asked for.
     commit = folder.name if _COMMIT.fullmatch(folder.name) else (revision or "unknown")
     return Located(folder, name, Source(repository, commit))

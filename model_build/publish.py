@@ -25,7 +25,7 @@ CARD_FILE = "README.md"
 
 _TOOLS = ("numpy", "onnx", "onnxruntime", "sentence-transformers", "tokenizers", "torch", "transformers")
 # What was measured, when and with what differs from build to build of the same model.
-_NOT_CONTENT = ("revision", "quality", "tools", "created")
+_NOT_CONTENT = ("revision", "quality", "memory", "tools", "created")
 
 
 def describe(folder: Path, source: SourceModel, origin: Source, name: str, target: Target) -> Manifest:

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from shared.batching import Capacity, plan_batches
 from shared.contracts import EmbedRequest, FloatMatrix, PredictRequest, RerankRequest, Tokens
 from shared.engines import onnx
 from shared.engines.base import OpenEngine
@@ -22,6 +21,7 @@ from shared.engines.torch import TorchEngine, gpu_memory
 from shared.engines.torch import capacity as gpu_capacity
 from shared.manifest import Manifest, Target
 from shared.model import Model, load_model
+from shared.schedule import Capacity, plan_batches
 from shared.vectors import finish, sigmoid, softmax
 
 _COMPARED = 96

@@ -20,8 +20,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from model_build.configuration import WeightsIndex
 from model_build.folder import check_weights, fields_of, read_json, refused, refusing
-from model_build.memory import memory_bytes
 from shared.manifest import Task
+from shared.memory import usable_memory
 from shared.regular_files import open_regular
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -76,7 +76,7 @@ def check_described(config: Any, task: Task, held: int) -> None:
 
     config: transformers'. held: numbers in the weights.
     """
-    if 2 * held * _FP32_BYTES > (memory := memory_bytes()):
+    if 2 * held * _FP32_BYTES > (memory := usable_memory()):
         raise refused(
             f"the model's {held} weights take {held * _FP32_BYTES} bytes in FP32, and a build holds "
             f"them twice; this machine has {memory} bytes of memory"

@@ -1,7 +1,7 @@
 """Many callers' sequences through few engine threads, in shared micro-batches, fairly.
 
-Does not know texts, tokenizers, HTTP or which engine runs. Everything that decides (`plan_batches`,
-`choose`) is a pure function; `Batcher` adds threads and an asyncio front.
+Does not know texts, tokenizers, HTTP or which engine runs. What makes a micro-batch is decided in
+`shared.schedule`; `Batcher` adds threads and an asyncio front.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,16 +23,17 @@ import numpy as np
 from shared import telemetry
 from shared.contracts import FloatMatrix
 from shared.errors import BlitzError, EmptyInput, Overloaded, Unavailable
+from shared.schedule import LOOKAHEAD, Offer, choose, plan_batches
 from shared.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
 
-LOOKAHEAD = 32
-"""How many waiting requests are looked at to fill a batch: bounds the work done under the lock."""
-
 
 class Runs(Protocol):
     """What a batch runs on; `shared.model.Model` is one. Called from many threads at once."""
+
+    def text_bytes(self, tokens: int) -> int:
+        """Memory that running one text of so many tokens takes; no less for a longer one."""
 
     def run(self, sequences: Sequence[Any]) -> FloatMatrix:
         """B sequences -> (B, D) float32."""
@@ -48,64 +49,11 @@ class Batched:
     inference_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """The next micro-batch of a waiting request. longest: its padded length; tokens: its real ones."""
+@dataclass(eq=False, slots=True)
+class Reservation:
+    """A request that is let in and not yet submitted. tokens: about so many; 0 once it is submitted."""
 
-    model: object
-    texts: int
-    longest: int
     tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """What suits an engine: threads that call it at once, and the limits of a micro-batch."""
-
-    threads: int
-    batch_tokens: int
-    batch_texts: int
-
-
-def plan_batches(lengths: Sequence[int], *, budget_tokens: int, max_texts: int) -> list[list[int]]:
-    """Positions of `lengths` grouped into micro-batches of like lengths, longest first.
-
-    Each has at most max_texts and max_len * count <= budget_tokens; a longer text goes alone. Longest
-    first, so that threads working on one request finish together.
-    >>> plan_batches([5, 20, 6], budget_tokens=20, max_texts=8)
-    [[1], [2, 0]]
-    """
-    batches: list[list[int]] = []
-    room = 0
-    for index in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
-        if room == 0:
-            batches.append([])
-            room = max(1, min(max_texts, budget_tokens // max(1, lengths[index])))
-        batches[-1].append(index)
-        room -= 1
-    return batches
-
-
-def choose(offers: Sequence[Offer], *, budget_tokens: int, max_texts: int) -> list[int]:
-    """Positions of the offers that make the next micro-batch; `offers` are in order of fairness.
-
-    The first is always taken. Others of the same model join while the padded whole stays within the
-    limits and the padding added by joining is at most a quarter of the real tokens.
-    """
-    first = offers[0]
-    chosen, texts, longest, tokens = [0], first.texts, first.longest, first.tokens
-    alone = first.texts * first.longest
-    for position, offer in enumerate(offers[1:], start=1):
-        if offer.model is not first.model or texts + offer.texts > max_texts:
-            continue
-        together = (texts + offer.texts) * max(longest, offer.longest)
-        apart = alone + offer.texts * offer.longest
-        if together > budget_tokens or 4 * (together - apart) > tokens + offer.tokens:
-            continue
-        chosen.append(position)
-        texts, longest = texts + offer.texts, max(longest, offer.longest)
-        tokens, alone = tokens + offer.tokens, apart
-    return chosen
 
 
 @dataclass(eq=False, slots=True)
@@ -137,12 +85,20 @@ class _Ticket:
 
     def offer(self) -> Offer:
         batch = self.waiting[0]
-        return Offer(
-            self.model, len(batch), max(len(self.sequences[i]) for i in batch), self.tokens(batch)
-        )
+        longest = max(len(self.sequences[i]) for i in batch)
+        text_bytes = self.model.text_bytes(longest)
+        return Offer(self.model, len(batch), longest, self.tokens(batch), text_bytes)
 
 
 _Part = tuple[_Ticket, list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A micro-batch that a thread has taken. memory_bytes: what running it takes."""
+
+    parts: list[_Part]
+    memory_bytes: int
 
 
 class Batcher:
@@ -152,9 +108,11 @@ class Batcher:
     goes next. A new one starts at the process's virtual time, which advances by service / waiting
     requests: so 5,000 texts do not starve one text behind them, nor a stream of single texts them.
 
-    budget_tokens, max_texts: a micro-batch's limits. max_wait_s: how long a free thread waits for a
+    budget_tokens, max_texts: a micro-batch's limits. max_bytes: memory that all under way may take
+    together; what would be too much beside others waits until they have ended, and nothing overtakes
+    it. max_wait_s: how long a free thread waits for a
     fuller batch; 0 never waits. max_queue_tokens, max_queue_s: waiting tokens, and the seconds they are
-    expected to take, beyond which `submit` raises Overloaded.
+    expected to take, beyond which `reserve` raises Overloaded.
     """
 
     def __init__(
@@ -163,6 +121,7 @@ class Batcher:
         threads: int,
         budget_tokens: int,
         max_texts: int,
+        max_bytes: int,
         max_wait_s: float,
         max_queue_tokens: int,
         max_queue_s: float,
@@ -171,12 +130,15 @@ class Batcher:
         self._metrics = metrics
         self._budget_tokens = budget_tokens
         self._max_texts = max_texts
+        self._max_bytes = max_bytes
         self._max_wait_s = max_wait_s
         self._max_queue_tokens = max_queue_tokens
         self._max_queue_s = max_queue_s
         self._changed = threading.Condition()
         self._heap: list[_Ticket] = []
         self._queued_tokens = 0
+        self._reserved_tokens = 0
+        self._running_bytes = 0
         self._clock = 0.0
         self._orders = 0
         self._closed = False
@@ -189,20 +151,47 @@ class Batcher:
             thread.start()
 
     @property
+    def max_bytes(self) -> int:
+        """Memory that running models may take."""
+        return self._max_bytes
+
+    @property
     def queued_tokens(self) -> int:
         """Real tokens accepted and not yet given to an engine."""
         return self._queued_tokens
 
-    async def submit(self, model: Runs, sequences: Sequence[Sized]) -> Batched:
+    def check(self) -> None:
+        """Raise what `reserve` would raise now: Overloaded, Unavailable."""
+        with self._changed:
+            self._check()
+
+    @contextlib.contextmanager
+    def reserve(self, tokens: int) -> Iterator[Reservation]:
+        """A place in the queue for a request as a whole, before work is spent on it; `submit` takes it.
+
+        tokens: an estimate, which counts as waiting until then. Raises Overloaded (with retry_after_s)
+        by what waits already, and not by what comes: any size gets its turn. Unavailable after `close`.
+        """
+        with self._changed:
+            self._check()
+            self._reserved_tokens += tokens
+        reservation = Reservation(tokens)
+        try:
+            yield reservation
+        finally:
+            with self._changed:
+                self._take_place(reservation)
+
+    async def submit(self, model: Runs, sequences: Sequence[Sized], reservation: Reservation) -> Batched:
         """Run `sequences` through `model`, which must stay usable until this returns or raises.
 
-        Raises Overloaded (with retry_after_s), Unavailable after `close`, EmptyInput, and what
-        model.run raises (anything that is no BlitzError becomes one). When cancelled, it drops what
-        is queued and leaves only after the batches already running have ended.
+        Raises Unavailable after `close`, EmptyInput, and what model.run raises (anything that is no
+        BlitzError becomes one). When cancelled, it drops what is queued and leaves only after the
+        batches already running have ended.
         """
         if not sequences:
             raise EmptyInput("there is nothing to run", field="input")
-        ticket = self._enqueue(model, sequences)
+        ticket = self._enqueue(model, sequences, reservation)
         try:
             await asyncio.shield(ticket.done)
         except asyncio.CancelledError:
@@ -219,11 +208,6 @@ class Batcher:
         ended = time.perf_counter()
         return Batched(ticket.rows, ticket.started - ticket.submitted, ended - ticket.started)
 
-    def check(self) -> None:
-        """Raise what `submit` would raise now, before work is spent on a request: Overloaded."""
-        with self._changed:
-            self._check()
-
     def close(self) -> None:
         """Fail what is queued with Unavailable, let running batches end, stop the threads."""
         with self._changed:
@@ -235,13 +219,20 @@ class Batcher:
         for thread in self._threads:
             thread.join()
 
-    def _enqueue(self, model: Runs, sequences: Sequence[Sized]) -> _Ticket:
+    def _enqueue(self, model: Runs, sequences: Sequence[Sized], reservation: Reservation) -> _Ticket:
         loop = asyncio.get_running_loop()
         lengths = [len(ids) for ids in sequences]
-        batches = plan_batches(lengths, budget_tokens=self._budget_tokens, max_texts=self._max_texts)
+        batches = plan_batches(
+            lengths,
+            budget_tokens=self._budget_tokens,
+            max_texts=self._max_texts,
+            max_bytes=self._max_bytes,
+            text_bytes=model.text_bytes,
+        )
         total = sum(lengths)
         with self._changed:
-            self._check()
+            self._check_open()
+            self._take_place(reservation)
             self._orders += 1
             ticket = _Ticket(
                 model, sequences, deque(batches), loop, loop.create_future(), self._clock, self._orders
@@ -251,11 +242,19 @@ class Batcher:
             self._changed.notify_all()
         return ticket
 
-    def _check(self) -> None:
-        """Under the lock. What waits already counts, and not what comes: any size gets its turn."""
+    def _take_place(self, reservation: Reservation) -> None:
+        """Under the lock: it counts no more as waiting. Again, it has no effect."""
+        self._reserved_tokens -= reservation.tokens
+        reservation.tokens = 0
+
+    def _check_open(self) -> None:
         if self._closed:
             raise Unavailable("the service is shutting down")
-        excess = self._queued_tokens - self._room_tokens()
+
+    def _check(self) -> None:
+        """Under the lock."""
+        self._check_open()
+        excess = self._queued_tokens + self._reserved_tokens - self._room_tokens()
         if excess > 0:
             raise Overloaded(
                 "too many requests are waiting: retry later", retry_after_s=self._drain_s(excess)
@@ -272,10 +271,13 @@ class Batcher:
         return min(60.0, max(1.0, tokens / rate)) if rate else 1.0
 
     def _work(self) -> None:
-        while (parts := self._take()) is not None:
-            self._run(parts)
+        while (taken := self._take()) is not None:
+            self._run(taken.parts)
+            with self._changed:
+                self._running_bytes -= taken.memory_bytes
+                self._changed.notify_all()
 
-    def _take(self) -> list[_Part] | None:
+    def _take(self) -> _Taken | None:
         """Block until there is a micro-batch to run; None when closed."""
         with self._changed:
             while not self._closed:
@@ -283,9 +285,9 @@ class Batcher:
                     self._changed.wait()
                     continue
                 self._wait_for_more()
-                parts = self._pop()
-                if parts:
-                    return parts
+                taken = self._pop()
+                if taken is not None:
+                    return taken
             return None
 
     def _wait_for_more(self) -> None:
@@ -295,7 +297,8 @@ class Batcher:
                 timeout=self._max_wait_s,
             )
 
-    def _pop(self) -> list[_Part]:
+    def _pop(self) -> _Taken | None:
+        """None if nothing waits, or what is next had to wait for memory: look again."""
         tickets: list[_Ticket] = []
         while self._heap and len(tickets) < LOOKAHEAD:
             ticket = heapq.heappop(self._heap)
@@ -305,12 +308,20 @@ class Batcher:
                 if (first.texts + 1) * first.longest > self._budget_tokens:
                     break  # full already: nothing can join
         if not tickets:
-            return []
+            return None
+        offers = [ticket.offer() for ticket in tickets]
+        free_bytes = self._max_bytes - self._running_bytes
+        if self._running_bytes and offers[0].texts * offers[0].text_bytes > free_bytes:
+            for ticket in tickets:
+                heapq.heappush(self._heap, ticket)
+            self._changed.wait()
+            return None
         active = len(tickets) + len(self._heap)
         chosen = choose(
-            [ticket.offer() for ticket in tickets],
+            offers,
             budget_tokens=self._budget_tokens,
             max_texts=self._max_texts,
+            max_bytes=free_bytes,
         )
         parts = [(tickets[position], tickets[position].waiting.popleft()) for position in chosen]
         longest = max(len(ticket.sequences[i]) for ticket, batch in parts for i in batch)
@@ -323,7 +334,10 @@ class Batcher:
         for ticket in tickets:
             if ticket.waiting:
                 heapq.heappush(self._heap, ticket)
-        return parts
+        texts = sum(len(batch) for _, batch in parts)
+        memory_bytes = texts * max(offers[position].text_bytes for position in chosen)
+        self._running_bytes += memory_bytes
+        return _Taken(parts, memory_bytes)
 
     def _run(self, parts: list[_Part]) -> None:
         """Run a micro-batch; when one that callers share fails, each caller's part again by itself."""

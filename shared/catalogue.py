@@ -130,4 +130,5 @@ def card_of(manifest: Manifest) -> ModelCard:
         task=manifest.task,
         labels=manifest.labels,
         size_bytes=manifest.size,
+        memory=manifest.text_memory,
     )

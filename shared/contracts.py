@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import EmptyInput, InvalidInput
-from shared.manifest import Device, Task
+from shared.manifest import WEIGHTLESS, Device, Task, TextMemory
 
 TruncationSide: TypeAlias = Literal["right", "left"]
 InputType: TypeAlias = Literal["query", "document", "classification", "clustering"]
@@ -246,7 +246,8 @@ def texts_of(request: Request) -> tuple[TextInput | tuple[str, str], ...]:
 class ModelState:
     """What the cache knows of a model. reason: why it failed, safe to show; None otherwise.
 
-    device: what the backend that knows it runs models on.
+    device: what the backend that knows it runs models on. max_tokens: the longest input that it takes
+    there, which may be less than the model reads; None if it does not say.
     """
 
     name: str
@@ -254,13 +255,15 @@ class ModelState:
     reason: str | None = None
     revision: str | None = None
     device: Device = "cpu"
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """What is known of a model published for one device. created: Unix seconds, 0 if unknown.
 
-    size_bytes: of its files. pooling: None for a cross-encoder, which has labels instead.
+    size_bytes: of its files. pooling: None for a cross-encoder, which has labels instead. memory: what
+    running it takes.
     """
 
     name: str
@@ -276,3 +279,4 @@ class ModelCard:
     task: Task = "embedding"
     labels: tuple[str, ...] = ()
     size_bytes: int = 0
+    memory: TextMemory = WEIGHTLESS

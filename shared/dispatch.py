@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from shared import chunks, deadline, preference, telemetry
 from shared.backend_client import Backend
@@ -31,19 +31,19 @@ from shared.contracts import (
     TokenizeResult,
     texts_of,
 )
-from shared.errors import (
-    BlitzError,
-    Overloaded,
-    PayloadTooLarge,
-    Unavailable,
-    UnknownModel,
-)
+from shared.errors import BeyondMemory, BlitzError, Overloaded, Unavailable, UnknownModel
 from shared.lane import Lane
+from shared.limits import characters_of, check_characters
 from shared.manifest import Device
-from shared.routing import Policy, Work, estimate_tokens, preferring, wants_gpu
+from shared.parts import Parts
+from shared.routing import Policy, Work, estimate_request, preferring, wants_gpu
 from shared.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
+
+
+ESTIMATED_TOO_LOW = 2
+"""By how much an estimate of tokens may be too low; see shared.routing for what it is at worst."""
 
 
 class Cards(Protocol):
@@ -61,10 +61,11 @@ class Dispatcher:
     It is answered by one backend and one revision of the model. Of several devices left, each has half
     of the time left, so that one that hangs does not use it up.
 
-    chunk_texts: larger requests are split into parts of so many texts, run side by side.
-    concurrency, max_queue_s: see Lane; no number for a device: no limit. max_request_tokens: of all
-    parts together. timeout_s: what a request without
-    a deadline may take. gpu_idle_s: so long after its last answer the GPU is taken to be scaled to zero.
+    concurrency, max_queue_s: see Lane; no number for a device: its backend is in this process.
+    chunk_texts: larger requests are split into parts of so many texts, run side by side. Not for a
+    backend in this process, nor where it might be more than max_request_tokens in all: a backend that
+    sees the whole counts it before it runs any of it. timeout_s: what a request without a deadline may
+    take. gpu_idle_s: so long after its last answer the GPU is taken to be scaled to zero.
     wake_gpu: returns once the GPU is up. clock: monotonic seconds.
 
     Raises what backends raise. If several failed: the first error, unless that only says that one of
@@ -169,7 +170,8 @@ class Dispatcher:
     async def _dispatch(
         self, request: AnyRequest, ask: Callable[[Backend, AnyRequest], Awaitable[AnyResult]]
     ) -> AnyResult:
-        parts = chunks.split(request, self._chunk_texts)
+        field = chunks.field_of(request)
+        check_characters(characters_of(request), self._max_request_tokens, field)
         work = _work(request, await self._catalogue.cards_of(request.model))
         views = {device: lane.view for device, lane in self._lanes.items()}
         device = preference.preferred()
@@ -185,7 +187,7 @@ class Dispatcher:
             is_last = tried == len(decision.devices)
             try:
                 async with deadline.within(self._share_s(is_last)):
-                    return await self._attempt(self._lanes[device], parts, work.tokens, ask)
+                    return await self._attempt(self._lanes[device], request, work.tokens, ask)
             except BlitzError as error:
                 if not _another_may_answer(error):
                     raise
@@ -205,54 +207,26 @@ class Dispatcher:
     async def _attempt(
         self,
         lane: Lane,
-        parts: Sequence[AnyRequest],
+        request: AnyRequest,
         tokens: int,
         ask: Callable[[Backend, AnyRequest], Awaitable[AnyResult]],
     ) -> AnyResult:
-        """All parts on one backend, and one result."""
+        """The whole request on one backend, and one result."""
+        parts = [request]
+        if lane.is_remote and tokens * ESTIMATED_TOO_LOW <= self._max_request_tokens:
+            parts = chunks.split(request, self._chunk_texts)
         with lane.attempt(tokens, is_split=len(parts) > 1):
             if len(parts) == 1:
-                return await lane.call(lambda backend: ask(backend, parts[0]))
-            results = await self._side_by_side(lane, parts, ask)
+                return await lane.call(lambda backend: ask(backend, request))
+            results = await Parts(
+                parts,
+                lambda part: lane.call(lambda backend: ask(backend, part), is_part=True),
+                part_texts=self._chunk_texts,
+                max_tokens=self._max_request_tokens,
+            ).answer()
         if len({result.revision for result in results}) > 1:
             raise Unavailable("the model is being updated: retry", retry_after_s=1.0)
         return chunks.join(results)
-
-    async def _side_by_side(
-        self,
-        lane: Lane,
-        parts: Sequence[AnyRequest],
-        ask: Callable[[Backend, AnyRequest], Awaitable[AnyResult]],
-    ) -> list[AnyResult]:
-        """Results in order. Parts that an older revision answered are asked once more."""
-        results: dict[int, AnyResult] = {}
-        newest = ""
-
-        async def run(index: int) -> None:
-            nonlocal newest
-            part = parts[index]
-            try:
-                result = await lane.call(lambda backend: ask(backend, part), is_part=True)
-            except BlitzError as error:
-                raise chunks.in_whole(error, index * self._chunk_texts) from error
-            results[index] = result
-            newest = result.revision
-            self._check_tokens(part, sum(each.total_tokens for each in results.values()))
-
-        await _all(run(index) for index in range(len(parts)))
-        # The revision that answered last is taken for the newest: a backend only moves forward.
-        current = newest
-        await _all(run(index) for index in range(len(parts)) if results[index].revision != current)
-        return [results[index] for index in range(len(parts))]
-
-    def _check_tokens(self, part: Request, tokens: int) -> None:
-        if tokens > self._max_request_tokens:
-            field = chunks.field_of(part)
-            raise PayloadTooLarge(
-                f"the {field} have more than the {self._max_request_tokens} tokens that a request may "
-                "have: send fewer at once",
-                field=field,
-            )
 
     def _start_waking(self) -> None:
         """One wake at a time, in nobody's request: its deadline and its leaving must not end it."""
@@ -265,16 +239,15 @@ class Dispatcher:
 
 def _work(request: Request, cards: Sequence[ModelCard]) -> Work:
     texts = texts_of(request)
-    tokens = estimate_tokens(texts)
     cross_encoder = any(card.task == "cross-encoder" for card in cards)
-    if isinstance(request, RerankRequest):
-        tokens += estimate_tokens((request.query,)) * (len(texts) if cross_encoder else 1)
+    max_tokens = max((card.max_tokens for card in cards), default=None)
+    tokens = estimate_request(request, paired=cross_encoder, max_tokens=max_tokens)
     return Work(len(texts), tokens, cross_encoder, {card.device: card.size_bytes for card in cards})
 
 
 def _another_may_answer(error: BlitzError) -> bool:
     """Not if the caller has to change something; 500 is about the files of one of the backends."""
-    return error.status >= 500 or isinstance(error, Overloaded | UnknownModel)
+    return error.status >= 500 or isinstance(error, Overloaded | UnknownModel | BeyondMemory)
 
 
 async def _waking(lane: Lane, wake: Callable[[], Awaitable[None]]) -> None:
@@ -282,13 +255,3 @@ async def _waking(lane: Lane, wake: Callable[[], Awaitable[None]]) -> None:
         await lane.wake(wake)
     except BlitzError as error:
         _log.warning("the GPU backend did not wake: %s", error.message)
-
-
-async def _all(runs: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Side by side; the first error cancels the rest, and comes out as itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for run in runs:
-                group.create_task(run)
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None

@@ -6,7 +6,9 @@ BlitzError
 ├── InvalidInput            400  the caller can fix it; `field` names what
 │   ├── EmptyInput          400  nothing to embed
 │   └── InputTooLong        400  more tokens than the model reads, truncation off
+│       └── BeyondMemory    400  more than the model can read with the memory that is here
 ├── Unauthorized            401  no key, or none that we know
+├── QuotaExceeded           403  a caller stores as much as it may; deleting helps, repeating does not
 ├── RequestTimeout          408  the body came too slowly
 ├── PayloadTooLarge         413  body, inputs or tokens over a limit
 ├── UnsupportedMediaType    415  a content type we do not read
@@ -63,9 +65,18 @@ class InputTooLong(InvalidInput):
     code = "input_too_long"
 
 
+class BeyondMemory(InputTooLong):
+    code = "beyond_memory"
+
+
 class Unauthorized(BlitzError):
     status = 401
     code = "invalid_api_key"
+
+
+class QuotaExceeded(BlitzError):
+    status = 403
+    code = "quota_exceeded"
 
 
 class RequestTimeout(BlitzError):

@@ -62,6 +62,11 @@ class Lane:
         metrics.watch_backend(device, lambda: self._breaker.available)
 
     @property
+    def is_remote(self) -> bool:
+        """Whether calls leave this process."""
+        return self._concurrency is not None
+
+    @property
     def view(self) -> BackendView:
         """What the routing policy is told."""
         now = self._clock()

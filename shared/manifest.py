@@ -7,7 +7,9 @@ not know where files live.
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections.abc import Collection
 from typing import Literal, TypeAlias
 
@@ -83,6 +85,38 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     evaluations: dict[str, float] = {}
 
 
+class TextMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What running one text takes beside the loaded model, in bytes.
+
+    T tokens take T * per_token + T * T * per_pair at most: engines may hold a number for each pair of
+    tokens that attend to each other. A micro-batch takes as much for each of its texts.
+    """
+
+    per_token: float
+    per_pair: float
+
+    def bytes_of(self, tokens: int) -> int:
+        return math.ceil(tokens * (self.per_token + tokens * self.per_pair))
+
+    def tokens_within(self, memory_bytes: int) -> int:
+        """The longest text that takes no more."""
+        if not self.per_token and not self.per_pair:
+            return sys.maxsize
+        # The root of per_pair * T * T + per_token * T = memory_bytes, in the form that divides by no 0.
+        root = math.sqrt(self.per_token**2 + 4 * self.per_pair * memory_bytes)
+        tokens = int(2 * memory_bytes / (self.per_token + root))
+        return tokens if self.bytes_of(tokens) <= memory_bytes else tokens - 1
+
+
+WEIGHTLESS = TextMemory(0.0, 0.0)
+_UNMEASURED: dict[str, TextMemory] = {
+    # ONNX Runtime, with attention of 16 heads that keeps four matrices of T * T floats each.
+    "cpu": TextMemory(65_536.0, 256.0),
+    # torch's attention keeps no such matrix, and an allocation that fails ends no process.
+    "gpu": WEIGHTLESS,
+}
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A published model.
 
@@ -94,6 +128,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     labels: of a cross-encoder, what each logit means; empty for an embedding model.
     prompts: name -> text prepended; default_prompt: the one used when a request names none.
     tools: name -> version of what built it. created: when, in Unix seconds.
+    memory: measured when it was built; None: it was not, see text_memory.
     """
 
     schema_version: int
@@ -119,6 +154,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tools: dict[str, str] = {}
     created: int = 0
     quality: Quality | None = None
+    memory: TextMemory | None = None
+
+    @property
+    def text_memory(self) -> TextMemory:
+        """As measured, or else what is assumed of a base model."""
+        return self.memory or _UNMEASURED[self.device]
 
     @property
     def device(self) -> Device:

@@ -56,6 +56,10 @@ class Model:
     def memory_bytes(self) -> int:
         return self.engine.memory_bytes
 
+    def text_bytes(self, tokens: int) -> int:
+        """What running one text of so many tokens takes."""
+        return self.manifest.text_memory.bytes_of(tokens)
+
     def tokenize(self, request: EmbedRequest) -> list[list[int]]:
         """Ids of each input, its prompt prepended. Raises InvalidInput and InputTooLong."""
         if self.manifest.task != "embedding":
@@ -129,12 +133,17 @@ class Model:
         return prompts[name]
 
 
-def load_model(folder: Path, manifest: Manifest, open_engine: OpenEngine) -> Model:
+def load_model(
+    folder: Path, manifest: Manifest, open_engine: OpenEngine, memory_bytes: int | None = None
+) -> Model:
     """Load the verified files in `folder`. Slow: never call it on an event loop.
+
+    memory_bytes: what running it may take; longer texts than there is memory for are refused.
 
     Raises InvalidArtefact if the files do not make the model that the manifest describes.
     """
-    tokenizer = Tokenizer.from_file(folder / manifest.tokenizer_file, manifest.max_tokens)
+    usable = None if memory_bytes is None else manifest.text_memory.tokens_within(memory_bytes)
+    tokenizer = Tokenizer.from_file(folder / manifest.tokenizer_file, manifest.max_tokens, usable)
     dense = [_load_dense(folder / layer.file, layer.activation) for layer in manifest.dense]
     engine = open_engine(folder, manifest)
     width = dense[-1].weight.shape[0] if dense else engine.dimensions

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from shared.contracts import TextInput
+from shared.contracts import Request, RerankRequest, TextInput, TokenizeRequest, texts_of
 from shared.manifest import Device
 from shared.settings import Settings
 
@@ -95,18 +95,38 @@ MIN_WAIT_S = 1.0
 """A GPU that should be up by now is not, so it is not expected at once."""
 
 
-def estimate_tokens(texts: Iterable[TextInput | tuple[str, str]]) -> int:
+def estimate_request(request: Request, *, paired: bool, max_tokens: int | None) -> int:
+    """Tokens that a model is fed. paired: it reads a query with each document, and not by itself.
+
+    max_tokens: what the model reads of a text or pair; None: not known.
+    """
+    if isinstance(request, TokenizeRequest):
+        return estimate_tokens(request.inputs)  # told of the whole, though not all of it would be read
+    texts, query = texts_of(request), ""
+    if isinstance(request, RerankRequest):
+        query = request.query
+        if not paired:
+            texts, query = (query, *texts), ""
+    return estimate_tokens(texts, query=query, max_tokens=max_tokens)
+
+
+def estimate_tokens(
+    texts: Iterable[TextInput | tuple[str, str]], *, query: str = "", max_tokens: int | None = None
+) -> int:
     """Tokens of texts, pairs of texts or lists of ids, without a tokenizer. O(1) for ASCII texts.
+
+    query: read with each of them. max_tokens: more are not read of any.
 
     About right for English, and for other alphabets with a vocabulary made for them. Too low for code
     and digits, by up to half; for Chinese, Japanese and Korean, by a quarter (three bytes, one token a
     character); for scripts that the vocabulary lacks, by up to four times (byte-level BPE).
     """
     total = 0
+    beside = TOKENS_PER_TEXT + (TOKENS_PER_TEXT + _tokens(query) if query else 0)
     for item in texts:
-        total += TOKENS_PER_TEXT
-        for part in (item,) if isinstance(item, str) else item:
-            total += _tokens(part) if isinstance(part, str) else 1
+        parts = (item,) if isinstance(item, str) else item
+        tokens = beside + sum(_tokens(part) if isinstance(part, str) else 1 for part in parts)
+        total += tokens if max_tokens is None else min(tokens, max_tokens)
     return total
 
 

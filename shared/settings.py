@@ -60,6 +60,9 @@ class Settings:
     batch_tokens, batch_texts: a micro-batch's limits, padded tokens and texts; 0: what suits the role
         (CPU: 384 and 128; GPU: by the free memory, and 1,024).
     max_wait_ms: how long a free engine waits for a batch to fill; 0 never waits.
+    batch_memory_bytes: what running models may take, all micro-batches under way together; 0: what the
+        container's memory has beside cache_memory_bytes and 0.6 GB. On a CPU it bounds how long a text
+        may be, since attention takes memory by its square.
     queue_tokens, max_queue_s: tokens waiting in this process, and the seconds they are expected to wait,
         beyond which requests get 429; tests/benchmarks/overload.py says how to choose the second.
     max_connections: open at once in functions.local; when that many are open, the one idle for longest
@@ -71,6 +74,12 @@ class Settings:
         beyond it 429 too.
     max_body_bytes, max_inputs, max_request_tokens: a request's limits.
     max_file_bytes: the largest file that /v1/files takes.
+    key_files, key_file_bytes, key_batches: how many files one key may have, outputs included, and how
+        many batches that have ended; bytes of those files; and batches under way. Without keys: in all.
+    file_expiry_days: files of /v1/files and outputs of batches are deleted after so many days, if their
+        caller names no other time; 0: never.
+    max_job_bytes, max_job_rows: what the input of one bulk job may come to, unpacked; beyond it the job
+        fails.
     allow_token_ids: accept OpenAI inputs of token ids as ids of the model's own vocabulary.
     request_timeout_s: after that a request is answered 504 (Functions cuts HTTP at 230 s).
     """
@@ -107,6 +116,7 @@ class Settings:
     batch_tokens: int = 0
     batch_texts: int = 0
     max_wait_ms: float = 0.0
+    batch_memory_bytes: int = 0
     queue_tokens: int = 1_000_000
     max_queue_s: float = 30.0
     max_connections: int = 2048
@@ -115,6 +125,12 @@ class Settings:
     max_pending_bytes: int = 128_000_000
     max_body_bytes: int = 20_000_000
     max_file_bytes: int = 200_000_000
+    key_files: int = 2000
+    key_file_bytes: int = 100_000_000_000
+    key_batches: int = 20
+    file_expiry_days: float = 30.0
+    max_job_bytes: int = 10_000_000_000
+    max_job_rows: int = 10_000_000
     max_inputs: int = 2048
     max_request_tokens: int = 300_000
     allow_token_ids: bool = False
@@ -166,7 +182,16 @@ _CHOICES = {
     "routing": ("fixed", "adaptive"),
 }
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
-_NOT_NEGATIVE = ("threads", "max_wait_ms", "batch_tokens", "batch_texts", "gpu_wake_s", "gpu_ahead_s")
+_NOT_NEGATIVE = (
+    "threads",
+    "max_wait_ms",
+    "batch_tokens",
+    "batch_texts",
+    "gpu_wake_s",
+    "gpu_ahead_s",
+    "file_expiry_days",
+    "batch_memory_bytes",
+)
 _POSITIVE = (
     "gpu_min_texts",
     "gpu_idle_s",
@@ -184,6 +209,11 @@ _POSITIVE = (
     "max_pending_bytes",
     "max_body_bytes",
     "max_file_bytes",
+    "key_files",
+    "key_file_bytes",
+    "key_batches",
+    "max_job_bytes",
+    "max_job_rows",
     "max_inputs",
     "max_request_tokens",
     "request_timeout_s",

@@ -15,7 +15,7 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as HfTokenizer
 
 from shared.contracts import IntMatrix, TextInput, TokenPair, Tokens, TruncationSide
-from shared.errors import InputTooLong, InvalidArtefact, InvalidInput
+from shared.errors import BeyondMemory, InputTooLong, InvalidArtefact, InvalidInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +34,24 @@ class Tokenizer:
 
     Truncation is state of the underlying object, so each way of truncating has an object of its own:
     requests that differ in it never see each other's setting.
+
+    usable_tokens: what there is memory for, if that is less than the model reads. Texts are cut where
+    the model stops reading and nowhere else, so one that is still longer then is BeyondMemory.
     """
 
-    def __init__(self, serialized: str, max_tokens: int) -> None:
+    def __init__(self, serialized: str, max_tokens: int, usable_tokens: int | None = None) -> None:
         self.max_tokens = max_tokens
+        self.usable_tokens = max_tokens if usable_tokens is None else min(max_tokens, usable_tokens)
         self._serialized = serialized
         self._lock = threading.Lock()
         self._by_side: dict[TruncationSide | None, HfTokenizer] = {}
         self._vocabulary_size = self._for_side("right").get_vocab_size(with_added_tokens=True)
 
     @classmethod
-    def from_file(cls, path: Path, max_tokens: int) -> Tokenizer:
+    def from_file(cls, path: Path, max_tokens: int, usable_tokens: int | None = None) -> Tokenizer:
         """Read a `tokenizer.json`. Raises InvalidArtefact."""
         try:
-            return cls(path.read_text("utf-8"), max_tokens)
+            return cls(path.read_text("utf-8"), max_tokens, usable_tokens)
         except Exception as error:  # tokenizers raises bare Exception
             raise InvalidArtefact(f"{path.name} is not a tokenizer this version reads") from error
 
@@ -134,6 +138,12 @@ class Tokenizer:
         return self._for_side(None).encode(text, add_special_tokens=False)
 
     def _check_length(self, ids: Sequence[int], field: str) -> None:
+        if len(ids) > self.usable_tokens < self.max_tokens:
+            raise BeyondMemory(
+                f"the input has {len(ids)} tokens, the memory of this service is enough for "
+                f"{self.usable_tokens} of the {self.max_tokens} that the model reads: send less",
+                field=field,
+            )
         if len(ids) > self.max_tokens:
             raise InputTooLong(
                 f"the input has {len(ids)} tokens, the model reads {self.max_tokens}: "

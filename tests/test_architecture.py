@@ -67,22 +67,3 @@ def test_only_settings_and_entry_points_touch_the_environment() -> None:
                 n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)
             }
             assert not used & {"environ", "getenv"}, path.name
-
-
-def test_the_gpu_image_adds_pinned_packages_to_the_zip_apps() -> None:
-    """The same versions serve everywhere, and those that read a model are those that built it."""
-    lines = (ROOT / "infra" / "gpu" / "requirements.txt").read_text().splitlines()
-    own = [line for line in lines if line and not line.startswith("#")]
-    assert own.pop(0) == "-r ../../requirements.txt"
-    builder = (ROOT / "model_build" / "requirements.txt").read_text().splitlines()
-    assert {"torch", "transformers"} <= {line.partition("==")[0] for line in own}
-    assert set(own) <= set(builder)
-
-
-def test_the_zip_apps_requirements_are_pinned_and_hold_no_torch() -> None:
-    """Flex Consumption builds requirements.txt into router and CPU app."""
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    packages = [line for line in lines if line and not line.startswith("#")]
-    assert packages
-    assert all("==" in line for line in packages)
-    assert not any(line.startswith(("torch", "sentence-transformers")) for line in packages)

@@ -35,8 +35,9 @@ module app 'flex.bicep' = {
       BLITZ_GPU_BACKEND_URL: gpuUrl
       BLITZ_WARM_MODELS: warmModels
       BLITZ_DEFAULT_MODEL: defaultModel
-      // Of the instance's 4096 MB; the rest is for the host, for Python and for activations.
+      // Of the instance's 4096 MB; the rest is for the host and for Python.
       BLITZ_CACHE_MEMORY_BYTES: '2500000000'
+      BLITZ_BATCH_MEMORY_BYTES: '900000000'
     }
   }
 }

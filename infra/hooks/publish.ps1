@@ -12,7 +12,8 @@ $pause = if ($env:HOOK_PAUSE_S) { $env:HOOK_PAUSE_S } else { 30 }
 $python = if ($IsWindows) { '.venv/Scripts/python.exe' } else { '.venv/bin/python' }
 if (-not (Test-Path $python)) { python -m venv .venv }
 # Each time: an installation that was cut off is not to be trusted, and one that is whole takes seconds.
-& $python -m pip install --quiet --requirement model_build/requirements.txt
+& $python -m pip install --quiet --no-deps --require-hashes --requirement requirements.txt `
+    --requirement model_build/requirements.txt --requirement infra/gpu/requirements-torch.txt
 if ($LASTEXITCODE -ne 0) { throw 'the requirements of model_build cannot be installed' }
 
 foreach ($target in $targets) {

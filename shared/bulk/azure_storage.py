@@ -30,6 +30,7 @@ from shared.bulk.storage import (
     STORE,
     BlobStat,
     Message,
+    Metadata,
     Storage,
     check_key,
     check_metadata,
@@ -131,10 +132,8 @@ class AzureBlobs:
     def replace(self, key: str, data: bytes | Path, *, etag: str) -> bool:
         return self._put(key, data, {}, _if_match(etag), refusals=("BlobNotFound", "ConditionNotMet"))
 
-    def write_stream(
-        self, key: str, chunks: Iterable[bytes], metadata: Mapping[str, str] | None = None
-    ) -> None:
-        self._put(key, chunks, check_metadata(metadata), {})
+    def write_stream(self, key: str, chunks: Iterable[bytes], metadata: Metadata | None = None) -> None:
+        self._put(key, chunks, metadata if callable(metadata) else check_metadata(metadata), {})
 
     def list(self, prefix: str) -> Iterator[BlobStat]:
         pages = self._container.list_blobs(name_starts_with=prefix, include=["metadata"]).by_page()
@@ -155,7 +154,7 @@ class AzureBlobs:
         self,
         key: str,
         data: bytes | Path | Iterable[bytes],
-        metadata: dict[str, str],
+        metadata: Metadata,
         condition: Mapping[str, Any],
         *,
         refusals: tuple[str, ...] = (),
@@ -164,10 +163,11 @@ class AzureBlobs:
         blob = self._blob(key)
         put: Callable[[], object]
         if isinstance(data, bytes) and len(data) <= _BLOCK_BYTES:
-            put = partial(blob.upload_blob, data, overwrite=True, metadata=metadata, **condition)
+            checked = check_metadata(metadata)
+            put = partial(blob.upload_blob, data, overwrite=True, metadata=checked, **condition)
         else:
             blocks = list(self._stage(blob, data))
-            put = partial(blob.commit_block_list, blocks, metadata=metadata, **condition)
+            put = partial(blob.commit_block_list, blocks, metadata=check_metadata(metadata), **condition)
         return self._ask(lambda: _unless(refusals, put)) is not None
 
     def _stage(self, blob: BlobClient, data: bytes | Path | Iterable[bytes]) -> Iterator[BlobBlock]:

@@ -36,12 +36,12 @@ class Progress:
     cancelling_at: int | None = None
 
 
-def begin_job(storage: Storage, job_id: str, key: str, etag: str) -> None:
+def begin_job(storage: Storage, job_id: str, key: str, etag: str, keep_s: int = 0) -> None:
     """Have a version of a blob of `out` embedded as a job of its own, whoever else asks for the same.
 
-    job_id: 24 hex digits that no other job has.
+    job_id: 24 hex digits that no other job has. keep_s: so long its outputs are kept; 0: for ever.
     """
-    message = jobs.encode(Message(job=job_id, container="out", key=key, etag=etag))
+    message = jobs.encode(Message(job=job_id, container="out", key=key, etag=etag, keep_s=keep_s))
     # First the mark, which `reconcile` reads: no listing of inputs would find a lost message again.
     storage.out.create(f"active/{job_id}", message)
     storage.queue(SPLIT).send(message)

@@ -17,8 +17,11 @@ from shared.backend_client import Backend
 from shared.bulk.jobs import Job
 from shared.bulk.rows import BadRow, embedded
 from shared.contracts import EmbedRequest, EmbedResult
-from shared.errors import InvalidInput, Misconfigured, Overloaded
+from shared.errors import DeadlineExceeded, InvalidInput, Misconfigured, Overloaded
 from shared.manifest import pinned_name
+
+ANSWER_S = 900.0
+"""One call takes so long at most, or it is a failed try: at a chunk's 256 KB, 300 bytes a second."""
 
 _ITEM = re.compile(r"input\[(\d+)\]")
 
@@ -100,7 +103,10 @@ class Embedder:
         )
         while True:
             try:
-                return await self._backend.embed(request)
+                async with asyncio.timeout(ANSWER_S):
+                    return await self._backend.embed(request)
+            except TimeoutError:
+                raise DeadlineExceeded(f"a chunk took more than {ANSWER_S:.0f} s") from None
             except Overloaded as error:
                 await asyncio.sleep(error.retry_after_s or 1.0)
 

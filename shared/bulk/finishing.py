@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 import pyarrow as pa
 
 from shared.bulk import jobs
 from shared.bulk.batch_output import write_batch, write_batch_errors
+from shared.bulk.expiry import expiring
 from shared.bulk.jobs import Counts, Job, Manifest, Output, Split
 from shared.bulk.rows import BadRow, unpack_table
 from shared.bulk.storage import Blobs
@@ -51,9 +52,10 @@ def finish_job(
     if out.stat(f"{folder}/manifest.json") is not None:
         return None
     parts = _Parts(out, final.parts, go_on)
-    files = [_write(out, key, make(parts)) for key, make in _outputs(job, parts)]
+    keep = expiring(job.keep_s)
+    files = [_write(out, key, make(parts), keep) for key, make in _outputs(job, parts)]
     bad = _BadRows(out, final.bad, final.failed)
-    files.append(_write(out, job.errors, _error_lines(job, bad)))
+    files.append(_write(out, job.errors, _error_lines(job, bad), keep))
     found = out.read(f"{folder}/split.json")
     split = jobs.decode(found, Split) if found else None
     counts = Counts(split.rows if split else parts.rows + bad.count, parts.rows, bad.count)
@@ -198,7 +200,7 @@ def _error_lines(job: Job, bad: _BadRows) -> Iterator[bytes]:
     return (row.to_json() + b"\n" for row in bad)
 
 
-def _write(out: Blobs, key: str, blocks: Iterable[bytes]) -> Output:
+def _write(out: Blobs, key: str, blocks: Iterable[bytes], metadata: Mapping[str, str]) -> Output:
     digest = hashlib.sha256()
     size = 0
 
@@ -209,5 +211,5 @@ def _write(out: Blobs, key: str, blocks: Iterable[bytes]) -> Output:
             size += len(block)
             yield block
 
-    out.write_stream(key, counted())
+    out.write_stream(key, counted(), metadata)
     return Output(key, size, digest.hexdigest())

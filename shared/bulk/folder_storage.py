@@ -2,7 +2,8 @@
 
 It does not know jobs, nor Azure. Layout: bulk-in/KEY and bulk-out/KEY are plain files, so that people
 can drop and take them; each container keeps its own files below .blitz/; queues/NAME holds a file a
-message. POSIX only (flock), on a file system that has hard links.
+message. POSIX only (flock), on a file system that has hard links. Whoever may drop files need not be one
+who may read all that this process can: no link is followed, see regular_files.py.
 
 Everything becomes visible by one link or rename of a finished file, and the only lock dies with its
 process: kill -9 at any moment leaves the old state or the new, and at worst a partial file, which a
@@ -17,15 +18,16 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR
 
+from shared.bulk.regular_files import names_below, opened, opened_folder
+from shared.bulk.regular_files import status as _status
 from shared.bulk.storage import (
     OUT,
     OWN,
@@ -33,6 +35,7 @@ from shared.bulk.storage import (
     STORE,
     BlobStat,
     Message,
+    Metadata,
     Storage,
     check_key,
     check_metadata,
@@ -44,6 +47,10 @@ from shared.object_store import disk_errors
 _BLOCK_BYTES = 4 << 20
 _ABANDONED_S = 3600.0
 _MAX_PART_BYTES = 255
+_MESSAGE_BYTES = 48 << 10
+_PARTIAL = f"{OWN}/partial"
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOCK = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _MESSAGE = re.compile(r"(?P<visible_ns>\d{20})\.(?P<count>\d{6})\.(?P<id>[0-9a-f]{32})")
 
@@ -62,26 +69,25 @@ class FolderBlobs:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._own = root / OWN
 
     def stat(self, key: str) -> BlobStat | None:
-        target = self._path(key)
+        _check(key)
         with disk_errors(STORE):
-            while (status := _status(target)) is not None:
+            while (status := _status(self._root, key)) is not None:
                 etag = _etag(status)
                 metadata = self._metadata(key, etag)
                 # Without metadata it may be that a writer came between and took it with the old blob.
-                if metadata or ((now := _status(target)) is not None and _etag(now) == etag):
+                if metadata or ((now := _status(self._root, key)) is not None and _etag(now) == etag):
                     return BlobStat(key, status.st_size, etag, status.st_mtime, metadata)
         return None
 
     def read(self, key: str) -> bytes | None:
-        with disk_errors(STORE), suppress(*_ABSENT):
-            return self._path(key).read_bytes()
+        with disk_errors(STORE), suppress(*_ABSENT), opened(self._root, _check(key)) as stream:
+            return stream.read()
         return None
 
     def read_range(self, key: str, start: int, length: int, *, etag: str) -> bytes:
-        with disk_errors(STORE), suppress(*_ABSENT), self._path(key).open("rb") as stream:
+        with disk_errors(STORE), suppress(*_ABSENT), opened(self._root, _check(key)) as stream:
             if _etag(os.fstat(stream.fileno())) == etag:
                 stream.seek(start)
                 data = stream.read(length)
@@ -91,15 +97,18 @@ class FolderBlobs:
         raise SourceChanged("the input was changed or deleted while it was read")
 
     def create(self, key: str, data: bytes | Path) -> bool:
-        target = self._path(key)
         if self.stat(key) is not None:
             return False
-        with _finished(self._own / "partial", _blocks(data)) as partial, _no_collision():
-            target.parent.mkdir(parents=True, exist_ok=True)
+        folder, _, name = key.rpartition("/")
+        with (
+            _finished(self._root, _PARTIAL, _blocks(data)) as (partials, partial),
+            _no_collision(),
+            opened_folder(self._root, folder, make=True) as target,
+        ):
             try:
-                os.link(partial, target)
+                os.link(partial, name, src_dir_fd=partials, dst_dir_fd=target)
             except FileExistsError:
-                if target.is_dir():
+                if _is_folder(name, target):
                     raise
                 return False
         return True
@@ -110,10 +119,9 @@ class FolderBlobs:
     def replace(self, key: str, data: bytes | Path, *, etag: str) -> bool:
         return self._put(key, _blocks(data), {}, expected=etag)
 
-    def write_stream(
-        self, key: str, chunks: Iterable[bytes], metadata: Mapping[str, str] | None = None
-    ) -> None:
-        self._put(key, chunks, check_metadata(metadata), expected=None)
+    def write_stream(self, key: str, chunks: Iterable[bytes], metadata: Metadata | None = None) -> None:
+        known = metadata if callable(metadata) else check_metadata(metadata)
+        self._put(key, chunks, known, expected=None)
 
     def list(self, prefix: str) -> Iterator[BlobStat]:
         for key in sorted(self._keys(prefix)):
@@ -121,42 +129,43 @@ class FolderBlobs:
                 yield found
 
     def delete(self, key: str) -> None:
-        target = self._path(key)
-        with disk_errors(STORE), self._locked(), suppress(*_ABSENT):
-            target.unlink()
+        folder, _, name = _check(key).rpartition("/")
+        with (
+            disk_errors(STORE),
+            self._locked(),
+            suppress(*_ABSENT),
+            opened_folder(self._root, folder) as target,
+        ):
+            os.unlink(name, dir_fd=target)
             self._keep_metadata(key, "", {})
 
-    def _path(self, key: str) -> Path:
-        if any(len(part.encode()) > _MAX_PART_BYTES for part in check_key(key).split("/")):
-            raise InvalidInput(
-                f"in a folder, a part of a blob's name has at most {_MAX_PART_BYTES} bytes"
-            )
-        return self._root / key
-
     def _put(
-        self, key: str, chunks: Iterable[bytes], metadata: Mapping[str, str], *, expected: str | None
+        self, key: str, chunks: Iterable[bytes], metadata: Metadata, *, expected: str | None
     ) -> bool:
         """Replace what is there; False if an ETag is `expected` and it is not that of what is there."""
-        target = self._path(key)
+        folder, _, name = _check(key).rpartition("/")
         with (
-            _finished(self._own / "partial", chunks) as partial,
+            _finished(self._root, _PARTIAL, chunks) as (partials, partial),
             _no_collision(),
             self._locked(),
         ):
-            if expected is not None and ((now := _status(target)) is None or _etag(now) != expected):
-                return False
-            target.parent.mkdir(parents=True, exist_ok=True)
-            etag = _etag(partial.stat())
-            self._add_metadata(key, etag, metadata)
-            partial.replace(target)
-            self._keep_metadata(key, etag, metadata)
+            if expected is not None:
+                now = _status(self._root, key)
+                if now is None or _etag(now) != expected:
+                    return False
+            etag, checked = _etag(os.stat(partial, dir_fd=partials)), check_metadata(metadata)
+            self._add_metadata(key, etag, checked)
+            with opened_folder(self._root, folder, make=True) as target:
+                os.replace(partial, name, src_dir_fd=partials, dst_dir_fd=target)
+            self._keep_metadata(key, etag, checked)
         return True
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One process and thread at a time; released by the kernel when its holder dies."""
-        self._own.mkdir(parents=True, exist_ok=True)
-        with (self._own / "lock").open("a") as stream:
+        with opened_folder(self._root, OWN, make=True) as own:
+            lock = os.open("lock", _LOCK, 0o644, dir_fd=own)
+        with open(lock, "w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
 
@@ -164,45 +173,43 @@ class FolderBlobs:
         folder = prefix.rpartition("/")[0]
         if folder and not is_key(folder):
             return
-        start = self._path(folder) if folder else self._root
-
-        def fail(error: OSError) -> None:
-            if not isinstance(error, _ABSENT):
-                raise error
-
         with disk_errors(STORE):
             self._root.mkdir(parents=True, exist_ok=True)  # where people find that they can drop files
-            for directory, _, names in os.walk(start, onerror=fail):
-                parent = Path(directory).relative_to(self._root)
-                for key in ((parent / name).as_posix() for name in names):
-                    if key.startswith(prefix) and is_key(key):
-                        yield key
+        with disk_errors(STORE), suppress(*_ABSENT):
+            for key in names_below(self._root, _check(folder) if folder else ""):
+                if key.startswith(prefix) and is_key(key):
+                    yield key
 
     # Metadata lies in a file named by the ETag of the version that it belongs to: written before that
     # version appears and deleted after it went, it is never that of another version.
-    def _metadata_folder(self, key: str) -> Path:
-        return self._own / "metadata" / hashlib.sha256(key.encode()).hexdigest()
+    def _metadata_folder(self, key: str) -> str:
+        return f"{OWN}/metadata/{hashlib.sha256(key.encode()).hexdigest()}"
 
     def _metadata(self, key: str, etag: str) -> dict[str, str]:
-        with suppress(FileNotFoundError):
-            metadata: dict[str, str] = json.loads((self._metadata_folder(key) / etag).read_bytes())
+        with (
+            suppress(FileNotFoundError),
+            opened(self._root, f"{self._metadata_folder(key)}/{etag}") as stream,
+        ):
+            metadata: dict[str, str] = json.loads(stream.read())
             return metadata
         return {}
 
     def _add_metadata(self, key: str, etag: str, metadata: Mapping[str, str]) -> None:
         if metadata:
-            folder = self._metadata_folder(key)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / etag).write_text(json.dumps(metadata))
+            with opened_folder(self._root, self._metadata_folder(key), make=True) as folder:
+                file = os.open(etag, _NEW, 0o644, dir_fd=folder)
+            with open(file, "w") as stream:
+                stream.write(json.dumps(metadata))
 
     def _keep_metadata(self, key: str, etag: str, metadata: Mapping[str, str]) -> None:
         """Delete that of other versions; the caller holds the lock, so nobody is about to need it."""
-        folder = self._metadata_folder(key)
+        name = self._metadata_folder(key)
         with suppress(FileNotFoundError):
-            for name in set(os.listdir(folder)) - {etag}:
-                (folder / name).unlink()
+            with opened_folder(self._root, name) as folder:
+                for other in set(os.listdir(folder)) - {etag}:
+                    os.unlink(other, dir_fd=folder)
             if not metadata:
-                folder.rmdir()
+                (self._root / name).rmdir()
 
 
 class FolderQueue:
@@ -217,8 +224,9 @@ class FolderQueue:
         self._root = root
 
     def send(self, body: bytes, *, delay_s: float = 0.0) -> None:
-        with _finished(self._root / ".partial", [body]) as partial, disk_errors(STORE):
-            partial.replace(self._root / _message_name(delay_s, 0, uuid.uuid4().hex))
+        name = _message_name(delay_s, 0, uuid.uuid4().hex)
+        with _finished(self._root, ".partial", [body]) as (partials, partial), disk_errors(STORE):
+            os.replace(partial, self._root / name, src_dir_fd=partials)
 
     def receive(self, *, visible_after_s: float) -> Message | None:
         now_ns = time.time_ns()
@@ -233,8 +241,8 @@ class FolderQueue:
                 # Not there: another was faster.
                 with suppress(FileNotFoundError):
                     (self._root / name).rename(self._root / receipt)
-                    body = (self._root / receipt).read_bytes()
-                    return Message(match["id"], body, count, receipt)
+                    with opened(self._root, receipt) as stream:
+                        return Message(match["id"], stream.read(_MESSAGE_BYTES), count, receipt)
         return None
 
     def renew(self, message: Message, *, visible_after_s: float) -> Message | None:
@@ -262,12 +270,15 @@ def _message_name(hidden_s: float, count: int, message_id: str) -> str:
     return f"{time.time_ns() + int(hidden_s * 1e9):020d}.{count:06d}.{message_id}"
 
 
-def _status(path: Path) -> os.stat_result | None:
-    """None if there is no file."""
-    with suppress(*_ABSENT):
-        status = path.stat()
-        return status if S_ISREG(status.st_mode) else None
-    return None
+def _check(key: str) -> str:
+    """The key itself. Raises InvalidInput."""
+    if any(len(part.encode()) > _MAX_PART_BYTES for part in check_key(key).split("/")):
+        raise InvalidInput(f"in a folder, a part of a blob's name has at most {_MAX_PART_BYTES} bytes")
+    return key
+
+
+def _is_folder(name: str, parent: int) -> bool:
+    return S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
 
 
 def _etag(status: os.stat_result) -> str:
@@ -281,38 +292,42 @@ def _etag(status: os.stat_result) -> str:
 
 
 @contextmanager
-def _finished(folder: Path, chunks: Iterable[bytes]) -> Iterator[Path]:
-    """A file in `folder` that holds `chunks`, to be linked or moved to where it belongs.
+def _finished(root: Path, folder: str, chunks: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+    """A file that holds `chunks`, to be linked or moved to where it belongs: its folder and its name.
 
     On disk before it can be seen: what was acknowledged outlives a power failure too, since journals
     keep the order of links and renames.
     """
-    with disk_errors(STORE):
-        folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
-        handle, name = tempfile.mkstemp(dir=folder)
-    partial = Path(name)
-    try:
-        with disk_errors(STORE), open(handle, "wb") as sink:
-            for chunk in chunks:
-                sink.write(chunk)
-            sink.flush()
-            os.fchmod(handle, 0o644)  # mkstemp makes 0600, which another user's process cannot read
-            now_ns = time.time_ns()  # the kernel's own time of writing may stand still for milliseconds
-            os.utime(handle, ns=(now_ns, now_ns))
-            os.fsync(handle)
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        with disk_errors(STORE):
+            partials = stack.enter_context(opened_folder(root, folder, make=True))
+            _sweep(partials)
+            partial = uuid.uuid4().hex
+            handle = os.open(partial, _NEW, 0o600, dir_fd=partials)
+        try:
+            with disk_errors(STORE), open(handle, "wb") as sink:
+                for chunk in chunks:
+                    sink.write(chunk)
+                sink.flush()
+                os.fchmod(handle, 0o644)  # so that another user's process can read it
+                now_ns = (
+                    time.time_ns()
+                )  # the kernel's own time of writing may stand still for milliseconds
+                os.utime(handle, ns=(now_ns, now_ns))
+                os.fsync(handle)
+            yield partials, partial
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(partial, dir_fd=partials)
 
 
-def _sweep(folder: Path) -> None:
+def _sweep(folder: int) -> None:
     """Delete what writers that died left."""
     oldest = time.time() - _ABANDONED_S
-    for entry in os.scandir(folder):
+    for name in os.listdir(folder):
         with suppress(FileNotFoundError):
-            if entry.stat().st_mtime < oldest:
-                os.unlink(entry)
+            if os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime < oldest:
+                os.unlink(name, dir_fd=folder)
 
 
 def _blocks(data: bytes | Path) -> Iterator[bytes]:

@@ -43,7 +43,8 @@ T = TypeVar("T")
 class Job(msgspec.Struct, frozen=True):
     """container, source, etag: the version of the input. revision: of the model, the same for all parts.
 
-    container: "out" for an uploaded file, whose outputs are files too. created: Unix seconds. kind: of
+    container: "out" for an uploaded file, whose outputs are files too, in the same folder: whoever owns
+    the one owns the others. keep_s: so long those are kept; 0: for ever. created: Unix seconds. kind: of
     the input; "batch" has OpenAI's output. device: where its chunks go. sidecar: whether there was one
     when the options were read; None for an uploaded file, which has none.
     """
@@ -61,18 +62,19 @@ class Job(msgspec.Struct, frozen=True):
     kind: Kind
     compression: Literal["gzip", "zstd"] | None = None
     sidecar: bool | None = None
+    keep_s: int = 0
 
     @property
     def output(self) -> str:
         """The output's key. The source's extension stays: a.csv and a.jsonl are two inputs."""
         if self.container == "out":
-            return f"files/file-{self.id}-output"
+            return f"{self.source.rpartition('/')[0]}/file-{self.id}-output"
         return f"{self.source}.{'jsonl' if self.kind == 'batch' else self.options.format}"
 
     @property
     def errors(self) -> str:
         if self.container == "out":
-            return f"files/file-{self.id}-errors"
+            return f"{self.source.rpartition('/')[0]}/file-{self.id}-errors"
         return f"{self.source}.errors.jsonl"
 
 
@@ -142,7 +144,8 @@ class Manifest(msgspec.Struct, frozen=True):
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """What queues carry. To split: container, key and etag; to embed: job and chunk; to finish: job.
 
-    A job in a message to split is the id that it must get, for input that may be asked for repeatedly.
+    A job in a message to split is the id that it must get, for input that may be asked for repeatedly;
+    keep_s then is the job's.
     """
 
     job: str = ""
@@ -150,6 +153,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     container: Container = "source"
     key: str = ""
     etag: str = ""
+    keep_s: int = 0
 
 
 def status_of(job: Job, state: State, counts: Counts) -> Status:
@@ -181,6 +185,7 @@ def draft_job(message: Message, stat: BlobStat, now_s: float) -> Job:
         device="cpu",
         created=int(now_s),
         kind="jsonl",
+        keep_s=message.keep_s,
     )
 
 

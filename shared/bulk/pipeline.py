@@ -17,32 +17,43 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from shared import telemetry, trace
 from shared.backend_client import Backend
 from shared.bulk import control, jobs
 from shared.bulk.control import SPLIT
+from shared.bulk.cutting import Cutter
 from shared.bulk.embedding import Embedder
 from shared.bulk.finishing import finish_job
+from shared.bulk.formats.allowance import Limits
 from shared.bulk.jobs import Job, Message, Status
 from shared.bulk.observed import belongs_to, observed
 from shared.bulk.options import is_input
 from shared.bulk.splitting import Cards, Splitter
-from shared.bulk.state import Ledger
+from shared.bulk.state import REPORT_S, Ledger
 from shared.bulk.storage import Storage
+from shared.bulk.threads import Threads
 from shared.bulk.upkeep import Upkeep
-from shared.errors import SourceChanged, Unavailable
+from shared.errors import BlitzError, SourceChanged, Unavailable
 from shared.manifest import Device
 from shared.routing import Policy
 from shared.telemetry import Telemetry
+
+SPLITS, FINISHES = 4, 2
+"""Long steps that one process has under way: a job that takes long must not keep others waiting."""
+
+T = TypeVar("T")
 
 
 class Bulk:
     """The steps, over one storage. For one event loop at a time; any number of processes.
 
     backend: embeds chunks; None in a process that has no models. devices: those that have an app.
-    request_tokens: what one call of the backend may hold. clock: Unix seconds. metrics: what steps tell.
+    request_tokens: what one call of the backend may hold. limits: of one job. clock: Unix seconds.
+    metrics: what steps tell.
 
     Every method may raise what storage and backend raise: whoever calls repeats it later.
     """
@@ -57,6 +68,7 @@ class Bulk:
         devices: Sequence[Device],
         request_tokens: int,
         max_inputs: int,
+        limits: Limits,
         default_model: str,
         clock: Callable[[], float] = time.time,
         metrics: Telemetry = telemetry.PROCESS,
@@ -66,17 +78,25 @@ class Bulk:
         self._metrics = metrics
         self._stopping = threading.Event()
         self._ledger = Ledger(storage, clock, metrics)
+        self._threads = Threads(SPLITS + FINISHES)
+        cutter = Cutter(
+            storage,
+            limits=limits,
+            max_inputs=max_inputs,
+            clock=clock,
+            go_on=self._go_on,
+            metrics=metrics,
+        )
         self._splitter = Splitter(
             storage,
             self._ledger,
             catalogue,
             policy,
+            cutter,
+            self._threads,
             devices=devices,
-            max_inputs=max_inputs,
             default_model=default_model,
             clock=clock,
-            go_on=self._go_on,
-            metrics=metrics,
         )
         self._embedder = Embedder(backend, request_tokens)
         self._upkeep = Upkeep(storage, self._ledger, clock)
@@ -126,10 +146,25 @@ class Bulk:
             table = await self._ledger.chunk(job.id, message.chunk)
             if table is None:
                 return  # the job has ended since
-            done, refused = await self._embedder.embed_rows(job, table)
-            await self._ledger.write_part(job, message.chunk, done, refused)
+            embedded = await self._unless_cancelled(job, self._embedder.embed_rows(job, table))
+            if embedded is None:
+                return
+            await self._ledger.write_part(job, message.chunk, *embedded)
         await self._ledger.report(job)
         await self._ledger.finish_if_done(job.id)
+
+    async def _unless_cancelled(self, job: Job, work: Coroutine[Any, Any, T]) -> T | None:
+        """What `work` returns; None, and it is cancelled, soon after the job is."""
+        task = asyncio.create_task(work)
+        try:
+            while not (await asyncio.wait((task,), timeout=REPORT_S))[0]:
+                with suppress(BlitzError):  # storage may be away: that does not concern `work`
+                    if await self._ledger.is_cancelled(job.id):
+                        return None
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def give_up(self, body: bytes) -> None:
         """A message of any queue that failed too often.
@@ -161,7 +196,7 @@ class Bulk:
                 await self._ledger.fail(job, SourceChanged("the input was replaced by a newer version"))
                 return
         await self._ledger.write_status(job, "finalizing")
-        manifest = await asyncio.to_thread(
+        manifest = await self._threads.run(
             finish_job, self._storage.out, job, self._clock, self._go_on, cancelled=cancelled
         )
         if manifest is not None:  # or another was first, and has counted it

@@ -5,10 +5,12 @@ It does not know storage, jobs or models. A format's own rules are in shared/bul
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from shared.bulk.formats.allowance import NO_LIMITS, Allowance
 from shared.bulk.formats.batch import looks_like_batch, read_batch
 from shared.bulk.formats.delimited import read_delimited
 from shared.bulk.formats.jsonl import read_jsonl, read_text
@@ -103,15 +105,25 @@ def detect_format(name: str, head: bytes, options: ReadOptions) -> Format:
     return Format(kind, compression)
 
 
-def read_rows(source: Source, format: Format, options: ReadOptions) -> Iterator[Row | BadRow]:
+def read_rows(
+    source: Source, format: Format, options: ReadOptions, allowance: Allowance | None = None
+) -> Iterator[Row | BadRow]:
     """Rows and bad rows in the order of the file; blank lines are counted and skipped.
+
+    allowance: what the file may come to; None: anything.
 
     Raises InvalidInput if the file as a whole cannot be read, and what `source.read` raises.
     A broken end gives a last BadRow "truncated_input".
     """
+    allowance = allowance or Allowance(sys.maxsize, NO_LIMITS)
     if format.kind == "parquet":
-        return read_parquet(source, options.text_column, options.id_column)
-    blocks = unpack(read_blocks(source), format.compression)
+        return read_parquet(source, options.text_column, options.id_column, allowance)
+    unpacked = unpack(
+        read_blocks(source),
+        format.compression,
+        lambda size: allowance.check_bytes(size, "unpacked"),
+    )
+    blocks = allowance.count_blocks(unpacked)
     if format.kind in _DELIMITERS:
         delimiter = _DELIMITERS[format.kind]
         records = read_records(blocks, Quotes(delimiter))

@@ -124,14 +124,24 @@ class Chunk:
         return b"".join(bad.to_json() + b"\n" for bad in self.bad)
 
 
-def free_name(name: str, own: Collection[str], taken: Collection[str]) -> str:
-    """input_NAME if we use NAME ourselves; then NAME_2, NAME_3 if it is taken."""
-    while name in own:
-        name = f"input_{name}"
-    numbered, number = name, 2
-    while numbered in taken:
-        numbered, number = f"{name}_{number}", number + 1
-    return numbered
+def free_names(names: Iterable[str], own: Collection[str], taken: Iterable[str] = ()) -> Iterator[str]:
+    """For each of `names`: input_NAME if we use NAME ourselves; then NAME_2, NAME_3 if it is taken.
+
+    `taken`, and the names before it. Each number is tried once, however many names are alike.
+    """
+    used = set(taken)
+    following: dict[str, int] = {}
+    for name in names:
+        if name in own:
+            name = f"input_{name}"
+        free = name
+        if free in used:
+            number = following.get(name, 2)
+            while (free := f"{name}_{number}") in used:
+                number += 1
+            following[name] = number + 1
+        used.add(free)
+        yield free
 
 
 def cut_chunks(
@@ -209,7 +219,7 @@ class _Draft:
 
 
 def _table(rows: list[Row]) -> pa.Table:
-    columns = {
+    columns: dict[str, pa.Array] = {
         "row": pa.array([row.row for row in rows], pa.int64()),
         "line": pa.array([row.line for row in rows], pa.int64()),
     }
@@ -218,25 +228,24 @@ def _table(rows: list[Row]) -> pa.Table:
         columns["parts"] = pa.array([row.parts for row in rows], pa.int32())
     columns["id"] = pa.array([row.id for row in rows], pa.string())
     columns["text"] = pa.array([row.text for row in rows], pa.string())
-    table = pa.table(columns)
     fields = [row.fields for row in rows]
     match fields[0] if fields else None:
         case None:
-            return table
+            pass
         case str():
             values = [None if value == "{}" else value for value in fields]
-            return table.append_column("fields", pa.array(values, pa.string()))
+            columns["fields"] = pa.array(values, pa.string())
         case Record():
-            return _with_records(table, fields)
+            columns |= _columns_of(fields)
         case cells:
             for name in cells:
                 values = [row[name] for row in fields if isinstance(row, Mapping)]
-                table = table.append_column(name, pa.array(values, pa.string()))
-            return table
+                columns[name] = pa.array(values, pa.string())
+    return pa.table(columns)
 
 
-def _with_records(table: pa.Table, fields: Sequence[object]) -> pa.Table:
-    """Neighbours in one batch are taken out of it together."""
+def _columns_of(fields: Sequence[object]) -> dict[str, pa.ChunkedArray]:
+    """Of records. Neighbours in one batch are taken out of it together."""
     records = [value for value in fields if isinstance(value, Record)]
     slices: list[pa.RecordBatch] = []
     start = 0
@@ -249,9 +258,22 @@ def _with_records(table: pa.Table, fields: Sequence[object]) -> pa.Table:
         slices.append(first.batch.slice(first.index, end - start))
         start = end
     others = pa.Table.from_batches(slices).combine_chunks()
-    for other in others.schema:
-        table = table.append_column(other, others[other.name])
-    return table
+    return {
+        name: _used(column) for name, column in zip(others.column_names, others.columns, strict=True)
+    }
+
+
+def _used(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Of a dictionary the values that there are: a chunk is written with its dictionary, each time."""
+    if not pa.types.is_dictionary(column.type):
+        return column
+    parts: list[pa.Array] = []
+    for part in column.chunks:
+        used, indices = np.unique(part.indices.fill_null(0).to_numpy(), return_inverse=True)
+        kept = pa.array(indices, part.type.index_type, mask=part.indices.is_null().to_numpy(False))
+        values = part.dictionary.take(pa.array(used)) if len(part.dictionary) else part.dictionary
+        parts.append(pa.DictionaryArray.from_arrays(kept, values, ordered=part.type.ordered))
+    return pa.chunked_array(parts, column.type)
 
 
 def _bytes(text: str) -> int:

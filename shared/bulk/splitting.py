@@ -10,26 +10,24 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
-import numpy as np
-import pyarrow as pa
 from msgspec.structs import replace
 
-from shared import trace
-from shared.bulk import control, jobs
-from shared.bulk.control import queue_of
-from shared.bulk.formats.source import Source
-from shared.bulk.jobs import Job, Message, Split
+from shared.bulk import jobs
+from shared.bulk.cutting import Cutter
+from shared.bulk.jobs import Job, Message
 from shared.bulk.observed import belongs_to
 from shared.bulk.options import SIDECAR, Options, no_model, options_of
-from shared.bulk.reading import HEAD_BYTES, Format, ReadOptions, detect_format, read_rows
-from shared.bulk.rows import BadRow, Row, cut_chunks
-from shared.bulk.state import REPORT_S, Ledger
+from shared.bulk.reading import HEAD_BYTES, ReadOptions, detect_format
+from shared.bulk.rows import BadRow
+from shared.bulk.state import Ledger
 from shared.bulk.storage import Blobs, BlobStat, Storage
+from shared.bulk.threads import Threads
 from shared.contracts import ModelCard
 from shared.errors import InvalidInput, SourceChanged
 from shared.manifest import Device, check_prompt
 from shared.routing import BackendView, Policy, Work
-from shared.telemetry import Telemetry
+
+_MAX_SIDECAR_BYTES = 64 << 10
 
 BYTES_PER_TEXT = 400
 """A guess, for where a job should go; nothing else depends on it."""
@@ -43,10 +41,7 @@ class Cards(Protocol):
 
 
 class Splitter:
-    """max_inputs: texts of one request of OpenAI Batch. clock: Unix seconds.
-
-    go_on: called between chunks; what it raises ends the step.
-    """
+    """threads: for cutting, which takes long. clock: Unix seconds."""
 
     def __init__(
         self,
@@ -54,24 +49,22 @@ class Splitter:
         ledger: Ledger,
         catalogue: Cards,
         policy: Policy,
+        cutter: Cutter,
+        threads: Threads,
         *,
         devices: Sequence[Device],
-        max_inputs: int,
         default_model: str,
         clock: Callable[[], float],
-        go_on: Callable[[], None],
-        metrics: Telemetry,
     ) -> None:
         self._storage = storage
         self._ledger = ledger
         self._catalogue = catalogue
         self._policy = policy
+        self._cutter = cutter
+        self._threads = threads
         self._devices = devices
-        self._max_inputs = max_inputs
         self._default_model = default_model
         self._clock = clock
-        self._go_on = go_on
-        self._metrics = metrics
 
     async def split(self, message: Message) -> str | None:
         """Read the input, write its chunks, send a message for each.
@@ -97,7 +90,7 @@ class Splitter:
         if await self._ledger.is_over(job):
             return job.id
         try:
-            await asyncio.to_thread(self._write_chunks, job, blobs)
+            await self._threads.run(self._cutter.write, job, blobs)
         except (InvalidInput, SourceChanged) as error:
             await self._ledger.fail(job, error)
             return job.id
@@ -110,7 +103,7 @@ class Splitter:
         """Raises InvalidInput."""
         if draft.container == "out":
             return replace(draft, options=options_of(draft.container, stat, None))
-        sidecar = await asyncio.to_thread(blobs.read, stat.key + SIDECAR)
+        sidecar = await asyncio.to_thread(_read_sidecar, blobs, stat.key + SIDECAR)
         options = options_of(draft.container, stat, sidecar)
         return replace(draft, options=options, sidecar=sidecar is not None)
 
@@ -119,11 +112,11 @@ class Splitter:
         options = draft.options
         head = await asyncio.to_thread(blobs.read_range, stat.key, 0, HEAD_BYTES, etag=stat.etag)
         form = detect_format(stat.key, head, ReadOptions(kind=options.kind))
-        if not options.model:
-            batch = form.kind == "batch"
-            named = await asyncio.to_thread(self._model_in, stat, blobs, form) if batch else ""
-            options = replace(options, model=named or self._default_model)
-        return replace(draft, options=options, kind=form.kind, compression=form.compression)
+        draft = replace(draft, kind=form.kind, compression=form.compression)
+        if options.model:
+            return draft
+        named = await self._threads.run(self._model_in, draft, blobs) if form.kind == "batch" else ""
+        return replace(draft, options=replace(options, model=named or self._default_model))
 
     async def _create(self, draft: Job, stat: BlobStat) -> Job:
         """The job of this version of an input, created if it is new. Raises InvalidInput."""
@@ -151,16 +144,14 @@ class Splitter:
         await asyncio.to_thread(out.write, seen, job.id.encode())
         return job
 
-    def _model_in(self, stat: BlobStat, blobs: Blobs, form: Format) -> str:
+    def _model_in(self, draft: Job, blobs: Blobs) -> str:
         """What an OpenAI Batch file's first valid request names, or "". Raises InvalidInput."""
-        bad: BadRow | None = None
-        for row in read_rows(_source(stat, blobs), form, ReadOptions(max_inputs=self._max_inputs)):
-            if isinstance(row, Row):
-                return (isinstance(row.fields, str) and _model_named(row.fields)) or ""
-            bad = bad or row
-        if bad is None:
+        row = self._cutter.first_row(draft, blobs)
+        if row is None:
             raise InvalidInput("the file has no request")
-        raise InvalidInput(f"no line is a valid request; line {bad.line}: {bad.message}")
+        if isinstance(row, BadRow):
+            raise InvalidInput(f"no line is a valid request; line {row.line}: {row.message}")
+        return (isinstance(row.fields, str) and _model_named(row.fields)) or ""
 
     def _choose(self, options: Options, size: int) -> list[Device]:
         """Where the chunks should go, best first."""
@@ -174,47 +165,6 @@ class Splitter:
         )
         idle = BackendView(available=True, warm=True, waking_s=None, queued_tokens=0)
         return list(self._policy(work, dict.fromkeys(self._devices, idle)).devices)
-
-    def _write_chunks(self, job: Job, blobs: Blobs) -> None:
-        """All chunks, and split.json; stops early if the job is cancelled."""
-        out, folder = self._storage.out, f"jobs/{job.id}"
-        queue = self._storage.queue(queue_of(job.device))
-        source = _source(BlobStat(job.source, job.size, job.etag, 0.0, {}), blobs)
-        options = ReadOptions(
-            kind=job.options.kind,
-            text_column=job.options.text_column,
-            id_column=job.options.id_column,
-            model=job.options.model if job.kind == "batch" else None,
-            max_dimensions=job.dimensions,
-            max_inputs=self._max_inputs,
-        )
-        rows = read_rows(source, Format(job.kind, job.compression), options)
-        chunks = parts = good = bad = 0
-        looked = self._clock()
-        for chunk in cut_chunks(rows):
-            self._go_on()
-            begun = _begun(chunk.table)
-            chunks, good, bad = chunks + 1, good + begun, bad + len(chunk.bad)
-            if chunk.bad and out.create(f"{folder}/bad/{chunk.index:06d}.jsonl", chunk.bad_to_json()):
-                self._metrics.bulk_rows_unreadable(len(chunk.bad))
-            if chunk.table.num_rows:
-                parts += 1
-                name = jobs.chunk_name(chunk.index, begun)
-                # A splitter that was killed may have written the chunk and not sent the message.
-                if out.create(f"{folder}/chunks/{name}", chunk.to_arrow()) or not out.stat(
-                    f"{folder}/parts/{name}"
-                ):
-                    queue.send(jobs.encode(Message(job=job.id, chunk=name)))
-            if self._clock() - looked > REPORT_S:
-                looked = self._clock()
-                out.write(f"{folder}/status.json", jobs.encode(control.status_of(out, job)))
-                if out.stat(f"{folder}/cancel"):
-                    return
-        split = Split(chunks, parts, good + bad, bad)
-        # Before split.json: after it the job may end at any time, and its last status must stand.
-        out.write(f"{folder}/status.json", jobs.encode(control.status_of(out, job, split)))
-        out.create(f"{folder}/split.json", jobs.encode(split))
-        trace.note({}, {"rows": good + bad, "failed": bad})
 
 
 def _card_for(options: Options, cards: list[ModelCard], devices: list[Device]) -> ModelCard:
@@ -252,8 +202,14 @@ def _only_model(draft: Job, cards: list[ModelCard]) -> str:
     return names[0]
 
 
-def _source(stat: BlobStat, blobs: Blobs) -> Source:
-    return Source(stat.size, lambda at, n: blobs.read_range(stat.key, at, n, etag=stat.etag))
+def _read_sidecar(blobs: Blobs, key: str) -> bytes | None:
+    """None if there is none. Raises InvalidInput."""
+    stat = blobs.stat(key)
+    if stat is None:
+        return None
+    if stat.size > _MAX_SIDECAR_BYTES:
+        raise InvalidInput(f"{key} has {stat.size} bytes, more than {_MAX_SIDECAR_BYTES}")
+    return blobs.read_range(key, 0, stat.size, etag=stat.etag)
 
 
 def _model_named(fields: str) -> str | None:
@@ -262,11 +218,3 @@ def _model_named(fields: str) -> str | None:
 
 class _Asked(msgspec.Struct, frozen=True):
     model: str | None = None
-
-
-def _begun(table: pa.Table) -> int:
-    """The rows of a chunk; of OpenAI Batch the requests that begin in it."""
-    if "part" not in table.column_names:
-        rows: int = table.num_rows
-        return rows
-    return int(np.count_nonzero(table["part"].to_numpy() == 0))

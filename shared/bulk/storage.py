@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from shared.errors import InvalidInput
 
@@ -21,8 +21,12 @@ OWN = ".blitz"
 STORE = "the bulk storage"
 
 _MAX_KEY_CHARS = 1024
+_MAX_METADATA_CHARS = 8 << 10  # Azure's, names included
 _NOT_IN_KEYS = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 _METADATA_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+
+Metadata: TypeAlias = Mapping[str, str] | Callable[[], Mapping[str, str]]
+"""Of a blob; a callable is asked once the blob's last byte has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +87,7 @@ class Blobs(Protocol):
     def replace(self, key: str, data: bytes | Path, *, etag: str) -> bool:
         """Write if the blob's ETag is `etag`; False if it is another one or the blob is gone."""
 
-    def write_stream(
-        self, key: str, chunks: Iterable[bytes], metadata: Mapping[str, str] | None = None
-    ) -> None:
+    def write_stream(self, key: str, chunks: Iterable[bytes], metadata: Metadata | None = None) -> None:
         """Like `write`, of any size in little memory. If `chunks` raises, nothing has changed."""
 
     def list(self, prefix: str) -> Iterator[BlobStat]:
@@ -155,9 +157,9 @@ def check_key(key: str) -> str:
     return key
 
 
-def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
+def check_metadata(metadata: Metadata | None) -> dict[str, str]:
     """A copy. Raises InvalidInput for what an HTTP header would change or refuse."""
-    checked = dict(metadata or {})
+    checked = dict(metadata() if callable(metadata) else metadata or {})
     for name, value in checked.items():
         if not _METADATA_NAME.fullmatch(name):
             raise InvalidInput("a blob's metadata names must be lower-case letters, digits and _")
@@ -165,4 +167,8 @@ def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
             raise InvalidInput(
                 f"a blob's metadata must be printable ASCII, not empty, no spaces around: {name}"
             )
+    if sum(map(len, (*checked, *checked.values()))) > _MAX_METADATA_CHARS:
+        raise InvalidInput(
+            f"a blob's metadata must have at most {_MAX_METADATA_CHARS} characters in all"
+        )
     return checked

@@ -1,5 +1,7 @@
 """What keeps jobs going: what failed too often is recorded as failed, what was lost is sent again.
 
+And what has expired is deleted.
+
 Does not know models, nor how inputs are read.
 """
 
@@ -14,6 +16,7 @@ import msgspec
 from shared.bulk import jobs
 from shared.bulk.control import FINISH, SPLIT, queue_of
 from shared.bulk.embedding import give_up_rows
+from shared.bulk.expiry import delete_expired
 from shared.bulk.jobs import Job, Message
 from shared.bulk.observed import belongs_to
 from shared.bulk.options import is_input
@@ -84,7 +87,10 @@ class Upkeep:
         await self._ledger.finish_if_done(job.id)
 
     async def reconcile(self) -> None:
-        """Send again what was lost: events of inputs, and messages of jobs that show no progress."""
+        """Send again what was lost: events of inputs, and messages of jobs that show no progress.
+
+        And delete what has expired.
+        """
         now = self._clock()
         missed = await asyncio.to_thread(self._missed_inputs, now)
         # As many messages as there are inputs: nothing was lost, the splitters are behind.
@@ -98,6 +104,7 @@ class Upkeep:
                 await self._unstick(job, now)
             elif active.size and now - active.modified_s > MISSED_S:
                 await self._begin_again(active.key)
+        await asyncio.to_thread(delete_expired, self._storage, now)
 
     async def _begin_again(self, active: str) -> None:
         message = await asyncio.to_thread(self._storage.out.read, active)

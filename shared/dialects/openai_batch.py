@@ -9,28 +9,34 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, unquote
 
 import msgspec
 import orjson
 
 from shared.bulk.control import Progress
+from shared.bulk.expiry import expires_at, expiring
 from shared.bulk.formats.batch import URL
 from shared.bulk.jobs import Counts, Status
 from shared.bulk.options import PREFIX
 from shared.bulk.storage import BlobStat
 from shared.errors import InvalidInput, NotFound
 
-FILES = "files/"
-"""Where files lie: the key of file ID is files/ID. A batch's outputs are files of the job's id."""
-
 _FILE_ID = re.compile(r"file-[0-9a-f]{24}(-output|-errors)?")
 _BATCH_ID = re.compile(r"batch_[0-9a-f]{24}")
 _WINDOW = "24h"
 _MAX_NAME_CHARS = 255
+_EXPIRY = re.compile(r"expires_after\[(\w+)\]")
 _MAX_PAIRS, _MAX_KEY_CHARS, _MAX_VALUE_CHARS = 16, 64, 512
+
+
+class ExpiresAfter(msgspec.Struct, frozen=True):
+    """When a file is to expire: so many seconds after it was made, from an hour to 30 days."""
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, msgspec.Meta(ge=3600, le=2_592_000)]
 
 
 class BatchBody(msgspec.Struct, frozen=True):
@@ -40,15 +46,20 @@ class BatchBody(msgspec.Struct, frozen=True):
     endpoint: str
     completion_window: str
     metadata: dict[str, str] | None = None
+    output_expires_after: ExpiresAfter | None = None
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """A batch as it was created. created_at: Unix seconds."""
+    """A batch as it was created. Times are Unix seconds.
+
+    expires_at: when it is forgotten; None: never.
+    """
 
     id: str
     input_file_id: str
     created_at: int
     metadata: dict[str, str] | None = None
+    expires_at: int | None = None
 
     @property
     def job(self) -> str:
@@ -105,18 +116,42 @@ def read_query(query: dict[str, str], *, default_limit: int, max_limit: int) -> 
     return read
 
 
-def file_key(file_id: str, *, field: str | None = None) -> str:
-    """Where a file lies. Raises NotFound for what is no file's id."""
+def read_expiry(fields: Mapping[str, str]) -> int | None:
+    """Seconds, from an upload's form; None: not stated. Raises InvalidInput."""
+    given = {found[1]: value for name, value in fields.items() if (found := _EXPIRY.fullmatch(name))}
+    if not given:
+        return None
+    try:
+        return msgspec.convert(given, ExpiresAfter, strict=False).seconds
+    except msgspec.ValidationError:
+        raise InvalidInput(
+            "expires_after must have anchor, which is created_at, and seconds, from 3600 to 2592000",
+            field="expires_after",
+        ) from None
+
+
+def files_of(owner: str) -> str:
+    """Where an owner's files lie, as those of their batches; "" is nobody in particular."""
+    return f"files/{owner}/" if owner else "files/"
+
+
+def batches_of(owner: str) -> str:
+    """Where the records of an owner's batches lie."""
+    return f"batches/{owner}/" if owner else "batches/"
+
+
+def check_file_id(file_id: str, field: str | None = None) -> str:
+    """The id itself. Raises NotFound for what cannot be one."""
     if not _FILE_ID.fullmatch(file_id):
         raise no_file(field)
-    return FILES + file_id
+    return file_id
 
 
-def batch_key(batch_id: str) -> str:
-    """Where a batch's record lies. Raises NotFound for what is no batch's id."""
+def check_batch_id(batch_id: str) -> str:
+    """The id itself. Raises NotFound for what cannot be one."""
     if not _BATCH_ID.fullmatch(batch_id):
         raise no_batch()
-    return f"batches/{batch_id}"
+    return batch_id
 
 
 def no_file(field: str | None = None) -> NotFound:
@@ -127,13 +162,14 @@ def no_batch() -> NotFound:
     return NotFound("there is no batch of that id")
 
 
-def file_metadata(filename: str) -> dict[str, str]:
-    """Of an uploaded file's blob: its name, and that its lines are requests."""
-    return {"filename": quote(filename[:_MAX_NAME_CHARS] or "file"), f"{PREFIX}kind": "batch"}
+def file_metadata(filename: str, keep_s: int) -> dict[str, str]:
+    """Of an uploaded file's blob: its name, that its lines are requests, and when it expires."""
+    name = quote(filename[:_MAX_NAME_CHARS] or "file")
+    return {"filename": name, f"{PREFIX}kind": "batch", **expiring(keep_s)}
 
 
 def file_id_of(stat: BlobStat) -> str:
-    return stat.key.removeprefix(FILES)
+    return stat.key.rpartition("/")[2]
 
 
 def purpose_of(stat: BlobStat) -> str:
@@ -167,7 +203,7 @@ def _file(stat: BlobStat) -> dict[str, Any]:
         "object": "file",
         "bytes": stat.size,
         "created_at": int(stat.modified_s),
-        "expires_at": None,
+        "expires_at": expires_at(stat),
         "filename": unquote(stat.metadata.get("filename", f"{file_id}.jsonl")),
         "purpose": purpose_of(stat),
         "status": "processed",
@@ -193,11 +229,11 @@ def _batch(batch: Batch, progress: Progress) -> dict[str, Any]:
         "error_file_id": _file_id(status.errors) if status else None,
         "created_at": batch.created_at,
         "in_progress_at": progress.in_progress_at,
-        "expires_at": None,  # nothing expires, neither a batch nor its files
+        "expires_at": batch.expires_at,
         "finalizing_at": progress.finalizing_at,
         "completed_at": ended_at if state == "completed" else None,
         "failed_at": ended_at if state == "failed" else None,
-        "expired_at": None,
+        "expired_at": None,  # one that takes longer than its window goes on
         "cancelling_at": progress.cancelling_at,
         "cancelled_at": ended_at if state == "cancelled" else None,
         "request_counts": msgspec.to_builtins(counts),
@@ -224,7 +260,7 @@ def _usage(tokens: int) -> dict[str, Any]:
 
 
 def _file_id(key: str | None) -> str | None:
-    return key.removeprefix(FILES) if key else None
+    return key.rpartition("/")[2] if key else None
 
 
 def _list(items: list[dict[str, Any]], has_more: bool) -> bytes:

@@ -145,17 +145,18 @@ def format_similarity_msgpack(result: EmbedResult, body: SimilarityBody) -> byte
     return pack(_cosines(result.vectors))
 
 
-def format_info(card: ModelCard, settings: Settings, version: str) -> bytes:
-    """GET /info of one model."""
+def format_info(card: ModelCard, settings: Settings, version: str, usable_tokens: int) -> bytes:
+    """GET /info of one model. usable_tokens: the longest input that its backend takes.
+
+    Batches are each backend's own business: what a caller may count on is what a request may have.
+    """
     info = {
         "model_id": card.name,
         "model_sha": card.revision,
         "model_dtype": _DTYPES.get(card.target, card.target),
         "model_type": _model_type(card),
-        # What is bounded here is tokens; a request holds at least one. Batches are each backend's own
-        # business: what a caller may count on is what a request may have.
-        "max_concurrent_requests": settings.queue_tokens,
-        "max_input_length": card.max_tokens,
+        "max_concurrent_requests": settings.max_requests,
+        "max_input_length": min(usable_tokens, settings.max_request_tokens),
         "max_batch_tokens": settings.max_request_tokens,
         "max_client_batch_size": settings.max_inputs,
         "auto_truncate": True,

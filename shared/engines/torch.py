@@ -28,11 +28,11 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
-from shared.batching import Capacity
 from shared.contracts import FloatMatrix, Tokens
 from shared.engines.base import pad
 from shared.errors import BlitzError, InvalidArtefact, Unavailable
 from shared.manifest import Manifest, Pooling, Task
+from shared.schedule import Capacity
 
 # Progress bars in a server's log, and a table of keys that _read_transformer checks itself.
 transformers_logging.disable_progress_bar()

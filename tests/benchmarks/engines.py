@@ -6,6 +6,7 @@ import asyncio
 import logging
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from shared.batching import Batcher, plan_batches
+from shared.batching import Batcher
 from shared.contracts import EmbedRequest, FloatMatrix
 from shared.engines.onnx import OnnxEngine, capacity
 from shared.manifest import Manifest
 from shared.model import Model, load_model
+from shared.schedule import plan_batches
 from shared.vectors import finish, pool
 
 Embed = Callable[[list[str]], FloatMatrix]
@@ -32,6 +34,7 @@ def ours(folder: Path, manifest: Manifest) -> tuple[Embed, Model]:
         threads=limits.threads,
         budget_tokens=limits.batch_tokens,
         max_texts=limits.batch_texts,
+        max_bytes=sys.maxsize,
         max_wait_s=0,
         max_queue_tokens=10_000_000,
         max_queue_s=1e9,
@@ -39,7 +42,8 @@ def ours(folder: Path, manifest: Manifest) -> tuple[Embed, Model]:
 
     def embed(texts: list[str]) -> FloatMatrix:
         sequences = model.tokenize(EmbedRequest(manifest.name, tuple(texts)))
-        batched = asyncio.run(batcher.submit(model, sequences))
+        with batcher.reserve(0) as reservation:
+            batched = asyncio.run(batcher.submit(model, sequences, reservation))
         return finish(batched.rows, None, True)
 
     return embed, model

@@ -12,10 +12,10 @@ import torch
 
 from model_build.fp16 import export_fp16
 from model_build.source import inspect_source
-from shared.batching import Capacity, plan_batches
 from shared.contracts import EmbedRequest, FloatMatrix
 from shared.engines.torch import TorchEngine, capacity, gpu_memory
 from shared.model import Model, load_model
+from shared.schedule import Capacity, plan_batches
 from shared.vectors import finish
 from tests.benchmarks.corpus import load_texts
 from tests.benchmarks.engines import Embed, compare

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from openai import OpenAI
 from openai.types import Batch
 
-from tests.server import running_service
+from tests.server import running_service, started_service, wait_until_answered
 from tests.tiny import Tiny, nearly, publish_all, some_text
 
 TINY, OTHER = Tiny("tiny", dimensions=16), Tiny("other", dimensions=8)
@@ -90,8 +92,8 @@ def test_a_batch_comes_back_with_every_vector(client: OpenAI) -> None:
     assert batch.in_progress_at is not None
     assert batch.finalizing_at is not None
     assert batch.created_at <= batch.in_progress_at <= batch.finalizing_at <= batch.completed_at
-    ends = (batch.failed_at, batch.cancelling_at, batch.cancelled_at, batch.expired_at, batch.expires_at)
-    assert ends == (None,) * 5
+    ends = (batch.failed_at, batch.cancelling_at, batch.cancelled_at, batch.expired_at)
+    assert ends == (None,) * 4
     answers = read_lines(client, batch.output_file_id)
     assert len(answers) == 703
 
@@ -173,19 +175,72 @@ def test_a_batch_without_an_answer_has_errors_and_no_output(client: OpenAI) -> N
     assert made == [batch.error_file_id]
 
 
-def test_nothing_expires(client: OpenAI) -> None:
-    """What the SDK may ask for is taken, and null is told."""
+def test_files_expire_when_their_caller_says(client: OpenAI) -> None:
+    """The SDK's own parameters, for a file and for what a batch makes; 30 days where there are none."""
     expiry: Any = {"anchor": "created_at", "seconds": 3600}
     content = line("a", "w1").encode()
     file = client.files.create(file=content, purpose="batch", expires_after=expiry)
+    assert file.expires_at == file.created_at + 3600
     batch = client.batches.create(
         input_file_id=file.id,
         endpoint="/v1/embeddings",
         completion_window="24h",
         output_expires_after=expiry,
     )
-    assert (file.expires_at, batch.expires_at) == (None, None)
-    assert ended(client, batch).status == "completed"
+    batch = ended(client, batch)
+    output = client.files.retrieve(batch.output_file_id or "")
+    assert output.expires_at == output.created_at + 3600
+    assert batch.expires_at == batch.created_at + 31 * 86_400
+    kept = client.files.retrieve(upload(client, line("a", "w1")))
+    assert kept.expires_at == kept.created_at + 30 * 86_400
+
+
+@pytest.fixture(scope="module")
+def two_clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[OpenAI, OpenAI]]:
+    """Two callers of one service, each with a key of its own."""
+    keys = ("key-of-a-first-caller", "key-of-another-caller")
+    hashes = ",".join(hashlib.sha256(key.encode()).hexdigest() for key in keys)
+    store = f"file://{tmp_path_factory.mktemp('guarded') / 'models'}"
+    publish_all([TINY], store)
+    environ = {"BLITZ_API_KEY_HASHES": hashes, "BLITZ_KEY_FILES": "4"}
+    with started_service(store, environ=environ) as (url, process):
+        wait_until_answered(f"{url}/health", process, 60, anything=False)
+        first, second = (OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) for key in keys)
+        with first, second:
+            yield first, second
+
+
+def test_each_key_has_its_own(two_clients: tuple[OpenAI, OpenAI]) -> None:
+    """What one made, the other neither sees nor reads, deletes, embeds or cancels."""
+    mine, others = two_clients
+    batch = ended(mine, begin(mine, upload(mine, line("a", "w1"))))
+    assert read_lines(mine, batch.output_file_id).keys() == {"a"}
+    refused: list[Callable[[], object]] = [
+        lambda: others.batches.retrieve(batch.id),
+        lambda: others.batches.cancel(batch.id),
+        lambda: begin(others, batch.input_file_id),
+    ]
+    refused += [
+        partial(operation, file_id)
+        for file_id in (batch.input_file_id, batch.output_file_id or "")
+        for operation in (others.files.retrieve, others.files.content, others.files.delete)
+    ]
+    for ask in refused:
+        with pytest.raises(openai.NotFoundError):
+            ask()
+    assert [list(others.files.list()), list(others.batches.list())] == [[], []]
+    assert {file.id for file in mine.files.list()} == {batch.input_file_id, batch.output_file_id}
+
+
+def test_a_full_quota_is_no_error_to_repeat(two_clients: tuple[OpenAI, OpenAI]) -> None:
+    """The SDK would send the file three times."""
+    _, others = two_clients
+    files = [upload(others, line("a", "w1")) for _ in range(4)]
+    with pytest.raises(openai.PermissionDeniedError, match="4 files, and 4 are there") as caught:
+        upload(others.with_options(max_retries=2), line("a", "w1"))
+    assert caught.value.code == "quota_exceeded"
+    for file in files:
+        others.files.delete(file)
 
 
 def test_every_batch_is_its_own(client: OpenAI) -> None:

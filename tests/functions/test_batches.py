@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,14 +17,15 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
-from starlette.types import Message
+from starlette.types import ASGIApp, Message
 
 from functions import batches
 from functions.bulk_steps import steps_of
 from functions.router import create_app
 from shared.bulk.connection import open_storage
+from shared.bulk.formats.allowance import NO_LIMITS
 from shared.bulk.pipeline import Bulk
-from shared.bulk.storage import Blobs, Storage
+from shared.bulk.storage import Blobs, Metadata, Storage
 from shared.bulk.upkeep import MISSED_S
 from shared.catalogue import Catalogue
 from shared.contracts import EmbedRequest, EmbedResult
@@ -49,9 +51,7 @@ class Recording:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._blobs, name)
 
-    def write_stream(
-        self, key: str, chunks: Iterable[bytes], metadata: Mapping[str, str] | None = None
-    ) -> None:
+    def write_stream(self, key: str, chunks: Iterable[bytes], metadata: Metadata | None = None) -> None:
         def noted() -> Iterator[bytes]:
             for chunk in chunks:
                 self.sizes.append(len(chunk))
@@ -65,7 +65,9 @@ def storage(tmp_path: Path) -> Storage:
     return open_storage(Settings(storage=f"file://{tmp_path}"))
 
 
-def app_of(storage: Storage, **settings: Any) -> FastAPI:
+def app_of(
+    storage: Storage, *, clock: Callable[[], float] = time.time, grace_s: float = 60, **settings: Any
+) -> FastAPI:
     given = Settings(**settings)
     backend = FakeBackend()
     return create_app(
@@ -73,9 +75,7 @@ def app_of(storage: Storage, **settings: Any) -> FastAPI:
         backend,
         cast(Catalogue, backend),
         Telemetry(CollectorRegistry()),
-        batches.Batches(
-            storage, max_file_bytes=given.max_file_bytes, max_body_bytes=given.max_body_bytes
-        ),
+        batches=batches.Batches(storage, given, clock=clock, grace_s=grace_s),
     )
 
 
@@ -127,6 +127,7 @@ def bulk_of(storage: Storage, clock: Callable[[], float] = time.time) -> Bulk:
         backend=backend,
         devices=("cpu",),
         request_tokens=10_000,
+        limits=NO_LIMITS,
         max_inputs=100,
         default_model="mini",
         clock=clock,
@@ -238,33 +239,48 @@ async def test_only_a_form_with_a_boundary_is_read(storage: Storage, kind: str) 
 
 
 class Caller:
-    """One upload, told to the app message by message; it waits when there are no more."""
+    """One request, told to the app message by message; it waits when there are no more.
 
-    def __init__(self, *messages: Message) -> None:
-        self._messages = list(messages)
+    taken: how many messages of the answer it takes before it stalls.
+    """
+
+    def __init__(
+        self, *messages: Message, more: Iterable[Message] = (), key: str = "", taken: int = 1_000_000
+    ) -> None:
+        self._messages = chain(messages, more)
+        self._headers = [(b"api-key", key.encode())] if key else []
+        self._taken = taken
+        self.stalled = asyncio.Event()
         self.waits = asyncio.Event()
         self.more: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self.sent: list[Message] = []
 
-    async def run(self, app: FastAPI) -> None:
+    async def run(self, app: ASGIApp, method: str = "POST", path: str = "/v1/files") -> None:
         scope = {
             "type": "http",
-            "method": "POST",
-            "path": "/v1/files",
-            "raw_path": b"/v1/files",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
             "query_string": b"",
-            "headers": [(b"content-type", FORM["content-type"].encode())],
+            "headers": [(b"content-type", FORM["content-type"].encode()), *self._headers],
         }
         await app(scope, self._receive, self._send)
 
     async def _receive(self) -> Message:
-        if self._messages:
-            return self._messages.pop(0)
+        if (message := next(self._messages, None)) is not None:
+            return message
         self.waits.set()
         return await self.more
 
     async def _send(self, message: Message) -> None:
+        if len(self.sent) == self._taken:
+            self.stalled.set()
+            await asyncio.Event().wait()
         self.sent.append(message)
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        return dict(self.sent[0]["headers"])
 
 
 BEGUN: Message = {
@@ -284,7 +300,7 @@ async def test_a_caller_that_leaves_leaves_no_file(storage: Storage) -> None:
 async def test_an_upload_that_takes_too_long_is_given_up(storage: Storage) -> None:
     """The answer is 504, and the thread that wrote is free again."""
     app = app_of(storage, request_timeout_s=0.2)
-    callers = [Caller(BEGUN) for _ in range(batches.UPLOADS + 1)]
+    callers = [Caller(BEGUN) for _ in range(batches.UPLOADS)]
     await asyncio.wait_for(asyncio.gather(*(caller.run(app) for caller in callers)), 20)
     assert {caller.sent[0]["status"] for caller in callers} == {504}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://r") as client:

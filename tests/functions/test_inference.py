@@ -27,9 +27,11 @@ from shared.contracts import (
     TokenPair,
     Tokens,
 )
+from shared.dispatch import Dispatcher
 from shared.engines.onnx import OnnxEngine, capacity
 from shared.errors import InputTooLong, InvalidInput, Overloaded, PayloadTooLarge, UnknownModel
 from shared.model_cache import ModelCache
+from shared.routing import fixed
 from shared.settings import Settings
 from shared.tokenization import Spelling
 from tests.tiny import manifest_of
@@ -44,6 +46,9 @@ class FakeModel:
         self.manifest = manifest_of(name)
         self.leases = 0
         self.leased_while_embedding: list[int] = []
+
+    def text_bytes(self, tokens: int) -> int:
+        return 0
 
     def tokenize(self, request: EmbedRequest) -> list[list[int]]:
         return [
@@ -107,15 +112,15 @@ class FakeCache:
 
 
 class FakeCatalogue:
+    async def cards_of(self, name: str) -> list[ModelCard]:
+        return []
+
     async def cards(self) -> list[ModelCard]:
         return [ModelCard(name, "r1", "cpu-int8", "bert", "mean", 2, 16) for name in ("b", "a")]
 
-    async def cards_of(self, name: str) -> list[ModelCard]:
-        return [card for card in await self.cards() if card.name == name]
-
 
 class Served:
-    def __init__(self) -> None:
+    def __init__(self, max_queue_tokens: int = 10**6) -> None:
         self.model = FakeModel("a")
         self.cache = FakeCache(
             self.model, FakeReranker("ranker", "LABEL_0"), FakeReranker("classifier", "no", "yes")
@@ -124,8 +129,9 @@ class Served:
             threads=1,
             budget_tokens=64,
             max_texts=8,
+            max_bytes=1000,
             max_wait_s=0,
-            max_queue_tokens=10**6,
+            max_queue_tokens=max_queue_tokens,
             max_queue_s=100,
         )
         self.inference = Inference(
@@ -180,11 +186,63 @@ async def test_long_requests_are_tokenised_off_the_loop(
 
 async def test_too_many_tokens_are_refused_and_nothing_runs(served: Served) -> None:
     """Over max_request_tokens: 413 that names the field; the lease ends."""
-    with pytest.raises(PayloadTooLarge) as refused:
+    with pytest.raises(PayloadTooLarge, match=r"5001 tokens.* 5000:") as refused:
         await served.inference.embed(EmbedRequest("a", ("x" * 3000, "y" * 2001)))
     assert refused.value.field == "input"
     assert served.model.leased_while_embedding == []
     assert served.model.leases == 0
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        EmbedRequest("a", ("x" * 16,) * 2000),
+        RerankRequest("ranker", "q" * 15, ("d",) * 2000),
+        RerankRequest("a", "q", ("d" * 16,) * 2000),
+        PredictRequest("classifier", ("x" * 16,) * 2000),
+    ],
+    ids=lambda request: f"{type(request).__name__} {request.model}",
+)
+async def test_what_has_too_many_tokens_is_not_tokenised_to_its_end(
+    served: Served, monkeypatch: pytest.MonkeyPatch, request_: Any
+) -> None:
+    """A short body can be many tokens: a query is read with each document. Both numbers are said."""
+    held = 0
+
+    def counting(tokenize: Any) -> Any:
+        def counted(self: Any, request: Any) -> Any:
+            nonlocal held
+            rows = tokenize(self, request)
+            held += sum(map(len, rows))
+            return rows
+
+        return counted
+
+    monkeypatch.setattr(FakeModel, "tokenize", counting(FakeModel.tokenize))
+    for name in ("tokenize_pairs", "tokenize_inputs"):
+        monkeypatch.setattr(FakeReranker, name, counting(getattr(FakeReranker, name)))
+    asked = {EmbedRequest: served.inference.embed, RerankRequest: served.inference.rerank}
+    ask: Any = asked.get(type(request_), served.inference.predict)
+    with pytest.raises(PayloadTooLarge, match=r"at least \d+ tokens.* 5000:"):
+        await ask(request_)
+    assert 5000 < held <= 10_000
+
+
+async def test_an_error_in_a_later_slice_names_the_text_as_the_caller_numbered_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """312 texts of sixteen tokens are looked at at once."""
+
+    def tokenize(self: FakeModel, request: EmbedRequest) -> list[list[int]]:
+        if "bad" in request.inputs:
+            index = request.inputs.index("bad")
+            raise InvalidInput("no", field=f"input[{index}]")
+        return [[1]] * len(request.inputs)
+
+    monkeypatch.setattr(FakeModel, "tokenize", tokenize)
+    with pytest.raises(InvalidInput) as caught:
+        await served.inference.embed(EmbedRequest("a", (*("x",) * 700, "bad")))
+    assert caught.value.field == "input[700]"
 
 
 async def test_far_too_many_characters_are_refused_unread(served: Served) -> None:
@@ -200,13 +258,50 @@ async def test_a_full_queue_refuses_before_anything_is_tokenised(
 ) -> None:
     """Under overload most requests are refused: they must cost next to nothing."""
 
-    def refuse() -> None:
+    def refuse(tokens: int) -> None:
         raise Overloaded("too many requests are waiting: retry later")
 
-    monkeypatch.setattr(served.batcher, "check", refuse)
+    monkeypatch.setattr(served.batcher, "reserve", refuse)
     monkeypatch.setattr(served.model, "tokenize", lambda request: pytest.fail("it was tokenised"))
     with pytest.raises(Overloaded):
         await served.inference.embed(EmbedRequest("a", ("abc",)))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        EmbedRequest("a", ("abc",) * 600),
+        EmbedRequest("a", ((1, 2, 3),) * 600),
+        RerankRequest("ranker", "q", ("ab",) * 600),
+        RerankRequest("a", "query", ("abc",) * 600),
+        PredictRequest("classifier", ("abc",) * 600),
+        TokenizeRequest("a", ("abc",) * 600),
+    ],
+    ids=lambda request: f"{type(request).__name__} {request.model}",
+)
+async def test_what_may_succeed_is_let_in_as_a_whole(request_: Any) -> None:
+    """A request larger than the queue is answered by an idle process, and the router adds no limit."""
+    served = Served(max_queue_tokens=10)
+    dispatcher = Dispatcher(
+        {"cpu": served.inference},
+        cast(Catalogue, FakeCatalogue()),
+        fixed(10),
+        chunk_texts=100,
+        concurrency={},
+        max_queue_s=0.001,
+        max_request_tokens=5000,
+        timeout_s=60,
+        gpu_idle_s=300,
+    )
+    asked: dict[type, Any] = {
+        EmbedRequest: dispatcher.embed,
+        RerankRequest: dispatcher.rerank,
+        PredictRequest: dispatcher.predict,
+        TokenizeRequest: dispatcher.tokenize,
+    }
+    for _ in range(2):  # the second time the rate is known
+        assert len((await asked[type(request_)](request_)).token_counts) == 600
+    served.batcher.close()
 
 
 async def test_an_unknown_model_is_unknown(served: Served) -> None:
@@ -273,7 +368,7 @@ async def test_predictions_are_probabilities_or_logits_of_each_label(served: Ser
 
 async def test_tokens_are_told_without_a_batch(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is run and a full queue is no hindrance; what is too much is refused as elsewhere."""
-    monkeypatch.setattr(served.batcher, "check", lambda: pytest.fail("it asked the queue"))
+    monkeypatch.setattr(served.batcher, "reserve", lambda tokens: pytest.fail("it asked the queue"))
     result = await served.inference.tokenize(TokenizeRequest("a", ("ab", "c")))
     assert (result.texts, result.token_counts) == (("a", "b", "c"), (2, 1))
     assert result.spans[:, 0].tolist() == [97, 98, 99]

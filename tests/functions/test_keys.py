@@ -12,6 +12,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from functions import keys
 from functions.router import create_app
@@ -108,6 +110,35 @@ async def test_anything_else_is_refused(headers: dict[str, str], query: str) -> 
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"
     assert not backend.asked
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("headers", "query", "owner"),
+    [
+        ({"api-key": KEY}, "", 0),
+        ({"authorization": f"Bearer {OTHER}"}, "", 1),
+        ({}, f"?code={OTHER}", 1),
+        ({"authorization": "Bearer placeholder-of-an-sdk", "api-key": OTHER}, "", 1),
+        ({"authorization": f"Bearer {KEY}", "api-key": OTHER}, "", 0),  # the first of two known ones
+        ({"authorization": f"Bearer {KEY}", "blitz.owner": "0" * 16}, "", 0),
+    ],
+)
+async def test_a_request_has_its_keys_owner(headers: dict[str, str], query: str, owner: int) -> None:
+    """A name that tells neither the key nor its hash, and that no header can say."""
+    owners = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        owners.append(keys.owner_of(scope))
+        await Response()(scope, receive, send)
+
+    guarded = keys.RequireKey(app, HASHES, Telemetry(CollectorRegistry()))
+    transport = httpx.ASGITransport(guarded)
+    async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
+        await client.get(f"/v1/files{query}", headers=headers)
+    assert owners == [keys.owner_name(HASHES[owner])]
+    assert owners[0] not in HASHES[owner]
+    assert len(owners[0]) == 16
 
 
 @pytest.mark.anyio
@@ -222,8 +253,9 @@ def test_a_made_key_fits_its_hash(capsys: pytest.CaptureFixture[str]) -> None:
     made = []
     for _ in range(2):
         assert keys.make([]) == 0
-        key, digest = (line.split()[1] for line in capsys.readouterr().out.splitlines())
+        key, digest, owner = (line.split()[1] for line in capsys.readouterr().out.splitlines())
         assert hashlib.sha256(key.encode()).hexdigest() == digest
+        assert hashlib.sha256(bytes.fromhex(digest)).hexdigest()[:16] == owner
         Settings(api_key_hashes=(digest,))
         made.append(key)
     assert made[0] != made[1]
@@ -236,7 +268,9 @@ def test_a_given_key_is_hashed_and_not_shown(
     """The line's end is no part of the key."""
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{KEY}\r\n"))
     assert keys.make(["--stdin"]) == 0
-    assert capsys.readouterr().out == f"hash: {HASHES[0]}\n"
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == f"hash: {HASHES[0]}"
+    assert not any(KEY in line for line in shown)
 
 
 @pytest.mark.parametrize("key", ["", "\n", "short", "é" * 20, "one with a space in it", "x\0" * 20])

@@ -37,7 +37,11 @@ LEFT_AT_DEFAULT = {
     # Matters of taste and of measurement: `az functionapp config appsettings set` changes them.
     *("routing", "gpu_min_texts", "gpu_wake_s", "chunk_texts", "backend_concurrency", "torch_compile"),
     *("max_file_bytes", "refresh_s", "max_wait_ms", "queue_tokens", "max_queue_s", "allow_token_ids"),
-    *("max_body_bytes", "max_inputs", "max_request_tokens"),
+    *("max_requests", "max_pending_bytes", "max_body_bytes", "max_inputs", "max_request_tokens"),
+    *("key_files", "key_file_bytes", "key_batches", "file_expiry_days"),
+    *("max_job_bytes", "max_job_rows"),
+    # Connections are the platform's.
+    *("max_connections", "keep_alive_s"),
     # The Functions host writes the logs.
     "log_format",
 }

@@ -70,10 +70,10 @@ def test_a_posix_shell_takes_the_hooks(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "script", [*HOOKS.glob("*.sh"), ROOT / ".ci" / "run"], ids=lambda path: str(path.name)
+    "script", [*HOOKS.glob("*.sh"), *(ROOT / ".ci").iterdir()], ids=lambda path: str(path.name)
 )
 def test_shellcheck_has_no_remark(script: Path) -> None:
-    """Each is read as what its first line says: the hooks as POSIX sh, CI's script as bash."""
+    """Each is read as what its first line says: the hooks as POSIX sh, those of .ci as bash."""
     lint("shellcheck", script)
 
 

@@ -37,13 +37,18 @@ def test_the_ingress_leads_to_its_port() -> None:
     assert arguments("EXPOSE") == [str(ingress["targetPort"])]
 
 
-def test_pip_leaves_no_cache_and_installs_what_is_pinned() -> None:
-    """Gigabytes of wheels would stay in the layer; an unpinned package would change between builds."""
-    installs = re.findall(r"pip install ([^&]+)", " ".join(arguments("RUN")))
-    assert len(installs) == 2
+def test_pip_leaves_no_cache_and_installs_what_is_locked() -> None:
+    """Gigabytes of wheels would stay in the layer; hashes go for all but an index of one's own."""
+    installs = re.findall(r"pip install ([^&;]+)", " ".join(arguments("RUN")))
+    files = [re.findall(r"--requirement /build/(\S+)", each) for each in installs]
+    assert files == [
+        ["requirements.txt", "infra/gpu/requirements.txt"],
+        ["infra/gpu/requirements-torch.txt"],
+        [],
+    ]
     assert all("--no-cache-dir" in each for each in installs)
-    assert installs[1].split()[-1] == "/build/infra/gpu/requirements.txt"
-    command = re.search(r"\$\((grep .+?)\)", installs[0])
+    assert dict(each.split("=", 1) for each in arguments("ARG"))["TORCH_INDEX"] == ""
+    command = re.search(r"\$\((grep .+?)\)", installs[2])
     assert command is not None
     words = shlex.split(command[1].replace("/build/", f"{ROOT}/"))
     found = subprocess.run(words, capture_output=True, text=True, check=True).stdout

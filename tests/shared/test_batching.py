@@ -1,4 +1,4 @@
-"""Batching: the pure plan and choice by tables, then the Batcher with models that a test can hold."""
+"""The Batcher, with models that a test can hold."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from shared.batching import Batched, Batcher, Offer, choose, plan_batches
+from shared.batching import Batched, Batcher, Runs
 from shared.contracts import FloatMatrix
 from shared.errors import BlitzError, EmptyInput, InvalidInput, Overloaded, Unavailable
 from shared.telemetry import Telemetry
@@ -24,12 +22,17 @@ POISON = 666
 class FakeModel:
     """Row = (first id, length). Holds every batch until `gate` is set; keeps what it was given."""
 
+    bytes_per_token = 0
+
     def __init__(self, *, held: bool = False) -> None:
         self.gate = threading.Event()
         self.entered = threading.Semaphore(0)
         self.calls: list[list[list[int]]] = []
         if not held:
             self.gate.set()
+
+    def text_bytes(self, tokens: int) -> int:
+        return tokens * self.bytes_per_token
 
     def run(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
         self.calls.append([list(ids) for ids in sequences])
@@ -46,6 +49,7 @@ def batcher(
     threads: int = 1,
     budget_tokens: int = 8,
     max_texts: int = 4,
+    max_bytes: int = 1000,
     max_wait_s: float = 0.0,
     max_queue_tokens: int = 1000,
     max_queue_s: float = 1e9,
@@ -55,6 +59,7 @@ def batcher(
         threads=threads,
         budget_tokens=budget_tokens,
         max_texts=max_texts,
+        max_bytes=max_bytes,
         max_wait_s=max_wait_s,
         max_queue_tokens=max_queue_tokens,
         max_queue_s=max_queue_s,
@@ -71,8 +76,20 @@ async def entered(model: FakeModel) -> None:
     assert await asyncio.to_thread(model.entered.acquire, timeout=10)
 
 
+async def submit(batches: Batcher, model: Runs, sequences: list[list[int]]) -> Batched:
+    """As a request comes: let in, then run."""
+    with batches.reserve(0) as reservation:
+        return await batches.submit(model, sequences, reservation)
+
+
+def check(batches: Batcher) -> None:
+    """Whether another request would be let in. Raises Overloaded."""
+    with batches.reserve(0):
+        pass
+
+
 def start(batches: Batcher, model: FakeModel, sequences: list[list[int]]) -> asyncio.Task[Batched]:
-    return asyncio.create_task(batches.submit(model, sequences))
+    return asyncio.create_task(submit(batches, model, sequences))
 
 
 async def queued(batches: Batcher, tokens: int) -> None:
@@ -95,73 +112,13 @@ async def one_running_one_waiting(
     return running, waiting
 
 
-@pytest.mark.parametrize(
-    ("lengths", "expected"),
-    [
-        ([], []),
-        ([3], [[0]]),
-        ([5, 20, 6], [[1], [2, 0]]),
-        ([100], [[0]]),
-        ([100, 1], [[0], [1]]),
-        ([2, 2, 2, 2, 2], [[0, 1, 2, 3], [4]]),
-        ([10, 10, 10], [[0, 1], [2]]),
-        ([0, 0], [[0, 1]]),
-    ],
-)
-def test_plans_are_the_expected_ones(lengths: list[int], expected: list[list[int]]) -> None:
-    """A budget of 20 padded tokens and 4 texts, longest first."""
-    assert plan_batches(lengths, budget_tokens=20, max_texts=4) == expected
-
-
-@settings(deadline=None, database=None)
-@given(
-    st.lists(st.integers(1, 60), max_size=80),
-    st.integers(1, 100),
-    st.integers(1, 10),
-)
-def test_a_plan_holds_each_text_once_within_the_limits(
-    lengths: list[int], budget: int, texts: int
-) -> None:
-    """No text is lost or doubled, and only a text alone may exceed the budget."""
-    batches = plan_batches(lengths, budget_tokens=budget, max_texts=texts)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert 1 <= len(batch) <= texts
-        assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= budget
-
-
-A, B = object(), object()
-
-
-@pytest.mark.parametrize(
-    ("offers", "expected"),
-    [
-        ([Offer(A, 1, 10, 10)], [0]),
-        ([Offer(A, 1, 500, 500), Offer(A, 1, 5, 5)], [0]),
-        ([Offer(A, 1, 10, 10), Offer(A, 1, 10, 10)], [0, 1]),
-        ([Offer(A, 1, 10, 10), Offer(B, 1, 10, 10), Offer(A, 1, 9, 9)], [0, 2]),
-        # 2 x 10 padded for 15 real: 5 added, more than a quarter of 15.
-        ([Offer(A, 1, 10, 10), Offer(A, 1, 5, 5)], [0]),
-        # 2 x 10 padded for 18 real: 2 added.
-        ([Offer(A, 1, 8, 8), Offer(A, 1, 10, 10)], [0, 1]),
-        # Budget 100: the second would make 120, the third fits.
-        ([Offer(A, 2, 20, 40), Offer(A, 4, 20, 80), Offer(A, 3, 20, 60)], [0, 2]),
-        # At most 8 texts.
-        ([Offer(A, 6, 1, 6), Offer(A, 3, 1, 3), Offer(A, 2, 1, 2)], [0, 2]),
-    ],
-)
-def test_the_choice_is_the_expected_one(offers: list[Offer], expected: list[int]) -> None:
-    """The first always goes; others join if model, limits and padding allow."""
-    assert choose(offers, budget_tokens=100, max_texts=8) == expected
-
-
 @pytest.mark.anyio
 async def test_vectors_come_back_in_input_order() -> None:
     """Sorting by length and splitting into batches does not show."""
     model = FakeModel()
     sequences = [[n] * (1 + n % 5) for n in range(1, 40)]
     with batcher(threads=2) as batches:
-        result = await batches.submit(model, sequences)
+        result = await submit(batches, model, sequences)
     assert result.rows.dtype == np.float32
     assert result.rows.tolist() == [[ids[0], len(ids)] for ids in sequences]
     assert len(model.calls) > 5
@@ -262,13 +219,13 @@ async def test_a_full_queue_refuses_with_a_time_to_retry() -> None:
         await entered(model)
         tasks.append(start(batches, model, [[2] * 8]))
         await queued(batches, 8)
-        batches.check()
+        check(batches)
         tasks.append(start(batches, model, [[3] * 3]))
         await queued(batches, 11)
         with pytest.raises(Overloaded):
-            batches.check()
+            check(batches)
         with pytest.raises(Overloaded) as refused:
-            await batches.submit(model, [[4]])
+            await submit(batches, model, [[4]])
         assert refused.value.retry_after_s is not None
         assert 1 <= refused.value.retry_after_s <= 60
         model.gate.set()
@@ -277,10 +234,31 @@ async def test_a_full_queue_refuses_with_a_time_to_retry() -> None:
 
 
 @pytest.mark.anyio
+async def test_who_was_let_in_counts_as_waiting_and_is_not_refused_later() -> None:
+    """From before it is tokenised, by an estimate, until it is submitted, or fails before that."""
+    model = FakeModel(held=True)
+    with batcher(max_queue_tokens=10) as batches:
+        tasks = [start(batches, model, [[1]])]
+        await entered(model)
+        with batches.reserve(11), pytest.raises(Overloaded):
+            check(batches)
+        with batches.reserve(5) as early:
+            tasks.append(start(batches, model, [[2] * 6]))
+            await queued(batches, 6)
+            with pytest.raises(Overloaded):
+                check(batches)
+            tasks.append(asyncio.create_task(batches.submit(model, [[3] * 6], early)))
+            await queued(batches, 12)
+            model.gate.set()
+            await asyncio.gather(*tasks)
+        check(batches)
+
+
+@pytest.mark.anyio
 async def test_a_request_alone_is_accepted_however_large() -> None:
     """A limit below one request must not make that request impossible for ever."""
     with batcher(max_queue_tokens=10) as batches:
-        result = await batches.submit(FakeModel(), [[1] * 30, [2] * 30])
+        result = await submit(batches, FakeModel(), [[1] * 30, [2] * 30])
     assert result.rows.shape == (2, 2)
 
 
@@ -297,7 +275,7 @@ async def test_a_cancelled_callers_queued_batches_never_run() -> None:
         model.gate.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await batches.submit(model, [[4]])
+        await submit(batches, model, [[4]])
     assert model.calls == [[[1] * 8], [[4]]]
 
 
@@ -318,7 +296,7 @@ async def test_a_failing_batch_fails_its_callers_only() -> None:
         assert (await first).rows[0, 0] == 1
         assert "internal detail" not in str(failed.value)
         assert batches.queued_tokens == 0
-        assert (await batches.submit(model, [[9]])).rows[0, 0] == 9
+        assert (await submit(batches, model, [[9]])).rows[0, 0] == 9
     assert not any([5] * 7 in call for call in model.calls)
 
 
@@ -344,10 +322,10 @@ async def test_a_queue_that_takes_too_long_refuses() -> None:
     """max_queue_s bounds the expected wait, once a batch has shown the rate; one alone always goes."""
     model = FakeModel()
     with batcher(max_queue_s=1e-9) as batches:
-        await batches.submit(model, [[1] * 8])
+        await submit(batches, model, [[1] * 8])
         running, waiting = await one_running_one_waiting(batches, model)
         with pytest.raises(Overloaded):
-            await batches.submit(model, [[4]])
+            await submit(batches, model, [[4]])
         model.gate.set()
         await asyncio.gather(running, waiting)
 
@@ -357,7 +335,7 @@ async def test_small_batches_of_an_idle_server_do_not_tell_how_fast_a_queue_drai
     """Or the first large request after them would be refused for its own first half."""
     model = FakeModel()
     with batcher(max_queue_s=1e-9) as batches:
-        await batches.submit(model, [[1]])
+        await submit(batches, model, [[1]])
         running, waiting = await one_running_one_waiting(batches, model)
         another = start(batches, model, [[4]])
         await asyncio.sleep(0)  # it queues, or is refused
@@ -369,14 +347,14 @@ async def test_small_batches_of_an_idle_server_do_not_tell_how_fast_a_queue_drai
 async def test_errors_of_ours_keep_their_class() -> None:
     """What an engine raises on purpose reaches the caller as it is, as an object of its own."""
 
-    class Refusing:
+    class Refusing(FakeModel):
         error = InvalidInput("no", field="input[0]")
 
         def run(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
             raise self.error
 
     with batcher() as batches, pytest.raises(InvalidInput) as caught:
-        await batches.submit(Refusing(), [[1]])
+        await submit(batches, Refusing(), [[1]])
     assert caught.value.field == "input[0]"
     assert caught.value is not Refusing.error
 
@@ -385,12 +363,43 @@ async def test_errors_of_ours_keep_their_class() -> None:
 async def test_a_model_that_loses_rows_is_an_error_and_not_a_wrong_answer() -> None:
     """Fewer rows than sequences must not leave uninitialised vectors."""
 
-    class Short:
+    class Short(FakeModel):
         def run(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
             return np.zeros((len(sequences) - 1, 2), np.float32)
 
     with batcher() as batches, pytest.raises(BlitzError):
-        await batches.submit(Short(), [[1], [2]])
+        await submit(batches, Short(), [[1], [2]])
+
+
+@pytest.mark.anyio
+async def test_threads_together_keep_within_the_memory() -> None:
+    """What would be too much beside others waits for them, and a small one does not overtake it."""
+    model = FakeModel(held=True)
+    model.bytes_per_token = 10
+    with batcher(threads=3, max_bytes=100) as batches:
+        tasks = [start(batches, model, [[1] * 6])]
+        await entered(model)
+        tasks.append(start(batches, model, [[2] * 8]))
+        await queued(batches, 8)
+        tasks.append(start(batches, model, [[3]]))
+        await queued(batches, 9)
+        assert not await asyncio.to_thread(model.entered.acquire, timeout=0.1)
+        model.gate.set()
+        await asyncio.gather(*tasks)
+    assert model.calls == [[[1] * 6], [[2] * 8], [[3]]]
+
+
+@pytest.mark.anyio
+async def test_what_fits_beside_others_runs_beside_them() -> None:
+    """The memory is shared, and not the threads' to keep."""
+    model = FakeModel(held=True)
+    model.bytes_per_token = 10
+    with batcher(threads=2, max_bytes=100) as batches:
+        tasks = [start(batches, model, [[1] * 6]), start(batches, model, [[2] * 4])]
+        await entered(model)
+        await entered(model)
+        model.gate.set()
+        await asyncio.gather(*tasks)
 
 
 @pytest.mark.anyio
@@ -409,7 +418,7 @@ async def test_close_fails_what_waits_and_lets_running_batches_end() -> None:
         assert (await running).rows[0, 0] == 1
         await closing
         with pytest.raises(Unavailable):
-            await batches.submit(model, [[3]])
+            await submit(batches, model, [[3]])
 
 
 @pytest.mark.anyio
@@ -428,14 +437,14 @@ async def test_waiting_lets_a_batch_fill() -> None:
 async def test_waiting_ends() -> None:
     """A text that stays alone is run after max_wait_s."""
     with batcher(max_wait_s=0.01) as batches:
-        assert (await batches.submit(FakeModel(), [[1]])).rows.tolist() == [[1, 1]]
+        assert (await submit(batches, FakeModel(), [[1]])).rows.tolist() == [[1, 1]]
 
 
 @pytest.mark.anyio
 async def test_nothing_to_embed_is_refused() -> None:
     """An empty list would otherwise wait for ever."""
     with batcher() as batches, pytest.raises(EmptyInput):
-        await batches.submit(FakeModel(), [])
+        await submit(batches, FakeModel(), [])
 
 
 @pytest.mark.anyio
@@ -443,7 +452,7 @@ async def test_batches_are_counted() -> None:
     """Texts and padded tokens of each micro-batch reach the metrics."""
     metrics = Telemetry(CollectorRegistry())
     with batcher(metrics=metrics) as batches:
-        await batches.submit(FakeModel(), [[1, 1], [2]])
+        await submit(batches, FakeModel(), [[1, 1], [2]])
     assert b"te_batch_next_size_sum 2.0" in metrics.render()
     assert b"te_batch_next_tokens_sum 4.0" in metrics.render()
 
@@ -454,7 +463,7 @@ async def test_many_callers_on_many_threads_each_get_their_own() -> None:
     model = FakeModel()
     requests = [[[r * 10 + i + 1] * (1 + (r + i) % 8) for i in range(1 + r % 6)] for r in range(400)]
     with batcher(threads=4, max_queue_tokens=10**6) as batches:
-        results = await asyncio.gather(*(batches.submit(model, request) for request in requests))
+        results = await asyncio.gather(*(submit(batches, model, request) for request in requests))
         assert batches.queued_tokens == 0
     for request, result in zip(requests, results, strict=True):
         assert result.rows.tolist() == [[ids[0], len(ids)] for ids in request]

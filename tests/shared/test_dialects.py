@@ -240,14 +240,17 @@ def test_openai_errors_have_four_members(error: BlitzError, kind: str, message: 
 def test_models_and_info_have_their_clients_shapes() -> None:
     """What GET /v1/models and GET /info hold of a card."""
     card = ModelCard("m", "rev", "cpu-int8", "bert", "mean", 384, 256, created=12)
+    limits = Settings(max_inputs=9, max_request_tokens=300, max_requests=7)
     [model] = json.loads(openai.format_models([card]))["data"]
     assert model == {"id": "m", "object": "model", "created": 12, "owned_by": "blitz-embedding"}
-    info = json.loads(tei.format_info(card, Settings(max_inputs=9), "1.2.3"))
+    info = json.loads(tei.format_info(card, limits, "1.2.3", 250))
     assert info["model_id"] == "m"
     assert info["model_sha"] == "rev"
     assert info["model_type"] == {"embedding": {"pooling": "mean"}}
-    assert info["max_input_length"] == 256
+    assert info["max_input_length"] == 250  # there is memory for no more
     assert info["max_client_batch_size"] == 9
+    assert info["max_batch_tokens"] == 300
+    assert info["max_concurrent_requests"] == 7
     assert info["version"] == "1.2.3"
 
 
@@ -635,7 +638,7 @@ def test_info_of_a_cross_encoder_has_its_labels(labels: tuple[str, ...], kind: s
     card = ModelCard(
         "m", "rev", "cpu-int8", "bert", None, len(labels), 512, task="cross-encoder", labels=labels
     )
-    info = json.loads(tei.format_info(card, Settings(), "1.2.3"))
+    info = json.loads(tei.format_info(card, Settings(), "1.2.3", 512))
     id2label = {str(index): label for index, label in enumerate(labels)}
     label2id = {label: index for index, label in enumerate(labels)}
     assert info["model_type"] == {kind: {"id2label": id2label, "label2id": label2id}}

@@ -310,6 +310,7 @@ FALLING_BACK = [
     errors.Overloaded("no"),
     errors.UnknownModel("no"),
     errors.InvalidArtefact("no"),
+    errors.BeyondMemory("no"),
 ]
 THE_CALLERS = [
     errors.InvalidInput("no"),
@@ -673,6 +674,30 @@ async def test_states_without_the_gpu_when_it_fails_but_not_without_the_cpu() ->
 # Large requests
 
 
+LARGE = [
+    EmbedRequest("m", texts(35)),
+    RerankRequest("m", "q", texts(35)),
+    PredictRequest("m", texts(35)),
+    TokenizeRequest("m", texts(35)),
+]
+"""Each is four parts of a remote backend."""
+
+
+async def answered(setup: Setup, request: Any) -> list[int]:
+    """The token counts of the answer to any kind of request."""
+    asked: dict[type, Callable[[Any], Awaitable[Any]]] = {
+        EmbedRequest: setup.dispatcher.embed,
+        RerankRequest: setup.dispatcher.rerank,
+        PredictRequest: setup.dispatcher.predict,
+        TokenizeRequest: setup.dispatcher.tokenize,
+    }
+    return list((await asked[type(request)](request)).token_counts)
+
+
+def kind_of(request: Any) -> str:
+    return type(request).__name__
+
+
 @given(st.integers(1, 60), st.integers(1, 25), st.integers(1, 5), st.randoms())
 @settings(max_examples=40, deadline=None)
 def test_any_splitting_joins_in_order(count: int, chunk: int, slots: int, random: Any) -> None:
@@ -734,9 +759,18 @@ async def test_a_part_that_fails_sends_the_whole_request_elsewhere() -> None:
     assert result.vectors[:, 0].tolist() == lengths(35)
 
 
+@pytest.mark.parametrize("request_", LARGE, ids=kind_of)
+async def test_what_may_be_too_much_is_counted_before_any_of_it_is_run(request_: Any) -> None:
+    """By the backend, which is given the whole: only that knows. Twice the estimate is taken for it."""
+    for max_tokens, calls in ((1000, 4), (300, 1)):
+        setup = Setup("cpu", concurrency={"cpu": 8}, max_request_tokens=max_tokens)
+        assert await answered(setup, request_) == lengths(35)
+        assert len(setup.cpu.calls) == calls
+
+
 async def test_too_many_tokens_in_all_end_it_as_soon_as_they_are_known() -> None:
-    """No part alone is too large; together they are, and no further part is worked on."""
-    setup = Setup("gpu", "cpu", max_request_tokens=200, concurrency={"gpu": 2})
+    """Four times as many as were estimated: no further part is worked on."""
+    setup = Setup("gpu", "cpu", max_request_tokens=800, concurrency={"gpu": 2})
     worked_on = []
 
     async def work(request: Any) -> None:
@@ -744,10 +778,10 @@ async def test_too_many_tokens_in_all_end_it_as_soon_as_they_are_known() -> None
         worked_on.append(request)
 
     setup.gpu.before = work
-    with pytest.raises(errors.PayloadTooLarge) as caught:
-        await setup.dispatcher.embed(EmbedRequest("m", texts(100)))
+    with pytest.raises(errors.PayloadTooLarge, match=r"at least 820 tokens.* 800:") as caught:
+        await setup.dispatcher.embed(EmbedRequest("m", texts(45)))
     assert caught.value.field == "input"
-    assert len(worked_on) == 2  # of 55 and of 155 tokens, one after the other
+    assert len(worked_on) == 4  # of 55, 155, 255 and 355 tokens, one after the other
     setup.gpu.before = None
     assert not setup.cpu.calls
     assert (await setup.view("gpu")).available
@@ -781,6 +815,74 @@ async def test_a_model_that_keeps_changing_is_an_honest_503() -> None:
         with pytest.raises(Unavailable, match="updated"):
             await setup.dispatcher.embed(EmbedRequest("m", texts(25)))
     assert (await setup.view("gpu")).available
+
+
+@pytest.mark.parametrize("request_", LARGE, ids=kind_of)
+async def test_a_backend_in_process_is_given_the_whole(request_: Any) -> None:
+    """It counts and admits requests, and makes micro-batches itself: parts would only compete."""
+    setup = Setup("cpu", concurrency={})
+    assert await answered(setup, request_) == lengths(35)
+    assert setup.cpu.calls == [request_]
+
+
+@pytest.mark.parametrize("request_", LARGE, ids=kind_of)
+async def test_parts_of_a_request_do_not_refuse_each_other(request_: Any) -> None:
+    """A backend that has room for one of them at a time answers all: those it refuses come again."""
+    setup = Setup("cpu", concurrency={"cpu": 8})
+    inside, refused = 0, 0
+
+    async def one_at_a_time(request: Any) -> None:
+        nonlocal inside, refused
+        if inside:
+            refused += 1
+            raise errors.Overloaded("full", retry_after_s=60)
+        inside += 1
+        await settle()
+        inside -= 1
+
+    setup.cpu.before = one_at_a_time
+    async with deadline.within(20):  # less than a wait of what the backend says: an answer ends it
+        assert await answered(setup, request_) == lengths(35)
+    assert refused >= 3
+
+
+async def test_a_part_that_is_refused_after_all_others_were_answered_comes_again() -> None:
+    """Also where no own part is left to wait for: others fill the queue, but this was admitted."""
+    setup = Setup("cpu", concurrency={"cpu": 8})
+    refusals = iter([errors.Overloaded("full", retry_after_s=0.01)] * 3)
+
+    async def refuse_last(request: Any) -> None:
+        if len(request.inputs[0]) == 31:
+            await settle()
+            for error in refusals:
+                raise error
+
+    setup.cpu.before = refuse_last
+    assert await answered(setup, LARGE[0]) == lengths(35)
+    assert len(setup.cpu.calls) == 4 + 3
+
+
+@pytest.mark.parametrize("request_", LARGE, ids=kind_of)
+async def test_a_queue_full_of_others_work_refuses_the_whole(request_: Any) -> None:
+    """At once, after each part was asked once."""
+    setup = Setup("cpu", concurrency={"cpu": 8})
+    setup.cpu.error = setup.gpu.error = errors.Overloaded("full", retry_after_s=7)
+    with pytest.raises(errors.Overloaded) as caught:
+        await asyncio.wait_for(answered(setup, request_), 5)
+    assert caught.value.retry_after_s == 7
+    assert len(setup.cpu.calls) == 4
+
+
+@pytest.mark.parametrize("concurrency", [{}, {"cpu": 8}], ids=["in process", "remote"])
+@pytest.mark.parametrize("request_", LARGE, ids=kind_of)
+async def test_what_surely_is_too_much_goes_nowhere(request_: Any, concurrency: Any) -> None:
+    """By the characters of the whole, though each part alone would pass; both numbers are said."""
+    setup = Setup("cpu", concurrency=concurrency, max_request_tokens=39)  # 624 characters
+    query = isinstance(request_, RerankRequest)
+    said = f"{630 + query} characters.* 39 tokens"
+    with pytest.raises(errors.PayloadTooLarge, match=said):
+        await answered(setup, request_)
+    assert not setup.cpu.calls
 
 
 # Room

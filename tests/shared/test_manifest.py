@@ -6,6 +6,7 @@ import pytest
 from shared.errors import InvalidArtefact, InvalidInput
 from shared.manifest import (
     File,
+    TextMemory,
     check_name,
     decode_manifest,
     decode_pointer,
@@ -26,6 +27,41 @@ def test_a_manifest_survives_writing_and_reading() -> None:
     assert decode_manifest(encode_manifest(MANIFEST)) == MANIFEST
     assert MANIFEST.size == 15
     assert MANIFEST.device == "cpu"
+
+
+def test_a_manifest_of_before_memory_was_measured_is_read() -> None:
+    """What is not known is assumed: on a CPU not too little, on a GPU nothing that would end it."""
+    old = {**msgspec.json.decode(encode_manifest(MANIFEST))}
+    del old["memory"]
+    manifest = decode_manifest(msgspec.json.encode(old))
+    assert manifest == MANIFEST
+    assert manifest.text_memory.bytes_of(1000) == 65_536_000 + 256_000_000
+    assert msgspec.structs.replace(MANIFEST, target="gpu-fp16").text_memory.bytes_of(10**6) == 0
+
+
+@pytest.mark.parametrize(
+    ("per_token", "per_pair", "memory_bytes", "tokens"),
+    [
+        (10.0, 1.0, 200, 10),
+        (10.0, 1.0, 199, 9),
+        (10.0, 0.0, 99, 9),
+        (0.0, 4.0, 400, 10),
+        (1.0, 1.0, 1, 0),
+    ],
+)
+def test_memory_says_how_long_a_text_may_be(
+    per_token: float, per_pair: float, memory_bytes: int, tokens: int
+) -> None:
+    """By hand: ten tokens of ten bytes each, and a byte for each of a hundred pairs, are 200."""
+    memory = TextMemory(per_token, per_pair)
+    assert memory.tokens_within(memory_bytes) == tokens
+    assert memory.bytes_of(tokens) <= memory_bytes < memory.bytes_of(tokens + 1)
+
+
+def test_a_survives_writing_and_reading_with_memory() -> None:
+    """As it was measured."""
+    measured = msgspec.structs.replace(MANIFEST, memory=TextMemory(1.5, 2.5))
+    assert decode_manifest(encode_manifest(measured)).text_memory == TextMemory(1.5, 2.5)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from shared.contracts import EmbedRequest, PredictRequest, Request, RerankRequest, TokenizeRequest
 from shared.manifest import Device
 from shared.routing import (
     SPEEDS,
@@ -15,6 +16,7 @@ from shared.routing import (
     Speed,
     Work,
     adaptive,
+    estimate_request,
     estimate_tokens,
     fixed,
     policy_of,
@@ -193,6 +195,29 @@ def test_a_larger_model_is_worth_the_gpu_sooner() -> None:
 def test_tokens_are_estimated_without_a_tokenizer(texts: list[str], tokens: int) -> None:
     """Four bytes a token and two more a text; ids count themselves."""
     assert estimate_tokens(texts) == tokens
+
+
+@pytest.mark.parametrize(
+    ("request_", "paired", "max_tokens", "tokens"),
+    [
+        # Four bytes a token, and two special ones.
+        (EmbedRequest("m", ("a" * 400, "a" * 4)), False, None, 102 + 3),
+        (EmbedRequest("m", ("a" * 400, "a" * 4)), False, 16, 16 + 3),
+        (EmbedRequest("m", ((1,) * 400, (1, 2))), False, 16, 16 + 4),
+        # A cross-encoder reads the query with each document, an embedding model once.
+        (RerankRequest("m", "q" * 40, ("a" * 4, "a" * 400)), True, None, 2 * 12 + 3 + 102),
+        (RerankRequest("m", "q" * 40, ("a" * 4, "a" * 400)), True, 16, 15 + 16),
+        (RerankRequest("m", "q" * 400, ("a" * 4, "a" * 400)), False, 16, 16 + 3 + 16),
+        (PredictRequest("m", ("a" * 400, ("a" * 4, "a" * 8))), True, 16, 16 + 5),
+        # Nothing is cut where tokens are what is asked for.
+        (TokenizeRequest("m", ("a" * 400, "")), False, 16, 102 + 2),
+    ],
+)
+def test_a_request_is_estimated_by_what_a_model_is_fed(
+    request_: Request, paired: bool, max_tokens: int | None, tokens: int
+) -> None:
+    """What is cut off costs nothing, and a query as often as it is read."""
+    assert estimate_request(request_, paired=paired, max_tokens=max_tokens) == tokens
 
 
 def test_the_setting_names_the_policy() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import models, pre_tokenizers, processors
 
 from shared.contracts import TokenPair
-from shared.errors import InputTooLong, InvalidArtefact, InvalidInput
+from shared.errors import BeyondMemory, InputTooLong, InvalidArtefact, InvalidInput
 from shared.tokenization import Tokenizer
 
 VOCABULARY = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3, "b": 4, "c": 5, "d": 6}
@@ -33,6 +34,27 @@ def test_without_truncation_a_long_text_is_an_error_that_names_it(tokenizer: Tok
     with pytest.raises(InputTooLong, match="6 tokens, the model reads 4") as caught:
         tokenizer.encode(["a", "a b c d"], truncate=False)
     assert caught.value.field == "input[1]"
+
+
+@pytest.mark.parametrize("truncate", [True, False])
+@pytest.mark.parametrize(
+    ("method", "arguments", "field"),
+    [
+        ("encode", (["a b c d", "a b c d e f g h"],), "input[1]"),
+        ("encode", (["a", (3,) * 9],), "input[1]"),
+        ("encode_pairs", ("a", ["b c", "b c d e f g h"]), "documents[1]"),
+        ("encode_each", (["a", ("a b c", "d e f")],), "inputs[1]"),
+    ],
+)
+def test_what_there_is_no_memory_for_is_refused_and_not_cut(
+    pairing: Tokenizer, method: str, arguments: tuple[Any, ...], field: str, truncate: bool
+) -> None:
+    """The model reads eight tokens and there is memory for six: six pass, whether or not it cuts."""
+    small = Tokenizer(pairing._serialized, 8, 6)
+    with pytest.raises(BeyondMemory, match=r"\d tokens.* 6 of the 8") as caught:
+        getattr(small, method)(*arguments, truncate=truncate)
+    assert caught.value.field == field
+    assert len(small.spell(["a b c d e f g h"])[0]) == 10  # no engine runs it
 
 
 def test_ids_are_taken_as_they_are_between_texts(tokenizer: Tokenizer) -> None:

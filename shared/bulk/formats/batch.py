@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from shared.bulk.formats.jsonl import read_object, read_string, write_object
-from shared.bulk.formats.lines import BadRecord, RawRecord, check_text, parse_records
+from shared.bulk.formats.lines import BadRecord, RawRecord, check_id, check_text, parse_records
 from shared.bulk.formats.seen import Seen
 from shared.bulk.rows import BadRow, Row
 from shared.dialects.body import read_inputs
@@ -20,6 +20,9 @@ from shared.errors import InvalidInput
 
 URL = "/v1/embeddings"
 
+_MAX_FIELDS_BYTES = 10_000
+"""Of a body without its input, which each of its texts has."""
+_KEPT = frozenset(("model", "dimensions", "encoding_format", "prompt_name", "truncate"))
 _BODY = msgspec.json.Decoder(EmbeddingsBody)
 _ABSENT = msgspec.Raw(b"null")
 
@@ -39,7 +42,7 @@ def read_batch(
     max_inputs: int,
     max_dimensions: int | None,
 ) -> Iterator[Row | BadRow]:
-    """A Row per text. The fields are the body without its input.
+    """A Row per text. The fields are those of the body that an answer depends on.
 
     model: what every line must ask for; None: what the first one asks for that names one.
     """
@@ -64,8 +67,10 @@ def read_batch(
             raise BadRecord("invalid_input", message, id=custom_id)
         texts = _texts(body, max_inputs, custom_id)
         others = read_object(bytes(raw))
-        del others["input"]
-        fields = write_object(others)
+        fields = write_object({name: value for name, value in others.items() if name in _KEPT})
+        if len(fields) > _MAX_FIELDS_BYTES:
+            message = f"the fields of body beside input have more than {_MAX_FIELDS_BYTES} bytes"
+            raise BadRecord("invalid_input", message, id=custom_id)
         return [
             Row(row, record.line, custom_id, text, fields, part=part, parts=len(texts))
             for part, text in enumerate(texts)
@@ -78,7 +83,7 @@ def _custom_id(values: dict[str, msgspec.Raw]) -> str:
     custom_id = read_string(values.get("custom_id", _ABSENT))
     if not custom_id:
         raise BadRecord("missing_required_parameter", "custom_id must be a string, not empty")
-    return custom_id
+    return check_id(custom_id, "custom_id")
 
 
 def _check_target(values: dict[str, msgspec.Raw], custom_id: str) -> None:

@@ -9,14 +9,17 @@ import csv
 from collections.abc import Callable, Iterable, Iterator
 
 from shared.bulk.formats.lines import (
+    MAX_COLUMNS,
+    MAX_NAME_BYTES,
     MAX_RECORD_BYTES,
     BadRecord,
     RawRecord,
+    check_id,
     check_text,
     decode,
     parse_records,
 )
-from shared.bulk.rows import OWN_COLUMNS, BadRow, Row, free_name
+from shared.bulk.rows import OWN_COLUMNS, BadRow, Row, free_names
 from shared.errors import InvalidInput
 
 _LINE_END = b"\r\n"  # a line of spaces or tabs is a record
@@ -39,7 +42,15 @@ def read_delimited(
 
 
 def find_columns(names: list[str], text_column: str, id_column: str | None) -> tuple[int, int | None]:
-    """Where text and id stand. Raises InvalidInput naming the option that would help."""
+    """Where text and id stand.
+
+    Raises InvalidInput naming the option that would help, and for too many columns or too long a name.
+    """
+    if len(names) > MAX_COLUMNS:
+        raise InvalidInput(f"the file has {len(names)} columns, more than {MAX_COLUMNS}")
+    for number, name in enumerate(names, 1):
+        if len(name.encode(errors="replace")) > MAX_NAME_BYTES:
+            raise InvalidInput(f"the name of column {number} has more than {MAX_NAME_BYTES} bytes")
     if text_column not in names:
         raise InvalidInput(
             f"the file has no column {text_column}: say with the option text_column which one has the "
@@ -54,11 +65,9 @@ def find_columns(names: list[str], text_column: str, id_column: str | None) -> t
 
 def other_names(names: list[str], taken: tuple[int | None, ...]) -> dict[int, str]:
     """What the columns that are not `taken` are called in chunks and outputs, by their positions."""
-    found: dict[int, str] = {}
-    for index, name in enumerate(names):
-        if index not in taken:
-            found[index] = free_name(name or f"column_{index + 1}", OWN_COLUMNS, found.values())
-    return found
+    others = [index for index in range(len(names)) if index not in taken]
+    free = free_names((names[index] or f"column_{index + 1}" for index in others), OWN_COLUMNS)
+    return dict(zip(others, free, strict=True))
 
 
 def _read_header(records: Iterator[RawRecord | BadRow], delimiter: str) -> list[str] | None:
@@ -78,6 +87,7 @@ def _parser(
     header: list[str], delimiter: str, text_column: str, id_column: str | None
 ) -> Callable[[int, RawRecord], tuple[Row]]:
     text_at, id_at = find_columns(header, text_column, id_column)
+    id_name = "id" if id_column is None else id_column
     others = other_names(header, (text_at, id_at))
 
     def parse(row: int, record: RawRecord) -> tuple[Row]:
@@ -85,7 +95,7 @@ def _parser(
         if len(cells) != len(header):
             message = f"the record has {len(cells)} cells, the header {len(header)}"
             raise BadRecord("wrong_number_of_cells", message)
-        given = cells[id_at] if id_at is not None else ""
+        given = check_id(cells[id_at], id_name) if id_at is not None else ""
         text = check_text(cells[text_at], text_column, id=given or None)
         fields = {name: cells[index] for index, name in others.items()}
         return (Row(row, record.line, given or str(row), text, fields),)

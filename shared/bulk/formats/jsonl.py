@@ -6,16 +6,31 @@ float holds stay as they are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 import msgspec
+import numpy as np
 
-from shared.bulk.formats.lines import BadRecord, RawRecord, check_text, decode, parse_records
-from shared.bulk.rows import OWN_FIELDS, BadRow, Row, free_name
+from shared.bulk.formats.lines import (
+    MAX_COLUMNS,
+    BadRecord,
+    RawRecord,
+    check_id,
+    check_text,
+    decode,
+    parse_records,
+)
+from shared.bulk.rows import OWN_FIELDS, BadRow, Row, free_names
+
+MAX_DEPTH = 64
+"""Of lists and objects in each other: readers of the output fail at some hundreds."""
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _STRING = msgspec.json.Decoder(str)
 _ABSENT = msgspec.Raw(b"null")
+_TEXTS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NO_SHAPE = bytes(set(range(256)) - set(b"[]{}:"))
 
 
 def read_jsonl(
@@ -28,8 +43,8 @@ def read_jsonl(
         given, shown = _take_id(values, id_column)
         text = _take_text(values, text_column, given)
         fields = {"id": shown} if shown is not None else {}
-        for name, value in values.items():
-            fields[free_name(name, OWN_FIELDS, fields)] = value
+        names = free_names(values, OWN_FIELDS, fields)
+        fields |= zip(names, values.values(), strict=True)
         return (Row(row, record.line, given or str(row), text, write_object(fields)),)
 
     return parse_records(records, parse)
@@ -49,6 +64,7 @@ def read_text(records: Iterable[RawRecord | BadRow]) -> Iterator[Row | BadRow]:
 def read_object(line: bytes) -> dict[str, msgspec.Raw]:
     """A JSON object's values, unread. Raises BadRecord."""
     decode(line)  # values that are skipped are not checked by msgspec
+    _check_shape(line)
     try:
         return _OBJECT.decode(line)
     except (msgspec.DecodeError, RecursionError):
@@ -64,17 +80,32 @@ def read_string(value: msgspec.Raw) -> str | None:
     return _STRING.decode(value) if bytes(memoryview(value)[:1]) == b'"' else None
 
 
+def _check_shape(line: bytes) -> None:
+    """Raises BadRecord for too many fields or too deep a line: before an object is made for each."""
+    if line.count(b"[") + line.count(b"{") <= MAX_DEPTH and line.count(b":") <= MAX_COLUMNS:
+        return
+    shape = np.frombuffer(_TEXTS.sub(b"", line).translate(None, _NO_SHAPE), np.uint8)
+    steps = np.isin(shape, (ord("["), ord("{"))).astype(np.int8)
+    steps -= np.isin(shape, (ord("]"), ord("}")))
+    depths = steps.cumsum(dtype=np.int32)
+    if depths.max(initial=0) > MAX_DEPTH:
+        message = f"the line has more than {MAX_DEPTH} levels of lists and objects"
+        raise BadRecord("too_deep", message)
+    if np.count_nonzero((shape == ord(":")) & (depths == 1)) > MAX_COLUMNS:
+        raise BadRecord("too_many_fields", f"the line has more than {MAX_COLUMNS} fields")
+
+
 def _take_id(values: dict[str, msgspec.Raw], id_column: str) -> tuple[str | None, msgspec.Raw | None]:
     """The id as text, None if absent, null or empty; and the value itself if it is a number."""
     value = values.pop(id_column, _ABSENT)
     if (text := read_string(value)) is not None:
-        return text or None, None
+        return check_id(text, id_column) or None, None
     raw = bytes(value)
     if raw == b"null":
         return None, None
     if raw[:1] not in b"-0123456789":
         raise BadRecord("invalid_id", f"{id_column} must be a string or a number")
-    return raw.decode(), value
+    return check_id(raw.decode(), id_column), value
 
 
 def _take_text(values: dict[str, msgspec.Raw], text_column: str, given: str | None) -> str:

@@ -15,6 +15,11 @@ from shared.bulk.rows import BadRow, Row
 MAX_TEXT_BYTES = 1_000_000
 MAX_RECORD_BYTES = 8_000_000
 """A text of MAX_TEXT_BYTES, each byte written as \\u00XX, and 2 MB for the other fields."""
+MAX_ID_BYTES = 1_000
+MAX_COLUMNS = 1_024
+"""Of a table; of a line of JSON, fields. A chunk has a buffer for each, however few its rows."""
+MAX_NAME_BYTES = 1_000
+"""Of a column's name: every chunk has them all."""
 
 _PIECE_BYTES = 256 << 10
 _BOM = b"\xef\xbb\xbf"
@@ -145,6 +150,13 @@ def check_text(text: str, name: str, *, id: str | None) -> str:
     return text
 
 
+def check_id(id: str, name: str) -> str:
+    """Raises BadRecord. name: what the input calls it. All texts of a Batch request have the same."""
+    if len(id) * 4 > MAX_ID_BYTES and len(id.encode()) > MAX_ID_BYTES:
+        raise BadRecord("id_too_long", f"{name} has more than {MAX_ID_BYTES} bytes")
+    return id
+
+
 def _record(line: int, size: int, held: list[bytes]) -> RawRecord | BadRow:
     if size > MAX_RECORD_BYTES:
         message = f"the line has more than {MAX_RECORD_BYTES} bytes"
@@ -154,15 +166,19 @@ def _record(line: int, size: int, held: list[bytes]) -> RawRecord | BadRow:
 
 
 def _pieces(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines with their newline; one longer than a piece in several, of which the last has it."""
+    """Lines with their newline; one longer than a piece in several, of which the last has it.
+
+    Split a piece at a time: a line of one byte takes 40 as an object.
+    """
     tail = b""
     for block in blocks:
-        lines = (tail + block).split(b"\n")
-        tail = lines.pop()
-        for line in lines:
-            yield line + b"\n"
-        if len(tail) > _PIECE_BYTES:
-            yield tail
-            tail = b""
+        for start in range(0, len(block), _PIECE_BYTES):
+            lines = (tail + block[start : start + _PIECE_BYTES]).split(b"\n")
+            tail = lines.pop()
+            for line in lines:
+                yield line + b"\n"
+            if len(tail) > _PIECE_BYTES:
+                yield tail
+                tail = b""
     if tail:
         yield tail

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shared.bulk.control import FINISH, SPLIT, queue_of
 from shared.bulk.pipeline import Bulk
-from shared.bulk.storage import BlobStat, Message, Storage
+from shared.bulk.storage import BlobStat, Message, Metadata, Storage, check_metadata
 from shared.errors import BlitzError, SourceChanged
 
 
@@ -78,11 +78,9 @@ class MemoryBlobs:
         self._put(key, data)
         return True
 
-    def write_stream(
-        self, key: str, chunks: Iterable[bytes], metadata: Mapping[str, str] | None = None
-    ) -> None:
+    def write_stream(self, key: str, chunks: Iterable[bytes], metadata: Metadata | None = None) -> None:
         content = b"".join(chunks)
-        self.write(key, content, metadata)
+        self.write(key, content, check_metadata(metadata))
 
     def list(self, prefix: str) -> Iterator[BlobStat]:
         self._fuse.burn()

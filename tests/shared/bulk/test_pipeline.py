@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from shared.backend_client import Backend
 from shared.bulk import jobs
 from shared.bulk.control import SPLIT
+from shared.bulk.formats.allowance import NO_LIMITS
 from shared.bulk.jobs import Message, Status
 from shared.bulk.options import SIDECAR, Options
 from shared.bulk.pipeline import Bulk
@@ -107,6 +108,7 @@ class World:
         self.catalogue = FakeCatalogue()
         self.backend = FakeBackend()
         self.devices = devices
+        self.limits = NO_LIMITS
         self.metrics = Telemetry(CollectorRegistry())
 
     def bulk(self) -> Bulk:
@@ -119,6 +121,7 @@ class World:
             devices=self.devices,
             request_tokens=10_000,
             max_inputs=2048,
+            limits=self.limits,
             default_model="",
             clock=lambda: self.now,
             metrics=self.metrics,

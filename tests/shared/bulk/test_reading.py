@@ -89,7 +89,7 @@ CASES: dict[str, tuple[str, bytes, ReadOptions, list[object]]] = {
             bad(9, "invalid_id"),
             bad(10, "invalid_json_line"),
             bad(11, "invalid_json_line"),
-            bad(12, "invalid_json_line"),
+            bad(12, "too_deep"),
             good(12, 13, "12", "ok", "{}"),
         ],
     ),

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.bulk.reading import Format, Kind, ReadOptions, read_rows
-from shared.bulk.rows import BadRow, Chunk, Row, cut_chunks, embedded, free_name, vectors_of
+from shared.bulk.rows import BadRow, Chunk, Row, cut_chunks, embedded, free_names, vectors_of
 from tests.shared.bulk.sources import memory_source
 
 BAD = BadRow(1, None, "empty_text", "it is empty")
@@ -123,14 +123,30 @@ def test_vectors_come_back_from_a_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "taken", "free"),
+    ("names", "taken", "free"),
     [
-        ("n", [], "n"),
-        ("id", [], "input_id"),
-        ("id", ["input_id"], "input_id_2"),
-        ("n", ["n", "n_2"], "n_3"),
+        (["n"], [], ["n"]),
+        (["id"], [], ["input_id"]),
+        (["id"], ["input_id"], ["input_id_2"]),
+        (["n"], ["n", "n_2"], ["n_3"]),
+        (["n", "n_2", "n", "n_2", "n"], [], ["n", "n_2", "n_3", "n_2_2", "n_4"]),
+        (["id", "input_id", "id"], [], ["input_id", "input_id_2", "input_id_3"]),
     ],
 )
-def test_names_that_are_taken_get_another(name: str, taken: list[str], free: str) -> None:
+def test_names_that_are_taken_get_another(names: list[str], taken: list[str], free: list[str]) -> None:
     """Ours first, then those of columns before it."""
-    assert free_name(name, {"id"}, taken) == free
+    assert list(free_names(names, {"id"}, taken)) == free
+
+
+def test_each_number_of_a_name_is_tried_once() -> None:
+    """However many names are alike: the search for the next one does not begin anew."""
+    tries = 0
+
+    class Counted(str):
+        def __format__(self, spec: str) -> str:
+            nonlocal tries
+            tries += 1
+            return str(self)
+
+    assert list(free_names([Counted("n")] * 1000, set()))[-1] == "n_1000"
+    assert tries == 999

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partialmethod
 from pathlib import Path
+from stat import S_IFCHR
 
 import pytest
 from azure.storage.blob import BlobServiceClient, ContainerClient
@@ -450,6 +452,8 @@ def test_metadata_belongs_to_its_version(blobs: Blobs) -> None:
         {"a": "x\n"},
         {"a": " x"},
         {"a": ""},
+        {"a": "x" * 8192},
+        {f"a{n:04}": "xxx" for n in range(1025)},
     ],
 )
 def test_metadata_that_a_header_cannot_carry_is_refused(blobs: Blobs, metadata: dict[str, str]) -> None:
@@ -457,11 +461,41 @@ def test_metadata_that_a_header_cannot_carry_is_refused(blobs: Blobs, metadata: 
     writes: list[Callable[[], object]] = [
         lambda: blobs.write("k", b"1", metadata),
         lambda: blobs.write_stream("k", [b"1"], metadata),
+        lambda: blobs.write_stream("k", [b"1"], lambda: metadata),
     ]
     for write in writes:
         with pytest.raises(InvalidInput, match="metadata"):
             write()
     assert blobs.read("k") is None
+
+
+def test_metadata_may_be_as_much_as_azure_takes(blobs: Blobs) -> None:
+    """8 KiB, names included."""
+    metadata = {f"a{n}": "x" * 1022 for n in range(8)}
+    blobs.write("k", b"1", metadata)
+    stat = blobs.stat("k")
+    assert stat is not None
+    assert stat.metadata == metadata
+
+
+@pytest.mark.parametrize("size", [1, BIG])
+def test_metadata_may_be_known_with_the_last_byte(blobs: Blobs, size: int) -> None:
+    """It is asked for once all has come; if that fails, nothing has changed."""
+    known: dict[str, str] = {}
+
+    def chunks() -> Iterator[bytes]:
+        yield b"x" * size
+        known["a"] = "b"
+
+    def fail() -> dict[str, str]:
+        raise ZeroDivisionError
+
+    blobs.write_stream("k", chunks(), lambda: known)
+    with pytest.raises(ZeroDivisionError):
+        blobs.write_stream("k", [b"new"], fail)
+    stat = blobs.stat("k")
+    assert stat is not None
+    assert (stat.size, stat.metadata) == (size, {"a": "b"})
 
 
 def test_a_list_holds_what_begins_with_the_prefix(blobs: Blobs) -> None:
@@ -665,6 +699,135 @@ def test_what_people_drop_and_take_are_plain_files(folder_place: Place, tmp_path
     folder_place.open().out.write("m/x.parquet", b"vectors")
     assert (root / "bulk-out" / "m" / "x.parquet").read_bytes() == b"vectors"
     assert (root / "bulk-out" / "m" / "x.parquet").stat().st_mode & 0o777 == 0o644
+
+
+def _link(path: Path, secret: Path) -> None:
+    path.symlink_to(secret)
+
+
+def _fifo(path: Path, secret: Path) -> None:
+    os.mkfifo(path)
+
+
+def _socket(path: Path, secret: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(path))  # an absolute one may be too long
+
+
+def _device(path: Path, secret: Path) -> None:
+    try:
+        os.mknod(path, 0o666 | S_IFCHR, os.makedev(1, 5))  # /dev/zero
+    except PermissionError:
+        pytest.skip("only root can make a device")
+
+
+IRREGULAR: dict[str, Callable[[Path, Path], None]] = {
+    "a link": _link,
+    "a link to nothing": lambda path, secret: path.symlink_to("/nowhere"),
+    "a link to a device": lambda path, secret: path.symlink_to("/dev/zero"),
+    "a FIFO": _fifo,
+    "a socket": _socket,
+    "a device": _device,
+}
+
+
+@pytest.mark.parametrize("kind", IRREGULAR)
+def test_what_is_no_regular_file_is_no_blob(
+    kind: str, folder_place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither listed nor read, and never waited for; one line says that it is passed over."""
+    storage = folder_place.open()
+    storage.source.write("m/good.txt", b"x")
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    IRREGULAR[kind](tmp_path / "bulk/bulk-in/m/bad\x1b[2J.txt", secret)
+    IRREGULAR[kind](tmp_path / "bulk/bulk-in/m/bad.txt", secret)
+    for _ in range(2):
+        assert [stat.key for stat in storage.source.list("")] == ["m/good.txt"]
+    assert storage.source.stat("m/bad.txt") is None
+    assert storage.source.read("m/bad.txt") is None
+    with pytest.raises(SourceChanged):
+        storage.source.read_range("m/bad.txt", 0, 10, etag="")
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert any('"m/bad.txt"' in line for line in told)
+    assert all(line.isprintable() for line in told)
+
+
+def test_a_link_to_a_folder_is_not_followed(
+    folder_place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not to read what lies there, nor to write or delete there."""
+    storage = folder_place.open()
+    secrets = tmp_path / "secrets"
+    (secrets / "deep").mkdir(parents=True)
+    (secrets / "deep/a.txt").write_bytes(b"secret")
+    for blobs, name in ((storage.source, "bulk-in"), (storage.out, "bulk-out")):
+        blobs.write("good.txt", b"x")
+        (tmp_path / "bulk" / name / "m").symlink_to(secrets)
+        assert [stat.key for stat in blobs.list("")] == ["good.txt"]
+        assert list(blobs.list("m/")) == []
+        assert list(blobs.list("m/deep/a")) == []
+        assert blobs.stat("m/deep/a.txt") is None
+        assert blobs.read("m/deep/a.txt") is None
+        for write in (blobs.write, blobs.create):
+            with pytest.raises(InvalidInput):
+                write("m/deep/new.txt", b"y")
+        blobs.delete("m/deep/a.txt")
+    assert [path.name for path in secrets.rglob("*")] == ["deep", "a.txt"]
+    assert sum('"m"' in record.getMessage() for record in caplog.records) == 2
+
+
+def test_the_service_s_own_folders_are_no_way_out_either(folder_place: Place, tmp_path: Path) -> None:
+    """Old files in them are swept, and metadata of older versions deleted."""
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "old").write_bytes(b"x")
+    os.utime(secrets / "old", (0, 0))
+    own = tmp_path / "bulk/bulk-in/.blitz"
+    own.parent.mkdir(parents=True)
+    own.symlink_to(secrets)
+    (secrets / "partial").mkdir()
+    (secrets / "partial/old").write_bytes(b"x")
+    os.utime(secrets / "partial/old", (0, 0))
+    with pytest.raises((InvalidInput, StoreUnavailable)):
+        folder_place.open().source.write("a.txt", b"y", {"n": "1"})
+    assert sorted(path.name for path in secrets.rglob("*")) == ["old", "old", "partial"]
+
+
+@pytest.mark.parametrize("kind", IRREGULAR)
+def test_a_file_that_is_exchanged_after_a_look_is_not_read(
+    kind: str, folder_place: Place, tmp_path: Path
+) -> None:
+    """What was opened is what counts, not what was there when it was listed."""
+    storage = folder_place.open()
+    storage.source.write("m/a.txt", b"x")
+    stat = storage.source.stat("m/a.txt")
+    assert stat
+    path = tmp_path / "bulk/bulk-in/m/a.txt"
+    path.unlink()
+    IRREGULAR[kind](path, Path("/etc/passwd"))
+    with pytest.raises(SourceChanged):
+        storage.source.read_range("m/a.txt", 0, 10, etag=stat.etag)
+
+
+def test_a_hard_link_is_a_file(folder_place: Place, tmp_path: Path) -> None:
+    """Who can make one could read what it names."""
+    storage = folder_place.open()
+    storage.source.write("a.txt", b"x")
+    os.link(tmp_path / "bulk/bulk-in/a.txt", tmp_path / "bulk/bulk-in/b.txt")
+    assert [stat.key for stat in storage.source.list("")] == ["a.txt", "b.txt"]
+    assert storage.source.read("b.txt") == b"x"
+
+
+def test_the_storage_itself_may_be_a_link(folder_place: Place, tmp_path: Path) -> None:
+    """That is the operator's, who may have put it on a larger disk."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "bulk").symlink_to(tmp_path / "disk")
+    storage = folder_place.open()
+    storage.source.write("m/a.txt", b"x")
+    assert [stat.key for stat in storage.source.list("")] == ["m/a.txt"]
+    assert (tmp_path / "disk/bulk-in/m/a.txt").read_bytes() == b"x"
 
 
 def test_a_file_that_grows_in_place_is_another_version(folder_place: Place, tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""What one input may come to: bytes once it is unpacked, bytes of chunks, and rows.
+
+It does not know formats, storage or settings. Who reads counts here as it goes on, and stops by what
+this raises: gzip does not say how long its content is, and what a file says of itself may be a lie.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from shared.errors import InvalidInput
+
+MAX_GROWTH = 1_000
+"""Times a file's size, which only what was made to grow reaches: deflate cannot more than 1,032."""
+FREE_BYTES = 256_000_000
+"""A small file may come to so much nevertheless."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that any input may have. max_bytes: as it is, unpacked, or cut into chunks."""
+
+    max_bytes: int
+    max_rows: int
+
+
+NO_LIMITS = Limits(sys.maxsize, sys.maxsize)
+
+
+class Allowance:
+    """Of an input of `size` bytes.
+
+    go_on: called for every piece that is read; what it raises ends the reading.
+    """
+
+    def __init__(self, size: int, limits: Limits, go_on: Callable[[], None] = lambda: None) -> None:
+        self._grown = max(FREE_BYTES, MAX_GROWTH * size)
+        self.limits = limits
+        self._unpacked = self._written = self._rows = 0
+        self.go_on = go_on
+
+    def count_blocks(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        """`blocks`, until they are too many. Raises InvalidInput."""
+        for block in blocks:
+            self.go_on()
+            self._unpacked += len(block)
+            self.check_bytes(self._unpacked, "unpacked")
+            yield block
+
+    def count_chunk(self, size: int, rows: int) -> None:
+        """Before it is written. size: its bytes. Raises InvalidInput."""
+        self.go_on()
+        self._written += size
+        self._rows += rows
+        self.check_bytes(self._written, "cut into chunks")
+        self.check_rows(self._rows)
+
+    def check_bytes(self, size: int, when: str) -> None:
+        """That an input may come to `size` bytes, counted or declared. Raises InvalidInput."""
+        if size > self.limits.max_bytes:
+            raise InvalidInput(
+                f"the file has more than {self.limits.max_bytes} bytes {when}, the most that a job may "
+                "have (BLITZ_MAX_JOB_BYTES): split it"
+            )
+        if size > self._grown:
+            raise InvalidInput(
+                f"the file has more than {self._grown} bytes {when}, which is more than {MAX_GROWTH} "
+                "times its size"
+            )
+
+    def check_rows(self, rows: int) -> None:
+        """The same of rows."""
+        if rows > self.limits.max_rows:
+            raise InvalidInput(
+                f"the file has more than {self.limits.max_rows} rows, the most that a job may have "
+                "(BLITZ_MAX_JOB_ROWS): split it"
+            )

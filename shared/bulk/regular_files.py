@@ -1,0 +1,129 @@
+"""Files below a folder by relative names, without a way out: regular ones only, behind no link.
+
+A name is resolved part by part, each opened in the folder before it and not followed if it is a link; so
+nobody can exchange a part in between. A FIFO or a device is opened without waiting, and told by what was
+opened, not by what was there before. Does not know blobs. POSIX only.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_SHOWN, _TOLD = 200, 1000
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_IS_LINK = (errno.ELOOP, errno.EMLINK)
+
+_log = logging.getLogger(__name__)
+_told: set[tuple[Path, str]] = set()
+
+
+@contextmanager
+def opened_folder(root: Path, name: str, *, make: bool = False) -> Iterator[int]:
+    """A descriptor of the folder `name` below `root` ("" is `root`, which may be a link itself).
+
+    make: it and those that it is in, where they are missing. Raises what open does;
+    NotADirectoryError for a link.
+    """
+    if make:
+        root.mkdir(parents=True, exist_ok=True)
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in PurePosixPath(name).parts:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=folder)
+            inner = _open_in(folder, part, _FOLDER)
+            os.close(folder)
+            folder = inner
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def status(root: Path, name: str) -> os.stat_result | None:
+    """None if there is no regular file of that name."""
+    folder, _, last = name.rpartition("/")
+    with suppress(*_ABSENT), opened_folder(root, folder) as fd:
+        found = os.stat(last, dir_fd=fd, follow_symlinks=False)
+        return found if stat.S_ISREG(found.st_mode) else None
+    return None
+
+
+@contextmanager
+def opened(root: Path, name: str) -> Iterator[BinaryIO]:
+    """Raises FileNotFoundError if there is no regular file of that name."""
+    folder, _, last = name.rpartition("/")
+    try:
+        with opened_folder(root, folder) as fd:
+            file = _open_in(fd, last, _FILE)
+    except _ABSENT:
+        raise FileNotFoundError from None
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise FileNotFoundError from None
+        raise
+    with os.fdopen(file, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise FileNotFoundError
+        yield stream
+
+
+def names_below(root: Path, name: str) -> Iterator[str]:
+    """Of the regular files below the folder `name`, in no order. Others are told of in the log, once.
+
+    Raises NotADirectoryError and FileNotFoundError if there is no such folder.
+    """
+    with opened_folder(root, name) as fd:
+        for path, folders, files, here in os.fwalk(
+            ".", onerror=_unless_absent, dir_fd=fd, follow_symlinks=False
+        ):
+            parent = PurePosixPath(name, path)
+            for each in files:
+                mode = _mode(each, here)
+                if stat.S_ISREG(mode):
+                    yield (parent / each).as_posix()
+                elif mode:
+                    _tell(root, (parent / each).as_posix())
+            for each in folders:
+                if stat.S_ISLNK(_mode(each, here)):
+                    _tell(root, (parent / each).as_posix())
+
+
+def _unless_absent(error: OSError) -> None:
+    if not isinstance(error, _ABSENT):
+        raise error
+
+
+def _mode(name: str, folder: int) -> int:
+    """0 if it has gone meanwhile."""
+    with suppress(FileNotFoundError):
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+    return 0
+
+
+def _open_in(folder: int, name: str, flags: int) -> int:
+    """A link, which is refused with one of several codes, is as good as nothing there."""
+    try:
+        return os.open(name, flags, dir_fd=folder)
+    except OSError as error:
+        if error.errno in _IS_LINK:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+        raise
+
+
+def _tell(root: Path, name: str) -> None:
+    if (root, name) not in _told and len(_told) < _TOLD:
+        _told.add((root, name))
+        # As JSON in ASCII: a name may hold what a terminal or a log's reader would obey.
+        shown = json.dumps(name[:_SHOWN])
+        _log.warning("bulk: %s is no regular file, or a link, and is passed over", shown)
