@@ -27,6 +27,7 @@ from functions.caller import (
     read_body,
     while_connected,
 )
+from functions.framing import OneLength
 from functions.observed import Observed, start_export
 from functions.readiness import say_ready
 from shared import telemetry, wire
@@ -132,6 +133,7 @@ def create_app(
         ],
         middleware=[
             Middleware(Observed),
+            Middleware(OneLength, refuse=lambda path, error: _error_response(error), metrics=metrics),
             Middleware(
                 Admitted,
                 admission=Admission(

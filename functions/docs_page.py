@@ -5,12 +5,17 @@ Does not know the routes; the page reads /openapi.json.
 
 from __future__ import annotations
 
+import secrets
 from importlib.resources import files
 from urllib.parse import urlencode
 
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse
+from starlette.types import Scope
+
+from functions.confidential import Confidential
 
 _FILES = {
     "swagger-ui-bundle.js": "text/javascript",
@@ -20,10 +25,27 @@ _FILES = {
 """Those of the package fastapi-swagger that the page needs; its code is not used."""
 
 
+_POLICY = (
+    "default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+"""Swagger UI writes style attributes and draws its arrows as data: images. It evaluates no text."""
+
+
 def add_docs_page(app: FastAPI) -> None:
-    """Serve the page and its files. `app` is to have no docs_url of its own."""
+    """Serve the page and its files. `app` is to have no docs_url of its own.
+
+    Add it before the middleware that asks for keys: a refusal at these paths looks like any other.
+    """
+    app.add_middleware(Confidential, applies=_is_documentation)
     app.add_api_route("/docs", _page, include_in_schema=False)
     app.add_api_route("/docs/{name}", _file, include_in_schema=False)
+
+
+def _is_documentation(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return path in ("/docs", "/openapi.json") or path.startswith("/docs/")
 
 
 async def _page(request: Request) -> Response:
@@ -31,13 +53,17 @@ async def _page(request: Request) -> Response:
     code = request.query_params.get("code")
     key = f"?{urlencode({'code': code})}" if code else ""
     script, style, icon = (f"docs/{name}{key}" for name in _FILES)
-    return get_swagger_ui_html(
+    page = get_swagger_ui_html(
         openapi_url=f"openapi.json{key}",
         title="BlitzEmbedding",
         swagger_js_url=script,
         swagger_css_url=style,
         swagger_favicon_url=icon,
     )
+    nonce = secrets.token_urlsafe(16)
+    content = bytes(page.body).replace(b"<script>", f'<script nonce="{nonce}">'.encode())
+    policy = _POLICY.format(nonce=nonce)
+    return HTMLResponse(content, headers={"content-security-policy": policy})
 
 
 async def _file(request: Request) -> Response:

@@ -34,7 +34,9 @@ from functions.caller import (
     read_body,
     while_connected,
 )
+from functions.confidential import Confidential, has_key_in_address
 from functions.docs_page import add_docs_page
+from functions.framing import OneLength
 from functions.keys import RequireKey
 from functions.observed import Observed, start_export
 from functions.openapi import DescribedApp, describe_get, describe_post
@@ -256,6 +258,12 @@ def create_app(
     )
     if settings.api_key_hashes:
         app.add_middleware(RequireKey, hashes=settings.api_key_hashes, metrics=metrics)
+    app.add_middleware(
+        OneLength,
+        refuse=lambda path, error: error_response(error_format_at(path), error),
+        metrics=metrics,
+    )
+    app.add_middleware(Confidential, applies=has_key_in_address)
     app.add_middleware(Observed)  # the last one added is the outermost: refusals are seen too
     endpoints = Endpoints(settings, backend, catalogue, metrics)
 

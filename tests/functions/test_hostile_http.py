@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 from starlette.types import ASGIApp
 
 from functions.server import Server, accept_connections, listen
-from tests.functions.test_hostile import ANSWER_S, router_of
+from tests.functions.test_hostile import ANSWER_S, backend_of, router_of
 
 
 @contextmanager
@@ -99,3 +99,34 @@ async def test_a_large_body_without_a_key_is_answered_before_it_is_read() -> Non
     with serving(router_of(api_key_hashes=("0" * 64,))) as port:
         answer = await exchange(port, http(b"content-length: 10000000", body=b"a" * 100))
         assert answer.startswith(b"HTTP/1.1 401")
+
+
+ENCODED = b"transfer-encoding: chunked"
+CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+SMUGGLED = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", [b"/v1/embeddings", b"/embed", b"/v2/rerank", b"/health", b"/nothing"])
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        (SIZED, ENCODED),
+        (ENCODED, SIZED),
+        (b"Content-Length: 0", b"Transfer-Encoding: CHUNKED"),
+        (b"content-length: %d" % len(CHUNKED), ENCODED),
+    ],
+)
+@pytest.mark.parametrize("app_of", [router_of, backend_of])
+async def test_a_request_with_two_lengths_is_refused_and_its_connection_ends(
+    app_of: Callable[[], ASGIApp], lengths: tuple[bytes, ...], path: bytes
+) -> None:
+    """Nothing after it is answered: that may be a request which somebody hid in its body."""
+    lines = (b"POST %s HTTP/1.1" % path, b"host: x", *lengths, b"", CHUNKED + SMUGGLED * 2)
+    with serving(app_of()) as port:
+        answer = await exchange(port, b"\r\n".join(lines))  # until the connection ends
+        head = answer.partition(b"\r\n\r\n")[0].lower()
+        assert head.startswith((b"http/1.1 400", b"http/1.1 422"))
+        assert b"connection: close" in head
+        assert b"not both" in answer
+        assert answer.count(b"HTTP/1.1 ") == 1

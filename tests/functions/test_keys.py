@@ -283,3 +283,55 @@ def test_a_key_that_cannot_be_is_refused(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("error: a key is 16")
+
+
+CONFIDENTIAL = {
+    "cache-control": "no-store",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("key", [KEY, "wrong"])
+@pytest.mark.parametrize("name", ["code", "%63ode"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/docs", "/docs/swagger-ui.css", "/openapi.json", "/v1/models", "/info", "/ready", "/health"),
+        *("/metrics", "/nothing", "/v1/embeddings"),
+    ],
+)
+async def test_what_answers_a_key_in_the_address_is_kept_by_nobody(
+    path: str, name: str, key: str
+) -> None:
+    """Neither in a cache nor in the Referer of what it leads to; refusals neither."""
+    async with client_of() as client:
+        response = await client.get(f"{path}?api-version=1&{name}={key}")
+    assert {each: response.headers.get(each) for each in CONFIDENTIAL} == CONFIDENTIAL
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/docs", "/docs/swagger-ui.css", "/openapi.json"])
+async def test_the_documentation_is_confidential_without_a_key_too(path: str) -> None:
+    """Nobody frames the page; other answers say nothing about it."""
+    async with client_of(hashes=()) as client:
+        headers = (await client.get(path)).headers
+        assert {each: headers.get(each) for each in CONFIDENTIAL} == CONFIDENTIAL
+        assert "cache-control" not in (await client.get("/v1/models?codec=x")).headers
+
+
+@pytest.mark.anyio
+async def test_the_docs_page_runs_its_own_scripts_alone() -> None:
+    """A nonce a page: what somebody gets into it otherwise is not run, nor is the page framed."""
+    async with client_of(hashes=()) as client:
+        first, second = [await client.get("/docs") for _ in range(2)]
+    policies = [page.headers["content-security-policy"] for page in (first, second)]
+    nonces = [policy.split("'nonce-")[1].split("'")[0] for policy in policies]
+    assert nonces[0] != nonces[1]
+    for page, policy, nonce in zip((first, second), policies, nonces, strict=True):
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe-eval" not in policy
+        assert page.text.count("<script") == 2
+        assert page.text.count(f'<script nonce="{nonce}">') == 1
