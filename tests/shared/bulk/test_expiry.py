@@ -8,8 +8,7 @@ import pytest
 
 from shared.bulk import control, jobs
 from shared.bulk.expiry import KEPT_S, delete_ended, delete_expired, expires_at, expiring, has_expired
-from shared.bulk.jobs import Container
-from shared.bulk.options import Options
+from shared.bulk.options import Container, Options
 from shared.bulk.storage import BlobStat
 from tests.shared.bulk.memory import Memory
 
