@@ -77,9 +77,10 @@ class Driver:
 
     async def look(self) -> None:
         """Notice new versions of inputs. One that is still being copied has another ETag each time."""
-        arriving = set()
+        arriving, there = set(), set()
         for stat in await asyncio.to_thread(lambda: list(self._storage.source.list(""))):
             version = jobs.event_key("source", stat.key, stat.etag)
+            there.add(version)
             if version in self._noticed or not is_input(stat.key):
                 continue
             if version in self._arriving:
@@ -88,6 +89,7 @@ class Driver:
             else:
                 arriving.add(version)
         self._arriving = arriving
+        self._noticed &= there  # else they would be more and more
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:

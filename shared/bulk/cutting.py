@@ -21,6 +21,7 @@ from shared.bulk.reading import Format, ReadOptions, read_rows
 from shared.bulk.rows import BadRow, Chunk, Row, cut_chunks
 from shared.bulk.state import REPORT_S
 from shared.bulk.storage import Blobs, Storage
+from shared.bulk.threads import Turn
 from shared.errors import InvalidInput
 from shared.telemetry import Telemetry
 
@@ -54,6 +55,9 @@ class Cutter:
         self._clock = clock
         self._go_on = go_on
         self._metrics = metrics
+        # Who parses lines has Python's lock, for which requests wait, too: one at a time, for a piece.
+        # While it is waiting for bytes, or writes a chunk, another has its turn.
+        self._turn = Turn()
 
     def first_row(self, job: Job, blobs: Blobs) -> Row | BadRow | None:
         """The first row that is not bad, else the first bad one; None if there is none.
@@ -62,10 +66,12 @@ class Cutter:
         """
         allowance = Allowance(job.size, self._limits, self._go_on)
         first: BadRow | None = None
-        for row in read_rows(_source(job, blobs), _format(job), self._options(job), allowance):
-            if isinstance(row, Row):
-                return row
-            first = first or row
+        with self._turn:
+            source = self._waiting(_source(job, blobs))
+            for row in read_rows(source, _format(job), self._options(job), allowance):
+                if isinstance(row, Row):
+                    return row
+                first = first or row
         return first
 
     def write(self, job: Job, blobs: Blobs) -> None:
@@ -79,6 +85,7 @@ class Cutter:
         def go_on() -> None:
             self._go_on()
             progress.look()
+            self._turn.give_way()
 
         allowance.go_on = go_on
         try:
@@ -91,7 +98,24 @@ class Cutter:
         source, form, options = _source(job, blobs), _format(job), self._options(job)
         if form.kind == "parquet":
             return cut_apart(source, form, options, allowance)
-        return cut_chunks(read_rows(source, form, options, allowance))
+        return self._in_turn(cut_chunks(read_rows(self._waiting(source), form, options, allowance)))
+
+    def _in_turn(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        while True:
+            with self._turn:
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            yield chunk
+
+    def _waiting(self, source: Source) -> Source:
+        """Its reads, by whoever has the turn, leave it to others meanwhile."""
+
+        def read(start: int, length: int) -> bytes:
+            with self._turn.left():
+                return source.read(start, length)
+
+        return Source(source.size, read)
 
     def _write(
         self, job: Job, chunks: Iterator[Chunk], allowance: Allowance, progress: _Progress

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 import os
 import signal
@@ -14,19 +15,25 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from functions.bulk_local import MAX_TRIES, RETRY_S, Driver, Pace, bulk_hint, local_storage
+from shared.backend_client import Backend
 from shared.bulk import jobs
 from shared.bulk.connection import open_storage
-from shared.bulk.storage import Message, Queue, Storage
+from shared.bulk.formats.allowance import NO_LIMITS
+from shared.bulk.pipeline import SPLITS, Bulk
+from shared.bulk.storage import Blobs, Message, Queue, Storage
 from shared.errors import StoreUnavailable, Unavailable
+from shared.routing import fixed
 from shared.settings import Settings
 from tests.server import ROOT, free_port, started_service, wait_until_ready
+from tests.shared.bulk.test_pipeline import FakeBackend, FakeCatalogue
 from tests.tiny import Tiny, nearly, publish_all
 
 PATIENCE_S = 60.0
@@ -367,6 +374,69 @@ def test_bulk_files_lie_beside_the_models() -> None:
     ):
         assert local_storage(named) == named
     assert "/a/bulk/bulk-in/MODEL/" in bulk_hint(Settings(model_store="file:///a/models"), [])
+
+
+class Gate:
+    """An input's blobs: what a name beginning with "slow" has behind its head comes when `opened`."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._heads: set[str] = set()
+        self.opened = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._blobs, name)
+
+    def read_range(self, key: str, start: int, length: int, *, etag: str) -> bytes:
+        if "slow" in key and key in self._heads:
+            self.opened.wait(PATIENCE_S)
+        self._heads.add(key)
+        return self._blobs.read_range(key, start, length, etag=etag)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+async def test_a_small_job_ends_while_slow_ones_are_being_read(storage: Storage, ending: str) -> None:
+    """As many as there are readers but one; they end, too, once their bytes come."""
+    gate = Gate(storage.source)
+    storage = replace(storage, source=gate)
+    bulk = Bulk(
+        storage,
+        FakeCatalogue(),
+        fixed(10),
+        backend=cast(Backend, FakeBackend()),
+        devices=("cpu",),
+        request_tokens=10_000,
+        max_inputs=2048,
+        limits=NO_LIMITS,
+        default_model="",
+    )
+    file = io.BytesIO()
+    pq.write_table(pa.table({"text": ["w1"]}), file)
+    slow = [f"mini/slow-{number}.{ending}" for number in range(SPLITS - 1)]
+    for key in slow:
+        storage.source.write(key, file.getvalue() if ending == "parquet" else _jsonl(["w1"]))
+    storage.source.write("mini/small.jsonl", _jsonl(["w1"]))
+    for stat in list(storage.source.list("mini/slow")) + list(storage.source.list("mini/small")):
+        await bulk.notice(stat.key, stat.etag)
+
+    def there(key: str) -> bool:
+        return storage.out.stat(f"{key}.parquet") is not None
+
+    running = asyncio.create_task(Driver(bulk, storage, "cpu", FAST).run())
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while not there("mini/small.jsonl"):  # noqa: ASYNC110 - storage has no events
+                await asyncio.sleep(0.01)
+            assert not any(map(there, slow))
+            gate.opened.set()
+            while not all(map(there, slow)):  # noqa: ASYNC110 - storage has no events
+                await asyncio.sleep(0.01)
+    finally:
+        gate.opened.set()
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
 
 
 # --- real services

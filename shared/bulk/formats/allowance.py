@@ -14,16 +14,20 @@ from shared.errors import InvalidInput
 
 MAX_GROWTH = 1_000
 """Times a file's size, which only what was made to grow reaches: deflate cannot more than 1,032."""
-FREE_BYTES = 256_000_000
-"""A small file may come to so much nevertheless."""
+PIECE_BYTES = 256 << 10
+"""Read on at once. As lines of one byte, a piece becomes objects of 10 MB, and takes half a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that any input may have. max_bytes: as it is, unpacked, or cut into chunks."""
+    """The most that any input may have.
+
+    max_bytes: as it is, unpacked, or cut into chunks. free_bytes: to which a small file may grow.
+    """
 
     max_bytes: int
     max_rows: int
+    free_bytes: int = 256_000_000
 
 
 NO_LIMITS = Limits(sys.maxsize, sys.maxsize)
@@ -36,18 +40,21 @@ class Allowance:
     """
 
     def __init__(self, size: int, limits: Limits, go_on: Callable[[], None] = lambda: None) -> None:
-        self._grown = max(FREE_BYTES, MAX_GROWTH * size)
+        self._grown = max(limits.free_bytes, MAX_GROWTH * size)
         self.limits = limits
         self._unpacked = self._written = self._rows = 0
         self.go_on = go_on
 
     def count_blocks(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
-        """`blocks`, until they are too many. Raises InvalidInput."""
+        """`blocks` in pieces of at most PIECE_BYTES, until they are too many. Raises InvalidInput."""
         for block in blocks:
-            self.go_on()
             self._unpacked += len(block)
             self.check_bytes(self._unpacked, "unpacked")
-            yield block
+            self.go_on()  # also for a block of nothing: there may be a million
+            for start in range(0, len(block), PIECE_BYTES):
+                if start:
+                    self.go_on()
+                yield block[start : start + PIECE_BYTES]
 
     def count_chunk(self, size: int, rows: int) -> None:
         """Before it is written. size: its bytes. Raises InvalidInput."""

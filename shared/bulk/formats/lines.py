@@ -54,8 +54,10 @@ class Quotes:
 
     def open_after(self, piece: bytes) -> bool:
         """Read on, at most to the next newline; whether that is inside quotes."""
-        if self._state == "start" and b'"' not in piece and piece.endswith(b"\n"):
-            return False
+        if b'"' not in piece:
+            if self._state != "quoted":
+                self._state = "start" if piece[-1] in self._ends else "bare"
+            return self._state == "quoted"
         position = 0
         while position < len(piece):
             byte = piece[position]
@@ -166,19 +168,15 @@ def _record(line: int, size: int, held: list[bytes]) -> RawRecord | BadRow:
 
 
 def _pieces(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines with their newline; one longer than a piece in several, of which the last has it.
-
-    Split a piece at a time: a line of one byte takes 40 as an object.
-    """
+    """Lines with their newline; one longer than a piece in several, of which the last has it."""
     tail = b""
     for block in blocks:
-        for start in range(0, len(block), _PIECE_BYTES):
-            lines = (tail + block[start : start + _PIECE_BYTES]).split(b"\n")
-            tail = lines.pop()
-            for line in lines:
-                yield line + b"\n"
-            if len(tail) > _PIECE_BYTES:
-                yield tail
-                tail = b""
+        lines = (tail + block).split(b"\n")
+        tail = lines.pop()
+        for line in lines:
+            yield line + b"\n"
+        if len(tail) > _PIECE_BYTES:
+            yield tail
+            tail = b""
     if tail:
         yield tail

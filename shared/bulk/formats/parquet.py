@@ -39,7 +39,7 @@ _MAX_FOOTER_BYTES = 16 << 20
 _MAX_ROW_GROUPS = 10_000
 _MAX_FOOTER_ITEMS = 500_000
 """Of one list in the footer."""
-_TAIL_BYTES = 8  # the footer's length, and PAR1
+_MAGIC, _TAIL_BYTES = b"PAR1", 8  # the end of a file: its footer's length and that
 
 # What damaged bytes raise, names and messages that are no UTF-8 included.
 _DAMAGED = (OSError, pa.ArrowException, UnicodeDecodeError, Truncated)
@@ -152,8 +152,9 @@ def _open(window: _Window, allowance: Allowance) -> tuple[pq.ParquetFile, list[s
     """Raises InvalidInput. All that the footer tells is looked at before a page is read."""
     try:
         window.seek(-min(_TAIL_BYTES, window.size), io.SEEK_END)
-        length = int.from_bytes(window.read()[:4], "little")
-        if length > _MAX_FOOTER_BYTES:
+        tail = window.read()
+        length = int.from_bytes(tail[:4], "little")
+        if tail[4:] == _MAGIC and length > _MAX_FOOTER_BYTES:
             raise InvalidInput(f"the file's footer has {length} bytes, more than {_MAX_FOOTER_BYTES}")
         metadata = pq.ParquetFile(
             window,

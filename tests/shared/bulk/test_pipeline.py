@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from prometheus_client import CollectorRegistry
 
 from shared.backend_client import Backend
-from shared.bulk import jobs
+from shared.bulk import embedding, jobs, pipeline
 from shared.bulk.control import SPLIT
-from shared.bulk.formats.allowance import NO_LIMITS
-from shared.bulk.jobs import Message, Status
+from shared.bulk.cutting import STALLED_S
+from shared.bulk.formats import source
+from shared.bulk.formats.allowance import NO_LIMITS, Limits
+from shared.bulk.jobs import Counts, Message, Status
 from shared.bulk.options import SIDECAR, Options
 from shared.bulk.pipeline import Bulk
 from shared.bulk.storage import BlobStat
-from shared.bulk.upkeep import MISSED_S, STUCK_S
+from shared.bulk.upkeep import KEPT_S, MISSED_S, STUCK_S
 from shared.contracts import EmbedRequest, EmbedResult, ModelCard
 from shared.errors import BackendFailed, BlitzError, InputTooLong, InvalidInput, Overloaded
 from shared.manifest import Device
@@ -677,6 +681,149 @@ async def test_cancelling_ends_a_job_with_what_has_vectors() -> None:
     assert status.status == "cancelled"
     assert world.table().num_rows == 512
     assert len(world.backend.requests) == 1
+
+
+LINE = b'{"text": "x"}\n'
+
+
+@pytest.mark.parametrize(
+    ("limits", "name", "data", "reason"),
+    [
+        (Limits(10**9, 1000), KEY, LINE * 1001, "more than 1000 rows"),
+        (Limits(10**9, 1000), KEY, b"bad\n" * 1001, "more than 1000 rows"),
+        (Limits(10_000, 10**9), KEY, LINE * 1000, "more than 10000 bytes as it is"),
+        (Limits(100_000, 10**9), KEY, gzip.compress(LINE * 9000), "more than 100000 bytes unpacked"),
+        (Limits(100_000, 10**9), "mini/a.txt", b"x\n" * 9000, "100000 bytes cut into chunks"),
+    ],
+    ids=["rows", "bad rows", "size", "unpacked", "chunks"],
+)
+async def test_a_job_over_a_limit_fails_with_the_limit_and_leaves_nothing(
+    limits: Limits, name: str, data: bytes, reason: str
+) -> None:
+    """Also if it is found after chunks were written; the setting is named."""
+    world = World()
+    world.limits = limits
+    status = await world.rejected(data, name)
+    assert status.error
+    assert reason in status.error
+    assert "BLITZ_MAX_JOB_" in status.error
+    assert not [key for key in world.memory.out.blobs if "/chunks/" in key or "/bad/" in key]
+    assert not [key for key in world.memory.out.blobs if key.startswith("active/")]
+
+
+async def test_what_grows_a_thousand_times_is_refused_whatever_the_limit() -> None:
+    """No text does; a small file may."""
+    world = World()
+    world.limits = Limits(10**9, 10**9, free_bytes=1_000_000)
+    status = await world.rejected(zstandard.ZstdCompressor().compress(LINE * 100_000), KEY)
+    assert status.error
+    assert "more than 1000000 bytes unpacked, which is more than 1000 times its size" in status.error
+
+
+def slow_reads(world: World, seconds: float, then: Callable[[int], None] = lambda reads: None) -> None:
+    """Each block of the input takes so long by the world's clock."""
+    read_range, reads = world.memory.source.read_range, 0
+
+    def slow(key: str, start: int, length: int, *, etag: str) -> bytes:
+        nonlocal reads
+        reads += 1
+        world.now += seconds
+        then(reads)
+        return read_range(key, start, length, etag=etag)
+
+    world.memory.source.read_range = slow  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    "line", [b"\n", LINE, b"x"], ids=["blank lines", "rows", "a line without an end"]
+)
+async def test_a_job_that_is_cancelled_while_it_is_read_is_read_no_further(
+    line: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not to its end, whatever there is to be read: the next block is the last."""
+    monkeypatch.setattr(source, "BLOCK_BYTES", 1000)
+    world = World()
+    await world.put(line * (10_000 // len(line)))
+    seen: list[int] = []
+
+    def cancel(reads: int) -> None:
+        seen.append(reads)
+        if reads == 2:  # the first is the head
+            (job,) = [key for key in world.memory.out.blobs if key.endswith("job.json")]
+            world.memory.out.create(job.replace("job.json", "cancel"), b"")
+
+    slow_reads(world, 3, cancel)
+    await world.bulk().split(world.take(SPLIT))
+    assert seen[-1] <= 3
+    assert not any(key.endswith("split.json") for key in world.memory.out.blobs)
+
+
+async def test_an_input_without_progress_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten minutes without a chunk, whatever the reason, are told."""
+    monkeypatch.setattr(source, "BLOCK_BYTES", 1000)
+    world = World()
+    await world.put(b"\n" * 10_000)
+    slow_reads(world, STALLED_S / 3)
+    await world.drain()
+    (manifest,) = world.manifests()
+    assert manifest.status.error == "the file is given up: no row could be read for 600 s"
+
+
+async def test_a_chunk_under_way_stops_when_its_job_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The backend is left, and the message is done with."""
+    monkeypatch.setattr(pipeline, "REPORT_S", 0.01)
+    world, begun, left = World(), asyncio.Event(), asyncio.Event()
+
+    async def embed(request: EmbedRequest) -> EmbedResult:
+        begun.set()
+        try:
+            return await asyncio.Future()
+        finally:
+            left.set()
+
+    world.backend.embed = embed  # type: ignore[method-assign]
+    job_id = await world.begin()
+    step = asyncio.create_task(world.bulk().embed(world.take("bulk-cpu")))
+    async with asyncio.timeout(60):
+        await begun.wait()
+        await world.bulk().cancel(job_id)
+        await step
+    assert left.is_set()
+
+
+async def test_a_chunk_that_takes_for_ever_is_a_failed_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows are failed ones in the end, and the other jobs go on."""
+    monkeypatch.setattr(embedding, "ANSWER_S", 0.001)
+    world = World()
+
+    async def embed(request: EmbedRequest) -> EmbedResult:
+        return await asyncio.Future()
+
+    world.backend.embed = embed  # type: ignore[method-assign]
+    await world.put(LINE)
+    await world.drain()
+    (manifest,) = world.manifests()
+    assert manifest.status.request_counts == Counts(1, 0, 1)
+
+
+async def test_the_state_of_a_job_is_deleted_a_month_after_its_end() -> None:
+    """Its output stays; a mark stays while its input does, which else would be a new one."""
+    world = await finished()
+    outputs = world.outputs()
+    world.now += KEPT_S - 10
+    await world.bulk().reconcile()
+    assert world.manifests()
+    world.now += 20
+    await world.bulk().reconcile()
+    assert not any(key.startswith("jobs/") for key in world.memory.out.blobs)
+    assert any(key.startswith("events/") for key in world.memory.out.blobs)
+    await world.drain()
+    assert world.outputs() == outputs
+    world.memory.source.delete(KEY)
+    await world.bulk().reconcile()
+    assert world.memory.out.blobs.keys() == outputs.keys()
 
 
 async def test_a_job_that_is_not_there_cannot_be_cancelled() -> None:
