@@ -1,4 +1,4 @@
-"""When files and batches expire, and what deletes those that have.
+"""When files and batches expire, and what deletes those that have, and the state of jobs that ended.
 
 What has no time of its own in its metadata never expires: files that were there before, or that
 somebody else put there. Does not know how a time was chosen, nor HTTP.
@@ -12,6 +12,9 @@ from contextlib import suppress
 from shared.bulk import control, jobs
 from shared.bulk.storage import Blobs, BlobStat, Storage
 from shared.errors import InvalidInput
+
+KEPT_S = 30 * 86400.0
+"""So long after its end a job's state is kept: its status, its manifest, what it was asked."""
 
 _EXPIRES_AFTER = "expires_after"
 """The metadata: seconds from when the blob was written."""
@@ -59,6 +62,31 @@ def delete_expired(storage: Storage, now_s: float) -> None:
         else:
             with suppress(InvalidInput):  # it has ended meanwhile
                 control.cancel_job(storage, job_id)
+
+
+def delete_ended(storage: Storage, now_s: float) -> None:
+    """Delete the state of jobs that ended KEPT_S ago, and marks of inputs that are gone. Blocking.
+
+    The job of a batch goes with the batch, whose status it tells.
+    """
+    out = storage.out
+    manifests = [
+        stat.key
+        for stat in out.list("jobs/")
+        if stat.key.endswith("/manifest.json") and now_s - stat.modified_s > KEPT_S
+    ]
+    for manifest in manifests:
+        folder = manifest.removesuffix("manifest.json")
+        job = control.read_job(out, folder.removeprefix("jobs/").rstrip("/"))
+        if job is not None and job.container == "out":
+            continue
+        # The manifest goes last: without it a job would seem to run.
+        for key in sorted((stat.key for stat in out.list(folder)), key=manifest.__eq__):
+            out.delete(key)
+    there = {jobs.event_key("source", stat.key, stat.etag) for stat in storage.source.list("")}
+    for stat in list(out.list("events/")):
+        if stat.key not in there and now_s - stat.modified_s > KEPT_S:
+            out.delete(stat.key)
 
 
 def _forget(out: Blobs, job_id: str) -> None:

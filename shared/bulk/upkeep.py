@@ -16,7 +16,7 @@ import msgspec
 from shared.bulk import jobs
 from shared.bulk.control import FINISH, SPLIT, queue_of
 from shared.bulk.embedding import give_up_rows
-from shared.bulk.expiry import delete_expired
+from shared.bulk.expiry import delete_ended, delete_expired
 from shared.bulk.jobs import Job, Message
 from shared.bulk.observed import belongs_to
 from shared.bulk.options import is_input
@@ -28,10 +28,8 @@ MISSED_S = 120.0
 """An input that nobody has seen for so long after it was written has lost its event."""
 STUCK_S = 300.0
 """A job that shows no progress for so long has lost a message."""
-KEPT_S = 30 * 86400.0
-"""So long after its end a job's state is kept: its status, its manifest, what it was asked."""
 SWEEP_S = 3600.0
-"""How often one process looks for what has outlived that: it lists all jobs."""
+"""How often one process looks for what has ended long ago: it lists all jobs."""
 
 
 class Upkeep:
@@ -111,26 +109,8 @@ class Upkeep:
                 await self._begin_again(active.key)
         await asyncio.to_thread(delete_expired, self._storage, now)
         if now - self._swept >= SWEEP_S:
-            await asyncio.to_thread(self._sweep, now)
+            await asyncio.to_thread(delete_ended, self._storage, now)
             self._swept = now
-
-    def _sweep(self, now: float) -> None:
-        """Delete the state of jobs that ended KEPT_S ago, and marks of versions that are gone."""
-        out = self._storage.out
-        manifests = [
-            stat.key
-            for stat in out.list("jobs/")
-            if stat.key.endswith("/manifest.json") and now - stat.modified_s > KEPT_S
-        ]
-        for manifest in manifests:
-            state = [stat.key for stat in out.list(manifest.removesuffix("manifest.json"))]
-            # The manifest goes last: without it a job would seem to run.
-            for key in sorted(state, key=manifest.__eq__):
-                out.delete(key)
-        there = {jobs.event_key("source", stat.key, stat.etag) for stat in self._storage.source.list("")}
-        for stat in list(out.list("events/")):
-            if stat.key not in there and now - stat.modified_s > KEPT_S:
-                out.delete(stat.key)
 
     async def _begin_again(self, active: str) -> None:
         message = await asyncio.to_thread(self._storage.out.read, active)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pytest
 
 from shared.bulk import control, jobs
-from shared.bulk.expiry import delete_expired, expires_at, expiring, has_expired
-from shared.bulk.options import Options
+from shared.bulk.expiry import KEPT_S, delete_ended, delete_expired, expires_at, expiring, has_expired
+from shared.bulk.options import Container, Options
 from shared.bulk.storage import BlobStat
 from tests.shared.bulk.memory import Memory
 
@@ -81,3 +81,18 @@ def test_an_expired_batch_goes_with_all_that_is_known_of_its_job() -> None:
     delete_expired(memory.storage, late)
     assert list(out.blobs) == [other]
     delete_expired(memory.storage, late)
+
+
+def test_the_job_of_a_batch_is_kept_as_long_as_the_batch() -> None:
+    """However long ago it ended: its batch would seem to wait again. That of a dropped file goes."""
+    memory = Memory(lambda: WRITTEN_S)
+    containers: dict[str, Container] = {"a" * 24: "out", "b" * 24: "source"}
+    for job_id, container in containers.items():
+        job = jobs.Job(job_id, container, "k", "e", 1, Options(), "r", 2, "cpu", WRITTEN_S, "jsonl")
+        memory.out.write(f"jobs/{job_id}/job.json", jobs.encode(job))
+        memory.out.write(f"jobs/{job_id}/manifest.json", b"{}")
+    delete_ended(memory.storage, WRITTEN_S + KEPT_S + 1)
+    assert sorted(memory.out.blobs) == [
+        f"jobs/{'a' * 24}/job.json",
+        f"jobs/{'a' * 24}/manifest.json",
+    ]

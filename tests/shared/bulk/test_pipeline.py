@@ -20,13 +20,14 @@ from shared.backend_client import Backend
 from shared.bulk import embedding, jobs, pipeline
 from shared.bulk.control import SPLIT
 from shared.bulk.cutting import STALLED_S
+from shared.bulk.expiry import KEPT_S
 from shared.bulk.formats import source
 from shared.bulk.formats.allowance import NO_LIMITS, Limits
 from shared.bulk.jobs import Counts, Message, Status
 from shared.bulk.options import SIDECAR, Options
 from shared.bulk.pipeline import Bulk
 from shared.bulk.storage import BlobStat
-from shared.bulk.upkeep import KEPT_S, MISSED_S, STUCK_S
+from shared.bulk.upkeep import MISSED_S, STUCK_S
 from shared.contracts import EmbedRequest, EmbedResult, ModelCard
 from shared.errors import BackendFailed, BlitzError, InputTooLong, InvalidInput, Overloaded
 from shared.manifest import Device
