@@ -188,6 +188,27 @@ def test_a_role_makes_the_process_a_backend(tiny_store: str) -> None:
         assert httpx.post(f"{url}/v1/embeddings", json={"input": "w1"}).status_code == 404
 
 
+@pytest.mark.parametrize("role", ["cpu", "gpu"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", ""])
+def test_a_backend_that_others_reach_needs_a_secret(role: str, host: str, tiny_store: str) -> None:
+    """Exit code 2, before it listens or loads anything; with one, what is wrong is the address."""
+    command = [sys.executable, "-m", "functions.local", "--port", "0", "--model-store", tiny_store]
+    environ = {**os.environ, "BLITZ_ROLE": role}
+    command += ["--host", host]
+    refused = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2
+    assert "needs BLITZ_BACKEND_SECRET" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_backend_with_a_secret_may_be_reached(tiny_store: str) -> None:
+    """From any address; who does not know it gets 401."""
+    environ = {"BLITZ_ROLE": "cpu", "BLITZ_BACKEND_SECRET": SECRET}
+    with started_service(tiny_store, "--host", "0.0.0.0", environ=environ) as (url, process):
+        wait_until_answered(f"{url}/health", process, 60, anything=False)
+        assert httpx.get(f"{url}/ready").status_code == 401
+
+
 def test_the_model_to_warm_is_one_that_this_process_can_load(tmp_path: Path) -> None:
     """The first model is the GPU's alone: a router without one gets ready with the second."""
     store = f"file://{tmp_path / 'models'}"
