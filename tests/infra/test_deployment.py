@@ -7,12 +7,15 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import UUID
 from xml.etree import ElementTree
 
 import pytest
+from starlette.requests import HTTPConnection
 
+from functions import keys
 from functions.bulk_triggers import CONNECTION, EVENTS, blob_of
 from shared import preference
 from shared.bulk.control import FINISH, SPLIT, queue_of
@@ -322,6 +325,39 @@ def test_the_gateway_asks_for_keys_and_limits_each() -> None:
         assert f"'{placeholder}'" in value or placeholder not in value
     assert "rate-limit-by-key" in value
     assert "authentication-managed-identity" in value
+
+
+class _Places:
+    """Stands for a request's headers or query, has nothing, and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+
+    def get(self, name: str, default: str) -> str:
+        self.asked.add(name.lower())
+        return default
+
+
+def test_no_key_of_a_caller_passes_the_gateway() -> None:
+    """It ends wherever the router would look for one, and where the gateway itself takes one."""
+    headers, query = _Places(), _Places()
+    request = cast(HTTPConnection, SimpleNamespace(headers=headers, query_params=query))
+    assert not list(keys._keys_in(request))
+    (api,) = of_type("apim", "Microsoft.ApiManagement/service/apis")
+    taken = api["properties"]["subscriptionKeyParameterNames"]
+    assert {"authorization", taken["header"]} <= headers.asked
+    assert taken["query"] in query.asked
+    inbound = ElementTree.parse(INFRA / "apim-policy.xml").find("inbound")
+    assert inbound is not None
+    steps = [(each.tag, each.get("name", "").lower(), each.get("exists-action")) for each in inbound]
+    assert {("set-header", name, "delete") for name in headers.asked} <= set(steps)
+    assert {("set-query-parameter", name, "delete") for name in query.asked} <= set(steps)
+    # The gateway's own token comes last: nothing takes it away again.
+    assert steps[-1][0] == "authentication-managed-identity"
+    # And after the products' policies: none of them brings a key back.
+    order = [tag for tag, _, _ in steps]
+    base = order.index("base")
+    assert all(steps.index(("set-header", name, "delete")) > base for name in headers.asked)
 
 
 def test_a_keys_product_says_which_backend_comes_first() -> None:
