@@ -12,7 +12,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from functions.local import listen
-from tests.functions.test_hostile import ANSWER_S, router_of
+from tests.functions.test_hostile import router_of
+from tests.patience import PATIENCE_S
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def serving(app: ASGIApp, grace_s: int | None = None) -> Iterator[int]:
             yield int(listener.getsockname()[1])
         finally:
             server.should_exit = True
-            thread.join(ANSWER_S)
+            thread.join(PATIENCE_S)
 
 
 async def exchange(port: int, request: bytes) -> bytes:
@@ -54,7 +55,7 @@ async def exchange(port: int, request: bytes) -> bytes:
         finally:
             writer.close()
 
-    return await asyncio.wait_for(talk(), ANSWER_S)
+    return await asyncio.wait_for(talk(), PATIENCE_S)
 
 
 BODY = b'{"model":"m","input":"a"}'
