@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from shared import telemetry
+from shared import allocator, telemetry
 from shared.batching import Batched, Batcher, Capacity
 from shared.catalogue import Catalogue
 from shared.contracts import (
@@ -29,6 +29,7 @@ from shared.contracts import (
     TokenizeResult,
     Tokens,
 )
+from shared.cpus import usable_cpus
 from shared.engines.base import OpenEngine
 from shared.errors import InputTooLong, InvalidInput, PayloadTooLarge
 from shared.manifest import Device, split_pinned
@@ -36,6 +37,8 @@ from shared.model import Model, load_model
 from shared.model_cache import ModelCache
 from shared.model_store import open_store
 from shared.settings import Settings
+from shared.steps import Steps, completed
+from shared.turns import Turns
 from shared.vectors import finish, sigmoid, softmax
 
 T = TypeVar("T", bound=Tokens)
@@ -43,6 +46,9 @@ S = TypeVar("S", bound=Sized)
 
 INLINE_CHARACTERS = 2_000
 """Up to here tokenising takes less than a millisecond: a thread would cost more than it frees."""
+
+_LARGE_CHARACTERS = 500_000
+"""From here on what a request took is given back to the system once it is freed."""
 
 
 CHARACTERS_PER_TOKEN = 16
@@ -57,11 +63,18 @@ class Inference:
     """
 
     def __init__(
-        self, catalogue: Catalogue, cache: ModelCache, batcher: Batcher, max_request_tokens: int
+        self,
+        catalogue: Catalogue,
+        cache: ModelCache,
+        batcher: Batcher,
+        turns: Turns,
+        max_request_tokens: int,
     ) -> None:
+        """turns: in which texts are tokenised."""
         self._catalogue = catalogue
         self._cache = cache
         self._batcher = batcher
+        self._turns = turns
         self._max_request_tokens = max_request_tokens
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
@@ -125,7 +138,7 @@ class Inference:
         async with self._cache.lease(request.model) as model:
             characters = _characters(request.inputs)
             rows, counts, tokenization_s = await self._tokenize(
-                lambda: model.spell(request), characters, "inputs"
+                lambda: model.spell(request, self._max_request_tokens), characters, "inputs"
             )
         manifest = model.manifest
         return TokenizeResult(
@@ -147,6 +160,7 @@ class Inference:
     async def close(self) -> None:
         """Stop serving: waits for running batches, then frees the models."""
         await asyncio.to_thread(self._batcher.close)
+        await asyncio.to_thread(self._turns.close)
         await asyncio.to_thread(self._cache.close)
 
     async def _rerank_by_cosine(self, model: Model, request: RerankRequest) -> RerankResult:
@@ -157,9 +171,9 @@ class Inference:
                 field="max_document_tokens",
             )
 
-        def tokenize() -> list[list[int]]:
-            query = _tokenize_as("query", (request.query,), model, request)
-            return query + _tokenize_as("document", request.documents, model, request)
+        def tokenize() -> Steps[list[list[int]]]:
+            query = yield from _tokenize_as("query", (request.query,), model, request)
+            return query + (yield from _tokenize_as("document", request.documents, model, request))
 
         characters = len(request.query) + _characters(request.documents)
         batched, counts, timings = await self._run(model, tokenize, characters, "documents")
@@ -173,7 +187,7 @@ class Inference:
         )
 
     async def _run(
-        self, model: Model, tokenize: Callable[[], Sequence[T]], characters: int, field: str
+        self, model: Model, tokenize: Callable[[], Steps[Sequence[T]]], characters: int, field: str
     ) -> tuple[Batched, tuple[int, ...], Timings]:
         """Tokenise and batch. field: what is too much when it is."""
         # Here too: tokenising what is then refused would take the time of what was accepted.
@@ -183,9 +197,9 @@ class Inference:
         return batched, counts, Timings(tokenization_s, batched.queue_s, batched.inference_s)
 
     async def _tokenize(
-        self, tokenize: Callable[[], Sequence[S]], characters: int, field: str
+        self, tokenize: Callable[[], Steps[Sequence[S]]], characters: int, field: str
     ) -> tuple[Sequence[S], tuple[int, ...], float]:
-        """What `tokenize` gives, called off the loop if it is long; how many tokens; seconds it took."""
+        """What `tokenize` gives, in turns with others if it is long; how many tokens; seconds taken."""
         if characters > self._max_request_tokens * CHARACTERS_PER_TOKEN:
             raise PayloadTooLarge(
                 f"the {field} have {characters} characters, far more than the "
@@ -193,8 +207,12 @@ class Inference:
                 field=field,
             )
         began = time.perf_counter()
-        inline = characters <= INLINE_CHARACTERS
-        sequences = tokenize() if inline else await asyncio.to_thread(tokenize)
+        if characters <= INLINE_CHARACTERS:
+            sequences = completed(tokenize())
+        else:
+            sequences = await self._turns.finish(tokenize())
+        if characters >= _LARGE_CHARACTERS:
+            allocator.give_back_soon()
         tokenization_s = time.perf_counter() - began
         counts = tuple(len(tokens) for tokens in sequences)
         if sum(counts) > self._max_request_tokens:
@@ -208,7 +226,7 @@ class Inference:
 
 def _tokenize_as(
     input_type: InputType, texts: tuple[str, ...], model: Model, request: RerankRequest
-) -> list[list[int]]:
+) -> Steps[list[list[int]]]:
     embedding = EmbedRequest(
         request.model,
         texts,
@@ -217,7 +235,7 @@ def _tokenize_as(
         input_type=input_type,
     )
     try:
-        return model.tokenize(embedding)
+        return (yield from model.tokenize(embedding))
     except InputTooLong as error:
         # The model speaks of input[i], the caller sent a query and documents.
         index = (error.field or "").removeprefix("input")
@@ -238,6 +256,7 @@ def build_inference(
 
     Raises Misconfigured for a store that cannot be.
     """
+    allocator.bound_arenas()
     store = open_store(settings)
 
     def find_revision(name: str) -> str:
@@ -266,4 +285,6 @@ def build_inference(
         max_queue_s=settings.max_queue_s,
     )
     telemetry.PROCESS.watch_queue(lambda: batcher.queued_tokens)
-    return Inference(Catalogue(store, (device,)), cache, batcher, settings.max_request_tokens)
+    turns = Turns(usable_cpus(), settings.max_queue_s)
+    catalogue = Catalogue(store, (device,))
+    return Inference(catalogue, cache, batcher, turns, settings.max_request_tokens)

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from model_build.folder import read_json, refused
+from shared.panics import panics_are_errors
 
 _VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 
@@ -31,7 +32,8 @@ def read_tokenizer(folder: Path) -> tuple[str, dict[str, Any]]:
         # Without this check transformers would make up a tokenizer of nothing but special tokens.
         raise refused("there is no tokenizer.json, and no vocabulary to make one from")
     try:
-        Tokenizer.from_str(text)
+        with panics_are_errors():
+            Tokenizer.from_str(text)
     except Exception as error:  # tokenizers raises bare Exception
         raise refused("tokenizer.json is not a tokenizer this builder reads") from error
     if (read_json(folder / "sentence_bert_config.json") or {}).get("do_lower_case"):
@@ -41,10 +43,11 @@ def read_tokenizer(folder: Path) -> tuple[str, dict[str, Any]]:
 
 def _converted_tokenizer(folder: Path) -> str:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, use_fast=True, trust_remote_code=False, local_files_only=True
-        )
-        text: str = tokenizer.backend_tokenizer.to_str()
+        with panics_are_errors():
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, use_fast=True, trust_remote_code=False, local_files_only=True
+            )
+            text: str = tokenizer.backend_tokenizer.to_str()
     except Exception as error:  # whatever the slow tokenizer's own library raises
         raise refused("there is no tokenizer.json, and the slow tokenizer does not convert") from error
     return text
