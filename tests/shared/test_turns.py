@@ -20,14 +20,19 @@ def turns() -> Iterator[Turns]:
     made.close()
 
 
-def counted(
-    name: str, steps: int, log: list[str], during: Callable[[], object] = lambda: None
-) -> Steps[str]:
+def counted(name: str, steps: int, log: list[str]) -> Steps[str]:
     for _ in range(steps):
         log.append(name)
-        during()
         yield
     return name
+
+
+def held(
+    name: str, steps: int, log: list[str], begun: threading.Event, go_on: threading.Event
+) -> Steps[str]:
+    begun.set()
+    go_on.wait(10)
+    return (yield from counted(name, steps, log))
 
 
 async def test_callers_take_turns(turns: Turns) -> None:
