@@ -1,0 +1,27 @@
+"""Panics of libraries written in Rust: exceptions that no `except Exception` sees.
+
+pyo3 makes them of a class of its own, one in each library, that derives from BaseException alone. Knows
+no library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Panicked(Exception):
+    """What a library's panic becomes: an exception like any other, without the panic's text."""
+
+
+@contextmanager
+def panics_are_errors() -> Iterator[None]:
+    """Raise Panicked for a panic. KeyboardInterrupt, SystemExit and CancelledError pass."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise Panicked("a library panicked") from None
