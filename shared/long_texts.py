@@ -6,7 +6,7 @@ Knows one tokenizer; does not know special tokens, pairs or what becomes of too 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as HfTokenizer
 
 from shared.cuts import Cuts
 from shared.errors import InputTooLong, InvalidInput
-from shared.panics import Panicked, panics_are_errors
+from shared.panics import is_panic
 from shared.steps import Steps
 
 SLICE_CHARACTERS = 65_536
@@ -164,18 +164,24 @@ class LongTexts:
         )
 
 
-def each(batch: Callable[[list[T]], list[R]], items: Sequence[T], fields: Sequence[str]) -> list[R]:
-    """What the library makes of all items. Raises InvalidInput naming one that it fails at."""
+def each(
+    batch: Callable[[list[T]], list[R]], items: list[T], keys: Iterable[object], name: str = "{}"
+) -> list[R]:
+    """What the library makes of all items. Raises InvalidInput naming one that it fails at.
+
+    name: what that is called, with {} for its key.
+    """
     try:
-        with panics_are_errors():
-            return batch(list(items))
-    except Exception as error:
-        # The library raises bare Exception; a class of its own is a mistake of ours.
-        if type(error) not in (Exception, Panicked):
+        return batch(items)
+    except BaseException as error:
+        # The library raises bare Exception; a class of its own is a mistake of ours, or no error.
+        if type(error) is not Exception and not is_panic(error):
             raise
-        for item, field in zip(items, fields, strict=True) if len(items) > 1 else ():
-            each(batch, [item], [field])
-        raise InvalidInput("this model's tokenizer fails at this text", field=fields[0]) from None
+        if len(items) > 1:
+            for item, key in zip(items, keys, strict=True):
+                each(batch, [item], [key], name)
+        field = name.format(next(iter(keys)))
+        raise InvalidInput("this model's tokenizer fails at this text", field=field) from None
 
 
 def weight(text: str) -> int:

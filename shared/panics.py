@@ -14,14 +14,17 @@ class Panicked(Exception):
     """What a library's panic becomes: an exception like any other, without the panic's text."""
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether it is one of them."""
+    return type(error).__name__ == "PanicException" and not isinstance(error, Exception)
+
+
 @contextmanager
 def panics_are_errors() -> Iterator[None]:
     """Raise Panicked for a panic. KeyboardInterrupt, SystemExit and CancelledError pass."""
     try:
         yield
-    except Exception:
-        raise
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if not is_panic(error):
             raise
         raise Panicked("a library panicked") from None

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from tokenizers import Encoding
 from tokenizers import Tokenizer as HfTokenizer
@@ -31,7 +31,9 @@ from shared.panics import panics_are_errors
 from shared.spelling import Spelling, joined, special_around, spelling_of
 from shared.steps import Steps
 
+Key = TypeVar("Key", bound=int | str)
 Item = TypeVar("Item", str, tuple[str, str])
+Encodings: TypeAlias = tuple[Encoding, Encoding | None]
 
 
 @dataclass(slots=True)
@@ -46,6 +48,9 @@ class _Side:
     ids: list[int] = dataclasses.field(default_factory=list)
     at_most: int | None = None
     count: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids if self.encoding is None else self.encoding)
 
 
 class Tokenizer:
@@ -96,18 +101,15 @@ class Tokenizer:
         Raises InputTooLong if `truncate` is off and an input does not fit, InvalidInput for ids
         that are not in the vocabulary.
         """
-        texts = {f"input[{n}]": prefix + item for n, item in enumerate(inputs) if isinstance(item, str)}
-        encoded = yield from self._encode_texts(texts, truncate, side)
+        texts = {n: prefix + item for n, item in enumerate(inputs) if isinstance(item, str)}
+        encoded = yield from self._encode_texts(texts, "input[{}]", truncate, side)
         result = []
         for index, item in enumerate(inputs):
-            field = f"input[{index}]"
-            if isinstance(item, str):
-                ids = encoded[field]
-            else:
-                ids = self._checked_ids(item, field)
-                if truncate:
-                    ids = cut(ids, self.max_tokens, side)
-            self._check_length(len(ids), field)
+            ids = encoded[index] if isinstance(item, str) else self._checked_ids(item, f"input[{index}]")
+            if truncate and len(ids) > self.max_tokens:
+                ids = cut(ids, self.max_tokens, side)
+            if len(ids) > self.max_tokens:
+                raise self._too_long(len(ids), f"input[{index}]")
             result.append(ids)
         return result
 
@@ -145,14 +147,14 @@ class Tokenizer:
         fields = {f"inputs[{n}]": item for n, item in enumerate(inputs)}
         texts = {field: item for field, item in fields.items() if isinstance(item, str)}
         pairs = {field: item for field, item in fields.items() if not isinstance(item, str)}
-        encoded: dict[str, Tokens] = {**(yield from self._encode_texts(texts, truncate, side))}
+        encoded: dict[str, Tokens] = {**(yield from self._encode_texts(texts, "{}", truncate, side))}
         short = {field: pair for field, pair in pairs.items() if not any(map(self._is_long, pair))}
         batch = self._for_side(side if truncate else None).encode_batch_fast
         for group in self._groups(short):
             encodings = each(batch, [*group.values()], [*group])
             encoded |= {field: _pair_of(one) for field, one in zip(group, encodings, strict=True)}
             yield
-        for field in pairs.keys() - short.keys():
+        for field in (field for field in pairs if field not in short):
             first, second = pairs[field]
             (before,) = yield from self._sides({field: first}, side)
             (after,) = yield from self._sides({field: second}, side)
@@ -171,7 +173,8 @@ class Tokenizer:
         batch = partial(self._for_side(None).encode_batch, add_special_tokens=special_tokens)
         result: list[Spelling] = []
         room = limit
-        for group in self._groups({f"inputs[{n}]": prefix + text for n, text in enumerate(texts)}):
+        whole = {f"inputs[{n}]": prefix + text for n, text in enumerate(texts)}
+        for group in self._groups(whole, most=SLICE_CHARACTERS + 1):
             ((field, text), *others) = group.items()
             if not others and len(text) > SLICE_CHARACTERS:
                 spellings = [(yield from self._spell_long(text, field, room, limit, special_tokens))]
@@ -184,27 +187,34 @@ class Tokenizer:
         return result
 
     def _encode_texts(
-        self, texts: Mapping[str, str], truncate: bool, side: TruncationSide
-    ) -> Steps[dict[str, list[int]]]:
-        """texts: by field."""
+        self, texts: Mapping[Key, str], name: str, truncate: bool, side: TruncationSide
+    ) -> Steps[dict[Key, list[int]]]:
+        """name: what errors call a text, with {} for its key."""
         processor = self._for_side(side if truncate else None)
-        encoded: dict[str, list[int]] = {}
-        short = {field: text for field, text in texts.items() if not self._is_long(text)}
+        encoded: dict[Key, list[int]] = {}
+        short = {key: text for key, text in texts.items() if len(text) <= self._long.reach}
         for group in self._groups(short):
-            encodings = each(processor.encode_batch_fast, [*group.values()], [*group])
-            encoded |= {field: one.ids for field, one in zip(group, encodings, strict=True)}
+            encodings = each(processor.encode_batch_fast, [*group.values()], group, name)
+            for key, encoding in zip(group, encodings, strict=True):
+                encoded[key] = encoding.ids
             yield
-        for group in self._groups({f: text for f, text in texts.items() if f not in short}):
-            for field, part in zip(group, (yield from self._sides(group, side)), strict=True):
-                if part.encoding is not None:
-                    parts = [(part.encoding, None)]
-                    encoded[field] = each(partial(_processed, processor), parts, [field])[0].ids
-                elif truncate:
-                    room = self.max_tokens - self._around_one.special_tokens
-                    encoded[field] = self._around_one.place([cut(part.ids, room, side)]).ids
-                else:
-                    raise self._too_long(None, field)
+        if len(short) == len(texts):
+            return encoded
+        long = {key: text for key, text in texts.items() if key not in short}
+        for group in self._groups(long):
+            parts = yield from self._sides({name.format(key): text for key, text in group.items()}, side)
+            for key, part in zip(group, parts, strict=True):
+                encoded[key] = self._processed(part, truncate, side, name.format(key))
         return encoded
+
+    def _processed(self, part: _Side, truncate: bool, side: TruncationSide, field: str) -> list[int]:
+        if part.encoding is not None:
+            processor = self._for_side(side if truncate else None)
+            return each(partial(_post_processed, processor), [(part.encoding, None)], [field])[0].ids
+        if not truncate:
+            raise self._too_long(None, field)
+        room = self.max_tokens - self._around_one.special_tokens
+        return self._around_one.place([cut(part.ids, room, side)]).ids
 
     def _sides(self, texts: Mapping[str, str], side: TruncationSide) -> Steps[list[_Side]]:
         """texts: by field."""
@@ -234,22 +244,24 @@ class Tokenizer:
     def _pair(
         self, first: _Side, second: _Side, truncate: bool, side: TruncationSide, where: str
     ) -> Steps[TokenPair]:
-        if first.encoding is not None and second.encoding is not None:
-            processor = self._for_side(side if truncate else None)
-            parts = [(first.encoding, second.encoding)]
-            pair = _pair_of(each(partial(_processed, processor), parts, [where])[0])
+        plain = self._for_side(None)
+        room = self.max_tokens - plain.num_special_tokens_to_add(True)
+        lengths = len(first), len(second)
+        one, two = first.encoding, second.encoding
+        whole = one is not None and two is not None
+        if one is not None and two is not None and (not truncate or sum(lengths) <= room):
+            parts: list[Encodings] = [(one, two)]
+            pair = _pair_of(each(partial(_post_processed, plain), parts, [where])[0])
         elif not truncate:
             raise self._too_long(None, where)
         else:
             # Not by the library, which pairs all that truncation leaves over, each with each.
-            ids = [one.encoding.ids if one.encoding else one.ids for one in (first, second)]
-            room = self.max_tokens - self._around_two.special_tokens
-            lengths = len(ids[0]), len(ids[1])
-            if room % 2 and min(lengths) > self.max_tokens:
+            ids = [part.encoding.ids if part.encoding else part.ids for part in (first, second)]
+            if room % 2 and min(lengths) > self.max_tokens and not whole:
                 # Both are cut, and the longer one keeps a token more: now it matters which one that is.
                 lengths = (yield from self._count(first)), (yield from self._count(second))
             parts_kept = zip(ids, kept(lengths, room), strict=True)
-            pair = self._around_two.place([cut(one, length, side) for one, length in parts_kept])
+            pair = self._around_two.place([cut(part, length, side) for part, length in parts_kept])
         self._check_length(len(pair.ids), where)
         return pair
 
@@ -289,19 +301,23 @@ class Tokenizer:
             yield
         return joined([part for part in (before, *parts, after) if part is not None])
 
-    def _groups(self, items: Mapping[str, Item]) -> Iterator[dict[str, Item]]:
-        """The items in order, in groups that a step tokenises: bounded characters, or one item."""
-        group: dict[str, Item] = {}
+    def _groups(self, items: Mapping[Key, Item], most: int | None = None) -> Iterator[dict[Key, Item]]:
+        """The items in order, in groups that a step tokenises: bounded characters, or one item.
+
+        most: as many characters of a text are read at first; None: of a long one a part.
+        """
+        most = self._long.reach if most is None else most
+        group: dict[Key, Item] = {}
         room = SLICE_CHARACTERS
-        for field, item in items.items():
-            # Of a longer text a part is read, unless that does not suffice, and then it goes alone.
-            size = sum(
-                weight(text[: self._long.reach]) for text in ([item] if isinstance(item, str) else item)
-            )
+        for key, item in items.items():
+            if isinstance(item, str):
+                size = weight(item[:most])
+            else:
+                size = weight(item[0][:most]) + weight(item[1][:most])
             if group and size > room:
                 yield group
                 group, room = {}, SLICE_CHARACTERS
-            group[field] = item
+            group[key] = item
             room -= size
         if group:
             yield group
@@ -348,8 +364,10 @@ class Tokenizer:
             return self._by_side[side]
 
 
-def _processed(processor: HfTokenizer, parts: list[tuple[Encoding, Encoding | None]]) -> list[Encoding]:
-    """Truncated as `processor` does, and with special tokens."""
+def _post_processed(
+    processor: HfTokenizer, parts: list[tuple[Encoding, Encoding | None]]
+) -> list[Encoding]:
+    """Truncated as `processor` truncates, and with special tokens."""
     return [processor.post_process(*part) for part in parts]
 
 
