@@ -5,9 +5,7 @@ Does not know routes or backends; dialects know the bodies.
 
 from __future__ import annotations
 
-import asyncio
 import math
-import time
 
 import orjson
 from fastapi import Request, Response
@@ -100,12 +98,10 @@ class PacedResponse(Response):
         for start in range(0, max(1, len(self.body)), SLICE_BYTES):
             end = start + SLICE_BYTES
             part, more = bytes(self.body[start:end]), end < len(self.body)
-            began_s = time.monotonic()
+            message = {"type": "http.response.body", "body": part, "more_body": more}
             try:
-                async with asyncio.timeout(rate.left_s):
-                    await send({"type": "http.response.body", "body": part, "more_body": more})
-                rate.received(len(part), time.monotonic() - began_s)
-            except (TimeoutError, RequestTimeout):
+                await rate.wait_for(send(message), len(part))
+            except RequestTimeout:
                 return  # the server closes what was not completed
 
 

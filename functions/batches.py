@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from functions.caller import read_body
+from functions.downloads import BINARY, Download
 from functions.keys import owner_of
 from functions.openapi import describe
 from functions.owned import Owned, Quota
@@ -39,7 +39,6 @@ UPLOADS, DOWNLOADS = 8, 32
 """Files that one process takes, or gives, at a time: more are answered 429. An upload needs a thread and
 a few MiB, a download a range, however slowly its caller reads."""
 
-_BINARY = "application/octet-stream"
 _RANGE_BYTES = 1 << 20
 _WINDOW_S = 86_400
 _MAX_FILES, _MAX_BATCHES, _BATCHES = 10_000, 100, 20
@@ -59,7 +58,7 @@ class Route:
 class Batches:
     """The endpoints, over one storage. For one event loop.
 
-    clock: Unix seconds. grace_s: how long an upload may pause.
+    clock: Unix seconds. grace_s: how long an upload may pause, and a download's caller take nothing.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class Batches:
         yield Route("GET", "/v1/files", "The files", self.files, describe(JSON, query=pages))
         yield Route("GET", file, "One file", self.file, id_)
         yield Route("DELETE", file, "Delete a file", self.delete, id_)
-        content = describe(_BINARY, path="file_id")
+        content = describe(BINARY, path="file_id")
         yield Route("GET", f"{file}/content", "A file's content", self.content, content)
         yield Route(
             "POST", "/v1/batches", "Embed a file of requests", self.create, describe(JSON, body=body)
@@ -150,7 +149,8 @@ class Batches:
 
     async def content(self, request: Request) -> Response:
         stat = await self._file(request)
-        return _Download(self._read(stat), stat.size, self._downloads, owner_of(request.scope))
+        owner = owner_of(request.scope)
+        return Download(self._read(stat), stat.size, self._downloads, owner, self._grace_s)
 
     async def create(self, request: Request) -> Response:
         owned = self._owned(request)
@@ -224,23 +224,6 @@ class Batches:
 def connect(settings: Settings) -> Batches:
     """Over the settings' bulk storage. Raises Misconfigured; does not connect yet."""
     return Batches(open_storage(settings), settings)
-
-
-class _Download(StreamingResponse):
-    """A file, in one of `slots` until its last byte was taken, or its caller has left."""
-
-    def __init__(self, content: AsyncIterator[bytes], size: int, slots: Slots, owner: str) -> None:
-        """Raises Overloaded."""
-        super().__init__(content, headers={"content-length": str(size)}, media_type=_BINARY)
-        self._slots = slots
-        self._owner = owner
-        slots.enter(owner)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._slots.leave(self._owner)
 
 
 _FORM = {

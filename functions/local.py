@@ -66,6 +66,7 @@ def serve(
                 settings = replace(settings, model_store=model_store)
             if separate and settings.role != "router":
                 raise Misconfigured("--separate starts a router and its backends: unset BLITZ_ROLE")
+            _check_secret(settings, host)
             cards = _cards(settings)
             listener = stack.enter_context(listen(host, port))
             bound = listener.getsockname()[1]
@@ -199,6 +200,15 @@ def _bulk_settings(settings: Settings) -> Settings | None:
 
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def _check_secret(settings: Settings, host: str) -> None:
+    """A backend by itself: no platform asks for tokens, and without a secret anybody is its router."""
+    if settings.role != "router" and host not in _LOOPBACK and not settings.backend_secret:
+        raise Misconfigured(
+            f"a backend that others reach at {host} needs BLITZ_BACKEND_SECRET, the same as its "
+            "router's; without one it listens on 127.0.0.1 alone"
+        )
 
 
 def _say_hello(url: str, cards: list[ModelCard], keys: int) -> None:

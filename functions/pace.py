@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 
 from shared.errors import RequestTimeout
 
@@ -34,6 +34,18 @@ class MinimumRate:
         self.left_s = min(self._grace_s, self.left_s - waited_s + size / self._bytes_per_s)
         if self.left_s <= 0:
             raise self.too_slow()
+
+    async def wait_for(self, transfer: Awaitable[None], size: int) -> None:
+        """Wait until so many bytes were transferred. Raises RequestTimeout, and then ends it."""
+        began_s = time.monotonic()
+        try:
+            async with asyncio.timeout(self.left_s) as patience:
+                await transfer
+        except TimeoutError:
+            if not patience.expired():
+                raise  # the transfer's own
+            raise self.too_slow() from None
+        self.received(size, time.monotonic() - began_s)
 
     def too_slow(self) -> RequestTimeout:
         return RequestTimeout(

@@ -31,7 +31,7 @@ STOP_S = 8.0
 _log = logging.getLogger(__name__)
 _start = logging.getLogger(logs.START)
 
-_START_S = 60.0
+_START_S = 180.0
 _RESTART_S = 0.5
 _LAST_PORT = 65_535
 

@@ -132,13 +132,14 @@ module identities 'identities.bicep' = {
   }
 }
 
-// The hosts' own account, and the one with models, bulk files and queues.
+// An account for each app's host, and one with models, bulk files and queues.
 module storage 'storage.bicep' = {
   scope: group
   params: {
     location: location
     tags: tags
     token: token
+    gpuEnabled: gpuEnabled
     networkIsolated: networkIsolated
     allowedIpRanges: allowedIpRanges
   }
@@ -171,7 +172,7 @@ module roles 'roles.bicep' = {
 // Virtual network, and private endpoints for storage.
 module network 'network.bicep' = if (networkIsolated) {
   scope: group
-  params: { location: location, tags: tags, token: token }
+  params: { location: location, tags: tags, token: token, gpuEnabled: gpuEnabled }
   dependsOn: [storage]
 }
 
@@ -272,7 +273,7 @@ module budget 'budget.bicep' = if (budgetAmount > 0) {
 output AZURE_RESOURCE_GROUP string = group.name
 output AZURE_CONTAINER_REGISTRY_ENDPOINT string = registry.?outputs.server ?? ''
 output SERVICE_URL string = apiManagement.?outputs.url ?? router.outputs.url
-output MODEL_STORE_URL string = '${storageUrlOf('dataAccount', 'blob', token)}/models'
+output MODEL_STORE_URL string = '${storageUrlOf(nameOf('dataAccount', token), 'blob')}/models'
 output GPU_APP_ID string = gpu.?outputs.id ?? ''
 output GPU_IDENTITY_ID string = gpu.?outputs.identityId ?? ''
 output DATA_ACCOUNT_NAME string = nameOf('dataAccount', token)

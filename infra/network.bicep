@@ -1,17 +1,21 @@
 // The isolated variant: a virtual network with a subnet an app, and private endpoints for storage.
-import { nameOf } from 'shared.bicep'
+import { hostAccountOf, nameOf } from 'shared.bicep'
 
 param location string
 param tags object
 param token string
+param gpuEnabled bool
 
-// The hosts use no queue of their own account: nobody has a right to one, and no setting names any.
-var services = [
-  { account: nameOf('hostAccount', token), kind: 'blob' }
-  { account: nameOf('hostAccount', token), kind: 'table' }
-  { account: nameOf('dataAccount', token), kind: 'blob' }
-  { account: nameOf('dataAccount', token), kind: 'queue' }
-]
+var apps = gpuEnabled ? ['router', 'cpu', 'gpu'] : ['router', 'cpu']
+// The hosts use no queue of their own accounts: nobody has a right to one, and no setting names any.
+var services = concat(
+  [
+    { account: nameOf('dataAccount', token), kind: 'blob' }
+    { account: nameOf('dataAccount', token), kind: 'queue' }
+  ],
+  map(apps, app => { account: hostAccountOf(app, token), kind: 'blob' }),
+  map(apps, app => { account: hostAccountOf(app, token), kind: 'table' })
+)
 var kinds = ['blob', 'queue', 'table']
 
 // Flex Consumption and Container Apps environments are both run by Microsoft.App.

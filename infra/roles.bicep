@@ -1,5 +1,5 @@
 // Who may do what: every role assignment of the service, and none elsewhere.
-import { identityNameOf, nameOf } from 'shared.bicep'
+import { hostAccountOf, identityNameOf, nameOf } from 'shared.bicep'
 
 param token string
 param gpuEnabled bool
@@ -11,19 +11,12 @@ var role = {
   blobOwner: 'b7e6dc6d-f1e8-4753-8033-0f276bb0955b' // Storage Blob Data Owner
   blobContributor: 'ba92f5b4-2d11-453d-a403-e96b0029c9fe' // Storage Blob Data Contributor
   blobReader: '2a2b9908-6ea1-4ae2-8e65-a410df84e7d1' // Storage Blob Data Reader
+  queueReader: '19e7f393-937e-4f77-808e-94535e297925' // Storage Queue Data Reader
   queueSender: 'c6a89b2d-59bc-44d0-9896-0f6e12d7b80a' // Storage Queue Data Message Sender
   queueContributor: '974c5e8b-45b9-4653-ba55-5f855dd0fb88' // Storage Queue Data Contributor
   tableContributor: '0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3' // Storage Table Data Contributor
   metricsPublisher: '3913510d-42f4-4e42-8a64-420c390055eb' // Monitoring Metrics Publisher
   acrPull: '7f951dda-4ed3-4680-a7ca-43fe172d538d' // AcrPull
-}
-
-resource eventsIdentity 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' existing = {
-  name: identityNameOf('events', token)
-}
-
-resource hostAccount 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
-  name: nameOf('hostAccount', token)
 }
 
 resource dataAccount 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
@@ -37,11 +30,7 @@ resource dataAccount 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
     resource bulkOut 'containers' existing = { name: 'bulk-out' }
   }
 
-  resource queueService 'queueServices' existing = {
-    name: 'default'
-
-    resource bulkEvents 'queues' existing = { name: 'bulk-events' }
-  }
+  resource queueService 'queueServices' existing = { name: 'default' }
 }
 
 resource applicationInsights 'Microsoft.Insights/components@2020-02-02' existing = {
@@ -63,11 +52,18 @@ resource identities 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31
   }
 ]
 
-// The hosts: locks, keys and timers in blobs, diagnostic events in tables.
+// An account for each host, which its own app alone reads and writes: the code that the app runs is in there too.
+resource hostAccounts 'Microsoft.Storage/storageAccounts@2023-05-01' existing = [
+  for app in apps: {
+    name: hostAccountOf(app, token)
+  }
+]
+
+// Locks, keys and timers in blobs, diagnostic events in tables.
 resource hostBlobs 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for (app, index) in apps: {
-    name: guid(hostAccount.id, identities[index].id, role.blobOwner)
-    scope: hostAccount
+    name: guid(hostAccounts[index].id, identities[index].id, role.blobOwner)
+    scope: hostAccounts[index]
     properties: {
       principalId: identities[index].properties.principalId
       principalType: 'ServicePrincipal'
@@ -78,8 +74,8 @@ resource hostBlobs 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
 
 resource hostTables 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for (app, index) in apps: {
-    name: guid(hostAccount.id, identities[index].id, role.tableContributor)
-    scope: hostAccount
+    name: guid(hostAccounts[index].id, identities[index].id, role.tableContributor)
+    scope: hostAccounts[index]
     properties: {
       principalId: identities[index].properties.principalId
       principalType: 'ServicePrincipal'
@@ -134,32 +130,52 @@ resource bulkOut 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   }
 ]
 
-// The account's queues are all of bulk embedding. The router only writes to them; the backends' hosts read
-// them, and the scale controller counts their messages as the app.
-resource dataQueues 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
-  for (app, index) in apps: {
-    name: guid(dataAccount.id, identities[index].id, app == 'router' ? role.queueSender : role.queueContributor)
-    scope: dataAccount
-    properties: {
-      principalId: identities[index].properties.principalId
-      principalType: 'ServicePrincipal'
-      roleDefinitionId: subscriptionResourceId(
-        'Microsoft.Authorization/roleDefinitions',
-        app == 'router' ? role.queueSender : role.queueContributor
-      )
-    }
+// Queues, each by itself. A host reads its app's, counts their messages to scale it, and moves what failed too often to
+// NAME-poison. Who passes work on may only add to a queue; the CPU app also looks whether the GPU's is empty.
+var ofCpu = ['bulk-events', 'bulk-split', 'bulk-cpu', 'bulk-finish']
+var read = concat(
+  map(concat(ofCpu, map(ofCpu, name => '${name}-poison')), name => { who: 'cpu', queue: name }),
+  gpuEnabled ? map(['bulk-gpu', 'bulk-gpu-poison'], name => { who: 'gpu', queue: name }) : []
+)
+var sent = concat(
+  [
+    { who: 'events', queue: 'bulk-events' }
+    { who: 'router', queue: 'bulk-split' }
+    { who: 'router', queue: 'bulk-finish' }
+  ],
+  gpuEnabled ? [{ who: 'cpu', queue: 'bulk-gpu' }, { who: 'gpu', queue: 'bulk-finish' }] : []
+)
+var counted = gpuEnabled ? [{ who: 'cpu', queue: 'bulk-gpu' }] : []
+var queueRights = concat(
+  map(read, each => union(each, { role: role.queueContributor })),
+  map(sent, each => union(each, { role: role.queueSender })),
+  map(counted, each => union(each, { role: role.queueReader }))
+)
+
+resource queues 'Microsoft.Storage/storageAccounts/queueServices/queues@2023-05-01' existing = [
+  for right in queueRights: {
+    parent: dataAccount::queueService
+    name: right.queue
   }
 ]
 
-resource events 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(dataAccount::queueService::bulkEvents.id, eventsIdentity.id, role.queueSender)
-  scope: dataAccount::queueService::bulkEvents
-  properties: {
-    principalId: eventsIdentity.properties.principalId
-    principalType: 'ServicePrincipal'
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.queueSender)
+resource queueUsers 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' existing = [
+  for right in queueRights: {
+    name: identityNameOf(right.who, token)
   }
-}
+]
+
+resource dataQueues 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
+  for (right, index) in queueRights: {
+    name: guid(queues[index].id, queueUsers[index].id, right.role)
+    scope: queues[index]
+    properties: {
+      principalId: queueUsers[index].properties.principalId
+      principalType: 'ServicePrincipal'
+      roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', right.role)
+    }
+  }
+]
 
 resource telemetry 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for (app, index) in apps: {

@@ -1,10 +1,11 @@
-// Two accounts without keys: one for the Functions hosts and their packages, which every app may write,
+// Accounts without keys: one for each app's Functions host and its package, which no other app may read or write,
 // and one for models, bulk files and queues, where each app may do only what it has to.
-import { nameOf } from 'shared.bicep'
+import { hostAccountOf, nameOf } from 'shared.bicep'
 
 param location string
 param tags object
 param token string
+param gpuEnabled bool
 param networkIsolated bool
 param allowedIpRanges string[]
 
@@ -26,21 +27,18 @@ var common = {
   }
 }
 
-resource hostAccount 'Microsoft.Storage/storageAccounts@2023-05-01' = {
-  name: nameOf('hostAccount', token)
-  location: location
-  tags: tags
-  kind: 'StorageV2'
-  sku: { name: 'Standard_LRS' }
-  properties: common
-
-  resource blobs 'blobServices' = {
-    name: 'default'
-
-    // The packages that azd deploys.
-    resource containers 'containers' = [for name in ['deploy-router', 'deploy-cpu']: { name: name }]
+module hosts 'host-account.bicep' = [
+  for app in gpuEnabled ? ['router', 'cpu', 'gpu'] : ['router', 'cpu']: {
+    params: {
+      location: location
+      tags: tags
+      name: hostAccountOf(app, token)
+      settings: common
+      // The GPU app is an image and has no package.
+      package: app == 'gpu' ? null : 'deploy-${app}'
+    }
   }
-}
+]
 
 resource dataAccount 'Microsoft.Storage/storageAccounts@2023-05-01' = {
   name: nameOf('dataAccount', token)

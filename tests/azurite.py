@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from azure.storage.blob import ContainerClient
 
+from tests.patience import PATIENCE_S
 from tests.server import free_port, wait_until_answered
 
 PROGRAMS = Path(__file__).parent / "node_modules" / ".bin"
@@ -47,7 +48,7 @@ class Azurite:
 
 @contextmanager
 def running_azurite(
-    timeout_s: float = 30,
+    timeout_s: float = PATIENCE_S,
     port: int = 0,
     *,
     queues: bool = False,
@@ -82,4 +83,4 @@ def running_azurite(
         yield azurite
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE_S)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE_S, wait_until
 from tests.server import free_port
 
 JOB = "blitz"
@@ -31,28 +32,31 @@ class Prometheus:
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
 
-    def query_until_found(self, expression: str, timeout_s: float = 60) -> list[dict[str, Any]]:
+    def query_until_found(self, expression: str) -> list[dict[str, Any]]:
         """The same once it holds a number: rates need two scrapes, and 0 / 0 is NaN."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             found = [each for each in self.query(expression) if each["value"][1] != "NaN"]
             if found:
                 return found
-            assert time.monotonic() < deadline, f"no data in {timeout_s} s: {expression}"
+            assert time.monotonic() < deadline, f"no data: {expression}"
             time.sleep(0.2)
 
     def rules(self) -> dict[str, str]:
         """Health by the name of each loaded rule, once all were evaluated."""
-        while True:
+        rules: dict[str, str] = {}
+
+        def evaluated() -> bool:
             groups = self._get("rules")["data"]["groups"]
-            rules = {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
-            if "unknown" not in rules.values():
-                return rules
-            time.sleep(0.2)
+            rules.update((rule["name"], rule["health"]) for group in groups for rule in group["rules"])
+            return bool(rules) and "unknown" not in rules.values()
+
+        wait_until(evaluated)
+        return rules
 
     def _get(self, path: str) -> dict[str, Any]:
         try:
-            with urllib.request.urlopen(f"{self.url}/api/v1/{path}", timeout=30) as response:
+            with urllib.request.urlopen(f"{self.url}/api/v1/{path}", timeout=PATIENCE_S) as response:
                 return dict(json.load(response))
         except urllib.error.HTTPError as error:
             with error:
@@ -85,7 +89,7 @@ def running_prometheus(
             yield Prometheus(url)
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(PATIENCE_S)
 
 
 def promtool(*arguments: str) -> str:
@@ -98,8 +102,8 @@ def promtool(*arguments: str) -> str:
     return ran.stdout
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
         try:

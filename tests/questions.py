@@ -14,10 +14,8 @@ from typing import Any
 import aiohttp
 import numpy as np
 
+from tests.patience import PATIENCE_S
 from tests.tiny import Tiny, nearly, some_text
-
-PATIENCE_S = 60.0
-"""A request that has no answer by then is taken to hang, and fails the test."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ async def flood(
     return [task.result() for task in tasks]
 
 
-async def seen(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+async def seen(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
     """Return once `condition` holds. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - of what other processes do

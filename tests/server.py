@@ -5,28 +5,58 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
+import httpx
+from filelock import FileLock, Timeout
+
+from tests.patience import PATIENCE_S
+
 ROOT = Path(__file__).parents[1]
+
+# httpx gives up after 5 s.
+http_get = partial(httpx.get, timeout=PATIENCE_S)
+http_post = partial(httpx.post, timeout=PATIENCE_S)
+
+# Below those that systems give to connections (Linux from 32768 on), or a client could get one between
+# our look at it and its server's start.
+_PORTS = range(20_000, 32_000)
+_claims: list[FileLock] = []
 
 
 def free_port(together: int = 1) -> int:
-    """The first of `together` ports in a row that nobody listens on."""
+    """The first of `together` ports in a row that nobody listens on.
+
+    No other test process of this machine gets them, and none of them comes a second time: each is
+    locked until this process ends.
+    """
     while True:
-        with socket.socket() as first:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            if all(is_free(port + n) for n in range(1, together)):
-                return port
+        first = _PORTS[secrets.randbelow(len(_PORTS) - together)]
+        if all(is_free(port) and _claim(port) for port in range(first, first + together)):
+            return first
+
+
+def _claim(port: int) -> bool:
+    folder = Path(tempfile.gettempdir()) / f"blitz-test-ports-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    lock = FileLock(folder / str(port))
+    with suppress(Timeout):
+        lock.acquire(timeout=0)
+        _claims.append(lock)
+        return True
+    return False
 
 
 def is_free(port: int) -> bool:
@@ -43,7 +73,7 @@ def running_service(
     store_url: str,
     *arguments: str,
     environ: Mapping[str, str] | None = None,
-    timeout_s: float = 60,
+    timeout_s: float = PATIENCE_S,
 ) -> Iterator[str]:
     """`python -m functions.local` over `store_url`, ready; yields its base URL.
 
@@ -80,13 +110,13 @@ def started_service(
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
 
 
-def wait_until_ready(url: str, process: subprocess.Popen[bytes], timeout_s: float = 60) -> None:
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], timeout_s: float = PATIENCE_S) -> None:
     """Until /ready answers 200."""
     wait_until_answered(f"{url}/ready", process, timeout_s, anything=False)
 
@@ -113,7 +143,7 @@ def wait_until_answered(
 
 def metrics_of(url: str) -> dict[str, float]:
     """/metrics by series, labels included: 'blitz_backend_requests{backend="gpu",outcome="ok"}'."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=PATIENCE_S) as response:
         lines = response.read().decode().splitlines()
     series = (line.rpartition(" ") for line in lines if not line.startswith("#"))
     return {name: float(value) for name, _, value in series}

@@ -1,5 +1,5 @@
 // A Functions app on a Flex Consumption plan of its own: what router and CPU app have in common.
-import { identityNameOf, nameOf, sharedSettings, storageUrlOf } from '../shared.bicep'
+import { hostAccountOf, identityNameOf, nameOf, sharedSettings, storageUrlOf } from '../shared.bicep'
 
 param location string
 param tags object
@@ -43,7 +43,7 @@ resource network 'Microsoft.Network/virtualNetworks@2024-05-01' existing = if (n
 }
 
 var allSettings = union(
-  sharedSettings(token, identity.properties.clientId, applicationInsights.properties.ConnectionString),
+  sharedSettings(service, token, identity.properties.clientId, applicationInsights.properties.ConnectionString),
   settings
 )
 
@@ -74,7 +74,7 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
       deployment: {
         storage: {
           type: 'blobContainer'
-          value: '${storageUrlOf('hostAccount', 'blob', token)}/deploy-${service}'
+          value: '${storageUrlOf(hostAccountOf(service, token), 'blob')}/deploy-${service}'
           authentication: { type: 'UserAssignedIdentity', userAssignedIdentityResourceId: identity.id }
         }
       }

@@ -45,7 +45,7 @@ var sizes = {
   'Consumption-GPU-NC24-A100': { cpu: 24, memory: '220Gi', modelBytes: '50000000000' }
 }
 
-var shared = sharedSettings(token, identity.properties.clientId, applicationInsights.properties.ConnectionString)
+var shared = sharedSettings('gpu', token, identity.properties.clientId, applicationInsights.properties.ConnectionString)
 var settings = union(shared, modelsInImage ? { BLITZ_MODEL_STORE: 'file:///models' } : {}, {
   // Files, because the Functions host keeps its keys in blobs only on its own platform.
   AzureWebJobsSecretStorageType: 'Files'

@@ -1,8 +1,7 @@
 """Files below a folder by relative names, without a way out: regular ones only, behind no link.
 
-A name is resolved part by part, each opened in the folder before it and not followed if it is a link; so
-nobody can exchange a part in between. A FIFO or a device is opened without waiting, and told by what was
-opened, not by what was there before. Does not know blobs. POSIX only.
+How one is opened is in shared.regular_files; here are folders that are made and listed in that way, part
+by part. What is no regular file is as good as nothing there. Does not know blobs. POSIX only.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from shared.regular_files import FileRefused, open_regular, stat_regular
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _SHOWN, _TOLD = 200, 1000
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _IS_LINK = (errno.ELOOP, errno.EMLINK)
@@ -42,7 +42,7 @@ def opened_folder(root: Path, name: str, *, make: bool = False) -> Iterator[int]
             if make:
                 with suppress(FileExistsError):
                     os.mkdir(part, dir_fd=folder)
-            inner = _open_in(folder, part, _FOLDER)
+            inner = _open_folder(part, folder)
             os.close(folder)
             folder = inner
         yield folder
@@ -52,51 +52,45 @@ def opened_folder(root: Path, name: str, *, make: bool = False) -> Iterator[int]
 
 def status(root: Path, name: str) -> os.stat_result | None:
     """None if there is no regular file of that name."""
-    folder, _, last = name.rpartition("/")
-    with suppress(*_ABSENT), opened_folder(root, folder) as fd:
-        found = os.stat(last, dir_fd=fd, follow_symlinks=False)
-        return found if stat.S_ISREG(found.st_mode) else None
+    with suppress(*_ABSENT):
+        return stat_regular(root / name, inside=root)
     return None
 
 
 @contextmanager
 def opened(root: Path, name: str) -> Iterator[BinaryIO]:
     """Raises FileNotFoundError if there is no regular file of that name."""
-    folder, _, last = name.rpartition("/")
     try:
-        with opened_folder(root, folder) as fd:
-            file = _open_in(fd, last, _FILE)
-    except _ABSENT:
+        stream = open_regular(root / name, inside=root)
+    except (FileRefused, *_ABSENT):
         raise FileNotFoundError from None
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # a socket
-            raise FileNotFoundError from None
-        raise
-    with os.fdopen(file, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise FileNotFoundError
+    with stream:
         yield stream
 
 
-def names_below(root: Path, name: str) -> Iterator[str]:
-    """Of the regular files below the folder `name`, in no order. Others are told of in the log, once.
+def names_below(root: Path, name: str, prefix: str) -> Iterator[str]:
+    """Of the regular files below the folder `name` that begin with `prefix`, in no order.
 
-    Raises NotADirectoryError and FileNotFoundError if there is no such folder.
+    Others than regular ones are told of in the log, once. Raises NotADirectoryError and
+    FileNotFoundError if there is no such folder.
     """
     with opened_folder(root, name) as fd:
         for path, folders, files, here in os.fwalk(
             ".", onerror=_unless_absent, dir_fd=fd, follow_symlinks=False
         ):
-            parent = PurePosixPath(name, path)
+            parent = PurePosixPath(name, path).as_posix()
+            parent = "" if parent == "." else f"{parent}/"
             for each in files:
+                if not f"{parent}{each}".startswith(prefix):
+                    continue
                 mode = _mode(each, here)
                 if stat.S_ISREG(mode):
-                    yield (parent / each).as_posix()
+                    yield f"{parent}{each}"
                 elif mode:
-                    _tell(root, (parent / each).as_posix())
+                    _tell(root, f"{parent}{each}")
             for each in folders:
                 if stat.S_ISLNK(_mode(each, here)):
-                    _tell(root, (parent / each).as_posix())
+                    _tell(root, f"{parent}{each}")
 
 
 def _unless_absent(error: OSError) -> None:
@@ -111,10 +105,10 @@ def _mode(name: str, folder: int) -> int:
     return 0
 
 
-def _open_in(folder: int, name: str, flags: int) -> int:
+def _open_folder(name: str, folder: int) -> int:
     """A link, which is refused with one of several codes, is as good as nothing there."""
     try:
-        return os.open(name, flags, dir_fd=folder)
+        return os.open(name, _FOLDER, dir_fd=folder)
     except OSError as error:
         if error.errno in _IS_LINK:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None

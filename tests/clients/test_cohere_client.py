@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import cohere
-import httpx
 import numpy as np
 import pytest
 from cohere.core import RequestOptions
@@ -13,6 +12,7 @@ from cohere.errors import BadRequestError, NotFoundError, TooManyRequestsError
 
 from shared.errors import Overloaded
 from tests.functions.test_router import FakeBackend
+from tests.server import http_post
 
 MODEL = "all-MiniLM-L6-v2"
 QUERY = "what is the capital of France"
@@ -30,7 +30,7 @@ def v1(service_url: str) -> Iterator[cohere.Client]:
 def cosines(service_url: str) -> list[float]:
     """Each document's with the query, from vectors that the service gives."""
     body = {"inputs": [QUERY, *DOCUMENTS]}
-    vectors = np.array(httpx.post(f"{service_url}/embed", json=body, timeout=60).json())
+    vectors = np.array(http_post(f"{service_url}/embed", json=body).json())
     return [float(vectors[0] @ row) for row in vectors[1:]]
 
 

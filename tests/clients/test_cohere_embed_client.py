@@ -6,7 +6,6 @@ import base64
 from collections.abc import Callable
 
 import cohere
-import httpx
 import numpy as np
 import pytest
 from cohere.core import RequestOptions
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from shared.contracts import EmbedRequest
 from shared.errors import Overloaded
 from tests.functions.test_router import FakeBackend
+from tests.server import http_post
 
 MODEL = "all-MiniLM-L6-v2"
 TEXTS = ["bananas are yellow", "Paris is the capital of France", "Berlin is a city in Germany"]
@@ -25,7 +25,7 @@ ONCE: RequestOptions = {"max_retries": 0}
 @pytest.fixture(scope="module")
 def vectors(service_url: str) -> NDArray[np.float32]:
     """What the service says elsewhere: (3, 384)."""
-    answer = httpx.post(f"{service_url}/embed", json={"inputs": TEXTS}, timeout=60).json()
+    answer = http_post(f"{service_url}/embed", json={"inputs": TEXTS}).json()
     return np.array(answer, np.float32)
 
 

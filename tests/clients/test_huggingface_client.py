@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
@@ -13,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from tokenizers import Tokenizer
 
 from tests.functions.test_router import LABELS, FakeBackend, score_of
+from tests.server import http_post
 
 SENTENCES = ["Deep learning is easy.", "This is difficult, like rocket science.", "Bananas are yellow."]
 
@@ -26,7 +26,7 @@ def client(service_url: str) -> Iterator[InferenceClient]:
 def test_feature_extraction_embeds(client: InferenceClient, service_url: str) -> None:
     """At the base URL; the vectors are those of /embed, two-dimensional for one text too."""
     body = {"inputs": SENTENCES}
-    expected = np.array(httpx.post(f"{service_url}/embed", json=body, timeout=60).json(), np.float32)
+    expected = np.array(http_post(f"{service_url}/embed", json=body).json(), np.float32)
     assert np.array_equal(client.feature_extraction(SENTENCES[0]), expected[:1])
     raw = client.feature_extraction(SENTENCES[0], normalize=False, truncate=True)
     assert np.linalg.norm(raw) != pytest.approx(1, abs=1e-3)
@@ -54,14 +54,14 @@ def test_tokens_are_those_of_the_models_tokenizer(service_url: str, minilm_store
     tokenizer.no_truncation()
     tokenizer.no_padding()
     texts = ["Deep learning is easy.", "naïve 日本語 \N{GRINNING FACE}", "", "word " * 600]
-    rows = httpx.post(f"{service_url}/tokenize", json={"inputs": texts}, timeout=60).json()
+    rows = http_post(f"{service_url}/tokenize", json={"inputs": texts}).json()
     for text, row in zip(texts, rows, strict=True):
         assert [token["id"] for token in row] == tokenizer.encode(text).ids
         assert [token["text"] for token in (row[0], row[-1])] == ["[CLS]", "[SEP]"]
         for token in row[1:-1]:
             assert text.encode()[token["start"] : token["stop"]].decode() == token["text"]
     body = {"inputs": "easy", "add_special_tokens": False}
-    (row,) = httpx.post(f"{service_url}/tokenize", json=body, timeout=60).json()
+    (row,) = http_post(f"{service_url}/tokenize", json=body).json()
     assert [token["text"] for token in row] == ["easy"]
 
 

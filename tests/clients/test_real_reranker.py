@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cohere
-import httpx
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 from sentence_transformers import CrossEncoder
 
-from tests.server import ROOT, running_service
+from tests.server import ROOT, http_post, running_service
 
 DATA = ROOT.parent / "shared" / "data"
 QUESTIONS, ANSWERS = 5, 12
@@ -41,7 +40,7 @@ def test_scores_are_near_the_originals(service: str, questions: dict[str, list[s
     original = CrossEncoder(str(DATA / "reranker"), device="cpu", model_kwargs={"dtype": "float32"})
     agreements = []
     for query, texts in questions.items():
-        answer = httpx.post(f"{service}/rerank", json={"query": query, "texts": texts}, timeout=60)
+        answer = http_post(f"{service}/rerank", json={"query": query, "texts": texts})
         assert answer.headers["x-rerank-method"] == "cross-encoder"
         ranked = answer.json()
         assert [each["score"] for each in ranked] == sorted((e["score"] for e in ranked), reverse=True)
@@ -58,17 +57,17 @@ def test_a_pairs_score_does_not_depend_on_the_other_documents(
 ) -> None:
     """A document alone scores as among the others."""
     query, texts = next(iter(questions.items()))
-    together = httpx.post(f"{service}/rerank", json={"query": query, "texts": texts}, timeout=60).json()
+    together = http_post(f"{service}/rerank", json={"query": query, "texts": texts}).json()
     scores = {each["index"]: each["score"] for each in together}
     for index in (0, len(texts) - 1):
-        alone = httpx.post(f"{service}/rerank", json={"query": query, "texts": [texts[index]]}).json()
+        alone = http_post(f"{service}/rerank", json={"query": query, "texts": [texts[index]]}).json()
         assert alone[0]["score"] == pytest.approx(scores[index], abs=1e-6)
 
 
 def test_coheres_client_gets_the_same_scores(service: str, questions: dict[str, list[str]]) -> None:
     """One score, whatever the dialect; raw scores and predictions are of the same logit."""
     query, texts = next(iter(questions.items()))
-    best = httpx.post(f"{service}/rerank", json={"query": query, "texts": texts}, timeout=60).json()[0]
+    best = http_post(f"{service}/rerank", json={"query": query, "texts": texts}).json()[0]
     with cohere.ClientV2(api_key="any", base_url=service) as client:
         (first,) = client.rerank(model="reranker", query=query, documents=texts, top_n=1).results
     assert (first.index, first.relevance_score) == (
@@ -76,14 +75,14 @@ def test_coheres_client_gets_the_same_scores(service: str, questions: dict[str, 
         pytest.approx(best["score"], abs=1e-6),
     )
     body = {"query": query, "texts": texts, "raw_scores": True}
-    logit = httpx.post(f"{service}/rerank", json=body, timeout=60).json()[0]["score"]
+    logit = http_post(f"{service}/rerank", json=body).json()[0]["score"]
     assert 1 / (1 + np.exp(-logit)) == pytest.approx(best["score"], abs=1e-5)
-    predicted = httpx.post(f"{service}/predict", json={"inputs": [query, texts[best["index"]]]}).json()
+    predicted = http_post(f"{service}/predict", json={"inputs": [query, texts[best["index"]]]}).json()
     assert predicted == [{"score": pytest.approx(best["score"], abs=1e-6), "label": "LABEL_0"}]
 
 
 def test_a_cross_encoder_has_no_vectors(service: str) -> None:
     """The error says what to do instead."""
-    answer = httpx.post(f"{service}/v1/embeddings", json={"model": "reranker", "input": "x"})
+    answer = http_post(f"{service}/v1/embeddings", json={"model": "reranker", "input": "x"})
     assert answer.status_code == 400
     assert "cross-encoder" in answer.json()["error"]["message"]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from shared.backend_client import WAKE_S
 from tests.faults.network import gate, silence
+from tests.patience import PATIENCE_S
 from tests.questions import ask_once, asking, embed_many, embed_one, seen
 from tests.server import (
     children_of,
@@ -61,7 +64,7 @@ async def test_a_killed_backend_loses_no_request(tmp_path: Path, random: Random)
         children = children_of(process.pid)
         assert len(children) >= 2
         process.send_signal(signal.SIGINT)
-        assert await asyncio.to_thread(process.wait, 20) == 0
+        assert await asyncio.to_thread(process.wait, PATIENCE_S) == 0
         assert not any(is_running(child) for child in children)
 
 
@@ -72,12 +75,19 @@ async def test_a_backend_that_never_answers_is_given_up(tmp_path: Path, random: 
     async with silence() as nobody:
         environ = {"BLITZ_CPU_BACKEND_URL": nobody, "BLITZ_REQUEST_TIMEOUT_S": "1.5"}
         with started_service(store, environ=environ) as (url, process):
-            await asyncio.to_thread(wait_until_answered, f"{url}/health", process, 60, anything=False)
+            await asyncio.to_thread(
+                wait_until_answered, f"{url}/health", process, PATIENCE_S, anything=False
+            )
             waiting = [ask_once(url, embed_one(tiny, random)) for _ in range(5)]
             answers = await asyncio.gather(*waiting)
             assert [answer.status for answer in answers] == [504] * 5
-            calls = await asyncio.to_thread(_calls, url, "cpu")
-            refused = await ask_once(url, embed_one(tiny, random))
+            # Further ones are 504 too where this machine took longer than a backend is left alone.
+            for _ in range(10):
+                calls = await asyncio.to_thread(_calls, url, "cpu")
+                refused = await ask_once(url, embed_one(tiny, random))
+                if refused.status == 503:
+                    break
+                assert refused.status == 504
             assert refused.status == 503
             assert refused.retry_after_s
             assert await asyncio.to_thread(_calls, url, "cpu") == calls
@@ -92,11 +102,11 @@ async def test_another_backend_answers_for_one_that_does_not(tmp_path: Path, ran
             environ = {
                 "BLITZ_CPU_BACKEND_URL": nobody,
                 "BLITZ_GPU_BACKEND_URL": other,
-                "BLITZ_REQUEST_TIMEOUT_S": "3",
+                "BLITZ_REQUEST_TIMEOUT_S": "10",
             }
             with started_service(store, environ=environ) as (url, process):
                 await asyncio.to_thread(
-                    wait_until_answered, f"{url}/health", process, 60, anything=False
+                    wait_until_answered, f"{url}/health", process, PATIENCE_S, anything=False
                 )
                 waiting = [ask_once(url, embed_one(tiny, random)) for _ in range(5)]
                 assert all(answer.right for answer in await asyncio.gather(*waiting))
@@ -114,19 +124,21 @@ async def test_a_request_waits_for_a_cold_gpu(tmp_path: Path, random: Random) ->
     with running_service(store, environ=OTHER) as other:
         async with gate(int(other.rpartition(":")[2]), up) as cold:
             with running_service(store, environ={"BLITZ_GPU_BACKEND_URL": cold}) as url:
-                asyncio.get_running_loop().call_later(COLD_S, up.set)
                 many = embed_many(tiny, random, least_texts=10)
                 waiting = asyncio.create_task(ask_once(url, many))
                 assert (await ask_once(url, embed_many(tiny, random, most_texts=5))).right
+                await asyncio.sleep(COLD_S)
                 assert not waiting.done()
-                answer = await waiting
-                assert up.is_set()
-                assert answer.right
+                up.set()
+                assert (await waiting).right
                 assert await asyncio.to_thread(_calls, url, "gpu", "ok") == 1
 
 
 async def test_the_cpu_covers_for_a_gpu_that_starts(tmp_path: Path, random: Random) -> None:
-    """With the adaptive rule: nobody waits, the GPU is woken once, and is used as soon as it is up."""
+    """With the adaptive rule: nobody waits, the GPU is woken once, and is used as soon as it is up.
+
+    Once for as long as one wake tries, that is.
+    """
     tiny, store = Tiny("large", ballast_bytes=100_000_000), f"file://{tmp_path / 'models'}"
     publish_all([tiny], store, "cpu-fp32", "gpu-fp16")
     port = free_port()
@@ -136,20 +148,23 @@ async def test_the_cpu_covers_for_a_gpu_that_starts(tmp_path: Path, random: Rand
         question = embed_many(tiny, random, least_texts=64, most_texts=64, most_words=300)
         return (await ask_once(url, question)).right
 
+    async def check_wakes() -> None:
+        wakes = (await asyncio.to_thread(metrics_of, url))["blitz_gpu_wakes"]
+        assert 1 <= wakes <= 1 + (time.monotonic() - began) // WAKE_S
+
     with running_service(store, environ=environ) as url:
+        began = time.monotonic()
         for _ in range(3):
             assert await ask_much()
-        metrics = await asyncio.to_thread(metrics_of, url)
-        assert metrics["blitz_gpu_wakes"] == 1
+        await check_wakes()
         assert await asyncio.to_thread(_calls, url, "cpu", "ok") == 3
         assert await asyncio.to_thread(_calls, url, "gpu") == 0
         with started_service(store, environ=OTHER, port=port) as (other, process):
             await asyncio.to_thread(wait_until_ready, other, process)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while not await asyncio.to_thread(_calls, url, "gpu", "ok"):
                     assert await ask_much()
-        metrics = await asyncio.to_thread(metrics_of, url)
-        assert metrics["blitz_gpu_wakes"] == 1
+        await check_wakes()
 
 
 def _calls(url: str, device: str, outcome: str = "") -> float:

@@ -12,9 +12,11 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -26,30 +28,17 @@ from shared.bulk.connection import open_storage
 from shared.bulk.control import FINISH, SPLIT, find_job, read_manifest
 from shared.bulk.jobs import Message, encode
 from shared.bulk.storage import Storage
+from shared.errors import StoreUnavailable
 from shared.settings import Settings
 from tests.azurite import Azurite, running_azurite
+from tests.faults.bulk_worker import GO_ON, REACHED
+from tests.patience import wait_until
 from tests.server import ROOT
 from tests.tiny import Tiny, publish_all, some_text
 
 TINY = Tiny("bulk", dimensions=128, work=40)
 ROWS = 5_000
 _NAMES = itertools.count()
-
-# The local service's driver and models, without HTTP. What a dead process held comes back sooner.
-WORKER = """
-import asyncio, os
-from functions.bulk_local import Driver, Pace
-from functions.bulk_steps import build_bulk
-from functions.cpu import create_inference
-from shared.bulk.connection import open_storage
-from shared.settings import Settings
-async def work():
-    settings = Settings.from_env(os.environ)
-    storage = open_storage(settings)
-    bulk = build_bulk(settings, storage, create_inference(settings))
-    await Driver(bulk, storage, "cpu", Pace(hidden_s=2, retry_s=2)).run()
-asyncio.run(work())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -102,34 +91,32 @@ class BulkJob:
         self.etag = stat.etag
 
     @contextmanager
-    def worker(self) -> Iterator[Callable[[], None]]:
-        """A process that works on jobs; yields what kills it (-9), as is done at the end."""
+    def worker(self, part: str = "nothing", number: int = 1) -> Iterator[Worker]:
+        """A process that works on jobs, killed (-9) at the end.
+
+        It halts at its `number`-th write of a blob that has `part` in its name.
+        """
         environ = {
             "BLITZ_MODEL_STORE": self._store,
             "BLITZ_STORAGE_CONNECTION_STRING": self._azurite.connection_string,
             "BLITZ_THREADS": "1",
         }
-        command = [sys.executable, "-c", WORKER]
-        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environ})
-
-        def kill() -> None:
-            process.kill()
-            process.wait()
-
-        try:
-            yield kill
-        finally:
-            kill()
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "tests.faults.bulk_worker", folder, part, str(number)]
+            process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environ})
+            try:
+                yield Worker(process, Path(folder))
+            finally:
+                process.kill()
+                process.wait()
 
     def submit(self) -> None:
         """The input's event, once more."""
         self.storage.queue(SPLIT).send(encode(Message(key=self.key, etag=self.etag)))
 
-    def wait_for_the_end(self, timeout_s: float = 120) -> bytes:
+    def wait_for_the_end(self) -> bytes:
         """The output, once the job has ended well."""
-        self.wait_for(
-            lambda: bool(self.job_id and read_manifest(self.storage.out, self.job_id)), timeout_s
-        )
+        wait_until(self._has_ended)
         assert self.job_id
         manifest = read_manifest(self.storage.out, self.job_id)
         assert manifest
@@ -140,30 +127,38 @@ class BulkJob:
         assert data
         return data
 
-    def wait_for(self, seen: Callable[[], bool], timeout_s: float = 60) -> None:
-        """Polls, since what it waits for happens in another process."""
-        deadline = time.monotonic() + timeout_s
-        while not seen():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    def _has_ended(self) -> bool:
+        with suppress(StoreUnavailable):  # a slow Azurite is asked again
+            return bool(self.job_id and read_manifest(self.storage.out, self.job_id))
+        return False
 
     @property
     def job_id(self) -> str | None:
         return find_job(self.storage.out, "source", self.key, self.etag)
 
-    def has(self, name: str, count: int = 1) -> bool:
-        """Whether the job has so many blobs of a folder of its state, or a file of it."""
-        prefix = f"jobs/{self.job_id}/{name}"
-        return self.job_id is not None and len(list(self.storage.out.list(prefix))) >= count
+
+@dataclass(frozen=True)
+class Worker:
+    """A started process of tests/faults/bulk_worker.py."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+
+    def wait_until_it_halts(self) -> None:
+        wait_until((self.folder / REACHED).exists)
+        assert self.process.poll() is None
+
+    def go_on(self) -> None:
+        (self.folder / GO_ON).touch()
 
 
-STAGES: dict[str, Callable[[BulkJob], bool]] = {
-    "the job was made": lambda job: job.has("job.json"),
-    "some chunks are written": lambda job: job.has("chunks/", 3),
-    "all chunks are written": lambda job: job.has("split.json"),
-    "some parts are written": lambda job: job.has("parts/", 3),
-    "most parts are written": lambda job: job.has("parts/", ROWS // 512 - 2),
-    "the output is being written": lambda job: job.has("parts/", ROWS // 512 + 1),
+STAGES = {
+    "the job was made": ("/job.json", 1),
+    "some chunks are written": ("/chunks/", 3),
+    "all chunks are written": ("/split.json", 1),
+    "some parts are written": ("/parts/", 3),
+    "most parts are written": ("/parts/", ROWS // 512 - 2),
+    "the output is being written": (".parquet", 1),
 }
 
 
@@ -173,9 +168,8 @@ def test_a_killed_process_changes_nothing(
 ) -> None:
     """kill -9 of the process that splits, embeds and finishes, at each stage; another one goes on."""
     job = BulkJob(azurite, store, texts)
-    with job.worker() as kill:
-        job.wait_for(lambda: STAGES[stage](job))
-        kill()
+    with job.worker(*STAGES[stage]) as worker:
+        worker.wait_until_it_halts()
     with job.worker():
         assert job.wait_for_the_end() == expected
 
@@ -183,14 +177,14 @@ def test_a_killed_process_changes_nothing(
 def test_one_of_two_workers_is_killed_again_and_again(
     azurite: Azurite, store: str, texts: list[str], expected: bytes
 ) -> None:
-    """The other one and its successors do all of it."""
+    """Three that have written a part; the other one, which has work in its hands, does all the rest."""
     job = BulkJob(azurite, store, texts)
-    with ExitStack() as running:
-        running.enter_context(job.worker())
-        for parts in (2, 4, 6):
-            with job.worker() as kill:
-                job.wait_for(lambda: job.has("parts/", parts) or job.has("manifest.json"))  # noqa: B023
-                kill()
+    with job.worker("/parts/", 2) as other:
+        other.wait_until_it_halts()
+        for _ in range(3):
+            with job.worker("/parts/") as killed:
+                killed.wait_until_it_halts()
+        other.go_on()
         assert job.wait_for_the_end() == expected
 
 
@@ -201,17 +195,18 @@ def test_events_that_come_often_and_messages_out_of_order_change_nothing(
     job = BulkJob(azurite, store, texts)
     for _ in range(5):
         job.submit()
-    with job.worker():
-        job.wait_for(lambda: job.has("parts/"))
+    with job.worker("/parts/") as worker:
+        worker.wait_until_it_halts()
         for _ in range(10):
             job.submit()
             job.storage.queue(FINISH).send(encode(Message(job=job.job_id or "")))
+        worker.go_on()
         assert job.wait_for_the_end() == expected
         for _ in range(3):
             job.submit()
             job.storage.queue(FINISH).send(encode(Message(job=job.job_id or "")))
         queues = [job.storage.queue(name) for name in (SPLIT, FINISH, "bulk-cpu")]
-        job.wait_for(lambda: not any(queue.depth() for queue in queues))
+        wait_until(lambda: not any(queue.depth() for queue in queues))
         assert job.wait_for_the_end() == expected
 
 
@@ -222,8 +217,9 @@ def test_a_storage_that_is_away_for_20_seconds_changes_nothing(
     with ExitStack() as running:
         with running_azurite(queues=True, folder=tmp_path) as azurite:
             job = BulkJob(azurite, store, texts)
-            running.enter_context(job.worker())
-            job.wait_for(lambda: job.has("parts/", 3))
+            worker = running.enter_context(job.worker("/parts/", 3))
+            worker.wait_until_it_halts()
+        worker.go_on()
         time.sleep(20)
         port, queue_port = azurite.port, azurite.queue_port
         with running_azurite(port=port, queues=True, queue_port=queue_port, folder=tmp_path):

@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.questions import ask_once, embed_many
 from tests.server import (
     ROOT,
@@ -26,8 +27,6 @@ from tests.server import (
 from tests.tiny import Tiny, publish_all
 
 SLOW = Tiny("slow", dimensions=128, work=400)
-ENOUGH_S = 20.0
-"""Longer than anything may take to end; then it counts as hanging."""
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
@@ -53,7 +52,7 @@ def test_a_signal_ends_the_service(store: str, number: signal.Signals) -> None:
     with started_service(store, port=port) as (url, process):
         wait_until_ready(url, process)
         process.send_signal(number)
-        assert process.wait(ENOUGH_S) == 0
+        assert process.wait(PATIENCE_S) == 0
         assert is_free(port)
 
 
@@ -62,11 +61,11 @@ def test_a_signal_while_it_starts_ends_all_processes(store: str, number: signal.
     """--separate, when the CPU backend is up and the GPU's is not yet: none is left."""
     port = free_port(3)
     with started_service(store, "--separate", port=port) as (_, process):
-        wait_until_answered(f"http://127.0.0.1:{port + 1}/health", process, 60, anything=False)
+        wait_until_answered(f"http://127.0.0.1:{port + 1}/health", process, PATIENCE_S, anything=False)
         children = children_of(process.pid)
         assert children
         process.send_signal(number)
-        assert process.wait(ENOUGH_S) == 0
+        assert process.wait(PATIENCE_S) == 0
         assert not any(is_running(child) for child in children)
         assert all(is_free(port + n) for n in range(3))
 
@@ -76,13 +75,18 @@ async def test_what_is_under_way_is_answered_before_the_end(store: str, random: 
     """A request that was accepted before the signal gets its right answer."""
     with started_service(store) as (url, process):
         await asyncio.to_thread(wait_until_ready, url, process)
-        asking = asyncio.create_task(ask_once(url, embed_many(SLOW, random, least_texts=24)))
-        while not (await asyncio.to_thread(metrics_of, url))["te_embed_count"]:
-            assert not asking.done()
+        for texts in (8, 32, 128, 512):  # until it takes long enough to be seen under way
+            before = (await asyncio.to_thread(metrics_of, url))["te_embed_count"]
+            question = embed_many(SLOW, random, least_texts=texts, most_texts=texts)
+            asking = asyncio.create_task(ask_once(url, question))
+            while (await asyncio.to_thread(metrics_of, url))["te_embed_count"] == before:
+                pass
+            if not asking.done():
+                break
         assert not asking.done()
         process.send_signal(signal.SIGTERM)
         assert (await asking).right
-        assert await asyncio.to_thread(process.wait, ENOUGH_S) == 0
+        assert await asyncio.to_thread(process.wait, PATIENCE_S) == 0
 
 
 SIGNALLED_IN_A_FINALISER = """
@@ -108,5 +112,5 @@ local.typer.run(local.serve)
 def test_a_signal_where_exceptions_are_ignored_ends_the_start(store: str) -> None:
     """As in the finalisers that imports have: it must not be lost."""
     command = [sys.executable, "-c", SIGNALLED_IN_A_FINALISER, "--port", str(free_port())]
-    ran = subprocess.run([*command, "--model-store", store], cwd=ROOT, timeout=ENOUGH_S)
+    ran = subprocess.run([*command, "--model-store", store], cwd=ROOT, timeout=PATIENCE_S)
     assert ran.returncode == 0

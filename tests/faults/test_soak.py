@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from tests.benchmarks import soak
 
+EVICTED_MIB = 0.04
+"""A third of what one of these models takes, so far less than if those evicted stayed."""
+
 
 def test_a_thousand_mixed_requests_are_all_right() -> None:
     """Eight models, a cache of three: answers are checked, models come and go, memory stays."""
@@ -14,4 +17,5 @@ def test_a_thousand_mixed_requests_are_all_right() -> None:
     assert figures["models loaded at the end"] <= soak.CACHE_MODELS
     kinds = {name for name in figures if name.startswith("of them")}
     assert len(kinds) == 5
-    assert figures["memory at the end, MiB"] < figures["memory at the start, MiB"] + 64
+    grown_mib = figures["memory at the end, MiB"] - figures["memory at the start, MiB"]
+    assert grown_mib < figures["evictions"] * EVICTED_MIB

@@ -14,6 +14,7 @@ import pytest
 from azure.storage.blob import ContainerClient
 
 from tests.azurite import ACCOUNT, Azurite, running_azurite
+from tests.patience import PATIENCE_S
 from tests.questions import Answer, ask_once, embed_one
 from tests.server import free_port, running_service, started_service, wait_until_answered
 from tests.tiny import Tiny, publish_all
@@ -32,7 +33,9 @@ async def test_a_store_that_comes_late_is_used_when_it_comes(random: Random, tmp
     tiny, later = Tiny("a"), Azurite(free_port())
     url_of_store = f"http://127.0.0.1:{later.port}/{ACCOUNT}/models"
     with started_service(url_of_store, environ=_environ(later, tmp_path)) as (url, process):
-        await asyncio.to_thread(wait_until_answered, f"{url}/health", process, 60, anything=False)
+        await asyncio.to_thread(
+            wait_until_answered, f"{url}/health", process, PATIENCE_S, anything=False
+        )
         answer = await ask_once(url, embed_one(tiny, random))
         assert answer.status == 503
         assert "the model store did not answer" in answer.message
@@ -108,7 +111,7 @@ def _environ(azurite: Azurite, cache: Path) -> dict[str, str]:
 
 async def _answer_after_retries(url: str, tiny: Tiny, random: Random) -> Answer:
     """The first that is no 503, asked for again when the service says so."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while (answer := await ask_once(url, embed_one(tiny, random))).status == 503:
             assert answer.retry_after_s is not None
             await asyncio.sleep(answer.retry_after_s)

@@ -30,6 +30,7 @@ from shared.contracts import (
 )
 from shared.settings import Settings
 from shared.telemetry import Telemetry
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -228,7 +229,7 @@ async def test_a_request_that_takes_too_long_is_stopped(
         response = await client.post("/embed", content=BODY, headers={**MSGPACK, **headers})
     assert response.status_code == 504
     assert type(wire.unpack_error(response.content)) is errors.DeadlineExceeded
-    await asyncio.wait_for(inference.cancelled.wait(), 5)
+    await asyncio.wait_for(inference.cancelled.wait(), PATIENCE_S)
 
 
 async def test_work_of_a_caller_that_left_is_dropped(inference: FakeInference) -> None:
@@ -253,8 +254,8 @@ async def test_work_of_a_caller_that_left_is_dropped(inference: FakeInference) -
         "query_string": b"",
         "headers": [(b"content-type", wire.CONTENT_TYPE.encode())],
     }
-    await asyncio.wait_for(app_of(inference)(scope, receive, send), 5)
-    await asyncio.wait_for(inference.cancelled.wait(), 5)
+    await asyncio.wait_for(app_of(inference)(scope, receive, send), PATIENCE_S)
+    await asyncio.wait_for(inference.cancelled.wait(), PATIENCE_S)
 
 
 @pytest.mark.parametrize(

@@ -39,11 +39,10 @@ from shared.telemetry import Telemetry
 from tests.functions import test_backend
 from tests.functions.test_backend import FakeInference
 from tests.functions.test_keys import FakeCatalogue
+from tests.patience import PATIENCE_S
 from tests.shared.test_wire import HOSTILE
 
 JSON = "application/json"
-ANSWER_S = 20.0
-"""A request that takes longer than this hangs, on the slowest machine too."""
 
 VALID: tuple[dict[str, Any], ...] = (
     {"input": "a"},
@@ -121,7 +120,7 @@ async def ask(
         "query_string": query,
         "headers": [(b"content-type", content_type.encode()), *headers],
     }
-    await asyncio.wait_for(app(scope, receive, send), ANSWER_S)
+    await asyncio.wait_for(app(scope, receive, send), PATIENCE_S)
     answered.set()
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
 
@@ -340,7 +339,6 @@ GOOD = [{**body, "model": "m"} for body in VALID]
 ALMOST = st.builds(lambda good, odd: {**good, **odd}, st.sampled_from(GOOD), BODIES)
 fuzzing = fuzz(
     max_examples=60,
-    deadline=None,
     database=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

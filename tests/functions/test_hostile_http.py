@@ -11,7 +11,8 @@ import pytest
 from starlette.types import ASGIApp
 
 from functions.server import Server, accept_connections, listen
-from tests.functions.test_hostile import ANSWER_S, backend_of, router_of
+from tests.functions.test_hostile import backend_of, router_of
+from tests.patience import PATIENCE_S
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def serving(
             yield int(listener.getsockname()[1])
         finally:
             server.should_exit = True
-            thread.join(ANSWER_S)
+            thread.join(PATIENCE_S)
 
 
 async def exchange(port: int, request: bytes) -> bytes:
@@ -52,7 +53,7 @@ async def exchange(port: int, request: bytes) -> bytes:
         finally:
             writer.close()
 
-    return await asyncio.wait_for(talk(), ANSWER_S)
+    return await asyncio.wait_for(talk(), PATIENCE_S)
 
 
 BODY = b'{"model":"m","input":"a"}'

@@ -23,10 +23,13 @@ from openai import OpenAI
 from functions.server import listen
 from shared.contracts import EmbedRequest, EmbedResult
 from shared.wire import pack_request, unpack_result
+from tests.patience import PATIENCE_S
 from tests.server import (
     ROOT,
     children_of,
     free_port,
+    http_get,
+    http_post,
     is_running,
     running_service,
     started_service,
@@ -60,7 +63,7 @@ def test_a_vector_does_not_depend_on_its_batch_mates(service: str) -> None:
 def test_similar_texts_are_near_and_vectors_have_unit_length(service: str) -> None:
     """The service embeds meaning, not noise."""
     inputs = ["How do I reset my password?", "I forgot my login, help", "The recipe needs two eggs"]
-    vectors = np.array(httpx.post(f"{service}/embed", json={"inputs": inputs}).json())
+    vectors = np.array(http_post(f"{service}/embed", json={"inputs": inputs}).json())
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > 0.4 > vectors[0] @ vectors[2]
 
@@ -68,14 +71,14 @@ def test_similar_texts_are_near_and_vectors_have_unit_length(service: str) -> No
 def test_usage_counts_real_tokens(service: str) -> None:
     """[CLS] hello world [SEP] are four tokens of this model."""
     body = {"model": "all-MiniLM-L6-v2", "input": "hello world"}
-    answer = httpx.post(f"{service}/v1/embeddings", json=body).json()
+    answer = http_post(f"{service}/v1/embeddings", json=body).json()
     assert answer["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
 
 
 def test_a_model_that_is_not_there_is_a_404_with_the_names_there_are(service: str) -> None:
     """Also for names that could leave the store."""
     for name in ("nope", "../etc", "sentence-transformers/all-MiniLM-L6-v2"):
-        answer = httpx.post(f"{service}/v1/embeddings", json={"model": name, "input": "x"})
+        answer = http_post(f"{service}/v1/embeddings", json={"model": name, "input": "x"})
         assert answer.status_code == 404, name
         assert "all-MiniLM-L6-v2" in answer.json()["error"]["message"]
 
@@ -96,11 +99,11 @@ def test_the_printed_curl_line_works_as_it_is(minilm_store: Path) -> None:
         url, body = curl[2], curl[-1]
         assert re.fullmatch(r"http://127.0.0.1:[1-9]\d+/v1/embeddings", url)
         headers = {"Content-Type": "application/json"}
-        answer = httpx.post(url, content=body, headers=headers, timeout=30)
+        answer = http_post(url, content=body, headers=headers)
         assert len(answer.json()["data"][0]["embedding"]) == 384
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=PATIENCE_S)
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def separate(tiny_store: str) -> Iterator[Separate]:
 
 
 def ask_for(service: str, *texts: str) -> httpx.Response:
-    return httpx.post(f"{service}/embed", json={"model": "a", "inputs": texts}, timeout=60)
+    return http_post(f"{service}/embed", json={"model": "a", "inputs": texts})
 
 
 def test_separate_processes_answer_together(separate: Separate) -> None:
@@ -150,14 +153,14 @@ def test_separate_backends_serve_nobody_but_the_router(separate: Separate) -> No
     body = pack_request(EmbedRequest("a", ("w1",)))
     headers = {"content-type": "application/msgpack"}
     for url in (separate.cpu, separate.gpu)[: 1 + BOTH]:
-        assert httpx.get(f"{url}/health").status_code == 200
+        assert http_get(f"{url}/health").status_code == 200
         for path in ("/ready", "/metrics"):
-            assert httpx.get(f"{url}{path}").status_code == 401
+            assert http_get(f"{url}{path}").status_code == 401
         for secret in ({}, {"authorization": "Bearer another"}):
-            answer = httpx.post(f"{url}/embed", content=body, headers=headers | secret)
+            answer = http_post(f"{url}/embed", content=body, headers=headers | secret)
             assert answer.status_code == 401
         headers_of_router = headers | {"authorization": f"Bearer {SECRET}"}
-        assert httpx.post(f"{url}/embed", content=body, headers=headers_of_router).status_code == 200
+        assert http_post(f"{url}/embed", content=body, headers=headers_of_router).status_code == 200
 
 
 def test_a_separate_backend_that_dies_is_started_again(separate: Separate) -> None:
@@ -168,7 +171,7 @@ def test_a_separate_backend_that_dies_is_started_again(separate: Separate) -> No
     os.kill(dead, signal.SIGKILL)
     while is_running(dead):
         time.sleep(0.01)
-    wait_until_answered(f"{separate.cpu}/health", separate.process, 60, anything=False)
+    wait_until_answered(f"{separate.cpu}/health", separate.process, PATIENCE_S, anything=False)
     assert ask_for(separate.router, "w1").status_code == 200
     after = children_of(separate.process.pid)
     assert dead not in after
@@ -179,13 +182,32 @@ def test_a_role_makes_the_process_a_backend(tiny_store: str) -> None:
     """BLITZ_ROLE=cpu: it speaks the wire and none of the clients' dialects."""
     with running_service(tiny_store, environ={"BLITZ_ROLE": "cpu"}) as url:
         body = pack_request(EmbedRequest("a", ("w1 w2",)))
-        answer = httpx.post(
-            f"{url}/embed", content=body, headers={"content-type": "application/msgpack"}
-        )
+        answer = http_post(f"{url}/embed", content=body, headers={"content-type": "application/msgpack"})
         vectors = unpack_result(answer.content, EmbedResult).vectors
         assert nearly(vectors, MODEL.vectors(["w1 w2"]))
-        assert httpx.post(f"{url}/embed", json={"inputs": "w1"}).status_code == 415
-        assert httpx.post(f"{url}/v1/embeddings", json={"input": "w1"}).status_code == 404
+        assert http_post(f"{url}/embed", json={"inputs": "w1"}).status_code == 415
+        assert http_post(f"{url}/v1/embeddings", json={"input": "w1"}).status_code == 404
+
+
+@pytest.mark.parametrize("role", ["cpu", "gpu"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", ""])
+def test_a_backend_that_others_reach_needs_a_secret(role: str, host: str, tiny_store: str) -> None:
+    """Exit code 2, before it listens or loads anything; with one, what is wrong is the address."""
+    command = [sys.executable, "-m", "functions.local", "--port", "0", "--model-store", tiny_store]
+    environ = {**os.environ, "BLITZ_ROLE": role}
+    command += ["--host", host]
+    refused = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2
+    assert "needs BLITZ_BACKEND_SECRET" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_backend_with_a_secret_may_be_reached(tiny_store: str) -> None:
+    """From any address; who does not know it gets 401."""
+    environ = {"BLITZ_ROLE": "cpu", "BLITZ_BACKEND_SECRET": SECRET}
+    with started_service(tiny_store, "--host", "0.0.0.0", environ=environ) as (url, process):
+        wait_until_answered(f"{url}/health", process, 60, anything=False)
+        assert httpx.get(f"{url}/ready").status_code == 401
 
 
 def test_the_model_to_warm_is_one_that_this_process_can_load(tmp_path: Path) -> None:
@@ -194,7 +216,7 @@ def test_the_model_to_warm_is_one_that_this_process_can_load(tmp_path: Path) -> 
     publish_all([Tiny("a")], store, "gpu-fp16")
     publish_all([Tiny("b")], store)
     with running_service(store) as url:
-        states = {each["name"]: each["state"] for each in httpx.get(f"{url}/ready").json()["models"]}
+        states = {each["name"]: each["state"] for each in http_get(f"{url}/ready").json()["models"]}
         assert states == {"b": "warm"}
 
 
@@ -215,7 +237,7 @@ def test_a_default_model_that_is_not_there_is_a_warning(tiny_store: str) -> None
             line = process.stderr.readline()
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(PATIENCE_S)
     assert line.startswith("warning: BLITZ_DEFAULT_MODEL is nope, which is not in the store")
     assert line.endswith("there are: a\n")
 
@@ -243,7 +265,7 @@ def test_a_start_that_cannot_work_says_why(
     """Exit code 2 and one clear line, no traceback."""
     arguments = [argument.format(empty=tmp_path, store=tiny_store) for argument in arguments]
     command = [sys.executable, "-m", "functions.local", *arguments]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert finished.returncode == 2
     assert message.format(empty=tmp_path) in finished.stderr
     assert "Traceback" not in finished.stderr
@@ -256,7 +278,7 @@ def test_a_port_in_use_is_named(tiny_store: str, taken: int, arguments: tuple[st
     with socket.create_server(("127.0.0.1", port + taken)):
         command = [sys.executable, "-m", "functions.local", "--port", str(port), *arguments]
         command += ["--model-store", tiny_store]
-        finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert finished.returncode == 2
     assert f"port {port + taken}" in finished.stderr
     assert "in use" in finished.stderr

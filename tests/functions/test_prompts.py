@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from tests.server import running_service
+from tests.patience import wait_until
+from tests.server import http_post, running_service
 from tests.tiny import Tiny, nearly, publish_all
 
 TINY = Tiny("tiny", prompts={"query": "w300 w301 ", "passage": "w302 "})
 TEXTS = ["w1 w2", "w3"]
-PATIENCE_S = 60.0
 
 
 def prompted(name: str) -> NDArray[np.float64]:
@@ -41,12 +39,12 @@ def url(folder: Path) -> Iterator[str]:
 
 def test_without_one_there_is_none(url: str) -> None:
     """This model has no default."""
-    answer = httpx.post(f"{url}/embed", json={"inputs": TEXTS}).json()
+    answer = http_post(f"{url}/embed", json={"inputs": TEXTS}).json()
     assert nearly(answer, TINY.vectors(TEXTS))
 
 
 def test_tei_names_it(url: str) -> None:
-    answer = httpx.post(f"{url}/embed", json={"inputs": TEXTS, "prompt_name": "query"}).json()
+    answer = http_post(f"{url}/embed", json={"inputs": TEXTS, "prompt_name": "query"}).json()
     assert nearly(answer, prompted("query"))
 
 
@@ -55,7 +53,7 @@ def test_tei_names_it(url: str) -> None:
 )
 def test_cohere_says_what_for(url: str, input_type: str, name: str) -> None:
     """Documents get what this model calls passages."""
-    answer = httpx.post(f"{url}/v2/embed", json={"texts": TEXTS, "input_type": input_type}).json()
+    answer = http_post(f"{url}/v2/embed", json={"texts": TEXTS, "input_type": input_type}).json()
     assert nearly(answer["embeddings"]["float"], prompted(name))
 
 
@@ -63,7 +61,7 @@ def test_cohere_says_what_for(url: str, input_type: str, name: str) -> None:
 def test_azure_search_says_it_in_the_url(url: str, input_type: str, name: str) -> None:
     """Skill and vectorizer have a URL each."""
     body = {"values": [{"recordId": text, "data": {"text": text}} for text in TEXTS]}
-    answer = httpx.post(f"{url}/azure-search?input_type={input_type}", json=body).json()
+    answer = http_post(f"{url}/azure-search?input_type={input_type}", json=body).json()
     assert nearly([each["data"]["vector"] for each in answer["values"]], prompted(name))
 
 
@@ -72,10 +70,8 @@ def test_a_bulk_job_names_it_beside_its_input(url: str, folder: Path) -> None:
     inputs = folder / "bulk" / "bulk-in" / "tiny"
     inputs.mkdir(parents=True, exist_ok=True)
     (inputs / "rows.txt.job.json").write_text(json.dumps({"prompt_name": "passage"}))
-    (inputs / "rows.txt").write_text("\n".join(TEXTS))
+    (folder / "rows.txt").write_text("\n".join(TEXTS))
+    (folder / "rows.txt").rename(inputs / "rows.txt")  # whole from the first look at it
     output = folder / "bulk" / "bulk-out" / "tiny" / "rows.txt.parquet"
-    deadline = time.monotonic() + PATIENCE_S
-    while not output.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(output.exists)
     assert nearly(pq.read_table(output)["vector"].to_pylist(), prompted("passage"))

@@ -50,6 +50,7 @@ from shared.errors import (
 from shared.manifest import Device
 from shared.settings import Settings
 from shared.telemetry import Telemetry
+from tests.patience import PATIENCE_S
 
 MSGPACK = {"content-type": "application/msgpack"}
 ACCEPT_MSGPACK = {"accept": "application/msgpack"}
@@ -593,7 +594,7 @@ async def test_backend_errors_keep_their_dialects_status() -> None:
 @pytest.mark.anyio
 async def test_slow_requests_are_answered_504() -> None:
     """The deadline is the server's, whatever the client waits."""
-    backend = FakeBackend(delay_s=30)
+    backend = FakeBackend(delay_s=2 * PATIENCE_S)
     response = await post("/v1/embeddings", {"input": "a"}, backend, request_timeout_s=0.05)
     assert response.status_code == 504
     assert response.json()["error"]["code"] == "deadline_exceeded"
@@ -607,7 +608,7 @@ async def test_work_for_a_caller_that_left_is_cancelled() -> None:
     class Slow(FakeBackend):
         async def embed(self, request: EmbedRequest) -> EmbedResult:
             try:
-                await asyncio.sleep(30)
+                await asyncio.sleep(2 * PATIENCE_S)
             except asyncio.CancelledError:
                 cancelled.set()
                 raise
@@ -626,7 +627,7 @@ async def test_work_for_a_caller_that_left_is_cancelled() -> None:
     app = app_of(Slow())
     scope = {"type": "http", "method": "POST", "path": "/embed", "query_string": b"", "headers": []}
     await app(scope, receive, send)
-    await asyncio.wait_for(cancelled.wait(), timeout=5)
+    await asyncio.wait_for(cancelled.wait(), timeout=PATIENCE_S)
 
 
 @pytest.mark.anyio

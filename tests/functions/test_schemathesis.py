@@ -36,7 +36,7 @@ in_process = schemathesis.openapi.from_asgi("/openapi.json", router_of())
 # A parameter, or pytest 9.2 leaves Schemathesis' operation out of the items' ids.
 @pytest.mark.parametrize("excluded", [EXCLUDED], ids=["fake backend"])
 @in_process.parametrize()
-@settings(max_examples=10, derandomize=True, deadline=None, database=None)
+@settings(max_examples=10, derandomize=True, database=None)
 def test_the_router_keeps_to_its_document(case: Any, excluded: Any) -> None:
     """Good and bad requests to every operation, over a fake backend."""
     case.call_and_validate(excluded_checks=excluded)
@@ -48,7 +48,7 @@ def test_the_real_service_keeps_to_its_document(minilm_store: Path) -> None:
         document = schemathesis.openapi.from_url(f"{url}/openapi.json")
         for operation in (cast(Any, each).ok() for each in document.get_all_operations()):
 
-            @settings(max_examples=10, derandomize=True, deadline=None, database=None)
+            @settings(max_examples=10, derandomize=True, database=None)
             @given(case=operation.as_strategy())
             def check(case: Any) -> None:
                 case.call_and_validate(excluded_checks=EXCLUDED)

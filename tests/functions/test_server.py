@@ -14,14 +14,13 @@ from starlette.types import Receive, Scope, Send
 import functions.server
 from functions.server import connection_limit
 from tests.functions.test_hostile_http import serving
+from tests.patience import PATIENCE_S
 from tests.questions import seen
 from tests.server import ROOT, started_service, wait_until_answered
 from tests.tiny import Tiny, publish_all
 
 pytestmark = pytest.mark.anyio
 
-WAIT_S = 20.0
-"""What takes longer hangs."""
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 MUCH = 30_000_000
@@ -64,7 +63,7 @@ class Caller:
 
     async def status(self) -> int:
         """Of the next answer, which is read up to its end."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             head = await self.reader.readuntil(b"\r\n\r\n")
             await self.reader.readexactly(2)
         return int(head.split()[1])
@@ -72,7 +71,7 @@ class Caller:
     async def ended(self) -> bytes:
         """What still comes until the server closes."""
         with suppress(ConnectionError):
-            return await asyncio.wait_for(self.reader.read(), WAIT_S)
+            return await asyncio.wait_for(self.reader.read(), PATIENCE_S)
         return b""
 
 

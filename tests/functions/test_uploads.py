@@ -308,3 +308,17 @@ async def test_a_file_that_is_deleted_while_it_is_read_breaks_off(storage: Stora
     assert caller.headers[b"content-length"] == b"8000000"
     assert sum(len(message.get("body", b"")) for message in caller.sent) == 2 << 20
     assert all(message.get("more_body", True) for message in caller.sent)
+
+
+@pytest.mark.parametrize("taken", [1, 2, 10])
+async def test_a_reader_that_stops_is_cut_off(storage: Storage, taken: int) -> None:
+    """The answer ends without its last bytes, and its slot is free."""
+    app = app_of(storage, grace_s=0.05)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://r") as client:
+        path = f"/v1/files/{await upload(client, b'x' * 2_000_000)}/content"
+        for _ in range(batches.DOWNLOADS + 1):
+            caller = Caller(taken=taken)
+            await asyncio.wait_for(caller.run(app, "GET", path), 20)
+            assert caller.sent[0]["status"] == 200
+            assert len(caller.sent) == taken
+            assert all(message.get("more_body", True) for message in caller.sent)

@@ -20,6 +20,7 @@ from shared.errors import Misconfigured, StoreUnavailable
 from shared.forecast import SLOT_S, SLOTS, WEEK_S, State, add_counts, begin, slot_at
 from shared.settings import Settings
 from tests.functions.worker import running_worker
+from tests.patience import PATIENCE_S
 from tests.shared.bulk.memory import Fuse, MemoryBlobs
 
 pytestmark = pytest.mark.anyio
@@ -110,7 +111,7 @@ async def test_counting_alone_gets_written(blobs: Blobs) -> None:
     """In the background, at once; no call but `count` is needed."""
     process = Process(blobs)
     process.warm_up.count()
-    assert await asyncio.to_thread(blobs.created.wait, 10)
+    assert await asyncio.to_thread(blobs.created.wait, PATIENCE_S)
     assert sum(blobs.state.levels) == 1
 
 

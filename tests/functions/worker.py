@@ -29,8 +29,9 @@ from types import ModuleType, SimpleNamespace
 from typing import IO, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from tests.patience import PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60.0
 
 
 class WorkerFailed(Exception):
@@ -150,7 +151,7 @@ def running_worker(settings: Mapping[str, str]) -> Iterator[Worker]:
         finally:
             process.stdin.close()  # that is how it learns to end
             try:
-                process.wait(10)
+                process.wait(PATIENCE_S)
             finally:
                 process.kill()
 

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from shared import errors, telemetry
 from shared.errors import BlitzError
 from shared.telemetry import Telemetry
+from tests.patience import PATIENCE_S
 from tests.prometheus import JOB, Prometheus, promtool, running_prometheus
 from tests.server import ROOT, free_port, running_service
 from tests.tiny import Tiny, publish_all
@@ -210,7 +211,7 @@ def _post(url: str, inputs: object, model: str = "a") -> int:
     body = json.dumps({"inputs": inputs, "model": model}).encode()
     request = urllib.request.Request(f"{url}/embed", body, {"content-type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
             response.read()
             return int(response.status)
     except urllib.error.HTTPError as error:
@@ -245,7 +246,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
                     if stop.wait(0.1):
                         return
                     if round_ % 20 == 0:
-                        (inputs / f"{round_}.txt").write_text("w1\nw2\n")
+                        (folder / "rows.txt").write_text("w1\nw2\n")
+                        (folder / "rows.txt").rename(inputs / f"{round_}.txt")  # whole at once
                     assert _post(router, "w1 w2") == 200
                     assert _post(router, ["w1"] * 20) == 200
                     assert _post(router, 5) in (400, 422)

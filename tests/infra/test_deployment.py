@@ -5,13 +5,17 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import fields
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import UUID
 from xml.etree import ElementTree
 
 import pytest
+from starlette.requests import HTTPConnection
 
+from functions import keys
 from functions.bulk_triggers import CONNECTION, EVENTS, blob_of
 from shared import preference
 from shared.bulk.control import FINISH, SPLIT, queue_of
@@ -51,27 +55,54 @@ ROLE_NAMES = {
     "b7e6dc6d-f1e8-4753-8033-0f276bb0955b": "Storage Blob Data Owner",
     "ba92f5b4-2d11-453d-a403-e96b0029c9fe": "Storage Blob Data Contributor",
     "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1": "Storage Blob Data Reader",
+    "19e7f393-937e-4f77-808e-94535e297925": "Storage Queue Data Reader",
     "c6a89b2d-59bc-44d0-9896-0f6e12d7b80a": "Storage Queue Data Message Sender",
     "974c5e8b-45b9-4653-ba55-5f855dd0fb88": "Storage Queue Data Contributor",
     "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3": "Storage Table Data Contributor",
     "3913510d-42f4-4e42-8a64-420c390055eb": "Monitoring Metrics Publisher",
     "7f951dda-4ed3-4680-a7ca-43fe172d538d": "AcrPull",
 }
-OF_EVERY_APP = {
-    ("sthost", "Storage Blob Data Owner"),
-    ("sthost", "Storage Table Data Contributor"),
-    ("models", "Storage Blob Data Reader"),
-    ("bulk-out", "Storage Blob Data Contributor"),
-    ("appi-", "Monitoring Metrics Publisher"),
+WRITES = {
+    "Storage Blob Data Owner",
+    "Storage Blob Data Contributor",
+    "Storage Queue Data Contributor",
+    "Storage Table Data Contributor",
 }
+GPU_QUEUE = queue_of("gpu")
+
+
+def _rights_of_app(app: str) -> set[tuple[str, str]]:
+    """What each needs: its own host's account, models to read, bulk's outputs, telemetry."""
+    return {
+        (f"st{app}", "Storage Blob Data Owner"),
+        (f"st{app}", "Storage Table Data Contributor"),
+        ("models", "Storage Blob Data Reader"),
+        (OUT, "Storage Blob Data Contributor"),
+        ("appi-", "Monitoring Metrics Publisher"),
+    }
+
+
+def _reads_queues(*names: str) -> set[tuple[str, str]]:
+    """A host reads each and its poison queue, and moves messages from the one to the other."""
+    both = [*names, *(f"{name}-poison" for name in names)]
+    return {(name, "Storage Queue Data Contributor") for name in both}
+
+
+def _sends_to(*names: str) -> set[tuple[str, str]]:
+    return {(name, "Storage Queue Data Message Sender") for name in names}
+
+
 RIGHTS = {
-    "router": OF_EVERY_APP | {("stdata", "Storage Queue Data Message Sender")},
-    "cpu": OF_EVERY_APP
-    | {("stdata", "Storage Queue Data Contributor"), ("bulk-in", "Storage Blob Data Reader")},
-    "gpu": OF_EVERY_APP | {("stdata", "Storage Queue Data Contributor"), ("cr", "AcrPull")},
-    "events": {(EVENTS, "Storage Queue Data Message Sender")},
+    "router": _rights_of_app("router") | _sends_to(SPLIT, FINISH),
+    "cpu": _rights_of_app("cpu")
+    | {(SOURCE, "Storage Blob Data Reader"), (GPU_QUEUE, "Storage Queue Data Reader")}
+    | _reads_queues(EVENTS, SPLIT, queue_of("cpu"), FINISH)
+    | _sends_to(GPU_QUEUE),
+    "gpu": _rights_of_app("gpu") | {("cr", "AcrPull")} | _reads_queues(GPU_QUEUE) | _sends_to(FINISH),
+    "events": _sends_to(EVENTS),
     "deployer": {("models", "Storage Blob Data Contributor")},
 }
+"""Identity -> scope and role. Nobody has a right to a whole account but a host to its own."""
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -105,7 +136,7 @@ def test_each_app_is_the_role_that_it_is_named_after() -> None:
 
 @pytest.mark.parametrize("service", ["router", "cpu", "gpu"])
 def test_apps_reach_storage_by_identity(service: str) -> None:
-    """Models and bulk files are in one account, the host's own blobs in the other; no key for either."""
+    """Models and bulk files are in one account, each host's own blobs in another; no key for any."""
     app = apps_of("complete")[service]
     settings = {name: evaluated(value) for name, value in settings_of(app).items()}
     data = settings["BLITZ_STORAGE"]
@@ -114,7 +145,7 @@ def test_apps_reach_storage_by_identity(service: str) -> None:
     assert settings[f"{CONNECTION}__queueServiceUri"] == data.replace(".blob.", ".queue.")
     for kind in ("blob", "table"):
         assert settings[f"AzureWebJobsStorage__{kind}ServiceUri"] == data.replace(
-            "stdata", "sthost"
+            "stdata", f"st{service}"
         ).replace(".blob.", f".{kind}.")
     for connection in ("AzureWebJobsStorage", CONNECTION):
         assert connection not in settings
@@ -129,20 +160,48 @@ def test_apps_reach_storage_by_identity(service: str) -> None:
 def test_rights_are_exactly_these(variant: str) -> None:
     """Least privilege: a right that nobody listed here is a mistake, and so is one that is missing."""
     found: dict[str, set[tuple[str, str]]] = {}
+    for who, scope, role in _assignments(variant):
+        right = (re.sub(r"(st[a-z]+|appi-|cr)\w{13}$", r"\1", scope.rpartition("/")[2]), role)
+        rights = found.setdefault(who, set())
+        assert right not in rights
+        rights.add(right)
+    expected = {who: rights for who, rights in RIGHTS.items() if who != "gpu" or variant != "gpu-off"}
+    if variant == "gpu-off":
+        expected["cpu"] = {right for right in expected["cpu"] if right[0] != GPU_QUEUE}
+    assert found == expected
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("service", ["router", "cpu"])
+def test_an_apps_code_is_written_by_no_other_app(variant: str, service: str) -> None:
+    """Whoever takes one app over must not have the next one run code of theirs.
+
+    Its own identity must: the platform puts there, as the app, what is deployed.
+    """
+    deployment = apps_of(variant)[service]["properties"]["functionAppConfig"]["deployment"]
+    package = evaluated(deployment["storage"]["value"])
+    account, container = re.findall(r"^https://(\w+)\.blob\.[^/]+/([\w-]+)$", package)[0]
+    (found,) = (
+        each["id"]
+        for each in of_type(variant, "Microsoft.Storage/storageAccounts/blobServices/containers")
+        if each["id"].endswith(f"/{account}/blobServices/default/containers/{container}")
+    )
+    writers = {
+        who
+        for who, scope, role in _assignments(variant)
+        if role in WRITES and (found == scope or found.startswith(f"{scope}/"))
+    }
+    assert writers == {service}
+
+
+def _assignments(variant: str) -> Iterator[tuple[str, str, str]]:
+    """Who has it, on which resource's id, the role's name."""
     for assignment in of_type(variant, "Microsoft.Authorization/roleAssignments"):
         properties = assignment["properties"]
         who = re.search(r"/id-(\w+)-", properties["principalId"])
-        scope = assignment["id"].partition("/providers/Microsoft.Authorization/")[0].rpartition("/")[2]
-        right = (
-            re.sub(r"(sthost|stdata|appi-|cr)\w{13}$", r"\1", scope),
-            ROLE_NAMES[properties["roleDefinitionId"].rpartition("/")[2]],
-        )
-        rights = found.setdefault(who[1] if who else "deployer", set())
-        assert right not in rights
-        rights.add(right)
-    assert found == {
-        who: rights for who, rights in RIGHTS.items() if who != "gpu" or variant != "gpu-off"
-    }
+        scope = assignment["id"].partition("/providers/Microsoft.Authorization/")[0]
+        role = ROLE_NAMES[properties["roleDefinitionId"].rpartition("/")[2]]
+        yield who[1] if who else "deployer", scope, role
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -173,10 +232,13 @@ def test_the_workbook_asks_application_insights(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_storage_has_no_keys_and_no_public_blobs(variant: str) -> None:
-    """Two accounts, both for identities alone, over TLS 1.2."""
+    """One for each app's host and one for data: for identities alone, over TLS 1.2."""
     accounts = of_type(variant, "Microsoft.Storage/storageAccounts")
-    assert len(accounts) == 2
+    hosts = {f"st{service}" for service in apps_of(variant)}
+    assert {each["name"][:-13] for each in accounts} == hosts | {"stdata"}
     for account in accounts:
+        # Azure's rule for names, which are the whole world's.
+        assert re.fullmatch(r"[a-z0-9]{3,24}", account["name"])
         properties = account["properties"]
         assert properties["allowSharedKeyAccess"] is False
         assert properties["allowBlobPublicAccess"] is False
@@ -208,6 +270,12 @@ def test_new_blobs_become_messages_that_the_code_reads() -> None:
     subject = properties["filter"]["subjectBeginsWith"]
     event = {"subject": f"{subject}a/b.jsonl", "data": {"eTag": "0x1"}}
     assert blob_of(json.dumps(event).encode()) == ("a/b.jsonl", "0x1")
+
+
+@pytest.mark.parametrize("service", ["router", "cpu", "gpu"])
+def test_memory_that_was_freed_is_not_kept_in_an_arena_a_thread(service: str) -> None:
+    """What a long text takes goes back to the system, as on one machine."""
+    assert settings_of(apps_of("complete")[service])["MALLOC_ARENA_MAX"] == "2"
 
 
 def test_the_cpu_app_knows_whether_there_is_a_gpu() -> None:
@@ -261,6 +329,39 @@ def test_the_gateway_asks_for_keys_and_limits_each() -> None:
         assert f"'{placeholder}'" in value or placeholder not in value
     assert "rate-limit-by-key" in value
     assert "authentication-managed-identity" in value
+
+
+class _Places:
+    """Stands for a request's headers or query, has nothing, and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+
+    def get(self, name: str, default: str) -> str:
+        self.asked.add(name.lower())
+        return default
+
+
+def test_no_key_of_a_caller_passes_the_gateway() -> None:
+    """It ends wherever the router would look for one, and where the gateway itself takes one."""
+    headers, query = _Places(), _Places()
+    request = cast(HTTPConnection, SimpleNamespace(headers=headers, query_params=query))
+    assert not list(keys._keys_in(request))
+    (api,) = of_type("apim", "Microsoft.ApiManagement/service/apis")
+    taken = api["properties"]["subscriptionKeyParameterNames"]
+    assert {"authorization", taken["header"]} <= headers.asked
+    assert taken["query"] in query.asked
+    inbound = ElementTree.parse(INFRA / "apim-policy.xml").find("inbound")
+    assert inbound is not None
+    steps = [(each.tag, each.get("name", "").lower(), each.get("exists-action")) for each in inbound]
+    assert {("set-header", name, "delete") for name in headers.asked} <= set(steps)
+    assert {("set-query-parameter", name, "delete") for name in query.asked} <= set(steps)
+    # The gateway's own token comes last: nothing takes it away again.
+    assert steps[-1][0] == "authentication-managed-identity"
+    # And after the products' policies: none of them brings a key back.
+    order = [tag for tag, _, _ in steps]
+    base = order.index("base")
+    assert all(steps.index(("set-header", name, "delete")) > base for name in headers.asked)
 
 
 def test_a_keys_product_says_which_backend_comes_first() -> None:
@@ -395,8 +496,11 @@ def test_isolated_apps_and_accounts_have_no_open_door() -> None:
         each["properties"]["privateLinkServiceConnections"][0]["properties"]["groupIds"][0]
         for each in endpoints
     )
-    # The hosts' account has no queue that anybody may use.
-    assert kinds == ["blob", "blob", "queue", "sites", "table"]
+    # The hosts' accounts have no queue that anybody may use.
+    assert kinds == [*["blob"] * 4, "queue", "sites", *["table"] * 3]
+    accounts = {each["name"] for each in of_type("isolated", "Microsoft.Storage/storageAccounts")}
+    reached = {each["name"].split("-")[1] for each in endpoints}
+    assert accounts | {"cpu"} == reached
 
 
 def test_variants_differ_as_they_say() -> None:

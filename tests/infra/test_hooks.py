@@ -70,7 +70,9 @@ def test_a_posix_shell_takes_the_hooks(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "script", [*HOOKS.glob("*.sh"), *(ROOT / ".ci").iterdir()], ids=lambda path: str(path.name)
+    "script",
+    [*sorted(HOOKS.glob("*.sh")), *sorted((ROOT / ".ci").iterdir())],
+    ids=lambda path: str(path.name),
 )
 def test_shellcheck_has_no_remark(script: Path) -> None:
     """Each is read as what its first line says: the hooks as POSIX sh, those of .ci as bash."""

@@ -15,6 +15,7 @@ from shared.batching import Batched, Batcher, Runs
 from shared.contracts import FloatMatrix
 from shared.errors import BlitzError, EmptyInput, InvalidInput, Overloaded, Unavailable
 from shared.telemetry import Telemetry
+from tests.patience import PATIENCE_S
 
 POISON = 666
 
@@ -37,7 +38,7 @@ class FakeModel:
     def run(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
         self.calls.append([list(ids) for ids in sequences])
         self.entered.release()
-        assert self.gate.wait(10)
+        assert self.gate.wait(PATIENCE_S)
         if any(POISON in ids for ids in sequences):
             raise RuntimeError("internal detail")
         return np.array([[ids[0], len(ids)] for ids in sequences], np.float32)
@@ -73,7 +74,7 @@ def batcher(
 
 async def entered(model: FakeModel) -> None:
     """Wait until the model has been given one more batch."""
-    assert await asyncio.to_thread(model.entered.acquire, timeout=10)
+    assert await asyncio.to_thread(model.entered.acquire, timeout=PATIENCE_S)
 
 
 async def submit(batches: Batcher, model: Runs, sequences: list[list[int]]) -> Batched:
@@ -170,6 +171,7 @@ async def test_a_large_request_does_not_starve_a_single_text() -> None:
         assert [7] * 8 in model.calls[1]
         assert not large.done()
         large.cancel()
+        await queued(batches, 0)  # or the thread could take another one
         model.permits.release()  # the batch that runs by now
         with pytest.raises(asyncio.CancelledError):
             await large
@@ -184,7 +186,7 @@ class SteppedModel(FakeModel):
 
     def run(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
         vectors = super().run(sequences)
-        assert self.permits.acquire(timeout=10)
+        assert self.permits.acquire(timeout=PATIENCE_S)
         return vectors
 
 

@@ -14,6 +14,7 @@ from shared.catalogue import CARDS_S, Catalogue
 from shared.errors import InvalidArtefact, StoreUnavailable
 from shared.manifest import Device, Manifest
 from shared.model_store import ModelStore
+from tests.patience import PATIENCE_S
 from tests.tiny import manifest_of
 
 pytestmark = pytest.mark.anyio
@@ -42,7 +43,7 @@ class FakeStore:
     def names(self) -> list[str]:
         self.seen.append(REQUEST.get())
         self.asked.release()
-        assert self.open.wait(10)
+        assert self.open.wait(PATIENCE_S)
         if self.error:
             raise self.error
         return self.held
@@ -111,7 +112,7 @@ async def test_the_cards_of_a_known_model_wait_for_nothing() -> None:
     store.open.clear()
     store.held = ["b"]
     assert without_waiting(listed.cards_of("a")) == without_waiting(listed.cards_of("a")) != []
-    assert store.asked.acquire(timeout=10)
+    assert store.asked.acquire(timeout=PATIENCE_S)
     store.open.set()
     await listed.cards()
     assert without_waiting(listed.cards_of("a")) == []
@@ -177,7 +178,7 @@ async def test_a_caller_that_leaves_ends_no_listing() -> None:
     REQUEST.set("a caller's")
     leaving = asyncio.ensure_future(listed.cards())
     staying = asyncio.ensure_future(listed.cards())
-    assert await asyncio.to_thread(store.asked.acquire, timeout=10)
+    assert await asyncio.to_thread(store.asked.acquire, timeout=PATIENCE_S)
     leaving.cancel()
     await asyncio.wait([leaving])
     store.open.set()

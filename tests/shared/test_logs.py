@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from shared import logs, trace
+from tests.patience import PATIENCE_S
 from tests.server import ROOT, free_port, wait_until_answered
 from tests.tiny import Tiny, publish_all
 
@@ -133,10 +134,10 @@ def test_the_local_service_logs_json_where_that_is_set(tmp_path: Path) -> None:
         stderr=subprocess.STDOUT,
     )
     try:
-        wait_until_answered(f"http://127.0.0.1:{port}/health", process, 60, anything=False)
+        wait_until_answered(f"http://127.0.0.1:{port}/health", process, PATIENCE_S, anything=False)
     finally:
         process.terminate()
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     lines = [json.loads(line) for line in output.splitlines()]
     assert {line["role"] for line in lines} == {"router"}
     said = [line["msg"] for line in lines if line["logger"] == logs.START]
@@ -153,7 +154,7 @@ def test_a_setting_that_is_wrong_is_told_in_the_log_s_format() -> None:
         env={"BLITZ_LOG_FORMAT": "json", "BLITZ_THREDS": "1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert (ran.returncode, ran.stdout) == (2, "")
     line = json.loads(ran.stderr)

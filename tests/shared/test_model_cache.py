@@ -15,8 +15,7 @@ from shared.errors import InvalidArtefact, ModelLoadFailed, StoreUnavailable, Un
 from shared.model import Model
 from shared.model_cache import ModelCache
 from shared.telemetry import Telemetry
-
-WAIT_S = 10  # how long a test waits for what must happen; passing never takes it
+from tests.patience import PATIENCE_S
 
 
 class FakeModel:
@@ -58,7 +57,7 @@ class Shelf:
     def load(self, name: str, revision: str) -> Model:
         if name in self.gates:
             self.entered[name].set()
-            assert self.gates[name].wait(WAIT_S)
+            assert self.gates[name].wait(PATIENCE_S)
         if name in self.errors:
             raise self.errors[name]
         model = FakeModel(name, revision, self.memory_bytes)
@@ -127,11 +126,11 @@ async def touch(cache: ModelCache, name: str) -> FakeModel:
 
 
 async def happened(event: threading.Event) -> None:
-    assert await asyncio.to_thread(event.wait, WAIT_S)
+    assert await asyncio.to_thread(event.wait, PATIENCE_S)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - other threads set it
             await asyncio.sleep(0.001)
 

@@ -29,6 +29,7 @@ from shared.manifest import File, Manifest, Target, encode_pointer
 from shared.model_store import LocalCopies, ModelStore, open_store_url
 from shared.object_store import BlobObjects, FolderObjects, azure_errors
 from tests.azurite import Azurite, running_azurite
+from tests.patience import PATIENCE_S
 from tests.server import free_port
 from tests.tiny import manifest_of
 
@@ -305,7 +306,7 @@ def test_concurrent_publishers_do_not_lose_a_pointer(remote: Remote, tmp_path: P
     def add_one(data: bytes | None) -> bytes:
         tries.append(data)
         if len(tries) <= 2:
-            both_have_read.wait(10)
+            both_have_read.wait(PATIENCE_S)
         return str(int(data or b"0") + 1).encode()
 
     with ThreadPoolExecutor(2) as pool:

@@ -189,14 +189,14 @@ def test_levels_up_to_the_limit_are_read() -> None:
         wire.unpack(_deep(wire.MAX_DEPTH, b"\x91"), max_bytes=LIMIT)
 
 
-@settings(deadline=None, database=None)
+@settings(database=None)
 @given(st.binary(max_size=200))
 def test_random_bytes_raise_nothing_else(data: bytes) -> None:
     """Any bytes: a value, or InvalidInput."""
     _reads_or_refuses(data)
 
 
-@settings(deadline=None, database=None)
+@settings(database=None)
 @given(st.integers(0, len(ONE) - 1), st.integers(0, 255), st.binary(max_size=3))
 def test_a_damaged_array_raises_nothing_else(position: int, byte: int, tail: bytes) -> None:
     """One byte of a good array changed, and bytes put behind it."""

@@ -389,7 +389,7 @@ VALUES = st.recursive(
 NAMES = TEXTS.filter(lambda name: name not in ("id", "text", "embedding", "scale"))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(TEXTS, TEXTS, st.dictionaries(NAMES, VALUES, max_size=3)), max_size=6))
 def test_whatever_is_written_as_jsonl_comes_back(
     rows: list[tuple[str, str, dict[str, object]]],
@@ -400,7 +400,7 @@ def test_whatever_is_written_as_jsonl_comes_back(
     assert [(row.id, row.text, json.loads(str(row.fields))) for row in back] == rows
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), max_size=6), st.sampled_from(["\n", "\r\n"]))
 @example([('"', '""\n"', ',\r"')], "\n")
 def test_whatever_is_written_as_csv_comes_back(rows: list[tuple[str, str, str]], end: str) -> None:

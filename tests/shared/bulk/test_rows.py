@@ -88,7 +88,7 @@ def test_bad_rows_count_and_keep_their_order() -> None:
     assert json.loads(BAD.to_json()) == {"line": 1, "code": "empty_text", "message": "it is empty"}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 40), max_size=40), st.integers(1, 10), st.integers(1, 60))
 def test_no_chunk_is_larger_than_allowed_unless_it_is_one_row(
     sizes: list[int], max_rows: int, max_bytes: int

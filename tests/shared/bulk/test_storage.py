@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import itertools
 import json
 import os
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from functools import partialmethod
 from pathlib import Path
 from stat import S_IFCHR
+from typing import IO
 
 import pytest
 from azure.storage.blob import BlobServiceClient, ContainerClient
@@ -34,12 +36,14 @@ from shared.bulk.storage import OUT, SOURCE, Blobs, Message, Queue, Storage
 from shared.errors import InvalidInput, Misconfigured, SourceChanged, StoreUnavailable
 from shared.settings import Settings
 from tests.azurite import Azurite, running_azurite
+from tests.patience import PATIENCE_S
 from tests.server import ROOT, free_port
 
 BIG = 9 << 20  # more than two blocks
 THREADS = 8
 ONE_FOR_ALL_EXAMPLES = settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 BAD_KEYS = [
     "",
@@ -142,14 +146,14 @@ def in_threads(work: Callable[[int], object], number: int = THREADS) -> list[obj
     all_there = threading.Barrier(number)
 
     def begin(index: int) -> object:
-        all_there.wait(30)
+        all_there.wait(PATIENCE_S)
         return work(index)
 
     with ThreadPoolExecutor(number) as pool:
         return list(pool.map(begin, range(number)))
 
 
-def received(queue: Queue, visible_after_s: float = 60, timeout_s: float = 20) -> Message:
+def received(queue: Queue, visible_after_s: float = 60, timeout_s: float = PATIENCE_S) -> Message:
     """The next message, waited for."""
     deadline = time.monotonic() + timeout_s
     while (message := queue.receive(visible_after_s=visible_after_s)) is None:
@@ -281,7 +285,7 @@ def test_one_of_many_processes_creates(place: Place) -> None:
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in processes:
-        rows.append([int(won) for won in process.communicate(timeout=60)[0].split()])
+        rows.append([int(won) for won in process.communicate(timeout=PATIENCE_S)[0].split()])
         assert process.returncode == 0
     out = place.open().out
     for number, wins in enumerate(zip(*rows, strict=True)):
@@ -405,7 +409,7 @@ def test_two_streams_at_once_never_mix(blobs: Blobs, same: bool) -> None:
     def write(index: int) -> object:
         def chunks() -> Iterator[bytes]:
             for start in range(0, BIG, 3 << 20):
-                step.wait(30)
+                step.wait(PATIENCE_S)
                 yield texts[index][start : start + (3 << 20)]
 
         try:
@@ -674,10 +678,12 @@ def test_a_message_renewed_for_no_time_is_visible_at_once(storage: Storage) -> N
 def test_a_delayed_message_is_hidden_at_first(storage: Storage) -> None:
     """It does not come before its time, and then it is as if it had just been sent."""
     queue = storage.queue("bulk-split")
-    queue.send(b"later", delay_s=1.5)
-    began = time.monotonic()
+    queue.send(b"much later", delay_s=3600)
     queue.send(b"now")
     assert received(queue).body == b"now"
+    assert queue.receive(visible_after_s=60) is None
+    began = time.monotonic()
+    queue.send(b"later", delay_s=1.5)
     later = received(queue)
     assert (later.body, later.dequeue_count) == (b"later", 1)
     assert time.monotonic() - began > 1
@@ -863,21 +869,29 @@ def test_of_two_that_replace_the_second_waits_for_the_first(
     out = folder_place.open().out
     out.write("k", b"old")
     etag = etag_of(out, "k")
-    looked, go_on = threading.Event(), threading.Event()
+    looked, go_on, came = threading.Event(), threading.Event(), threading.Semaphore(0)
+    lock = fcntl.flock
 
     def linger(*_: object) -> None:
         if not looked.is_set():
             looked.set()
-            go_on.wait(30)
+            go_on.wait(PATIENCE_S)
+
+    def tell_and_lock(stream: IO[str], operation: int) -> None:
+        came.release()
+        lock(stream, operation)
 
     monkeypatch.setattr(FolderBlobs, "_add_metadata", linger)
+    monkeypatch.setattr(fcntl, "flock", tell_and_lock)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(out.replace, "k", b"first", etag=etag)
-        assert looked.wait(30)
+        assert looked.wait(PATIENCE_S)
+        assert came.acquire(timeout=PATIENCE_S)
         second = pool.submit(folder_place.open().out.replace, "k", b"second", etag=etag)
-        wait([second], timeout=0.5)
+        assert came.acquire(timeout=PATIENCE_S)
+        wait([second], timeout=0.2)  # if it did not wait now, it would be done
         go_on.set()
-        assert (first.result(30), second.result(30)) == (True, False)
+        assert (first.result(PATIENCE_S), second.result(PATIENCE_S)) == (True, False)
     assert out.read("k") == b"first"
 
 
@@ -950,7 +964,9 @@ def test_a_folder_that_cannot_be_used_is_unavailable(tmp_path: Path) -> None:
 def test_killed_at_any_line_a_folder_holds_the_old_or_the_new(tmp_path: Path) -> None:
     """SIGKILL at every line of each operation: blobs keep their metadata, no message is lost or torn."""
     command = [sys.executable, "-m", "tests.shared.bulk.killed", str(tmp_path / "bulk")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert done.returncode == 0, done.stderr
     kills = [int(count) for count in done.stdout.split()]
     assert len(kills) == 9
@@ -1001,7 +1017,7 @@ def test_killed_senders_and_workers_lose_nothing(folder_place: Place) -> None:
         process.send_signal(signal.SIGKILL)
         said += process.stdout
         process.stdout.close()
-        assert process.wait(30) == -signal.SIGKILL
+        assert process.wait(PATIENCE_S) == -signal.SIGKILL
         return [line for line in said if line.endswith(b"\n")]
 
     sent = 0
@@ -1009,7 +1025,7 @@ def test_killed_senders_and_workers_lose_nothing(folder_place: Place) -> None:
         sent = 1 + int(killed_after(start(SEND, sent), rng.randrange(10, 40))[-1])
         for worker in [start(WORK, "forever"), start(WORK, "forever")]:
             killed_after(worker, rng.randrange(1, 15))
-    start(WORK, "until empty").communicate(timeout=60)
+    start(WORK, "until empty").communicate(timeout=PATIENCE_S)
     storage = folder_place.open()
     assert storage.queue("bulk-cpu").depth() == 0
     done = {stat.key: storage.out.read(stat.key) for stat in storage.out.list("")}
