@@ -268,6 +268,8 @@ def _end(now: Status, where: str, as_json: bool) -> None:
     counts = now.request_counts
     rows = f"{counts.completed:,} of {counts.total:,} rows, {counts.failed:,} failed"
     lines = [f"{now.id}: {now.status}, {rows}"]
+    if now.truncated:
+        lines.append(f"  {now.truncated:,} texts were longer than the model reads, and cut")
     if now.error:
         lines.append(f"  {now.error}")
     if now.options:

@@ -107,7 +107,8 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
 
     options: what it runs with, but for defaults. sidecar: as in Job. finalizing_at: when its output was
     begun, told once it has completed. output: None, too, where no request of OpenAI Batch has an answer.
-    error: why it failed as a whole, `code` and `field` as a BlitzError has them.
+    error: why it failed as a whole, `code` and `field` as a BlitzError has them. truncated: how many
+    texts were longer than the model reads, and cut, once it has ended; None: nobody told.
     """
 
     id: str
@@ -125,6 +126,7 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str | None = None
     code: str | None = None
     field: str | None = None
+    truncated: int | None = None
 
 
 class Output(msgspec.Struct, frozen=True):

@@ -517,7 +517,7 @@ async def test_an_output_without_a_row_has_the_input_s_columns() -> None:
     await world.drain()
     table = world.table("mini/texts.csv.parquet")
     assert table.num_rows == 0
-    names = ["row", "id", "text", "price", "input_embedding", "tokens", "vector"]
+    names = ["row", "id", "text", "price", "input_embedding", "tokens", "truncated", "vector"]
     assert table.column_names == names
     errors = world.outputs()["mini/texts.csv.errors.jsonl"].splitlines()
     assert {error["code"] for error in map(json.loads, errors)} == {"input_refused"}
@@ -544,7 +544,7 @@ async def test_an_output_of_an_input_without_one_readable_row_can_be_read(
         case "parquet":
             table = world.table(output)
             assert table.num_rows == 0
-            assert table.column_names == ["row", "id", "text", "tokens", "vector"]
+            assert table.column_names == ["row", "id", "text", "tokens", "truncated", "vector"]
         case "npy":
             assert np.load(io.BytesIO(world.outputs()[output])).shape == (0, 4)
             assert world.outputs()[f"mini/{name}.ids.jsonl"] == b""
