@@ -244,9 +244,11 @@ class Inference:
         if characters <= INLINE_CHARACTERS:
             sequences = completed(tokenize())
         else:
-            sequences = await self._turns.finish(tokenize())
-        if characters >= _LARGE_CHARACTERS:
-            allocator.give_back_soon()
+            try:
+                sequences = await self._turns.finish(tokenize())
+            finally:
+                if characters >= _LARGE_CHARACTERS:
+                    allocator.give_back_soon()
         tokenization_s = time.perf_counter() - began
         counts = tuple(len(tokens) for tokens in sequences)
         check_tokens(sum(counts), self._max_request_tokens, field)

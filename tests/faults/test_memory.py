@@ -89,3 +89,24 @@ def test_a_huge_text_is_not_held_many_times(
     while memory_mib(process.pid) - at_rest > KEPT_MIB and time.monotonic() < deadline:
         time.sleep(0.2)
     assert memory_mib(process.pid) - at_rest < KEPT_MIB
+
+
+def test_bulk_rows_of_a_megabyte_are_cut_too(minilm_store: Path, tmp_path: Path) -> None:
+    """Forty of them, of which 256 tokens are read each: little more than the file is held."""
+    source = tmp_path / "bulk-in" / "all-MiniLM-L6-v2" / "rows.jsonl"
+    source.parent.mkdir(parents=True)
+    environ = {"BLITZ_STORAGE": f"file://{tmp_path}"}
+    with started_service(f"file://{minilm_store}", environ=environ) as (url, process):
+        wait_until_ready(url, process)
+        assert post(url, "/embed", {"inputs": "hello"}) == 200
+        at_rest = memory_mib(process.pid)
+        rows = [json.dumps({"id": str(n), "text": "word " * 200_000}) for n in range(40)]
+        source.write_text("\n".join(rows))
+        statuses: list[dict[str, object]] = []
+        deadline = time.monotonic() + 120
+        while not any("ended_at" in status for status in statuses) and time.monotonic() < deadline:
+            time.sleep(0.2)
+            found = (tmp_path / "bulk-out").glob("jobs/*/status.json")
+            statuses = [json.loads(path.read_bytes()) for path in found]
+        assert [status["status"] for status in statuses] == ["completed"]
+        assert peak_mib(process) - at_rest < 200

@@ -81,3 +81,12 @@ def test_a_cut_is_found_where_there_is_one(text: str, kind: str) -> None:
     assert end is not None
     part = tokenizer.encode(_TEXTS[text][:end], add_special_tokens=False)
     assert cuts.are_settled(part, 20) == (kind not in _DENIED[text])
+
+
+def test_no_cut_is_inside_an_added_token() -> None:
+    """Of which the beginning alone would be other tokens."""
+    cuts = cuts_of("MiniLM")
+    text = "word " * 200 + "[SEP] " * 200
+    ends = {cuts.end_before(text, at) for at in range(1_000, 1_500)}
+    found = {end for end in ends if end is not None}
+    assert {text[end - 1] for end in found} == {"d"}

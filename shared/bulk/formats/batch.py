@@ -16,6 +16,7 @@ from shared.bulk.formats.seen import Seen
 from shared.bulk.rows import BadRow, Row
 from shared.dialects.body import read_inputs
 from shared.dialects.openai import EmbeddingsBody
+from shared.dialects.unreadable import not_of_type
 from shared.errors import InvalidInput
 
 URLS = ("/v1/embeddings", "/embeddings")
@@ -97,8 +98,9 @@ def _check_target(values: dict[str, msgspec.Raw], custom_id: str) -> None:
 def _read_body(raw: msgspec.Raw, custom_id: str) -> EmbeddingsBody:
     try:
         return _BODY.decode(raw)
-    except msgspec.ValidationError as error:  # names types and fields, no values
-        message = str(error).replace("`$.", "`body.").replace("`$`", "`body`")
+    except msgspec.ValidationError as error:
+        wrong = not_of_type(error, EmbeddingsBody)
+        message = f"body.{wrong.message}" if wrong.field else wrong.message
         raise BadRecord("invalid_input", message, id=custom_id) from None
 
 
