@@ -173,6 +173,7 @@ class Batches:
             now,
             body.metadata,
             expires_at=now + told_s if told_s else None,
+            endpoint=body.endpoint,
         )
         # In this order, because a job without a record only wastes work, and a record without a job
         # would say for ever that it is being validated.

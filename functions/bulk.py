@@ -33,6 +33,8 @@ from shared.bulk import control, jobs
 from shared.bulk.connection import open_storage
 from shared.bulk.jobs import ENDED, Manifest, Status
 from shared.bulk.options import PREFIX
+from shared.bulk.passed_over import why_no_input
+from shared.bulk.splitting import check_outputs
 from shared.bulk.storage import OUT, SOURCE, BlobStat, Storage
 from shared.errors import BlitzError, InvalidInput, SourceChanged, Unavailable
 from shared.manifest import check_name
@@ -106,7 +108,10 @@ def submit(
         }
         metadata = {f"{PREFIX}{name}": str(value) for name, value in given.items() if value}
         key = f"{check_name(model, field='model')}/{file.name}" if model else file.name
+        if (why := why_no_input(key)) is not None:
+            raise InvalidInput(f"{file.name} is {why}: it would be passed over", field="FILE")
         storage, where = _open(to)
+        check_outputs(storage.out, key)
         with Sending(file.name, file.stat().st_size) as sending:
             storage.source.write_stream(key, sending.watch(_blocks(file)), metadata)
         sent = storage.source.stat(key)
@@ -234,7 +239,10 @@ def _fetch(storage: Storage, manifest: Manifest, folder: Path) -> Iterator[Path]
             if stat is None:
                 raise SourceChanged(f"{OUT}/{output.key} has been deleted")
             target = folder / output.key.rpartition("/")[2]
-            partial = target.with_name(target.name + ".partial")
+            # No longer than the name, which may be as long as there are.
+            partial = target.with_name(
+                f".{hashlib.sha256(output.key.encode()).hexdigest()[:16]}.partial"
+            )
             digest = hashlib.sha256()
             with partial.open("wb") as sink, Sending(target.name, stat.size) as receiving:
                 ranges = (
@@ -260,6 +268,8 @@ def _end(now: Status, where: str, as_json: bool) -> None:
     counts = now.request_counts
     rows = f"{counts.completed:,} of {counts.total:,} rows, {counts.failed:,} failed"
     lines = [f"{now.id}: {now.status}, {rows}"]
+    if now.truncated:
+        lines.append(f"  {now.truncated:,} texts were longer than the model reads, and cut")
     if now.error:
         lines.append(f"  {now.error}")
     if now.options:

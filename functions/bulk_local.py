@@ -12,11 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from functions.bulk_steps import Step, build_bulk, steps_of
+from functions.bulk_steps import Step, build_bulk, steps_of, unless_invalid
 from shared.backend_client import Backend
 from shared.bulk import jobs
 from shared.bulk.connection import open_storage
-from shared.bulk.options import is_input
+from shared.bulk.passed_over import is_input, shown
 from shared.bulk.pipeline import Bulk
 from shared.bulk.storage import OUT, SOURCE, Message, Queue, Storage
 from shared.contracts import ModelCard
@@ -104,6 +104,8 @@ class Driver:
         while True:
             try:
                 found = await self._handle_next(step)
+            except _Told:
+                found = False
             except Exception as error:
                 found = False
                 _complain(step.queue, error)
@@ -145,16 +147,25 @@ class Driver:
                 await asyncio.to_thread(queue.renew, message, visible_after_s=self._pace.retry_s)
 
     async def _handle(self, step: Step, message: Message) -> None:
+        async def give_up() -> None:
+            await unless_invalid(self._bulk.give_up, message.body, step.queue, message.id)
+
         if message.dequeue_count > MAX_TRIES:  # whoever took it before died of it
-            await self._bulk.give_up(message.body)
+            await give_up()
             return
         try:
-            await step.run(message.body)
+            await unless_invalid(step.run, message.body, step.queue, message.id)
         except Exception as error:
-            if message.dequeue_count < MAX_TRIES:
-                raise
-            _complain(step.queue, error)
-            await self._bulk.give_up(message.body)
+            last = message.dequeue_count >= MAX_TRIES
+            then = "it is given up" if last else "it will be tried again"
+            _complain(f"{step.queue}, message {shown(message.id)}", error, then)
+            if not last:
+                raise _Told from error
+            await give_up()
+
+
+class _Told(Exception):
+    """A step failed, and the log says so."""
 
 
 class _Hold:
@@ -219,7 +230,7 @@ def bulk_hint(settings: Settings, cards: Sequence[ModelCard]) -> str:
     return f"put a file into {where}{SOURCE}/{name}/, find its vectors in {where}{OUT}/{name}/"
 
 
-def _complain(what: str, error: Exception) -> None:
+def _complain(what: str, error: Exception, then: str = "it will be tried again") -> None:
     """Messages of our own errors are safe to show; others may quote a text."""
     why = error.message if isinstance(error, BlitzError) else type(error).__name__
-    _log.warning("bulk: %s: %s; it will be tried again", what, why)
+    _log.warning("bulk: %s: %s; %s", what, why, then)

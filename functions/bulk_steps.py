@@ -5,19 +5,24 @@ Shared by the Functions triggers and by the local driver. Does not know either o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from shared.backend_client import Backend
 from shared.bulk.control import FINISH, SPLIT, queue_of
 from shared.bulk.formats.allowance import Limits
+from shared.bulk.passed_over import shown
 from shared.bulk.pipeline import FINISHES, SPLITS, Bulk
 from shared.bulk.storage import Storage
 from shared.catalogue import Catalogue
+from shared.errors import InvalidMessage
 from shared.manifest import Device
 from shared.model_store import open_store
 from shared.routing import policy_of
 from shared.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,19 @@ class Step:
     queue: str
     run: Callable[[bytes], Awaitable[object]]
     at_once: int
+
+
+async def unless_invalid(
+    run: Callable[[bytes], Awaitable[object]], body: bytes, queue: str, message_id: str
+) -> None:
+    """Run a step with a message; one that is none of the queue's is told of, and done with.
+
+    Whoever may write to the queue wrote it: its body is not shown.
+    """
+    try:
+        await run(body)
+    except InvalidMessage as error:
+        _log.warning("bulk: message %s of %s is dropped: %s", shown(message_id), queue, error.message)
 
 
 def build_bulk(settings: Settings, storage: Storage, backend: Backend | None) -> Bulk:

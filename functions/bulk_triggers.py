@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import azure.functions as func
 import msgspec
 
-from functions.bulk_steps import steps_of
+from functions.bulk_steps import steps_of, unless_invalid
 from shared.bulk.pipeline import Bulk
 from shared.bulk.storage import SOURCE
-from shared.errors import BlitzError
+from shared.errors import BlitzError, InvalidMessage
 from shared.manifest import Device
 
 EVENTS = "bulk-events"
@@ -25,6 +26,7 @@ CONNECTION = "BulkStorage"
 """Prefix of the settings that tell the host where BLITZ_STORAGE's queues are."""
 EVERY_5_MINUTES = "0 */5 * * * *"
 
+_WRITTEN = ("BlobCreated", "BlobRenamed")
 _SUBJECT = f"/blobServices/default/containers/{SOURCE}/blobs/"
 
 
@@ -33,10 +35,12 @@ class _Data(msgspec.Struct):
 
 
 class _Event(msgspec.Struct):
-    """Of Event Grid's schema and CloudEvents 1.0 what both have."""
+    """Of Event Grid's schema (eventType) and CloudEvents 1.0 (type) what is needed."""
 
-    subject: str
-    data: _Data
+    subject: str = ""
+    data: Any = None
+    type: str = ""
+    event_type: str = msgspec.field(default="", name="eventType")
 
 
 def register(app: func.AsgiFunctionApp, bulk: Bulk, device: Device) -> None:
@@ -50,26 +54,44 @@ def register(app: func.AsgiFunctionApp, bulk: Bulk, device: Device) -> None:
     if device == "cpu":
 
         async def notice(body: bytes) -> None:
-            if blob := blob_of(body):
+            blobs, others = blobs_of(body)
+            for blob in blobs:
                 await bulk.notice(*blob)
+            if others or not blobs:
+                raise InvalidMessage(
+                    f"{others} of its {others + len(blobs)} events tell of no blob written to {SOURCE}"
+                )
 
         _on_queue(app, EVENTS, notice)
         _on_timer(app, "bulk_reconcile", bulk.reconcile)
 
 
-def blob_of(event: bytes) -> tuple[str, str] | None:
-    """Key and ETag (empty if not told) of the blob that an event of Event Grid is about.
+def blobs_of(body: bytes) -> tuple[list[tuple[str, str]], int]:
+    """Key and ETag (empty if not told) of the blobs that Event Grid's events are about.
 
-    None if it is no blob of bulk-in: such an event is dropped, as nothing would make it better.
+    body: an event or a list of them, in either schema. The number is of those that tell of something
+    else: the validation of a subscription, a deletion, another container. Raises InvalidMessage.
     """
     try:
-        found = msgspec.json.decode(event, type=_Event)
-    except msgspec.DecodeError:
+        found = msgspec.json.decode(body)
+        events = found if isinstance(found, list) else [found]
+        blobs = [blob for event in events if (blob := _blob_of(event)) is not None]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidMessage("it is no event of Event Grid") from None
+    return blobs, len(events) - len(blobs)
+
+
+def _blob_of(event: object) -> tuple[str, str] | None:
+    try:
+        found = msgspec.convert(event, _Event)
+        data = msgspec.convert(found.data or {}, _Data)
+    except msgspec.ValidationError:
         return None
+    type_ = found.type or found.event_type
     key = found.subject.removeprefix(_SUBJECT)
-    if not key or key == found.subject:
+    if not key or key == found.subject or (type_ and not type_.endswith(_WRITTEN)):
         return None
-    return key, found.data.etag.strip('"')
+    return key, data.etag.strip('"')
 
 
 @contextmanager
@@ -86,7 +108,7 @@ def _said_to_the_host() -> Iterator[None]:
 def _on_queue(app: func.AsgiFunctionApp, queue: str, run: Callable[[bytes], Awaitable[object]]) -> None:
     async def handle(message: func.QueueMessage) -> None:
         with _said_to_the_host():
-            await run(message.get_body())
+            await unless_invalid(run, message.get_body(), queue, message.id or "")
 
     name = queue.replace("-", "_")
     handle.__name__ = name

@@ -5,6 +5,7 @@ It does not know any dialect's body shape: dialects format these, one handler ea
 BlitzError
 ├── InvalidInput            400  the caller can fix it; `field` names what
 │   ├── EmptyInput          400  nothing to embed
+│   ├── InvalidMessage      400  a queue's message that is none of a bulk step: no try makes it better
 │   └── InputTooLong        400  more tokens than the model reads, truncation off
 │       └── BeyondMemory    400  more than the model can read with the memory that is here
 ├── Unauthorized            401  no key, or none that we know
@@ -59,6 +60,10 @@ class InvalidInput(BlitzError):
 
 class EmptyInput(InvalidInput):
     code = "empty_input"
+
+
+class InvalidMessage(InvalidInput):
+    code = "invalid_message"
 
 
 class InputTooLong(InvalidInput):

@@ -1,7 +1,9 @@
 """Loaded models by name: leased, loaded once, least recently used evicted, renewed when republished.
 
 It does not know the store, engines or requests: `find_revision` and `load` are given. One lock guards
-a few dicts and is never held over I/O; loads and closes run in the cache's own threads.
+a few dicts and is never held over I/O; loads and closes run in the cache's own threads. A revision is
+loaded once, whether it is asked for by its model's name or as NAME@REVISION: which names stand for what
+is shared.loaded_models' to know.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ import asyncio
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
@@ -19,7 +20,9 @@ from typing import Protocol
 
 from shared.contracts import ModelState
 from shared.errors import BlitzError, ModelLoadFailed, Unavailable
+from shared.loaded_models import Entry, Key, LoadedModels
 from shared.logs import FAILURE, Failure
+from shared.manifest import split_pinned
 from shared.model import Model
 
 _log = logging.getLogger(__name__)
@@ -41,25 +44,16 @@ class Observer(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Entry:
-    """A loaded model. retired: replaced or dropped; closed when its last lease ends."""
-
-    model: Model
-    revision: str
-    memory_bytes: int
-    checked_at: float
-    leases: int = 0
-    checking: bool = False
-    retired: bool = False
-
-
-@dataclass(slots=True, eq=False)
 class _Load:
-    """One load in flight. waiters: callers who each own a lease the moment it is done."""
+    """One load in flight. waiters: callers who each own a lease the moment it is done.
 
-    future: Future[_Entry] = field(default_factory=Future)
+    replaces: what its name stands for until then, of one that looks for a new revision.
+    """
+
+    future: Future[Entry] = field(default_factory=Future)
     waiters: int = 0
-    entry: _Entry | None = None
+    entry: Entry | None = None
+    replaces: Entry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +84,13 @@ class ModelCache:
     ) -> None:
         self._find_revision = find_revision
         self._load = load
-        self._max_models = max_models
-        self._max_bytes = max_bytes
         self._refresh_s = refresh_s
         self._clock = clock
         self._observer = observer
         self._lock = threading.Lock()
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
-        self._retired: set[_Entry] = set()
+        self._models = LoadedModels(max_models, max_bytes)
         self._loads: dict[str, _Load] = {}
+        self._opening: dict[Key, list[tuple[str, _Load]]] = {}  # and who is to be served by it
         self._failures: dict[str, _Failure] = {}
         self._wanted: dict[str, str | None] = {}  # names given to warm -> why the last load failed
         self._closed = threading.Event()
@@ -112,7 +104,7 @@ class ModelCache:
         ModelLoadFailed with retry_after_s otherwise, at once while the last failure is recent.
         """
         taken = self._take(name)
-        entry = taken if isinstance(taken, _Entry) else await self._arrival(taken)
+        entry = taken if isinstance(taken, Entry) else await self._arrival(taken)
         try:
             yield entry.model
         finally:
@@ -141,7 +133,7 @@ class ModelCache:
                     states[name] = ModelState(name, "failed", failure.reason)
             for name in self._loads:
                 states[name] = ModelState(name, "loading")
-            for name, entry in self._entries.items():
+            for name, entry in self._models.served():
                 states[name] = ModelState(name, "warm", revision=entry.revision)
             return states
 
@@ -151,26 +143,26 @@ class ModelCache:
             self._closed.set()
             loads = list(self._loads.values())
             self._loads.clear()
-            closing = [entry for name in list(self._entries) if (entry := self._retire(name))]
+            closing = self._models.clear()
         for load in loads:
             load.future.set_exception(Unavailable("the service is shutting down"))
         for entry in closing:
             entry.model.close()
         self._pool.shutdown(wait=False)  # queued closes still run; queued loads see that we are closed
 
-    def _take(self, name: str) -> _Entry | _Load:
+    def _take(self, name: str) -> Entry | _Load:
         """A lease on a loaded model, or a place among the waiters of its load."""
         with self._lock:
-            entry = self._entries.get(name)
+            entry = self._models.use(name)
             if entry is None:
                 load = self._begin(name)
                 load.waiters += 1
                 if self._observer:
                     self._observer.cache_missed()
                 return load
-            entry.leases += 1
-            self._entries.move_to_end(name)
-            if not entry.checking and self._clock() - entry.checked_at >= self._refresh_s:
+            is_pinned = split_pinned(name)[1] != ""
+            old = self._clock() - entry.checked_at >= self._refresh_s
+            if old and not is_pinned and not entry.checking:
                 entry.checking = True
                 self._pool.submit(self._refresh, name, entry)
             if self._observer:
@@ -192,7 +184,7 @@ class ModelCache:
         self._pool.submit(self._run, name, load)
         return load
 
-    async def _arrival(self, load: _Load) -> _Entry:
+    async def _arrival(self, load: _Load) -> Entry:
         try:
             return await asyncio.wrap_future(load.future)
         except BaseException:
@@ -204,44 +196,75 @@ class ModelCache:
                 self._release(entry)
             raise
 
-    def _release(self, entry: _Entry) -> None:
+    def _release(self, entry: Entry) -> None:
         with self._lock:
-            entry.leases -= 1
-            closing = self._shrink()
-            if entry.retired and not entry.leases:
-                self._retired.discard(entry)
-                closing.append(entry)
+            closing = [*self._models.release(entry), *self._shrink()]
         self._close_later(closing)
 
     def _run(self, name: str, load: _Load) -> None:
         if self._closed.is_set():
             return
         try:
-            entry = self._open(name, self._find_revision(name))
+            revision = self._find_revision(name)
         except Exception as error:
             self._fail(name, load, error)
             return
-        if not self._arrive(name, load, entry):
+        self._bring(name, (split_pinned(name)[0], revision), load)
+
+    def _bring(self, name: str, key: Key, load: _Load) -> None:
+        """Have a load end with that revision: one that is there, or is being opened, or a new one."""
+        with self._lock:
+            loads = self._opening.setdefault(key, [])
+            loads.append((name, load))
+            if len(loads) > 1:
+                return  # who opens it serves this name too
+            entry = there = self._models.find(key)
+            if there is not None:
+                there.leases += 1  # so that it stays
+        try:
+            entry = entry or self._open(key)
+        except Exception as error:
+            with self._lock:
+                loads = self._opening.pop(key)
+            for name, load in loads:
+                self._fail(name, load, error)
+            return
+        arrived = self._arrive(entry)
+        if there is not None:
+            self._release(there)
+        elif not arrived:
             entry.model.close()
 
-    def _arrive(self, name: str, load: _Load, entry: _Entry) -> bool:
-        """Serve a loaded model and hand its waiters their leases; False if the cache is closed."""
+    def _arrive(self, entry: Entry) -> bool:
+        """Serve a loaded model and hand its waiters their leases; False if nobody wants it any more."""
         with self._lock:
+            loads = self._opening.pop(entry.key)
             if self._closed.is_set():
                 return False
-            del self._loads[name]
-            self._failures.pop(name, None)
-            if name in self._wanted:
-                self._wanted[name] = None
-            load.entry = entry
-            entry.leases = load.waiters
-            self._entries[name] = entry
-            closing = self._shrink()
+            closing: list[Entry] = []
+            for name, load in loads:
+                if not split_pinned(name)[1]:
+                    entry.checked_at = self._clock()
+                if load.replaces is None:
+                    del self._loads[name]
+                    self._failures.pop(name, None)
+                    if name in self._wanted:
+                        self._wanted[name] = None
+                    load.entry = entry
+                    entry.leases += load.waiters
+                elif self._models.named(name) is not load.replaces:
+                    continue  # evicted meanwhile: nobody waits for this
+                closing += self._models.serve(name, entry)
+            closing += self._shrink()
         self._close_later(closing)
-        load.future.set_result(entry)
-        return True
+        for _, load in loads:
+            load.future.set_result(entry)
+        return bool(entry.names)
 
     def _fail(self, name: str, load: _Load, error: Exception) -> None:
+        if load.replaces is not None:
+            _tell_not_refreshed(name, error)
+            return
         known = isinstance(error, BlitzError)
         passed_on = isinstance(error, BlitzError) and error.status < 500
         reason = f"the model {name} did not load" + (f": {error}" if known else "")
@@ -273,69 +296,36 @@ class ModelCache:
         self._failures[name] = _Failure(reason, delay_s, now + delay_s)
         return ModelLoadFailed(reason, retry_after_s=delay_s)
 
-    def _open(self, name: str, revision: str) -> _Entry:
+    def _open(self, key: Key) -> Entry:
         started = self._clock()
-        model = self._load(name, revision)
+        model = self._load(*key)
         now = self._clock()
         if self._observer:
             self._observer.model_loaded(seconds=now - started)
-        return _Entry(model, revision, model.memory_bytes, checked_at=now)
+        return Entry(model, key, model.memory_bytes, checked_at=now)
 
-    def _refresh(self, name: str, old: _Entry) -> None:
+    def _refresh(self, name: str, old: Entry) -> None:
         """Swap in a new revision if there is one; whatever goes wrong, the old one keeps serving."""
-        new = None
         try:
             revision = self._find_revision(name)
             if revision != old.revision:
-                new = self._open(name, revision)
+                self._bring(name, (old.key[0], revision), _Load(replaces=old))
         except Exception as error:
-            known = isinstance(error, BlitzError)
-            reason = f": {error}" if known else ""
-            carried = None if known else {FAILURE: Failure.of(error)}
-            _log.warning("the model %s was not refreshed%s", name, reason, extra=carried)
+            _tell_not_refreshed(name, error)
         with self._lock:
             old.checked_at = self._clock()
             old.checking = False
-            closing: list[_Entry] = []
-            if new and self._entries.get(name) is old:
-                if retired := self._retire(name, successor=new):
-                    closing.append(retired)
-                closing += self._shrink()
-            elif new:
-                closing.append(new)  # the old one was evicted meanwhile: nobody waits for this
-        self._close_later(closing)
 
-    def _retire(self, name: str, successor: _Entry | None = None) -> _Entry | None:
-        """Stop serving a model; returned if it can be closed now. Call with the lock held."""
-        entry = self._entries[name]
-        if successor:
-            self._entries[name] = successor  # keeps its place in the order of use
-        else:
-            del self._entries[name]
-        entry.retired = True
-        if entry.leases:
-            self._retired.add(entry)
-            return None
-        return entry
-
-    def _shrink(self) -> list[_Entry]:
-        """Drop idle models, least recently used first, until limits hold. Call with the lock held."""
-        dropped = []
-        held = sum(entry.memory_bytes for entry in (*self._entries.values(), *self._retired))
-        for name in list(self._entries)[:-1]:
-            if len(self._entries) <= self._max_models and held <= self._max_bytes:
-                break
-            if not self._entries[name].leases:
-                entry = self._entries.pop(name)
-                held -= entry.memory_bytes
-                dropped.append(entry)
-                if self._observer:
-                    self._observer.model_evicted()
+    def _shrink(self) -> list[Entry]:
+        """Drop what is too much. Call with the lock held."""
+        dropped = self._models.shrink()
         if self._observer:
-            self._observer.cache_holds(models=len(self._entries), memory_bytes=held)
+            for _ in dropped:
+                self._observer.model_evicted()
+            self._observer.cache_holds(models=len(self._models), memory_bytes=self._models.memory_bytes)
         return dropped
 
-    def _close_later(self, entries: list[_Entry]) -> None:
+    def _close_later(self, entries: list[Entry]) -> None:
         """Freeing an engine takes milliseconds that an event loop does not have."""
         for entry in entries:
             try:
@@ -350,7 +340,7 @@ class ModelCache:
             for name in names:
                 try:
                     with self._lock:
-                        if name not in self._entries:
+                        if self._models.named(name) is None:
                             futures[name] = self._begin(name).future
                 except ModelLoadFailed as error:
                     futures[name] = Future()
@@ -361,3 +351,10 @@ class ModelCache:
             names = [name for name, future in futures.items() if future.exception()]
             self._closed.wait(delay_s if names else 0)
             delay_s = min(delay_s * 2, _LONGEST_RETRY_S)
+
+
+def _tell_not_refreshed(name: str, error: Exception) -> None:
+    known = isinstance(error, BlitzError)
+    reason = f": {error}" if known else ""
+    carried = None if known else {FAILURE: Failure.of(error)}
+    _log.warning("the model %s was not refreshed%s", name, reason, extra=carried)

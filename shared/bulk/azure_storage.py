@@ -24,8 +24,10 @@ from azure.storage.blob import LinearRetry as BlobRetry
 from azure.storage.queue import LinearRetry as QueueRetry
 from azure.storage.queue import QueueClient, QueueServiceClient
 
+from shared.bulk.passed_over import shown, tell
 from shared.bulk.storage import (
     OUT,
+    OWN,
     SOURCE,
     STORE,
     BlobStat,
@@ -136,9 +138,18 @@ class AzureBlobs:
         self._put(key, chunks, metadata if callable(metadata) else check_metadata(metadata), {})
 
     def list(self, prefix: str) -> Iterator[BlobStat]:
+        return (stat for stat in self._listed(prefix) if is_key(stat.key))
+
+    def unnamed(self) -> Iterator[BlobStat]:
+        for stat in self._listed(""):
+            if not is_key(stat.key) and not stat.key.startswith(f"{OWN}/"):
+                tell(SOURCE, stat.key, "is no name that can be worked with, and is passed over")
+                yield replace(stat, key=shown(stat.key))
+
+    def _listed(self, prefix: str) -> Iterator[BlobStat]:
         pages = self._container.list_blobs(name_starts_with=prefix, include=["metadata"]).by_page()
         while (page := self._ask(lambda: next(pages, None))) is not None:
-            yield from (_stat(blob) for blob in page if is_key(blob.name))
+            yield from map(_stat, page)
 
     def delete(self, key: str) -> None:
         blob = self._blob(key)

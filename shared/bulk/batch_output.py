@@ -38,10 +38,13 @@ class _Request:
     asked: _Asked
     vectors: list[FloatMatrix] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    truncated: list[int] = field(default_factory=list)
 
 
 def write_batch(parts: Iterable[pa.Table], *, job: str, model: str) -> Iterator[bytes]:
     """A line for each request of which all texts have a vector; the others must be in the error file.
+
+    Where texts were cut, the response has `truncated`, their indices, beside its body.
 
     Vectors that are longer than a request's dimensions are cut and scaled to unit length again.
     model: what the answers name where the request names none.
@@ -50,12 +53,15 @@ def write_batch(parts: Iterable[pa.Table], *, job: str, model: str) -> Iterator[
     for part in parts:
         lines: list[bytes] = []
         vectors, tokens = vectors_of(part), part["tokens"].to_pylist()
-        columns = [part[name].to_pylist() for name in ("line", "id", "parts", "fields")]
-        for at, (line, custom_id, texts, fields) in enumerate(zip(*columns, strict=True)):
+        names = ("line", "id", "parts", "fields", "truncated")
+        columns = [part[name].to_pylist() for name in names]
+        for at, (line, custom_id, texts, fields, cut) in enumerate(zip(*columns, strict=True)):
             if request is None or request.line != line:
                 lines += _answer(request, job, model)
                 asked = msgspec.json.decode(fields or "{}", type=_Asked)
                 request = _Request(line, custom_id, texts, asked)
+            if cut:
+                request.truncated.append(len(request.vectors))
             request.vectors.append(vectors[at])
             request.tokens.append(tokens[at])
         yield b"".join(lines)
@@ -89,6 +95,7 @@ def _answer(request: _Request | None, job: str, model: str) -> list[bytes]:
     response = {
         "status_code": 200,
         "request_id": _id("req", job, request.line),
+        **({"truncated": request.truncated} if request.truncated else {}),
         "body": orjson.Fragment(body),
     }
     answer = {"id": _id("batch_req", job, request.line), "custom_id": request.custom_id}

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,14 +18,23 @@ import pyarrow as pa
 from shared.backend_client import Backend
 from shared.bulk.jobs import Job
 from shared.bulk.rows import BadRow, embedded
-from shared.contracts import EmbedRequest, EmbedResult
-from shared.errors import DeadlineExceeded, InvalidInput, Misconfigured, Overloaded
+from shared.contracts import EmbedRequest, EmbedResult, FloatMatrix
+from shared.errors import (
+    BlitzError,
+    DeadlineExceeded,
+    InvalidInput,
+    Misconfigured,
+    Overloaded,
+    Unavailable,
+)
 from shared.manifest import pinned_name
 
 ANSWER_S = 900.0
 """One call takes so long at most, or it is a failed try: at a chunk's 256 KB, 300 bytes a second."""
 
 _ITEM = re.compile(r"input\[(\d+)\]")
+_NOT_OF_A_ROW = (Unavailable, Overloaded, DeadlineExceeded)
+"""Errors that a later try may not have, whatever they name."""
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -31,6 +42,39 @@ class _Asked(msgspec.Struct, frozen=True):
 
     prompt_name: str | None = None
     truncate: bool | None = None
+
+
+class _Failure(NamedTuple):
+    code: str
+    why: str
+
+
+@dataclass(slots=True)
+class _Done:
+    """Rows that have vectors (N, D). cut: whether each text was cut; None: the backend did not tell."""
+
+    rows: list[int]
+    vectors: FloatMatrix
+    tokens: tuple[int, ...]
+    cut: tuple[bool | None, ...]
+
+    @classmethod
+    def of(cls, rows: list[int], result: EmbedResult) -> _Done:
+        cut: tuple[bool, ...] = getattr(result, "cut", ())
+        return cls(rows, result.vectors, result.token_counts, cut or (None,) * len(rows))
+
+    def leave_out_not_finite(self, failed: dict[int, _Failure]) -> None:
+        """Rows whose numbers are none. The backend is to refuse them; an output must not have them."""
+        finite = np.isfinite(self.vectors).all(axis=1)
+        if finite.all():
+            return
+        why = "the model's numbers for this text are NaN or infinite"
+        failed |= {self.rows[at]: _Failure("embedding_failed", why) for at in np.flatnonzero(~finite)}
+        kept = np.flatnonzero(finite).tolist()
+        self.rows = [self.rows[at] for at in kept]
+        self.vectors = self.vectors[kept]
+        self.tokens = tuple(self.tokens[at] for at in kept)
+        self.cut = tuple(self.cut[at] for at in kept)
 
 
 class Embedder:
@@ -47,48 +91,63 @@ class Embedder:
         self._turn = asyncio.Lock()
 
     async def embed_rows(self, job: Job, table: pa.Table) -> tuple[pa.Table, list[BadRow]]:
-        """The rows with their vectors; those that the model refuses, with the reason.
+        """The rows with their vectors; those that the model refuses or fails at, with the reason.
 
-        Raises Misconfigured without a backend, and what the backend raises; Overloaded it waits for.
+        Raises Misconfigured without a backend, and what the backend raises, unless it is an error that
+        names one of the texts and that no later try would mend; Overloaded it waits for.
         """
         texts = table["text"].to_pylist()
-        refused: dict[int, str] = {}
-        results: list[EmbedResult] = []
-        kept: list[int] = []
+        failed: dict[int, _Failure] = {}
+        done: list[_Done] = []
         async with self._turn:
             for asked, rows in _rows_by_asked(job, table).items():
                 for slice_ in _slices(texts, rows, self._request_tokens):
-                    result = await self._embed(job, asked, texts, slice_, refused)
-                    if result is not None:
-                        results.append(result)
-                        kept += slice_
-        order = np.argsort(kept, kind="stable")
-        vectors = np.concatenate(
-            [np.empty((0, job.dimensions), np.float32), *(r.vectors for r in results)]
-        )
-        tokens = [count for result in results for count in result.token_counts]
-        chosen = table if len(kept) == len(texts) else table.take(pa.array(sorted(kept), pa.int64()))
-        names = list(_names(table)) if refused else []
-        bad = [_failed(names[row], "input_refused", why) for row, why in sorted(refused.items())]
-        return embedded(chosen, vectors[order], [tokens[at] for at in order]), bad
+                    done += await self._embed(job, asked, texts, slice_, failed)
+        for each in done:
+            each.leave_out_not_finite(failed)
+        rows = [row for each in done for row in each.rows]
+        order = np.argsort(rows, kind="stable")
+        vectors = np.concatenate([np.empty((0, job.dimensions), np.float32), *(d.vectors for d in done)])
+        tokens = [count for each in done for count in each.tokens]
+        cut = [is_cut for each in done for is_cut in each.cut]
+        chosen = table if len(rows) == len(texts) else table.take(pa.array(sorted(rows), pa.int64()))
+        names = list(_names(table)) if failed else []
+        bad = [_failed(names[row], failure.code, failure.why) for row, failure in sorted(failed.items())]
+        kept = embedded(chosen, vectors[order], [tokens[at] for at in order], [cut[at] for at in order])
+        return kept, bad
 
     async def _embed(
-        self, job: Job, asked: _Asked, texts: list[str], rows: list[int], refused: dict[int, str]
-    ) -> EmbedResult | None:
-        """The rows that the model takes. The others go from `rows` to `refused`; None if all do."""
-        while rows:
+        self,
+        job: Job,
+        asked: _Asked,
+        texts: list[str],
+        rows: list[int],
+        failed: dict[int, _Failure],
+    ) -> list[_Done]:
+        """Those of `rows` that the model takes. The others are added to `failed`.
+
+        Around a row that fails, the others are asked for again in halves: of N rows that all fail, each
+        is read about log N times, and not N times.
+        """
+        done: list[_Done] = []
+        waiting = [rows]
+        while waiting:
+            some = waiting.pop()
             try:
-                return await self._ask(job, asked, [texts[row] for row in rows])
-            except InvalidInput as error:
+                done.append(_Done.of(some, await self._ask(job, asked, [texts[row] for row in some])))
+            except BlitzError as error:
                 at = _ITEM.fullmatch(error.field or "")
-                if at is not None and int(at[1]) < len(rows):
-                    refused[rows.pop(int(at[1]))] = error.message
-                elif error.field == "prompt_name" and job.kind == "batch":
-                    refused |= dict.fromkeys(rows, f"body.prompt_name: {error.message}")
-                    rows.clear()
-                else:
+                if error.field == "prompt_name" and job.kind == "batch":
+                    why = f"body.prompt_name: {error.message}"
+                    failed |= dict.fromkeys(some, _Failure("input_refused", why))
+                elif at is None or int(at[1]) >= len(some) or isinstance(error, _NOT_OF_A_ROW):
                     raise
-        return None
+                else:
+                    code = "input_refused" if isinstance(error, InvalidInput) else "embedding_failed"
+                    failed[some.pop(int(at[1]))] = _Failure(code, error.message)
+                    middle = len(some) // 2
+                    waiting += [half for half in (some[middle:], some[:middle]) if half]
+        return done
 
     async def _ask(self, job: Job, asked: _Asked, texts: list[str]) -> EmbedResult:
         """Waits while the backend has too much to do: that is no reason to count a try."""

@@ -17,7 +17,7 @@ from shared.bulk import jobs
 from shared.bulk.batch_output import write_batch, write_batch_errors
 from shared.bulk.expiry import expiring
 from shared.bulk.jobs import Counts, Job, Manifest, Output, Split
-from shared.bulk.rows import BadRow, unpack_table
+from shared.bulk.rows import BadRow, unpack_part
 from shared.bulk.storage import Blobs
 from shared.bulk.writing import write_ids, write_jsonl, write_npy, write_parquet
 from shared.errors import Unavailable
@@ -72,6 +72,7 @@ def finish_job(
         ended_at=int(ended),
         output=None if job.output in absent else job.output,
         errors=None if job.errors in absent else job.errors,
+        truncated=parts.truncated,
     )
     outputs = tuple(file for file in files if file.key not in absent)
     manifest = Manifest(job, status, outputs, parts.tokens, ended - job.created)
@@ -136,7 +137,7 @@ def _outputs(
 class _Parts:
     """A job's parts in order, read one at a time on each walk.
 
-    rows, tokens: of the last walk; rows as in Counts.
+    rows, tokens, truncated: of the last walk; rows as in Counts, truncated as in Status.
     """
 
     def __init__(self, out: Blobs, keys: list[str], go_on: Callable[[], None]) -> None:
@@ -145,14 +146,20 @@ class _Parts:
         self._go_on = go_on
         self.rows = 0
         self.tokens = 0
+        self.truncated: int | None = None
 
     def __iter__(self) -> Iterator[pa.Table]:
         self.rows = self.tokens = 0
+        self.truncated = None
         for key in self._keys:
             self._go_on()
-            table = unpack_table(_there(self._out, key))
+            table = unpack_part(_there(self._out, key))
             self.rows += table.num_rows
             self.tokens += sum(table["tokens"].to_pylist())
+            if table["truncated"].null_count < table.num_rows:
+                self.truncated = (self.truncated or 0) + sum(
+                    filter(None, table["truncated"].to_pylist())
+                )
             yield table
 
     def answered(self, lines: Iterable[bytes]) -> Iterator[bytes]:

@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from stat import S_ISDIR
 
+from shared.bulk.passed_over import shown, tell
 from shared.bulk.regular_files import names_below, opened, opened_folder
 from shared.bulk.regular_files import status as _status
 from shared.bulk.storage import (
@@ -127,6 +128,15 @@ class FolderBlobs:
         for key in sorted(self._keys(prefix)):
             if (found := self.stat(key)) is not None:
                 yield found
+
+    def unnamed(self) -> Iterator[BlobStat]:
+        with disk_errors(STORE), suppress(*_ABSENT):
+            for name in names_below(self._root, "", ""):
+                if is_key(name) or name.startswith(f"{OWN}/"):
+                    continue
+                tell(str(self._root), name, "cannot be a blob's name, and is passed over")
+                if (found := _status(self._root, name)) is not None:
+                    yield BlobStat(shown(name), found.st_size, _etag(found), found.st_mtime, {})
 
     def delete(self, key: str) -> None:
         folder, _, name = _check(key).rpartition("/")

@@ -20,6 +20,7 @@ Does not know storage, models or how rows become vectors.
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from typing import Literal, TypeAlias, TypeVar
 
@@ -27,7 +28,8 @@ import msgspec
 
 from shared.bulk.options import Container, Options
 from shared.bulk.reading import Kind
-from shared.bulk.storage import BlobStat
+from shared.bulk.storage import BlobStat, is_key
+from shared.errors import InvalidMessage
 from shared.manifest import Device
 
 State: TypeAlias = Literal[
@@ -36,6 +38,8 @@ State: TypeAlias = Literal[
 """OpenAI Batch's statuses, but expired: a job here has no end of its time."""
 
 ENDED: frozenset[State] = frozenset(("failed", "completed", "cancelled"))
+
+_JOB, _CHUNK = re.compile(r"[\w-]{0,64}", re.ASCII), re.compile(r"[\w.-]{0,64}", re.ASCII)
 
 T = TypeVar("T")
 
@@ -103,7 +107,8 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
 
     options: what it runs with, but for defaults. sidecar: as in Job. finalizing_at: when its output was
     begun, told once it has completed. output: None, too, where no request of OpenAI Batch has an answer.
-    error: why it failed as a whole, `code` and `field` as a BlitzError has them.
+    error: why it failed as a whole, `code` and `field` as a BlitzError has them. truncated: how many
+    texts were longer than the model reads, and cut, once it has ended; None: nobody told.
     """
 
     id: str
@@ -121,6 +126,7 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str | None = None
     code: str | None = None
     field: str | None = None
+    truncated: int | None = None
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -221,6 +227,25 @@ def rows_of(name: str) -> int:
 def index_of(name: str) -> int:
     """A chunk's number, by its name."""
     return int(name.partition("-")[0])
+
+
+def read_message(body: bytes, *needed: str) -> Message:
+    """A message that has what a step needs of it. Raises InvalidMessage, which quotes nothing."""
+    try:
+        message = decode(body, Message)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidMessage("it is no message of a bulk step") from None
+    if not message.job and not message.key:
+        raise InvalidMessage("it names neither a job nor an input")
+    missing = [name for name in needed if not getattr(message, name)]
+    if missing:
+        raise InvalidMessage(f"it has no {' and no '.join(missing)}")
+    for name, pattern in (("job", _JOB), ("chunk", _CHUNK)):
+        if not pattern.fullmatch(getattr(message, name)):
+            raise InvalidMessage(f"its {name} cannot be one")
+    if message.key and not is_key(message.key):
+        raise InvalidMessage("its key cannot be one")
+    return message
 
 
 def encode(value: object) -> bytes:

@@ -51,11 +51,6 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     truncate: bool = True
 
 
-def is_input(key: str) -> bool:
-    """Whether a blob of bulk-in is to be embedded, and is not a sidecar."""
-    return not key.endswith(SIDECAR)
-
-
 def options_of(container: Container, stat: BlobStat, sidecar: bytes | None) -> Options:
     """The sidecar's, over the metadata's, over the path's (MODEL/... in bulk-in), over the defaults.
 

@@ -31,7 +31,7 @@ from shared.bulk.finishing import finish_job
 from shared.bulk.formats.allowance import Limits
 from shared.bulk.jobs import Job, Message, Status
 from shared.bulk.observed import belongs_to, observed
-from shared.bulk.options import is_input
+from shared.bulk.passed_over import is_input
 from shared.bulk.relay import send_following
 from shared.bulk.splitting import Cards, Splitter
 from shared.bulk.state import REPORT_S, Ledger
@@ -56,7 +56,8 @@ class Bulk:
     request_tokens: what one call of the backend may hold. limits: of one job. clock: Unix seconds.
     metrics: what steps tell.
 
-    Every method may raise what storage and backend raise: whoever calls repeats it later.
+    Every method may raise what storage and backend raise: whoever calls repeats it later; and
+    InvalidMessage for what is no message of its queue: to repeat that is no use.
     """
 
     def __init__(
@@ -129,12 +130,12 @@ class Bulk:
         Returns the job's id; None if that version of the input is gone, or is no input.
         """
         with observed("split", self._metrics):
-            return await self._splitter.split(jobs.decode(body, Message))
+            return await self._splitter.split(jobs.read_message(body, "key"))
 
     async def embed(self, body: bytes) -> None:
         """A message of bulk-cpu or bulk-gpu: give a chunk's rows their vectors."""
         with observed("embed", self._metrics):
-            await self._embed(jobs.decode(body, Message))
+            await self._embed(jobs.read_message(body, "job", "chunk"))
 
     async def _embed(self, message: Message) -> None:
         job = await self._ledger.job(message.job)
@@ -172,7 +173,7 @@ class Bulk:
         """A message of any queue that failed too often.
 
         Rows of a chunk are failed ones and the job goes on; an input that could not be read or an output
-        that could not be written fails the job. What is no message of ours is dropped.
+        that could not be written fails the job.
         """
         with observed("give_up", self._metrics):
             await self._upkeep.give_up(body)
@@ -180,7 +181,7 @@ class Bulk:
     async def finish(self, body: bytes) -> None:
         """A message of bulk-finish: write the output, if every part is there or the job is cancelled."""
         with observed("finish", self._metrics):
-            job = await self._ledger.job(jobs.decode(body, Message).job)
+            job = await self._ledger.job(jobs.read_message(body, "job").job)
             if job is not None:
                 belongs_to(job)
                 await self._finish(job)

@@ -13,8 +13,9 @@ from typing import Literal, get_args
 from shared.bulk.formats.allowance import NO_LIMITS, Allowance
 from shared.bulk.formats.batch import looks_like_batch, read_batch
 from shared.bulk.formats.delimited import read_delimited
-from shared.bulk.formats.jsonl import read_jsonl, read_text
-from shared.bulk.formats.lines import Quotes, read_records
+from shared.bulk.formats.foreign import refuse_binary, refuse_foreign, refuse_markup, refuse_name
+from shared.bulk.formats.jsonl import looks_like_object, read_jsonl, read_text
+from shared.bulk.formats.lines import read_records
 from shared.bulk.formats.parquet import read_parquet
 from shared.bulk.formats.source import (
     Compression,
@@ -45,12 +46,7 @@ _KINDS: dict[str, Kind] = {
 }
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _PARQUET = b"PAR1"
-_FOREIGN = {
-    b"\xff\xfe": "UTF-16: save it as UTF-8",
-    b"\xfe\xff": "UTF-16: save it as UTF-8",
-    b"PK\x03\x04": "a zip archive or an Office file: send JSONL, CSV, Parquet or text",
-    b"%PDF": "a PDF: send JSONL, CSV, Parquet or text",
-}
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +83,62 @@ class Format:
 def detect_format(name: str, head: bytes, options: ReadOptions) -> Format:
     """By the options, else by the name's extension (before .gz, .zst), else by the content.
 
-    head: the file's first HEAD_BYTES. Raises InvalidInput for what is surely none of the formats.
+    head: the file's first HEAD_BYTES. Raises InvalidInput for what is surely none of the formats, or
+    not the one that its name says, with what it is instead.
     """
     compression = compression_of(head)
     plain = _plain_head(head, compression)
-    for magic, what in _FOREIGN.items():
-        if plain.startswith(magic):
-            raise InvalidInput(f"the file is {what}")
+    refuse_foreign(plain)
+    if options.kind is None:
+        refuse_name(name)
     kind = options.kind or _kind_by_name(name) or _kind_by_content(plain)
-    if kind == "parquet" and compression is not None:
-        raise InvalidInput("a Parquet file must not be compressed as a whole: its columns are")
-    if kind == "jsonl" and options.kind is None:
-        first = plain.removeprefix(b"\xef\xbb\xbf").lstrip()
-        if first.startswith(b"["):
-            raise InvalidInput("the file is a JSON array: write one object on each line")
-        kind = "batch" if _is_batch(first) else "jsonl"
+    if kind == "parquet":
+        _check_parquet(plain, compression)
+        return Format(kind)
+    if plain.startswith(_PARQUET):
+        raise InvalidInput("the file is Parquet: let its name end in .parquet")
+    refuse_binary(plain)
+    if options.kind is None:
+        refuse_markup(plain.removeprefix(_BOM))
+    if kind == "jsonl":
+        first = plain.removeprefix(_BOM).lstrip()
+        if options.kind is None and _is_batch(first):
+            kind = "batch"
+        else:
+            _check_jsonl(first, whole=len(head) < HEAD_BYTES and len(plain) < HEAD_BYTES)
     return Format(kind, compression)
+
+
+def _check_parquet(plain: bytes, compression: Compression | None) -> None:
+    """Raises InvalidInput."""
+    if compression is not None:
+        raise InvalidInput("a Parquet file must not be compressed as a whole: its columns are")
+    if plain and not plain.startswith(_PARQUET):
+        raise InvalidInput("the file is not Parquet, it does not begin with PAR1: rename it")
+
+
+def _check_jsonl(plain: bytes, *, whole: bool) -> None:
+    """That one of the first lines is an object: if none is, no later one will be. Raises InvalidInput.
+
+    whole: whether there is no more of the file.
+    """
+    if plain.startswith(b"["):
+        raise InvalidInput("the file is a JSON array: write one object on each line")
+    lines = [line for line in plain.split(b"\n") if line.strip()]
+    # A single line that is an object's beginning: cut off by us, or by its sender, which reading tells.
+    if not lines or any(map(looks_like_object, lines)) or (len(lines) == 1 and plain.startswith(b"{")):
+        return
+    if len(lines) == 1 and not whole:
+        return  # a line longer than what was read of it is a bad row, and others may follow
+    if plain.startswith(b"{"):
+        raise InvalidInput(
+            "the file is not JSON lines, no line at its beginning is an object: write one object on "
+            "each line, not over several"
+        )
+    raise InvalidInput(
+        "the file is not JSON lines, no line at its beginning is an object: let its name say what it is "
+        "(.csv, .tsv, .txt), or write one object on each line"
+    )
 
 
 def read_rows(
@@ -113,7 +149,7 @@ def read_rows(
     allowance: what the file may come to; None: anything.
 
     Raises InvalidInput if the file as a whole cannot be read, and what `source.read` raises.
-    A broken end gives a last BadRow "truncated_input".
+    So it does with the line if what follows cannot be accounted for: a broken end, a quote left open.
     """
     allowance = allowance or Allowance(sys.maxsize, NO_LIMITS)
     if format.kind == "parquet":
@@ -125,9 +161,7 @@ def read_rows(
     )
     blocks = allowance.count_blocks(unpacked)
     if format.kind in _DELIMITERS:
-        delimiter = _DELIMITERS[format.kind]
-        records = read_records(blocks, Quotes(delimiter))
-        return read_delimited(records, delimiter, options.text_column, options.id_column)
+        return read_delimited(blocks, _DELIMITERS[format.kind], options.text_column, options.id_column)
     records = read_records(blocks)
     if format.kind == "text":
         return read_text(records)
@@ -150,7 +184,7 @@ def _plain_head(head: bytes, compression: Compression | None) -> bytes:
                 break
     except Truncated:  # of course: it is the beginning of a file
         pass
-    return plain
+    return plain[:HEAD_BYTES]
 
 
 def _kind_by_name(name: str) -> Kind | None:

@@ -7,8 +7,6 @@ by part. What is no regular file is as good as nothing there. Does not know blob
 from __future__ import annotations
 
 import errno
-import json
-import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -16,15 +14,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from shared.bulk.passed_over import tell
 from shared.regular_files import FileRefused, open_regular, stat_regular
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_SHOWN, _TOLD = 200, 1000
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _IS_LINK = (errno.ELOOP, errno.EMLINK)
-
-_log = logging.getLogger(__name__)
-_told: set[tuple[Path, str]] = set()
 
 
 @contextmanager
@@ -116,8 +111,4 @@ def _open_folder(name: str, folder: int) -> int:
 
 
 def _tell(root: Path, name: str) -> None:
-    if (root, name) not in _told and len(_told) < _TOLD:
-        _told.add((root, name))
-        # As JSON in ASCII: a name may hold what a terminal or a log's reader would obey.
-        shown = json.dumps(name[:_SHOWN])
-        _log.warning("bulk: %s is no regular file, or a link, and is passed over", shown)
+    tell(str(root), name, "is no regular file, or a link, and is passed over")

@@ -11,6 +11,7 @@ other columns themselves with their types if it is CSV or Parquet, or nothing if
 A text list of one request gives one Arrow row per text, with the same row, line, id and fields; it may
 go on in the next chunk. Embedded, it is a part: the same plus
     tokens int32   tokens fed
+    truncated bool whether the text was longer than the model reads, and cut; null if nobody told
     vector fixed_size_list<float32>[D]
 
 It does not know formats, storage or models. Nothing here puts a text into an error.
@@ -32,10 +33,23 @@ CHUNK_ROWS = 512
 CHUNK_BYTES = 256_000
 
 OWN_COLUMNS = frozenset(
-    ("row", "line", "part", "parts", "id", "text", "fields", "tokens", "vector", "scale", "embedding")
+    (
+        "row",
+        "line",
+        "part",
+        "parts",
+        "id",
+        "text",
+        "fields",
+        "tokens",
+        "truncated",
+        "vector",
+        "scale",
+        "embedding",
+    )
 )
 """An input column with such a name is called input_NAME in chunks and outputs."""
-OWN_FIELDS = frozenset(("id", "text", "embedding", "scale"))
+OWN_FIELDS = frozenset(("id", "text", "embedding", "scale", "truncated"))
 """The same of JSON fields."""
 
 
@@ -162,11 +176,21 @@ def cut_chunks(
         yield draft.finish()
 
 
-def embedded(table: pa.Table, vectors: FloatMatrix, tokens: Sequence[int]) -> pa.Table:
-    """A part: a chunk's rows (all or some of them) with their vectors (N, D) and token counts (N)."""
-    return table.append_column("tokens", pa.array(tokens, pa.int32())).append_column(
-        "vector", vector_array(vectors)
-    )
+def embedded(
+    table: pa.Table,
+    vectors: FloatMatrix,
+    tokens: Sequence[int],
+    truncated: Sequence[bool | None] | None = None,
+) -> pa.Table:
+    """A part: a chunk's rows (all or some of them) with their vectors (N, D) and token counts (N).
+
+    truncated: (N) whether each was cut; None: nobody told.
+    """
+    cut = pa.nulls(table.num_rows, pa.bool_()) if truncated is None else pa.array(truncated, pa.bool_())
+    columns = {"tokens": pa.array(tokens, pa.int32()), "truncated": cut, "vector": vector_array(vectors)}
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table
 
 
 def vector_array(vectors: np.ndarray[Any, Any]) -> pa.FixedSizeListArray:
@@ -190,6 +214,15 @@ def pack_table(table: pa.Table) -> bytes:
         writer.write_table(table.combine_chunks())
     packed: bytes = sink.getvalue().to_pybytes()
     return packed
+
+
+def unpack_part(data: bytes) -> pa.Table:
+    """A part; one of a version before has no column `truncated`, and gets it."""
+    table = unpack_table(data)
+    if "truncated" not in table.column_names:
+        at = table.column_names.index("tokens") + 1
+        table = table.add_column(at, "truncated", pa.nulls(table.num_rows, pa.bool_()))
+    return table
 
 
 def unpack_table(data: bytes) -> pa.Table:

@@ -17,6 +17,7 @@ from shared.bulk.cutting import Cutter
 from shared.bulk.jobs import Job, Message
 from shared.bulk.observed import belongs_to
 from shared.bulk.options import SIDECAR, Options, no_model, options_of
+from shared.bulk.passed_over import is_input
 from shared.bulk.reading import HEAD_BYTES, ReadOptions, detect_format
 from shared.bulk.rows import BadRow
 from shared.bulk.state import Ledger
@@ -28,6 +29,7 @@ from shared.manifest import Device, check_prompt
 from shared.routing import BackendView, Policy, Work
 
 _MAX_SIDECAR_BYTES = 64 << 10
+_LONGEST_SUFFIX = ".errors.jsonl"
 
 BYTES_PER_TEXT = 400
 """A guess, for where a job should go; nothing else depends on it."""
@@ -72,6 +74,8 @@ class Splitter:
         Returns the job's id; None if that version of the input is gone, or is no input.
         """
         blobs = self._ledger.blobs(message.container)
+        if message.container == "source" and not is_input(message.key):
+            return None
         stat = await asyncio.to_thread(blobs.stat, message.key)
         if stat is None or (message.etag and stat.etag != message.etag):
             if not message.job:
@@ -103,6 +107,7 @@ class Splitter:
         """Raises InvalidInput."""
         if draft.container == "out":
             return replace(draft, options=options_of(draft.container, stat, None))
+        await asyncio.to_thread(check_outputs, self._storage.out, stat.key)
         sidecar = await asyncio.to_thread(_read_sidecar, blobs, stat.key + SIDECAR)
         options = options_of(draft.container, stat, sidecar)
         return replace(draft, options=options, sidecar=sidecar is not None)
@@ -200,6 +205,17 @@ def _only_model(draft: Job, cards: list[ModelCard]) -> str:
     if len(names) != 1:
         raise no_model(draft.container, draft.source, draft.kind, names)
     return names[0]
+
+
+def check_outputs(out: Blobs, key: str) -> None:
+    """That what is made of an input can have its name. Raises InvalidInput."""
+    try:
+        out.stat(f"{key}{_LONGEST_SUFFIX}")
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"the file's name is too long: what is made of it is called NAME{_LONGEST_SUFFIX}, and "
+            f"{error.message}"
+        ) from None
 
 
 def _read_sidecar(blobs: Blobs, key: str) -> bytes | None:

@@ -19,6 +19,10 @@ SOURCE, OUT = "bulk-in", "bulk-out"
 OWN = ".blitz"
 """A folder's own files lie below this name in it, so no key begins with it."""
 STORE = "the bulk storage"
+NO_KEY = (
+    "a blob's name must have 1 to 1,024 characters, valid Unicode, no backslashes or control "
+    f'characters, no empty, "." or ".." parts between its slashes, and must not begin with {OWN}/'
+)
 
 _MAX_KEY_CHARS = 1024
 _MAX_METADATA_CHARS = 8 << 10  # Azure's, names included
@@ -93,6 +97,12 @@ class Blobs(Protocol):
     def list(self, prefix: str) -> Iterator[BlobStat]:
         """Blobs whose key begins with `prefix`, ordered by key; none whose key `is_key` refuses."""
 
+    def unnamed(self) -> Iterator[BlobStat]:
+        """What is there under names that `is_key` refuses; its key is the name as it can be shown.
+
+        The log tells of each once.
+        """
+
     def delete(self, key: str) -> None:
         """Nothing happens if there is none."""
 
@@ -150,10 +160,7 @@ def is_key(key: str) -> bool:
 def check_key(key: str) -> str:
     """The key itself. Raises InvalidInput if `is_key` says that it is none."""
     if not is_key(key):
-        raise InvalidInput(
-            "a blob's name must have 1 to 1,024 characters, no backslashes or control characters, no "
-            f'empty, "." or ".." parts between its slashes, and must not begin with {OWN}/'
-        )
+        raise InvalidInput(NO_KEY)
     return key
 
 

@@ -8,6 +8,7 @@ Does not know models, nor how inputs are read.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -19,15 +20,17 @@ from shared.bulk.embedding import give_up_rows
 from shared.bulk.expiry import delete_ended, delete_expired
 from shared.bulk.jobs import Job, Message
 from shared.bulk.observed import belongs_to
-from shared.bulk.options import is_input
+from shared.bulk.passed_over import is_input, why_no_input
 from shared.bulk.state import Ledger
-from shared.bulk.storage import BlobStat, Storage
-from shared.errors import Unavailable
+from shared.bulk.storage import NO_KEY, BlobStat, Storage
+from shared.errors import InvalidInput, Unavailable
 
 MISSED_S = 120.0
 """An input that nobody has seen for so long after it was written has lost its event."""
 STUCK_S = 300.0
 """A job that shows no progress for so long has lost a message."""
+UNNAMED = 100
+"""So many failed jobs of names that are none come of one look at most."""
 SWEEP_S = 3600.0
 """How often one process looks for what has ended long ago: it lists all jobs."""
 
@@ -45,16 +48,13 @@ class Upkeep:
         """A message of any queue that failed too often.
 
         Rows of a chunk are failed ones and the job goes on; an input that could not be read or an output
-        that could not be written fails the job. What is no message of ours is dropped.
+        that could not be written fails the job. Raises InvalidMessage.
         """
-        try:
-            message = jobs.decode(body, Message)
-        except msgspec.DecodeError:
-            return
+        message = jobs.read_message(body)
         if message.key:
             await self._give_up_input(message)
             return
-        job = await self._ledger.job(message.job)
+        job = await self._ledger.job(message.job) if message.job else None
         if job is None or await self._ledger.ended(job.id):
             return
         belongs_to(job)
@@ -103,6 +103,7 @@ class Upkeep:
             for stat in missed:
                 message = Message(container="source", key=stat.key, etag=stat.etag)
                 await self._ledger.send(SPLIT, message)
+        await self._reject_unnamed(now)
         for active in await asyncio.to_thread(lambda: list(self._storage.out.list("active/"))):
             job = await self._ledger.job(active.key.removeprefix("active/"))
             if job is not None:
@@ -113,6 +114,23 @@ class Upkeep:
         if now - self._swept >= SWEEP_S:
             await asyncio.to_thread(delete_ended, self._storage, now)
             self._swept = now
+
+    async def _reject_unnamed(self, now: float) -> None:
+        """Inputs whose names nothing can be called by are failed jobs, so that somebody sees them."""
+        found = await asyncio.to_thread(self._unnamed)
+        for stat in found:
+            message = Message(container="source", key=stat.key, etag=stat.etag)
+            await self._ledger.reject(jobs.draft_job(message, stat, now), InvalidInput(NO_KEY))
+
+    def _unnamed(self) -> list[BlobStat]:
+        """At most UNNAMED of those that have no job yet."""
+        new = (
+            stat
+            for stat in self._storage.source.unnamed()
+            if why_no_input(stat.key) is None
+            and self._storage.out.stat(jobs.event_key("source", stat.key, stat.etag)) is None
+        )
+        return list(itertools.islice(new, UNNAMED))
 
     async def _begin_again(self, active: str) -> None:
         message = await asyncio.to_thread(self._storage.out.read, active)

@@ -53,7 +53,7 @@ def write_parquet(
     dtype: Dtype = "float32",
     metadata: Mapping[str, str] | None = None,
 ) -> Iterator[bytes]:
-    """Columns: row, id, text, the input's others, tokens, scale (of int8), vector.
+    """Columns: row, id, text, the input's others, tokens, truncated, scale (of int8), vector.
 
     vector: fixed_size_list<dtype>[dimensions]. The file's metadata: what is given, and blitz.vector, a
     JSON object that says how to read the vectors.
@@ -78,19 +78,23 @@ def write_parquet(
 def write_jsonl(parts: Iterable[pa.Table], *, dtype: Dtype = "float32") -> Iterator[bytes]:
     """A line for each row: {"id", "embedding", "scale" (of int8), "text", other input fields}.
 
-    An id that the input has as a number is a number. "part" is there for texts of OpenAI Batch.
+    An id that the input has as a number is a number. "part" is there for texts of OpenAI Batch, and
+    "truncated": true for texts that were cut.
     """
     for part in parts:
         vectors, scales = quantise(vectors_of(part), dtype)
         ids, texts = part["id"].to_pylist(), part["text"].to_pylist()
         indices = part["part"].to_pylist() if "part" in part.column_names else None
         lines: list[bytes] = []
+        cut = part["truncated"].to_pylist()
         for at, others in enumerate(other_fields(part)):
             line: dict[str, object] = {"id": ids[at], "embedding": vectors[at]}
             if scales is not None:
                 line["scale"] = scales[at]
             if indices is not None:
                 line["part"] = indices[at]
+            if cut[at]:
+                line["truncated"] = True
             lines.append(_dump({**line, "text": texts[at], **others}))
         yield b"".join(lines)
 
@@ -114,16 +118,20 @@ def write_npy(
 
 
 def write_ids(parts: Iterable[pa.Table], *, dtype: Dtype = "float32") -> Iterator[bytes]:
-    """What a .npy file's rows are, a line for each: {"row", "line", "id", "scale" (of int8)}."""
+    """What a .npy file's rows are, a line for each: {"row", "line", "id", "scale" (of int8)}.
+
+    And "truncated": true for texts that were cut.
+    """
     for part in parts:
         table = part.select(
             [name for name in ("row", "line", "part", "id") if name in part.column_names]
         )
         _, scales = quantise(vectors_of(part), dtype)
         lines: list[bytes] = []
+        cut = part["truncated"].to_pylist()
         for at, line in enumerate(table.to_pylist()):
             scale = {} if scales is None else {"scale": scales[at]}
-            lines.append(_dump({**line, **scale}))
+            lines.append(_dump({**line, **scale, **({"truncated": True} if cut[at] else {})}))
         yield b"".join(lines)
 
 

@@ -18,7 +18,7 @@ import orjson
 
 from shared.bulk.control import Progress
 from shared.bulk.expiry import expires_at, expiring
-from shared.bulk.formats.batch import URL
+from shared.bulk.formats.batch import URLS
 from shared.bulk.jobs import Counts, Status
 from shared.bulk.options import PREFIX
 from shared.bulk.storage import BlobStat
@@ -52,7 +52,7 @@ class BatchBody(msgspec.Struct, frozen=True):
 class Batch(msgspec.Struct, frozen=True):
     """A batch as it was created. Times are Unix seconds.
 
-    expires_at: when it is forgotten; None: never.
+    expires_at: when it is forgotten; None: never. endpoint: one of URLS, told again as it was given.
     """
 
     id: str
@@ -60,6 +60,7 @@ class Batch(msgspec.Struct, frozen=True):
     created_at: int
     metadata: dict[str, str] | None = None
     expires_at: int | None = None
+    endpoint: str = URLS[0]
 
     @property
     def job(self) -> str:
@@ -83,8 +84,8 @@ def new_id() -> str:
 
 def check_batch(body: BatchBody) -> None:
     """Raises InvalidInput naming the field."""
-    if body.endpoint != URL:
-        raise InvalidInput(f"endpoint must be {URL}", field="endpoint")
+    if body.endpoint not in URLS:
+        raise InvalidInput(f"endpoint must be {' or '.join(URLS)}", field="endpoint")
     if body.completion_window != _WINDOW:
         raise InvalidInput(f"completion_window must be {_WINDOW}", field="completion_window")
     pairs = body.metadata or {}
@@ -219,7 +220,7 @@ def _batch(batch: Batch, progress: Progress) -> dict[str, Any]:
     return {
         "id": batch.id,
         "object": "batch",
-        "endpoint": URL,
+        "endpoint": batch.endpoint,
         "model": status.model if status else None,
         "errors": _errors(status),
         "input_file_id": batch.input_file_id,

@@ -202,6 +202,27 @@ def test_bad_input_is_told(url: str, arguments: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        (".hidden.txt", "is a hidden file: it would be passed over"),
+        ("a.csv.part", "is not whole yet, by its name"),
+        ("n" * 239 + ".txt", "the file's name is too long"),
+        ("a\nb.txt", "no backslashes or control characters"),
+    ],
+)
+def test_a_file_that_would_not_be_embedded_is_not_sent(
+    url: str, tmp_path: Path, name: str, why: str
+) -> None:
+    """To wait for its job would be for ever."""
+    file = tmp_path / name
+    file.write_bytes(b"w1")
+    result = cli("submit", file, "--to", url)
+    assert result.exit_code == 2
+    assert why in result.stderr
+    assert not list(open_storage(Settings(storage=url)).source.list(""))
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ("submit", __file__),

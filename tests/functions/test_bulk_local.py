@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from functions.bulk_local import MAX_TRIES, RETRY_S, Driver, Pace, bulk_hint, local_storage
+from functions.bulk_steps import build_bulk
 from shared.backend_client import Backend
 from shared.bulk import jobs
 from shared.bulk.connection import open_storage
@@ -214,6 +216,133 @@ async def test_work_under_way_goes_back_to_the_queue_at_the_end(storage: Storage
     assert message
     assert message.body == b"x"
     assert storage.queue("bulk-split").depth() == 1
+
+
+@pytest.mark.anyio
+async def test_what_fails_is_told_with_its_queue_and_message(
+    storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether it is tried again or given up; what is no message of the queue's is dropped at once."""
+    steps = Steps()
+    steps.fail = 100
+    queue = storage.queue("bulk-cpu")
+    queue.send(b"zebra")
+    message = queue.receive(visible_after_s=0)
+    assert message
+    await _driven(steps, storage, lambda: not queue.depth())
+    lines = [record.getMessage() for record in caplog.records]
+    begin = f"bulk: bulk-cpu, message {message.id}: not now; it"
+    assert lines == [f"{begin} will be tried again"] * (MAX_TRIES - 2) + [f"{begin} is given up"]
+    caplog.clear()
+    bulk = build_bulk(Settings(model_store="file:///nowhere"), storage, None)
+    queue.send(b"zebra")
+    await _driven(bulk, storage, lambda: not queue.depth())  # type: ignore[arg-type]
+    [line] = [record.getMessage() for record in caplog.records if "message" in record.getMessage()]
+    assert re.fullmatch(
+        "bulk: message [0-9a-f]{32} of bulk-cpu is dropped: it is no message of a bulk step", line
+    )
+    assert "zebra" not in caplog.text
+
+
+@pytest.mark.anyio
+async def test_files_of_the_system_are_passed_over_with_a_line_each(
+    storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No job of them, no message; the others are noticed."""
+    steps = Steps()
+    names = {
+        "m/.DS_Store": "a hidden file",
+        "Thumbs.db": "a file of the system's",
+        "m/desktop.ini": "a file of the system's",
+        "m/._a.txt": "a hidden file",
+        "m/.~lock.a.csv#": "a hidden file",
+        "m/~$a.csv": "an editor's own file",
+        "m/a.csv.crdownload": "not whole yet, by its name",
+        "m/a.csv.PART": "not whole yet, by its name",
+        "m/.gitkeep": "a hidden file",
+        "m/.git/config": "in a hidden folder, or one of the system's",
+        "__MACOSX/m/a.txt": "in a hidden folder, or one of the system's",
+    }
+    for name in (*names, "m/a.txt", "m/part-0.txt", "m/a.txt.job.json"):
+        storage.source.write(name, b"w1")
+    await _driven(steps, storage, lambda: len([c for c in steps.calls if c[0].startswith("m/")]) == 2)
+    assert {name for name, _ in steps.calls} == {"m/a.txt", "m/part-0.txt", "reconcile"}
+    bulk = build_bulk(Settings(model_store="file:///nowhere"), storage, None)
+    for name in names:
+        await bulk.submit(name, "")
+        await bulk.notice(name, "1")
+        assert await bulk.split(jobs.encode(jobs.Message(key=name))) is None
+    assert storage.queue("bulk-split").depth() == 0
+    told = [record.getMessage() for record in caplog.records]
+    expected = [f'bulk: "{name}" is {why}, and is passed over' for name, why in names.items()]
+    assert sorted(told) == sorted(expected)
+
+
+@pytest.mark.anyio
+async def test_a_name_that_is_none_is_told_of_and_a_failed_job(
+    tmp_path: Path, storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Shown so that no terminal obeys it; once, however often one looks."""
+    folder = tmp_path / "bulk-in" / "m"
+    folder.mkdir(parents=True)
+    names = [b"a\\b.txt", b"a\nb.txt", b"a\tb.txt", b"a\xff.txt", b"\x1b[31m.txt", b"a\x7f.txt"]
+    for name in names:
+        with open(bytes(folder) + b"/" + name, "wb") as file:  # noqa: ASYNC230
+            file.write(b"w1")
+    bulk = build_bulk(Settings(model_store=f"file://{tmp_path}/none"), storage, None)
+    for _ in range(3):
+        await bulk.reconcile()
+    expected = {"m/" + json.dumps(os.fsdecode(name))[1:-1] for name in names}
+    told = [record.getMessage() for record in caplog.records]
+    assert {f'bulk: "{name}" cannot be a blob\'s name, and is passed over' for name in expected} == set(
+        told
+    )
+    assert len(told) == len(names)
+    assert all(line.isascii() and line.isprintable() for line in told)
+    statuses = [
+        jobs.decode(storage.out.read(stat.key) or b"", jobs.Status)
+        for stat in storage.out.list("jobs/")
+        if stat.key.endswith("/status.json")
+    ]
+    assert {status.source for status in statuses} == expected
+    assert {status.status for status in statuses} == {"failed"}
+    assert all("no backslashes or control characters" in (s.error or "") for s in statuses)
+
+
+@pytest.mark.parametrize("length", [242, 243, 246, 247, 250, 255])
+@pytest.mark.anyio
+async def test_a_name_too_long_for_what_is_made_of_it_fails_at_once(
+    storage: Storage, length: int
+) -> None:
+    """Before anything is read; one that is just not too long is embedded."""
+    key = f"m/{'n' * (length - 4)}.txt"
+    storage.source.write(key, b"w1")
+    stat = storage.source.stat(key)
+    assert stat
+    backend = cast(Backend, FakeBackend())
+    bulk = Bulk(
+        storage,
+        FakeCatalogue(),
+        fixed(10),
+        backend=backend,
+        devices=("cpu",),
+        request_tokens=1000,
+        max_inputs=10,
+        limits=NO_LIMITS,
+        default_model="mini",
+    )
+    job = await bulk.split(jobs.encode(jobs.Message(key=key, etag=stat.etag)))
+    assert job
+    status = await bulk.status(job)
+    assert status
+    if length <= 242:
+        # The name of the folder is that of no model.
+        assert "there is no embedding model of that name" in (status.error or "")
+    else:
+        assert status.status == "failed"
+        assert "the file's name is too long: what is made of it is called NAME.errors.jsonl" in (
+            status.error or ""
+        )
 
 
 class Blocking(Steps):

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from functions.bulk_triggers import blob_of, register
+from functions.bulk_steps import build_bulk
+from functions.bulk_triggers import blobs_of, register
 from shared.bulk.connection import open_storage
 from shared.bulk.storage import Storage
 from shared.errors import Unavailable
@@ -211,25 +212,109 @@ def test_the_timer_finds_an_input_without_an_event(app: App, folder: Path) -> No
     assert app.status("tiny/missed.txt")["status"] == "completed"
 
 
+def _cloud_event(key: str, **changes: object) -> dict[str, Any]:
+    return {
+        "specversion": "1.0",
+        "type": "Microsoft.Storage.BlobCreated",
+        "source": "/subscriptions/S",
+        "id": "9aeb0fdf-c01e-0131-0922-9eb54906e209",
+        "subject": f"/blobServices/default/containers/bulk-in/blobs/{key}",
+        "data": {"api": "PutBlob", "eTag": "0x8D"},
+        **changes,
+    }
+
+
+VALIDATION = {
+    "id": "2d1781af-3a4c-4d7c-bd0c-e34b19da4e66",
+    "subject": "",
+    "data": {"validationCode": "512d38b6"},
+    "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent",
+}
+
+
 @pytest.mark.parametrize(
-    ("event", "blob"),
+    ("event", "blobs", "others"),
     [
-        (_event("m/a b.jsonl", "0x8D"), ("m/a b.jsonl", "0x8D")),
-        (_event("m/a.jsonl", '"0x8D"'), ("m/a.jsonl", "0x8D")),
-        (
-            b'{"specversion": "1.0", "subject": "/blobServices/default/containers/bulk-in/blobs/a", '
-            b'"data": {"url": ""}}',
-            ("a", ""),
-        ),
-        (_event("a", "1", container="bulk-inner"), None),
-        (_event("", "1"), None),
-        (b"[]", None),
-        (b"\xff", None),
+        (_event("m/a b.jsonl", "0x8D"), [("m/a b.jsonl", "0x8D")], 0),
+        (_event("m/a.jsonl", '"0x8D"'), [("m/a.jsonl", "0x8D")], 0),
+        (_cloud_event("a"), [("a", "0x8D")], 0),
+        (_cloud_event("a", data={"url": ""}), [("a", "")], 0),
+        (_cloud_event("a", data=None, type="Microsoft.Storage.BlobRenamed"), [("a", "")], 0),
+        ([_cloud_event("a"), _cloud_event("m/b")], [("a", "0x8D"), ("m/b", "0x8D")], 0),
+        (b"[%b, %b]" % (_event("a", "1"), _event("b", "2")), [("a", "1"), ("b", "2")], 0),
+        ([VALIDATION, _cloud_event("a"), 7, None, {}], [("a", "0x8D")], 4),
+        (VALIDATION, [], 1),
+        (_cloud_event("a", type="Microsoft.Storage.BlobDeleted"), [], 1),
+        (_cloud_event("a", data={"eTag": 7}), [], 1),
+        (_event("a", "1", container="bulk-inner"), [], 1),
+        (_event("", "1"), [], 1),
+        ([], [], 0),
     ],
 )
-def test_which_blob_an_event_is_about(event: bytes, blob: tuple[str, str] | None) -> None:
-    """Both of Event Grid's schemas, ETags with quotes and without; nothing else."""
-    assert blob_of(event) == blob
+def test_which_blobs_events_are_about(event: object, blobs: list[tuple[str, str]], others: int) -> None:
+    """One or several, both of Event Grid's schemas, ETags quoted or not; others are counted."""
+    body = event if isinstance(event, bytes) else json.dumps(event).encode()
+    assert blobs_of(body) == (blobs, others)
+
+
+GARBAGE = [
+    b"zebra",
+    b"",
+    b"\xff",
+    b"[" * 100_000,
+    b"7",
+    b'{"job": 7}',
+    b"{}",
+    b"[]",
+    b'{"job": "", "chunk": "000000-1.arrow"}',
+    b'{"job": "zebra/../zebra", "chunk": "zebra", "key": "m/zebra"}',
+    b'{"job": "", "key": "zebra\\n"}',
+    b'{"container": "zebra"}',
+]
+
+
+@pytest.mark.parametrize("body", GARBAGE)
+@pytest.mark.parametrize(
+    "queue",
+    ["bulk-events", *QUEUES, *(f"{name}-poison" for name in QUEUES)],
+)
+def test_a_message_that_is_none_is_told_of_once_and_dropped(
+    queue: str, body: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its queue and id, without its content; the host would give it back forever."""
+    app = func.AsgiFunctionApp(app=None, http_auth_level=func.AuthLevel.ANONYMOUS)
+    settings = Settings(storage=f"file://{tmp_path}", model_store=f"file://{tmp_path}/models")
+    bulk = build_bulk(settings, open_storage(settings), None)
+    register(app, bulk, "cpu")
+    handles = {each.get_function_name(): each.get_user_function() for each in app.get_functions()}
+    message = func.QueueMessage(id="5f0b\n1c", body=body)
+    asyncio.run(handles[queue.replace("-", "_")](message))
+    [line] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert line.startswith(f"bulk: message 5f0b\\n1c of {queue} is dropped: ")
+    assert "zebra" not in caplog.text
+
+
+def test_events_of_a_message_that_are_good_are_taken(caplog: pytest.LogCaptureFixture) -> None:
+    """And the others told of."""
+
+    class Steps:
+        noticed: list[tuple[str, str]] = []
+
+        async def notice(self, key: str, etag: str) -> None:
+            self.noticed.append((key, etag))
+
+        async def split(self, body: bytes) -> None: ...
+
+        embed = finish = give_up = reconcile = split
+
+    app = func.AsgiFunctionApp(app=None, http_auth_level=func.AuthLevel.ANONYMOUS)
+    steps = Steps()
+    register(app, steps, "cpu")  # type: ignore[arg-type]
+    handles = {each.get_function_name(): each.get_user_function() for each in app.get_functions()}
+    events = json.dumps([VALIDATION, _cloud_event("a"), _cloud_event("b")]).encode()
+    asyncio.run(handles["bulk_events"](func.QueueMessage(id="7", body=events)))
+    assert steps.noticed == [("a", "0x8D"), ("b", "0x8D")]
+    assert "message 7 of bulk-events is dropped: 1 of its 3 events tell of no blob" in caplog.text
 
 
 def test_the_host_is_told_no_message_but_ours() -> None:

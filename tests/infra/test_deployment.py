@@ -16,7 +16,7 @@ import pytest
 from starlette.requests import HTTPConnection
 
 from functions import keys
-from functions.bulk_triggers import CONNECTION, EVENTS, blob_of
+from functions.bulk_triggers import CONNECTION, EVENTS, blobs_of
 from shared import preference
 from shared.bulk.control import FINISH, SPLIT, queue_of
 from shared.bulk.storage import OUT, SOURCE
@@ -269,7 +269,7 @@ def test_new_blobs_become_messages_that_the_code_reads() -> None:
     assert delivery["destination"]["properties"]["queueName"] == EVENTS
     subject = properties["filter"]["subjectBeginsWith"]
     event = {"subject": f"{subject}a/b.jsonl", "data": {"eTag": "0x1"}}
-    assert blob_of(json.dumps(event).encode()) == ("a/b.jsonl", "0x1")
+    assert blobs_of(json.dumps(event).encode()) == ([("a/b.jsonl", "0x1")], 0)
 
 
 @pytest.mark.parametrize("service", ["router", "cpu", "gpu"])

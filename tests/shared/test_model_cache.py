@@ -376,7 +376,7 @@ async def test_a_failed_refresh_keeps_the_old_model(
         clock.now += 61
         assert await touch(cache, "a") is old
         await until(lambda wanted=round_: len(shelf.finds) == wanted)  # type: ignore[misc]
-        await until(lambda: not cache._entries["a"].checking)
+        await until(lambda: not cache._models._names["a"].checking)
     assert cache.states(())["a"].state == "warm"
     assert not old.closed.is_set()
     del shelf.errors["a"]
@@ -457,3 +457,155 @@ async def test_the_observer_sees_hits_misses_loads_and_evictions(
         "blitz_cache_bytes 10.0",
     ):
         assert line in lines
+
+
+class Pinned(Shelf):
+    """As a store's: NAME@REVISION is found as it is, and loads are of plain names."""
+
+    def find_revision(self, name: str) -> str:
+        plain, _, revision = name.partition("@")
+        return revision or super().find_revision(plain)
+
+    def load(self, name: str, revision: str) -> Model:
+        assert "@" not in name
+        return super().load(name, revision)
+
+
+@pytest.fixture
+def pinned() -> Pinned:
+    return Pinned()
+
+
+@pytest.fixture
+def open_pinned(pinned: Pinned, clock: Clock) -> Iterator[Callable[..., ModelCache]]:
+    caches: list[ModelCache] = []
+
+    def make(max_models: int, observer: Telemetry | None = None) -> ModelCache:
+        caches.append(
+            ModelCache(
+                find_revision=pinned.find_revision,
+                load=pinned.load,
+                max_models=max_models,
+                max_bytes=1000,
+                refresh_s=60,
+                clock=clock,
+                observer=observer,
+            )
+        )
+        return caches[-1]
+
+    yield make
+    for gate in pinned.gates.values():
+        gate.set()
+    for cache in caches:
+        cache.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("names", [("a", "a@r1"), ("a@r1", "a")])
+async def test_a_revision_has_one_entry_whatever_it_is_called(
+    names: tuple[str, str], pinned: Pinned, open_pinned: OpenCache
+) -> None:
+    """A bulk job that pins it neither loads it again nor evicts another model."""
+    cache = open_pinned(2)
+    first = await touch(cache, names[0])
+    other = await touch(cache, "b")
+    assert await touch(cache, names[1]) is first
+    assert pinned.names() == ["a", "b"]
+    assert not other.closed.is_set()
+    states = {name: state.state for name, state in cache.states(["a", "b"]).items()}
+    assert states == {"a": "warm", "a@r1": "warm", "b": "warm"}
+
+
+@pytest.mark.anyio
+async def test_names_asked_for_at_once_share_a_load(pinned: Pinned, open_pinned: OpenCache) -> None:
+    """And each of their callers has a lease: it is not closed before the last is back."""
+    cache = open_pinned(1)
+    gate = pinned.hold("a")
+    both = [asyncio.create_task(touch(cache, name)) for name in ("a", "a@r1", "a", "a@r1")]
+    await happened(pinned.entered["a"])
+    await until(lambda: sum(len(loads) for loads in cache._opening.values()) == 2)
+    gate.set()
+    models = await asyncio.gather(*both)
+    assert len({id(model) for model in models}) == 1
+    assert pinned.names() == ["a"]
+
+
+@pytest.mark.anyio
+async def test_a_load_that_fails_fails_for_all_its_names(
+    pinned: Pinned, open_pinned: OpenCache, clock: Clock
+) -> None:
+    """And both can be tried again."""
+    cache = open_pinned(1)
+    pinned.errors["a"] = InvalidArtefact("it is broken")
+    for name in ("a", "a@r1"):
+        with pytest.raises(ModelLoadFailed, match=f"the model {name} did not load: it is broken"):
+            await touch(cache, name)
+    pinned.errors.clear()
+    clock.now += 100
+    assert await touch(cache, "a") is await touch(cache, "a@r1")
+
+
+@pytest.mark.anyio
+async def test_a_pinned_revision_outlives_its_replacement(
+    pinned: Pinned, open_pinned: OpenCache, clock: Clock
+) -> None:
+    """A name goes to the new revision; what a job has pinned stays under the name that it has."""
+    cache = open_pinned(2)
+    old = await touch(cache, "a")
+    assert await touch(cache, "a@r1") is old
+    pinned.revisions["a"] = "r2"
+    clock.now += 61
+    await touch(cache, "a")
+    await until(lambda: len(pinned.loaded) == 2 and not cache._models._names["a@r1"].checking)
+    new = await touch(cache, "a")
+    assert (new.revision, old.closed.is_set()) == ("r2", False)
+    assert await touch(cache, "a@r1") is old
+    assert await touch(cache, "a@r2") is new
+    assert len(pinned.loaded) == 2
+
+
+@pytest.mark.anyio
+async def test_a_new_revision_that_is_pinned_already_is_not_loaded_again(
+    pinned: Pinned, open_pinned: OpenCache, clock: Clock
+) -> None:
+    """The name that is renewed goes over to it, and the old one, which has no other name, is closed."""
+    cache = open_pinned(3)
+    old = await touch(cache, "a")
+    pinned.revisions["a"] = "r2"
+    new = await touch(cache, "a@r2")
+    clock.now += 61
+    await touch(cache, "a")
+    await happened(old.closed)
+    assert await touch(cache, "a") is new
+    assert len(pinned.loaded) == 2
+
+
+@pytest.mark.anyio
+async def test_an_evicted_model_has_no_name_left(pinned: Pinned, open_pinned: OpenCache) -> None:
+    """Either use keeps it, eviction takes both."""
+    registry = CollectorRegistry()
+    cache = open_pinned(2, observer=Telemetry(registry))
+    first = await touch(cache, "a")
+    await touch(cache, "b")
+    await touch(cache, "a@r1")  # a use of it
+    await touch(cache, "c")
+    assert not first.closed.is_set()
+    await touch(cache, "d")
+    await happened(first.closed)
+    assert not {"a", "a@r1"} & cache.states([]).keys()
+    assert await touch(cache, "a") is not first
+
+
+@pytest.mark.anyio
+async def test_a_pinned_revision_is_never_looked_for_again(
+    pinned: Pinned, open_pinned: OpenCache, clock: Clock
+) -> None:
+    """It is what it is."""
+    cache = open_pinned(1)
+    await touch(cache, "a@r1")
+    clock.now += 1000
+    await touch(cache, "a@r1")
+    assert pinned.finds == []
+    pinned.revisions["a"] = "r2"
+    assert (await touch(cache, "a")).revision == "r2"

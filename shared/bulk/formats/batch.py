@@ -1,4 +1,4 @@
-"""OpenAI Batch lines {"custom_id", "method", "url", "body"} for /v1/embeddings to rows.
+"""OpenAI Batch lines {"custom_id", "method", "url", "body"} for embeddings to rows.
 
 It does not know files, models' limits or how results are written. Shapes and codes:
 https://platform.openai.com/docs/guides/batch
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from shared.bulk.formats.jsonl import read_object, read_string, write_object
+from shared.bulk.formats.jsonl import read_line, read_object, read_string, write_object
 from shared.bulk.formats.lines import BadRecord, RawRecord, check_id, check_text, parse_records
 from shared.bulk.formats.seen import Seen
 from shared.bulk.rows import BadRow, Row
@@ -19,7 +19,8 @@ from shared.dialects.openai import EmbeddingsBody
 from shared.dialects.unreadable import not_of_type
 from shared.errors import InvalidInput
 
-URL = "/v1/embeddings"
+URLS = ("/v1/embeddings", "/embeddings")
+"""OpenAI's and Azure OpenAI's, of a batch and of its lines, which need not name the same one."""
 
 _MAX_FIELDS_BYTES = 10_000
 """Of a body without its input, which each of its texts has."""
@@ -51,7 +52,7 @@ def read_batch(
 
     def parse(row: int, record: RawRecord) -> list[Row]:
         nonlocal model
-        values = read_object(record.data)
+        values = read_line(record)
         custom_id = _custom_id(values)
         if not seen.add(custom_id):
             message = "the custom_id was used by an earlier line"
@@ -90,8 +91,8 @@ def _custom_id(values: dict[str, msgspec.Raw]) -> str:
 def _check_target(values: dict[str, msgspec.Raw], custom_id: str) -> None:
     if read_string(values.get("method", _ABSENT)) != "POST":
         raise BadRecord("invalid_method", "method must be POST", id=custom_id)
-    if read_string(values.get("url", _ABSENT)) != URL:
-        raise BadRecord("url_mismatch", f"url must be {URL}", id=custom_id)
+    if read_string(values.get("url", _ABSENT)) not in URLS:
+        raise BadRecord("url_mismatch", f"url must be {' or '.join(URLS)}", id=custom_id)
 
 
 def _read_body(raw: msgspec.Raw, custom_id: str) -> EmbeddingsBody:

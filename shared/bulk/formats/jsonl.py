@@ -22,10 +22,12 @@ from shared.bulk.formats.lines import (
     parse_records,
 )
 from shared.bulk.rows import OWN_FIELDS, BadRow, Row, free_names
+from shared.errors import InvalidInput
 
 MAX_DEPTH = 64
 """Of lists and objects in each other: readers of the output fail at some hundreds."""
 
+_NO_OBJECT = ("invalid_json_line", "invalid_utf8")
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _STRING = msgspec.json.Decoder(str)
 _ABSENT = msgspec.Raw(b"null")
@@ -39,7 +41,7 @@ def read_jsonl(
     """Ids may be texts or numbers; a number stays in the fields, too, as it was written."""
 
     def parse(row: int, record: RawRecord) -> tuple[Row, ...]:
-        values = read_object(record.data)
+        values = read_line(record)
         given, shown = _take_id(values, id_column)
         text = _take_text(values, text_column, given)
         fields = {"id": shown} if shown is not None else {}
@@ -61,6 +63,27 @@ def read_text(records: Iterable[RawRecord | BadRow]) -> Iterator[Row | BadRow]:
     return parse_records(records, parse)
 
 
+def read_line(record: RawRecord) -> dict[str, msgspec.Raw]:
+    """As read_object. Raises InvalidInput for a last line that is half an object: the file is cut."""
+    try:
+        return read_object(record.data)
+    except BadRecord:
+        if not record.data.endswith(b"\n") and _is_cut(record.data):
+            raise InvalidInput(
+                f"the file ends in the middle of line {record.line}, it is cut off: send it whole"
+            ) from None
+        raise
+
+
+def looks_like_object(line: bytes) -> bool:
+    """Whether it is one, even one that is over a limit."""
+    try:
+        read_object(line)
+    except BadRecord as bad:
+        return bad.code not in _NO_OBJECT
+    return True
+
+
 def read_object(line: bytes) -> dict[str, msgspec.Raw]:
     """A JSON object's values, unread. Raises BadRecord."""
     decode(line)  # values that are skipped are not checked by msgspec
@@ -78,6 +101,16 @@ def write_object(values: dict[str, msgspec.Raw]) -> str:
 def read_string(value: msgspec.Raw) -> str | None:
     """None if it is no JSON string."""
     return _STRING.decode(value) if bytes(memoryview(value)[:1]) == b'"' else None
+
+
+def _is_cut(line: bytes) -> bool:
+    if not line.lstrip().startswith(b"{"):
+        return False
+    try:
+        msgspec.json.decode(line.decode(errors="ignore"), type=msgspec.Raw)
+    except msgspec.DecodeError as error:
+        return "truncated" in str(error)
+    return False
 
 
 def _check_shape(line: bytes) -> None:

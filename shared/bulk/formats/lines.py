@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from shared.bulk.formats.source import Truncated
 from shared.bulk.rows import BadRow, Row
+from shared.errors import InvalidInput
 
 MAX_TEXT_BYTES = 1_000_000
 MAX_RECORD_BYTES = 8_000_000
@@ -22,7 +23,7 @@ MAX_NAME_BYTES = 1_000
 """Of a column's name: every chunk has them all."""
 
 _PIECE_BYTES = 256 << 10
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,10 @@ class Quotes:
 
 
 def read_records(blocks: Iterable[bytes], quotes: Quotes | None = None) -> Iterator[RawRecord | BadRow]:
-    """Records, and BadRows for those over MAX_RECORD_BYTES, a quote left open, and a broken end.
+    """Records, and BadRows for lines over MAX_RECORD_BYTES.
 
-    What stands between the last newline and a broken end is dropped: it may be half a text.
+    Raises InvalidInput with the line from which on nothing can be accounted for: a broken end, a quote
+    that is never closed, or not within MAX_RECORD_BYTES: what it holds together may be a million rows.
     """
     line = start = 1
     size, inside, held = 0, False, list[bytes]()
@@ -97,18 +99,25 @@ def read_records(blocks: Iterable[bytes], quotes: Quotes | None = None) -> Itera
             if not piece.endswith(b"\n"):
                 continue
             line += 1
+            if size > MAX_RECORD_BYTES and quotes is not None and (inside or line - start > 1):
+                raise InvalidInput(
+                    f"the quote that opens in line {start} is not closed within {MAX_RECORD_BYTES} "
+                    "bytes: close it, or double it if it belongs to the text"
+                )
             if not inside:
                 yield _record(start, size, held)
                 start, size = line, 0
                 held.clear()
     except Truncated:
-        yield BadRow(
-            start, None, "truncated_input", "the file ends too early or is damaged: read until here"
-        )
-        return
+        raise InvalidInput(
+            f"the file ends too early or is damaged in line {start}: send it again, whole"
+        ) from None
     if inside:
-        yield BadRow(start, None, "unterminated_quote", "a quote that opens here is never closed")
-    elif size:
+        raise InvalidInput(
+            f"the quote that opens in line {start} is never closed: close it, or double it if it "
+            "belongs to the text"
+        )
+    if size:
         yield _record(start, size, held)
 
 
@@ -164,7 +173,7 @@ def _record(line: int, size: int, held: list[bytes]) -> RawRecord | BadRow:
         message = f"the line has more than {MAX_RECORD_BYTES} bytes"
         return BadRow(line, None, "line_too_long", message)
     data = held[0] if len(held) == 1 else b"".join(held)
-    return RawRecord(line, data.removeprefix(_BOM) if line == 1 else data)
+    return RawRecord(line, data.removeprefix(BOM) if line == 1 else data)
 
 
 def _pieces(blocks: Iterable[bytes]) -> Iterator[bytes]:

@@ -39,6 +39,7 @@ _MAX_FOOTER_BYTES = 16 << 20
 _MAX_ROW_GROUPS = 10_000
 _MAX_FOOTER_ITEMS = 500_000
 """Of one list in the footer."""
+_SHOWN_CHARS = 100
 _MAGIC, _TAIL_BYTES = b"PAR1", 8  # the end of a file: its footer's length and that
 
 # What damaged bytes raise, names and messages that are no UTF-8 included.
@@ -57,7 +58,12 @@ def read_parquet(
     file, names = _open(window, allowance)
     text_at, id_at = find_columns(names, text_column, id_column)
     if not _is_text(file.schema_arrow.types[text_at]):
-        raise InvalidInput(f"the column {text_column} does not hold texts", field="text_column")
+        type_ = str(file.schema_arrow.types[text_at])[:_SHOWN_CHARS]
+        raise InvalidInput(
+            f"the column {text_column} is of the type {type_}, not of texts: write it as a column of "
+            "strings, or name another one with the option text_column",
+            field="text_column",
+        )
     kept = id_at if id_at is not None and _is_text(file.schema_arrow.types[id_at]) else None
     others = other_names(names, (text_at, kept))
     row = 0
@@ -81,10 +87,16 @@ def read_parquet(
             ) from None
         except _DAMAGED:
             window.raise_failure()
-            # The next row group is independent of this one.
-            message = f"the row group from here on is damaged: {found.num_rows - done} rows are lost"
-            yield BadRow(row + done + 1, None, "invalid_row_group", message)
-        row += found.num_rows
+            raise InvalidInput(
+                f"the file is damaged from row {row + done + 1} on, {found.num_rows - done} rows of its "
+                f"row group {group} cannot be read: write it again"
+            ) from None
+        if done != found.num_rows:
+            raise InvalidInput(
+                f"the file's row group {group} has {done} rows and says that it has {found.num_rows}: "
+                "write it again"
+            )
+        row += done
 
 
 class _Unbearable(Exception):

@@ -86,6 +86,9 @@ class MemoryBlobs:
         self._fuse.burn()
         yield from [self.blobs[key][1] for key in sorted(self.blobs) if key.startswith(prefix)]
 
+    def unnamed(self) -> Iterator[BlobStat]:
+        return iter(())
+
     def delete(self, key: str) -> None:
         self._fuse.burn()
         self.blobs.pop(key, None)

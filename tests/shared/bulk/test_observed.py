@@ -11,7 +11,7 @@ from shared import trace
 from shared.bulk import jobs
 from shared.bulk.control import SPLIT
 from shared.bulk.jobs import Message
-from shared.errors import BackendFailed, InvalidInput, Unavailable
+from shared.errors import BackendFailed, InvalidInput, InvalidMessage, Unavailable
 from shared.logs import failure_of
 from shared.trace import Span
 from tests.shared.bulk.memory import TRIES, Died
@@ -178,7 +178,8 @@ async def test_a_cancelled_job_is_counted_as_such() -> None:
 async def test_a_step_of_no_job_is_a_span_of_its_own(told: list[Span]) -> None:
     """Garbage, a job that is not there, and the look for what was lost."""
     world = World()
-    await world.bulk().give_up(b"garbage")
+    with pytest.raises(InvalidMessage):
+        await world.bulk().give_up(b"garbage")
     await world.bulk().embed(jobs.encode(Message(job="nope", chunk="000000-1.arrow")))
     await world.bulk().reconcile()
     assert [span.name for span in told] == ["bulk give_up", "bulk embed", "bulk reconcile"]

@@ -517,7 +517,7 @@ async def test_an_output_without_a_row_has_the_input_s_columns() -> None:
     await world.drain()
     table = world.table("mini/texts.csv.parquet")
     assert table.num_rows == 0
-    names = ["row", "id", "text", "price", "input_embedding", "tokens", "vector"]
+    names = ["row", "id", "text", "price", "input_embedding", "tokens", "truncated", "vector"]
     assert table.column_names == names
     errors = world.outputs()["mini/texts.csv.errors.jsonl"].splitlines()
     assert {error["code"] for error in map(json.loads, errors)} == {"input_refused"}
@@ -532,7 +532,8 @@ async def test_an_output_of_an_input_without_one_readable_row_can_be_read(
 ) -> None:
     """It has no row, and the service's columns alone: what the input's rows have nobody knows."""
     world = World()
-    await world.put(b"text,price\n\xff,1\n\xff,2\n", f"mini/{name}", blitz_format=format)
+    bad = b'{"text": ""}\n' * 3 if name == "texts.jsonl" else b"text,price\n,1\n,2\n"
+    await world.put(bad + b"\xff,1\n\xff,2\n", f"mini/{name}", blitz_format=format)
     await world.drain()
     (manifest,) = world.manifests()
     assert manifest.status.status == "completed"
@@ -543,7 +544,7 @@ async def test_an_output_of_an_input_without_one_readable_row_can_be_read(
         case "parquet":
             table = world.table(output)
             assert table.num_rows == 0
-            assert table.column_names == ["row", "id", "text", "tokens", "vector"]
+            assert table.column_names == ["row", "id", "text", "tokens", "truncated", "vector"]
         case "npy":
             assert np.load(io.BytesIO(world.outputs()[output])).shape == (0, 4)
             assert world.outputs()[f"mini/{name}.ids.jsonl"] == b""
@@ -695,7 +696,7 @@ LINE = b'{"text": "x"}\n'
     ("limits", "name", "data", "reason"),
     [
         (Limits(10**9, 1000), KEY, LINE * 1001, "more than 1000 rows"),
-        (Limits(10**9, 1000), KEY, b"bad\n" * 1001, "more than 1000 rows"),
+        (Limits(10**9, 1000), KEY, b"{}\n" * 1001, "more than 1000 rows"),
         (Limits(10_000, 10**9), KEY, LINE * 1000, "more than 10000 bytes as it is"),
         (Limits(100_000, 10**9), KEY, gzip.compress(LINE * 9000), "more than 100000 bytes unpacked"),
         (Limits(100_000, 10**9), "mini/a.txt", b"x\n" * 9000, "100000 bytes cut into chunks"),

@@ -35,9 +35,7 @@ def vectors_for(rows: int, seed: int = 0) -> FloatMatrix:
 
 def parts_of(name: str, data: bytes, options: ReadOptions | None = None) -> list[pa.Table]:
     """Of three rows each; the last has a bad row alone."""
-    chunks = cut_chunks(
-        [*read_all(name, data, options), *read_all("a.jsonl", b"nonsense\n")], max_rows=3
-    )
+    chunks = cut_chunks([*read_all(name, data, options), *read_all("a.jsonl", b"{}\n")], max_rows=3)
     return [
         embedded(chunk.table, vectors_for(len(chunk.table), chunk.index), [5] * len(chunk.table))
         for chunk in chunks
@@ -57,7 +55,7 @@ def test_parquet_has_the_input_s_columns_and_the_vectors(name: str, dtype: Dtype
     back = pq.read_table(io.BytesIO(file))
     inputs = {"a.jsonl": ["fields"], "a.csv": ["key", "input_vector"]}[name]
     scale = ["scale"] if dtype == "int8" else []
-    assert back.column_names == ["row", "id", "text", *inputs, "tokens", *scale, "vector"]
+    assert back.column_names == ["row", "id", "text", *inputs, "tokens", "truncated", *scale, "vector"]
     rest = [column for column in back.column_names if column not in ("scale", "vector")]
     assert back.select(rest).equals(pa.concat_tables(parts[:-1]).select(rest))
     stored, scales = quantise(all_vectors(parts), dtype)
@@ -90,9 +88,9 @@ def test_parquet_is_gathered_to_row_groups_and_written_as_it_comes(
 
 def test_parquet_of_no_rows_can_be_read() -> None:
     """All rows may be bad; then no part knows the input's columns."""
-    for parts in ([], parts_of("a.jsonl", b"nonsense\n")):
+    for parts in ([], parts_of("a.jsonl", b"{}\n")):
         back = pq.read_table(io.BytesIO(b"".join(write_parquet(parts, dimensions=D))))
-        assert back.column_names == ["row", "id", "text", "tokens", "vector"]
+        assert back.column_names == ["row", "id", "text", "tokens", "truncated", "vector"]
         assert back.num_rows == 0
         assert back.schema.field("vector").type == pa.list_(pa.float32(), D)
 

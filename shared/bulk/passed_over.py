@@ -1,0 +1,63 @@
+"""What lies among the inputs and is none: which names say so, and a line in the log for each, once.
+
+Does not know storage or jobs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from shared.bulk.options import SIDECAR
+
+_SHOWN_CHARS, _TOLD = 200, 1000
+_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
+_FOLDERS = frozenset(("__macosx", "$recycle.bin", "system volume information", "lost+found"))
+_UNFINISHED = (".crdownload", ".part", ".partial", ".filepart", ".download", ".opdownload", ".tmp")
+"""What browsers and copiers call a file until it is whole; then it comes under its own name."""
+_EDITORS = ("~", ".swp")
+
+_log = logging.getLogger(__name__)
+_told: set[tuple[str, str]] = set()
+
+
+def why_no_input(key: str) -> str | None:
+    """Why a name in bulk-in is of no file to be embedded, to follow "it is"; None: it is one."""
+    *folders, name = (part.lower() for part in key.split("/"))
+    if key.endswith(SIDECAR):
+        return "a sidecar"
+    if any(folder in _FOLDERS or folder.startswith(".") for folder in folders):
+        return "in a hidden folder, or one of the system's"
+    if name.startswith("."):
+        return "a hidden file"
+    if name in _FILES:
+        return "a file of the system's"
+    if name.endswith(_UNFINISHED):
+        return "not whole yet, by its name"
+    if name.startswith("~") or name.endswith(_EDITORS):
+        return "an editor's own file"
+    return None
+
+
+def is_input(key: str) -> bool:
+    """Whether a blob of bulk-in is to be embedded. If not, the log says so, but for sidecars."""
+    why = why_no_input(key)
+    if why is not None and not key.endswith(SIDECAR):
+        tell("bulk-in", key, f"is {why}, and is passed over")
+    return why is None
+
+
+def shown(name: str) -> str:
+    """A name without what a terminal or a log's reader would obey, as far as 200 characters."""
+    return json.dumps(name[:_SHOWN_CHARS])[1:-1]
+
+
+def tell(where: str, name: str, what: str) -> None:
+    """One line for each name, of a thousand of them; one more says that there are more."""
+    if (where, name) in _told or len(_told) > _TOLD:
+        return
+    _told.add((where, name))
+    if len(_told) > _TOLD:
+        _log.warning("bulk: more files are passed over, of which no line tells")
+    else:
+        _log.warning('bulk: "%s" %s', shown(name), what)
