@@ -36,7 +36,7 @@ LARGE_RESULT_TOKENS = 2 * 1024
 
 
 SLICE_BYTES = 64 * 1024
-_BYTES_PER_FLOAT, _BYTES_PER_CHARACTER = 16, 32
+_BYTES_PER_FLOAT, _BYTES_PER_TOKEN = 16, 128
 
 
 def accepts_msgpack(request: Request) -> bool:
@@ -105,12 +105,15 @@ class PacedResponse(Response):
                 return  # the server closes what was not completed
 
 
-def answer_bytes(asked: Asked, dimensions: int) -> int:
-    """About what the answer holds: arrays, and their text form. dimensions: of the model's vectors."""
+def answer_bytes(asked: Asked, dimensions: int, max_tokens: int) -> int:
+    """About what the answer holds: arrays, and their text form.
+
+    dimensions: of the model's vectors. max_tokens: of a request.
+    """
     if isinstance(asked, EmbedRequest):
         return len(asked.inputs) * dimensions * _BYTES_PER_FLOAT
     if isinstance(asked, TokenizeRequest):
-        return _characters(asked) * _BYTES_PER_CHARACTER
+        return min(_characters(asked), max_tokens) * _BYTES_PER_TOKEN
     return 0
 
 

@@ -156,7 +156,8 @@ class Endpoints:
         """Before there is any of it: requests are worked on side by side, and all fill at once."""
         cards = await self._catalogue.cards_of(asked.model)
         dimensions = max((card.dimensions for card in cards), default=0)
-        hold(request.scope, answer_bytes=answer_bytes(asked, dimensions))
+        size = answer_bytes(asked, dimensions, self._settings.max_request_tokens)
+        hold(request.scope, answer_bytes=size)
 
     async def models(self, request: Request) -> Response:
         return json_response(openai.format_models(await self._cards()))

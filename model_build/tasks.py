@@ -24,6 +24,7 @@ from shared.regular_files import open_regular
 
 CUT = 10  # nDCG@10
 _MAX_GRADE = 100  # a gain is two to that power
+_MAX_FIELD = 131_072  # characters
 
 Embed = Callable[[Sequence[str], str | None], FloatMatrix]
 """Texts and a prompt's name (None: the model's default) -> (N, D) float32 unit vectors."""
@@ -156,6 +157,7 @@ def _prompt_names(prompts: set[str]) -> tuple[str | None, str | None]:
 def _read_answers(path: Path) -> Answers:
     answers = Answers(path.stem, [], [], [])
     with io.TextIOWrapper(open_regular(path), "utf-8", newline="") as stream:
+        csv.field_size_limit(_MAX_FIELD)  # the module's own, for the whole process
         rows = csv.DictReader(stream)
         for row in _each(rows, path):
             question, label, answer = (row.get(name) for name in ("qtext", "label", "atext"))
