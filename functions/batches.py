@@ -39,6 +39,9 @@ UPLOADS, DOWNLOADS = 8, 32
 """Files that one process takes, or gives, at a time: more are answered 429. An upload needs a thread and
 a few MiB, a download a range, however slowly its caller reads."""
 
+PREFIXES = ("/v1", "/openai/v1", "/openai")
+"""Of the paths: OpenAI's, and Azure OpenAI's."""
+
 _RANGE_BYTES = 1 << 20
 _WINDOW_S = 86_400
 _MAX_FILES, _MAX_BATCHES, _BATCHES = 10_000, 100, 20
@@ -82,22 +85,26 @@ class Batches:
         self._downloads = Slots(DOWNLOADS, "downloads")
 
     def routes(self) -> Iterator[Route]:
-        file, batch = "/v1/files/{file_id}", "/v1/batches/{batch_id}"
+        """At OpenAI's paths and at Azure OpenAI's, with a version in them and without."""
+        for prefix in PREFIXES:
+            yield from self._routes(f"{prefix}/files", f"{prefix}/batches")
+
+    def _routes(self, files: str, batches: str) -> Iterator[Route]:
+        file, batch = f"{files}/{{file_id}}", f"{batches}/{{batch_id}}"
         page = {"after": "string", "limit": "integer"}
         pages = {**page, "order": "string", "purpose": "string"}
         id_, of = describe(JSON, path="file_id"), describe(JSON, path="batch_id")
         form = {"multipart/form-data": _FORM}
         body = {JSON: msgspec.json.schema_components([BatchBody])[1]["BatchBody"]}
-        yield Route("POST", "/v1/files", "Upload a file", self.upload, describe(JSON, body=form))
-        yield Route("GET", "/v1/files", "The files", self.files, describe(JSON, query=pages))
+        content = describe(BINARY, path="file_id")
+        embed = describe(JSON, body=body)
+        yield Route("POST", files, "Upload a file", self.upload, describe(JSON, body=form))
+        yield Route("GET", files, "The files", self.files, describe(JSON, query=pages))
         yield Route("GET", file, "One file", self.file, id_)
         yield Route("DELETE", file, "Delete a file", self.delete, id_)
-        content = describe(BINARY, path="file_id")
         yield Route("GET", f"{file}/content", "A file's content", self.content, content)
-        yield Route(
-            "POST", "/v1/batches", "Embed a file of requests", self.create, describe(JSON, body=body)
-        )
-        yield Route("GET", "/v1/batches", "The batches", self.batches, describe(JSON, query=page))
+        yield Route("POST", batches, "Embed a file of requests", self.create, embed)
+        yield Route("GET", batches, "The batches", self.batches, describe(JSON, query=page))
         yield Route("GET", batch, "One batch", self.batch, of)
         yield Route("POST", f"{batch}/cancel", "Cancel a batch", self.cancel, of)
 

@@ -14,7 +14,7 @@ import msgspec
 from shared.bulk.reading import Kind
 from shared.bulk.storage import BlobStat
 from shared.bulk.writing import Dtype
-from shared.dialects.unreadable import choices_of
+from shared.dialects.unreadable import not_of_type
 from shared.errors import InvalidInput
 from shared.manifest import is_name
 
@@ -27,7 +27,7 @@ PREFIX = "blitz_"
 OWN_FOLDERS = frozenset(("active", "batches", "events", "files", "jobs", "warmup"))
 """Of `out`, where an input's output has the input's key."""
 
-_AT = re.compile(r" - at `\$\.(\w+)`$|unknown field `(\w+)`$")
+_UNKNOWN = re.compile(r"unknown field `(?P<name>\w{1,100})`$")
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -39,7 +39,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     """
 
     model: str = ""
-    dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    dimensions: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
     dtype: Dtype = "float32"
     format: Literal["parquet", "jsonl", "npy"] = "parquet"
     backend: Literal["auto", "cpu", "gpu"] = "auto"
@@ -70,26 +70,26 @@ def options_of(container: Container, stat: BlobStat, sidecar: bytes | None) -> O
     try:
         if sidecar is not None:
             given |= msgspec.json.decode(sidecar, type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise InvalidInput(f"{stat.key}{SIDECAR} is not a JSON object: {error}") from None
+    except msgspec.ValidationError:
+        raise InvalidInput(f"{stat.key}{SIDECAR} is JSON, but no object with the options") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidInput(f"{stat.key}{SIDECAR} is not a JSON object") from None
     try:
         # Metadata are strings; strict=False reads "64" as a number.
         return msgspec.convert(given, Options, strict=False)
     except msgspec.ValidationError as error:
-        raise _bad_option(str(error)) from None
+        raise _bad_option(error) from None
 
 
-def _bad_option(why: str) -> InvalidInput:
-    """From msgspec's message, which ends with the option's name."""
-    at = _AT.search(why)
-    name = (at[1] or at[2]) if at else None
-    types = {field.name: field.type for field in msgspec.structs.fields(Options)}
-    if name not in types:
-        hint = f"; there are: {', '.join(types)}"
-    else:
-        choices = choices_of(types[name])
-        hint = f"; one of: {', '.join(choices)}" if choices else ""
-    return InvalidInput(f"the options are not valid: {why}{hint}", field=name)
+def _bad_option(error: msgspec.ValidationError) -> InvalidInput:
+    """Which one, and what would be right."""
+    unknown = _UNKNOWN.search(str(error))
+    if unknown is not None:
+        known = ", ".join(field.name for field in msgspec.structs.fields(Options))
+        name = unknown["name"]
+        return InvalidInput(f"there is no option {name}; there are: {known}", field=name)
+    refused = not_of_type(error, Options)
+    return InvalidInput(f"the option {refused.message}", field=refused.field)
 
 
 def no_model(container: Container, key: str, kind: Kind, known: Sequence[str]) -> InvalidInput:

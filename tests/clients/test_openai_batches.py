@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from openai import OpenAI
+from openai import AzureOpenAI, OpenAI
 from openai.types import Batch
 
 from tests.patience import PATIENCE_S
@@ -323,3 +323,44 @@ def test_what_cannot_be_is_refused_with_its_parameter(client: OpenAI) -> None:
         client.files.create(file=b"x" * 1_000_001, purpose="batch")
     assert too_large.value.status_code == 413
     assert np.all([file.bytes <= 1_000_000 for file in client.files.list(purpose="batch")])
+
+
+def azure(url: str) -> OpenAI:
+    return AzureOpenAI(azure_endpoint=url, api_key="any", api_version="2024-10-21", max_retries=0)
+
+
+def azure_v1(url: str) -> OpenAI:
+    return OpenAI(base_url=f"{url}/openai/v1/", api_key="any", max_retries=0)
+
+
+@pytest.mark.parametrize("endpoint", ["/embeddings", "/v1/embeddings"])
+@pytest.mark.parametrize("open_client", [azure, azure_v1])
+def test_azure_s_clients_do_the_same_at_azure_s_paths(
+    client: OpenAI, open_client: Callable[[str], OpenAI], endpoint: Any
+) -> None:
+    """Files and batches, from the upload to the end; lines name either URL, the batch its own again."""
+    texts = ["w1 w2", "w3"]
+    lines = [line(str(n), text) for n, text in enumerate(texts)]
+    lines[0] = lines[0].replace("/v1/embeddings", "/embeddings")
+    lines.append(lines[0].replace("/embeddings", "/chat/completions").replace('"0"', '"x"'))
+    with open_client(str(client.base_url).removesuffix("/v1/")) as other:
+        file_id = upload(other, *lines)
+        batch = other.batches.create(input_file_id=file_id, endpoint=endpoint, completion_window="24h")
+        batch = ended(other, batch)
+        assert (batch.status, batch.endpoint) == ("completed", endpoint)
+        answers = read_lines(other, batch.output_file_id)
+        found = [answers[key]["response"]["body"]["data"][0]["embedding"] for key in ("0", "1")]
+        assert nearly(found, TINY.vectors(texts))
+        [error] = read_lines(other, batch.error_file_id).values()
+        assert error["error"]["message"] == "url must be /v1/embeddings or /embeddings"
+        assert batch.id in [each.id for each in other.batches.list(limit=5)]
+        assert other.batches.cancel(batch.id).status == "completed"
+        assert client.batches.retrieve(batch.id) == batch  # the same files and batches
+        assert other.files.retrieve(file_id).filename == "requests.jsonl"
+        assert other.files.delete(file_id).deleted
+        with pytest.raises(openai.NotFoundError):
+            client.files.retrieve(file_id)
+        wrong: Any = "/chat/completions"
+        with pytest.raises(openai.BadRequestError) as caught:
+            other.batches.create(input_file_id=file_id, endpoint=wrong, completion_window="24h")
+        assert caught.value.param == "endpoint"

@@ -26,7 +26,7 @@ import pytest
 from functions.bulk_local import MAX_TRIES, RETRY_S, Driver, Pace, bulk_hint, local_storage
 from functions.bulk_steps import build_bulk
 from shared.backend_client import Backend
-from shared.bulk import jobs
+from shared.bulk import jobs, passed_over
 from shared.bulk.connection import open_storage
 from shared.bulk.formats.allowance import NO_LIMITS
 from shared.bulk.pipeline import SPLITS, Bulk
@@ -246,9 +246,10 @@ async def test_what_fails_is_told_with_its_queue_and_message(
 
 @pytest.mark.anyio
 async def test_files_of_the_system_are_passed_over_with_a_line_each(
-    storage: Storage, caplog: pytest.LogCaptureFixture
+    storage: Storage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No job of them, no message; the others are noticed."""
+    monkeypatch.setattr(passed_over, "_told", set())
     steps = Steps()
     names = {
         "m/.DS_Store": "a hidden file",

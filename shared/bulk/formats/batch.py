@@ -99,8 +99,8 @@ def _read_body(raw: msgspec.Raw, custom_id: str) -> EmbeddingsBody:
     try:
         return _BODY.decode(raw)
     except msgspec.ValidationError as error:
-        wrong = not_of_type(error, EmbeddingsBody)
-        message = f"body.{wrong.message}" if wrong.field else wrong.message
+        refused = not_of_type(error, EmbeddingsBody)
+        message = f"body.{refused.message}" if refused.field else refused.message
         raise BadRecord("invalid_input", message, id=custom_id) from None
 
 

@@ -151,6 +151,8 @@ _OTHERS = frozenset(
 )
 
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\v\f\x1b"))
+_FEW_CONTROLS = 3
+"""Those that may be in a text by mistake, however short it is."""
 _NOT_NULS = bytes(range(1, 256))
 
 
@@ -211,7 +213,7 @@ def refuse_binary(plain: bytes) -> None:
     lines += [] if lines else [last]  # one that is cut off within a character
     wrong = sum(not _is_utf8(line) for line in lines)
     controls = len(plain) - len(plain.translate(None, _CONTROLS))
-    if wrong and controls * 100 >= len(plain):
+    if wrong and controls * 100 >= len(plain) and controls > _FEW_CONTROLS:
         raise InvalidInput(f"the file is no text, its beginning is binary: {_TABLE}")
     if wrong * 2 > len(lines):
         raise InvalidInput(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import gzip
 import io
 import json
@@ -261,9 +262,16 @@ async def test_an_overloaded_backend_is_waited_for() -> None:
         ("nope/texts.jsonl", INPUT, {}, "there are: mini"),
         ("ranker/texts.jsonl", INPUT, {}, "is a cross-encoder"),
         (KEY, INPUT, {"blitz_dimensions": "9"}, "dimensions must be at most 4"),
-        (KEY, INPUT, {"blitz_dtype": "int4"}, "dtype`; one of: float32, float16, int8"),
-        (KEY, INPUT, {"blitz_kind": "xml"}, "kind`; one of: jsonl, batch, csv, tsv, parquet, text"),
-        (KEY, INPUT, {"blitz_colour": "red"}, "colour"),
+        (KEY, INPUT, {"blitz_dtype": "int4"}, "the option dtype must be one of float32, float16, int8"),
+        (
+            KEY,
+            INPUT,
+            {"blitz_kind": "xml"},
+            "the option kind must be one of jsonl, batch, csv, tsv, parquet, text",
+        ),
+        (KEY, INPUT, {"blitz_colour": "red"}, "there is no option colour; there are: model, dim"),
+        (KEY, INPUT, {"blitz_dimensions": "x"}, "dimensions must be a whole number from 1 to"),
+        (KEY, INPUT, {"blitz_truncate": "x"}, "option truncate must be true or false, not a text"),
         (KEY, INPUT, {"blitz_prompt_name": "passage"}, "it has: document, query"),
         (KEY, b"[1]", {}, "JSON array"),
         *(
@@ -283,6 +291,71 @@ async def test_an_input_that_cannot_be_a_job_fails_with_the_reason(
     world.now += MISSED_S + 1
     await world.bulk().reconcile()
     assert world.memory.queue(SPLIT).depth() == 0
+
+
+CUT_GZIP = gzip.compress(INPUT, mtime=0)[:-2000]
+OPEN_QUOTE = b"id,text\n" + b"".join(
+    b"%d,%brow number %d\n" % (n, b'"' if n == 10 else b"", n) for n in range(1, 3000)
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "reason"),
+    [
+        ("mini/texts.jsonl.gz", CUT_GZIP, "ends too early or is damaged in line "),
+        ("mini/a.csv", OPEN_QUOTE, "the quote that opens in line 11 is never closed"),
+        (KEY, INPUT[:-9], f"ends in the middle of line {ROWS}, it is cut off"),
+        ("mini/a.csv", b"SQLite format 3\0" + bytes(500), "the file is an SQLite database"),
+        ("mini/a.txt", b"GIF89a\x01\0\x01\0", "the file is a GIF image"),
+    ],
+)
+async def test_a_job_whose_rows_cannot_be_accounted_for_fails(
+    key: str, data: bytes, reason: str
+) -> None:
+    """With the reason, also if chunks of it were written before; no output passes for a whole one."""
+    world = World()
+    status = await world.rejected(data, key)
+    assert reason in str(status.error)
+    assert world.outputs() == {}
+    folder = f"jobs/{status.id}/"
+    left = {key.removeprefix(folder) for key in world.memory.out.blobs if key.startswith(folder)}
+    assert left == {"job.json", "status.json", "manifest.json"}
+
+
+@pytest.mark.parametrize(
+    ("key", "data"),
+    [
+        (KEY, INPUT + b'{"id": "z"}\nno JSON\n\n{"text": ""}\n{"text": "x", "id": true}\n{"text": "y"}'),
+        ("mini/a.csv", b'id,text\n1,a\n2\n3,b,c\n4,"d\ne"\n5,"f\ng",h\n6,\n\n7,\xff\n8,i'),
+        ("mini/a.tsv", b'sep=;\r\nid;text\r\n1;a\r\n2\r\n3;"x;y"\r\n'),
+        ("mini/a.txt", b"one\n\n \ntwo\nth\xffree\n\x00four, with a zero byte\nfive"),
+        ("mini/a.jsonl.gz", gzip.compress(INPUT + b"[]\n")),
+        ("mini/b.jsonl", b"".join(b'{"custom_id": "%d", "body": {}}\n' % n for n in range(3)) * 2),
+    ],
+)
+async def test_rows_in_are_rows_out_and_rows_in_the_error_file(key: str, data: bytes) -> None:
+    """Counted with other means than the readers': lines by splitting them, CSV by Python's module."""
+    world = World()
+    await world.put(data, key, blitz_model="mini", **({"blitz_kind": "jsonl"} if "b.js" in key else {}))
+    await world.drain()
+    [manifest] = world.manifests()
+    assert manifest.status.status == "completed"
+    plain = gzip.decompress(data) if key.endswith(".gz") else data
+    if key.endswith((".csv", ".tsv")):
+        text = plain.decode("latin-1").removeprefix("sep=;\r\n")
+        delimiter = ";" if text != plain.decode("latin-1") else ","
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
+        there = len(rows) - 1
+    else:
+        there = sum(1 for line in plain.split(b"\n") if line.strip())
+    outputs = world.outputs()
+    errors = outputs.get(f"{key}.errors.jsonl", b"").splitlines()
+    table = world.table(f"{key}.parquet")
+    assert table.num_rows + len(errors) == there
+    counts = manifest.status.request_counts
+    assert (counts.total, counts.completed, counts.failed) == (there, table.num_rows, len(errors))
+    lines = [json.loads(error)["line"] for error in errors]
+    assert len(set(lines)) == len(lines)
 
 
 async def test_an_input_that_names_no_model_gets_the_only_one() -> None:
@@ -348,10 +421,10 @@ async def test_the_status_tells_the_options_and_whether_there_was_a_sidecar(ther
     ("sidecar", "reason", "field"),
     [
         (b"", f"{KEY}.job.json is not a JSON object", None),
-        (b"[1]", f"{KEY}.job.json is not a JSON object", None),
+        (b"[1]", f"{KEY}.job.json is JSON, but no object", None),
         (b'{"colour": "red"}', "there are: model, dimensions, dtype", "colour"),
-        (b'{"dtype": "int4"}', "one of: float32, float16, int8", "dtype"),
-        (b'{"dimensions": 0}', ">= 1", "dimensions"),
+        (b'{"dtype": "int4"}', "one of float32, float16, int8", "dtype"),
+        (b'{"dimensions": 0}', "a whole number from 1", "dimensions"),
     ],
 )
 async def test_a_sidecar_that_cannot_be_read_is_told_of(

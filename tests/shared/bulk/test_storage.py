@@ -28,7 +28,7 @@ from azure.storage.queue import QueueServiceClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.bulk import azure_storage, folder_storage
+from shared.bulk import azure_storage, folder_storage, passed_over
 from shared.bulk.azure_storage import AzureBlobs, AzureQueue
 from shared.bulk.connection import open_storage
 from shared.bulk.folder_storage import FolderBlobs
@@ -1081,8 +1081,14 @@ def test_a_message_of_others_is_handed_on_as_it_is(azure_place: Place, azurite: 
     assert received(queue).body == '{"job": "é"}'.encode()
 
 
-def test_blobs_of_others_are_read_with_what_is_fit(azure_place: Place, azurite: Azurite) -> None:
-    """Metadata names get lower case; a name that no folder could hold is not listed."""
+def test_blobs_of_others_are_read_with_what_is_fit(
+    azure_place: Place,
+    azurite: Azurite,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Metadata names get lower case; a name that no folder could hold is told of, and not listed."""
+    monkeypatch.setattr(passed_over, "_told", set())
     source = azure_place.open().source
     assert list(source.list("")) == []
     with BlobServiceClient.from_connection_string(azurite.connection_string) as service:
@@ -1091,6 +1097,10 @@ def test_blobs_of_others_are_read_with_what_is_fit(azure_place: Place, azurite: 
         container.upload_blob("m//y.txt", b"text")
     [stat] = source.list("")
     assert (stat.key, stat.metadata) == ("m/x.txt", {"blitz_model": "m"})
+    with caplog.at_level("WARNING"):
+        assert [other.key for _ in range(2) for other in source.unnamed()] == ["m//y.txt"] * 2
+    [line] = [record.getMessage() for record in caplog.records if "passed over" in record.getMessage()]
+    assert line == 'bulk: "m//y.txt" is no name that can be worked with, and is passed over'
 
 
 def test_azurite_as_people_start_it_serves_us() -> None:
