@@ -19,7 +19,7 @@ from tests.server import running_service
 # for it 5.0 is an integer. Whatever is refused must be refused with a status that is documented.
 EXCLUDED: Any = [positive_data_acceptance]
 UNKNOWN = "x-schemathesis-unknown-property"
-"""In a query string it is no harm; Schemathesis says so too, unless a number stands beside it as text."""
+"""In a query it does no harm; Schemathesis says so too, unless a number stands beside it, as a text."""
 
 
 @schemathesis.serializer(wire.CONTENT_TYPE)
