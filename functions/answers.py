@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from functions.pace import MIN_BYTES_PER_S, PAUSE_S, MinimumRate
+from functions.paths import allowed, nearest
 from shared import wire
 from shared.contracts import (
     EmbedRequest,
@@ -26,7 +27,7 @@ from shared.contracts import (
 from shared.contracts import Request as Asked
 from shared.dialects.body import JSON
 from shared.dialects.operations import FormatError
-from shared.errors import BlitzError, RequestTimeout
+from shared.errors import BlitzError, RequestTimeout, shown
 
 # More than this is coded in a thread, so that the event loop goes on between the steps. One call of
 # orjson keeps the GIL (about 11 ms for 1,024 x 384 floats): encoding chunks of rows would halve that
@@ -133,14 +134,19 @@ def error_response(format_error: FormatError, error: BlitzError) -> Response:
 async def answer_unrouted(request: Request, error: Exception) -> Response:
     """404 and 405 of paths that have no dialect, in OpenAI's shape."""
     assert isinstance(error, HTTPException)
-    headers = error.headers or {}
-    code, message = {
-        404: ("not_found", "there is nothing at this path: see /docs for those there are"),
-        405: (
-            "method_not_allowed",
-            f"send {headers.get('Allow', 'something else')}: see /docs",
-        ),
-    }.get(error.status_code, ("invalid_request", error.detail))
+    headers = dict(error.headers or {})
+    code, message = "invalid_request", error.detail
+    routes, path = request.app.routes, request.scope["path"]
+    if error.status_code == 404:
+        near = nearest(routes, path)
+        hint = f"did you mean {near}? " if near else ""
+        code, message = (
+            "not_found",
+            f"there is nothing at {shown(path)}: {hint}see /docs for what there is",
+        )
+    elif error.status_code == 405:
+        headers["Allow"] = ", ".join(allowed(routes, path))
+        code, message = "method_not_allowed", f"send {headers['Allow']} to {shown(path)}: see /docs"
     shape = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
     response = json_response(orjson.dumps({"error": shape}), error.status_code)
     response.headers.update(headers)

@@ -39,8 +39,8 @@ def add_docs_page(app: FastAPI) -> None:
     Add it before the middleware that asks for keys: a refusal at these paths looks like any other.
     """
     app.add_middleware(Confidential, applies=_is_documentation)
-    app.add_api_route("/docs", _page, include_in_schema=False)
-    app.add_api_route("/docs/{name}", _file, include_in_schema=False)
+    for path, endpoint in (("/docs", _page), ("/docs/{name}", _file)):
+        app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)
 
 
 def _is_documentation(scope: Scope) -> bool:

@@ -35,6 +35,7 @@ class Download(StreamingResponse):
         slots.enter(owner)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._is_head = scope["method"] == "HEAD"
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -43,6 +44,9 @@ class Download(StreamingResponse):
     async def stream_response(self, send: Send) -> None:
         headers = self.raw_headers
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        if self._is_head:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
         async for block in self.body_iterator:
             for start in range(0, len(block), SLICE_BYTES):
                 part = block[start : start + SLICE_BYTES]

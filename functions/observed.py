@@ -38,7 +38,7 @@ class Observed:
                 await self._app(scope, receive, noting)
             finally:
                 # The route, because a path can hold whatever a caller puts there.
-                route = getattr(scope.get("route"), "path", "(no route)")
+                route = getattr(scope.get("route"), "path_format", "(no route)")
                 span.name = f"{scope['method']} {route}"
 
 

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 
 from shared import preference, wire
-from shared.dialects.body import JSON
+from shared.dialects.body import JSON, value_type
 from shared.dialects.operations import OPERATIONS, Operation
 
 _REFERENCE = "#/components/schemas/{name}"
@@ -63,7 +63,11 @@ class DescribedApp(FastAPI):
 
     def __init__(self, **options: Any) -> None:
         # What is told of requests, functions.observed tells.
-        super().__init__(telemetry={"tracing": False, "metrics": False, "logs": False}, **options)
+        super().__init__(
+            telemetry={"tracing": False, "metrics": False, "logs": False},
+            root_path_in_servers=False,
+            **options,
+        )
         self.router.route_class = _PlainRoute
 
     def openapi(self) -> dict[str, Any]:
@@ -71,6 +75,8 @@ class DescribedApp(FastAPI):
         bodies = dict.fromkeys(each.body for each in OPERATIONS)
         _, schemas = msgspec.json.schema_components(bodies, ref_template=_REFERENCE)
         document["components"] = {"schemas": schemas}
+        # Where the document is: API Management, or a proxy, may have put everything below a prefix.
+        document["servers"] = [{"url": "./"}]
         return document
 
 
@@ -135,7 +141,7 @@ def _named_model(place: str) -> dict[str, Any]:
 
 def _query_parameter(body: type[Any], name: str) -> dict[str, Any]:
     """A field of `body` that the query string may give."""
-    kinds = {field.name: field.type for field in msgspec.structs.fields(body)}
+    kinds = {field.name: value_type(field.type) for field in msgspec.structs.fields(body)}
     return {
         "name": name,
         "in": "query",

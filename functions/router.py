@@ -41,6 +41,7 @@ from functions.identified import Identified
 from functions.keys import RequireKey
 from functions.observed import Observed, start_export
 from functions.openapi import DescribedApp, describe_get, describe_post
+from functions.paths import MODEL_IN_PATH, KnownPaths
 from functions.readiness import say_not_ready, say_ready
 from shared import preference, telemetry, wire
 from shared.contracts import (
@@ -263,13 +264,15 @@ def create_app(
     app.add_middleware(OneLength, refuse=_refuse, metrics=metrics)
     app.add_middleware(Confidential, applies=has_key_in_address)
     app.add_middleware(Observed)
+    app.add_middleware(KnownPaths, routes=app.routes)
     # The last one added is the outermost: refusals are seen too, and have an id.
     app.add_middleware(Identified, refuse=_refuse)
     endpoints = Endpoints(settings, backend, catalogue, metrics)
 
     def add(method: str, path: str, summary: str, endpoint: Endpoint, described: dict[str, Any]) -> None:
+        anywhere = path.replace("{model}", MODEL_IN_PATH)
         app.add_api_route(
-            path,
+            anywhere,
             endpoint,
             methods=[method],
             summary=summary,
@@ -278,6 +281,8 @@ def create_app(
             response_model=None,
             openapi_extra=described,
         )
+        if method == "GET":
+            app.add_api_route(anywhere, endpoint, methods=["HEAD"], include_in_schema=False)
 
     for path in PATHS:
         operations = operations_at(path)
@@ -293,8 +298,6 @@ def create_app(
         ("/metrics", "Prometheus metrics", info, endpoints.metrics, describe_get("text/plain")),
     ):
         add("GET", path, summary, endpoints.answering(format_error, endpoint), described)
-    # Azure Front Door asks by HEAD, if nobody told it otherwise.
-    app.add_api_route("/health", endpoints.health, methods=["HEAD"], include_in_schema=False)
     for route in batches.routes() if batches else ():
         answer = endpoints.answering(openai.format_error, route.endpoint)
         add(route.method, route.path, route.summary, answer, route.described)

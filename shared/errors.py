@@ -32,6 +32,14 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 _NAMED_MODELS = 50
+_SHOWN_CHARACTERS = 100
+
+
+def shown(name: str) -> str:
+    """A name as a caller gave it, safe to repeat: what can be printed of it, and no more than a line."""
+    printable = "".join(each if each.isprintable() else "?" for each in name[: _SHOWN_CHARACTERS + 1])
+    cut = len(name) > _SHOWN_CHARACTERS
+    return f"{printable[:_SHOWN_CHARACTERS]}..." if cut else printable
 
 
 class BlitzError(Exception):

@@ -8,7 +8,8 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, TypeAlias, TypeVar
+from types import NoneType
+from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args
 
 import msgspec
 
@@ -92,11 +93,16 @@ def fill_from_query(body: T, query: Mapping[str, str], names: Sequence[str]) -> 
     for field in msgspec.structs.fields(type(body)):
         if field.name in said:
             try:
-                value = msgspec.convert(said[field.name], field.type, strict=False)
+                value = msgspec.convert(said[field.name], value_type(field.type), strict=False)
             except msgspec.ValidationError as error:
                 raise unreadable.not_a_value(field.name, field.type) from error
             body = msgspec.structs.replace(body, **{field.name: value})
     return body
+
+
+def value_type(kind: Any) -> Any:
+    """What a query string may give for a field that may be null in a body: there, "null" is a text."""
+    return Union[tuple(each for each in get_args(kind) if each is not NoneType)]  # noqa: UP007 - at run time
 
 
 def read_inputs(value: Inputs, *, field: str, max_inputs: int) -> tuple[TextInput, ...]:

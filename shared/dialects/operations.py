@@ -187,5 +187,5 @@ def is_operation(path: str) -> bool:
 
 
 _ERROR_FORMATS = {path: operations_at(path)[-1].format_error for path in PATHS}
-_AZURE_DEPLOYMENT = re.compile("/openai/deployments/[^/]+/embeddings")
+_AZURE_DEPLOYMENT = re.compile("/openai/deployments/(?s:.+)/embeddings")
 """The only path with a name in it; its shape is OpenAI's, as that of unknown paths."""

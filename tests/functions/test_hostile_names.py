@@ -76,6 +76,8 @@ async def test_a_model_name_cannot_leave_the_store(store: Path, monkeypatch: pyt
                 answers.append((name, *await ask(app, path, json.dumps(body).encode())))
                 answers.append((name, *await ask(app, path, unnamed, query=b"model=" + code)))
             answers.append((name, *await ask(app, "/info", method="GET", query=b"model=" + code)))
+            if name.endswith("/"):
+                continue  # in a path such a slash is none
             for sent in (name, quote(name, safe="")):
                 embeddings = f"/openai/deployments/{sent}/embeddings"
                 answers.append((name, *await ask(app, embeddings, b'{"input": "a"}')))

@@ -22,7 +22,7 @@ async def _ask(
     """One request to an app whose router finds /x/{name}."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["route"] = SimpleNamespace(path="/x/{name}")
+        scope["route"] = SimpleNamespace(path_format="/x/{name}")
         if error:
             raise KeyError
         await send({"type": "http.response.start", "status": 201, "headers": []})

@@ -113,7 +113,7 @@ def _stable(response: httpx.Response) -> dict[str, str]:
     return {
         name: value
         for name, value in response.headers.items()
-        if name not in ("date", "server") and not name.endswith("-time")
+        if name not in ("date", "server", "x-request-id") and not name.endswith("-time")
     }
 
 
