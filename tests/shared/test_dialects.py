@@ -46,12 +46,10 @@ from shared.settings import Settings
 
 VECTORS = np.array([[0.1, -2.0, 3.5], [1e-7, 0.0, -1.0]], np.float32)
 RESULT = EmbedResult(VECTORS, token_counts=(3, 4), model="m", revision="r")
-SCORES = RerankResult(
-    np.array([0.25, 0.75, 0.25, 0.5], np.float32), (1, 2, 3, 4), "m", "r", "cross-encoder"
-)
+SCORES = RerankResult(np.array([0.25, 0.75, 0.25, 0.5]), (1, 2, 3, 4), "m", "r", "cross-encoder")
 COSINES = RerankResult(SCORES.scores, SCORES.token_counts, "m", "r", "cosine")
 LABELLED = PredictResult(
-    np.array([[0.2, 0.7, 0.1], [0.5, 0.25, 0.25]], np.float32), (3, 4), "m", "r", ("no", "yes", "maybe")
+    np.array([[0.2, 0.7, 0.1], [0.5, 0.25, 0.25]]), (3, 4), "m", "r", ("no", "yes", "maybe")
 )
 TEXTS = ["a", "b", "c", "d"]
 
@@ -612,7 +610,7 @@ def test_weaviate_gets_scores_by_position() -> None:
 
 def test_msgpack_scores_are_columns() -> None:
     """Arrays where JSON has a list of objects, in the same order."""
-    order, scores = [1, 3, 0, 2], np.array([0.75, 0.5, 0.25, 0.25], np.float32)
+    order, scores = [1, 3, 0, 2], np.array([0.75, 0.5, 0.25, 0.25])
     tei_ranks = _packed("/rerank", {"query": "q", "texts": TEXTS, "return_text": True}, SCORES)
     assert tei_ranks["index"].tolist() == order
     assert np.array_equal(tei_ranks["score"], scores)
