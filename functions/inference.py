@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from shared import telemetry
+from shared import allocator, telemetry
 from shared.batching import Batched, Batcher
 from shared.catalogue import Catalogue
 from shared.chunks import AnyRequest, field_of, in_whole, split
@@ -34,6 +34,7 @@ from shared.contracts import (
     Tokens,
     texts_of,
 )
+from shared.cpus import usable_cpus
 from shared.engines.base import OpenEngine
 from shared.errors import BlitzError, InputTooLong, InvalidInput, NotFinite
 from shared.limits import characters_of, check_characters, check_tokens
@@ -45,6 +46,8 @@ from shared.model_store import open_store
 from shared.routing import estimate_request
 from shared.schedule import Capacity
 from shared.settings import Settings
+from shared.steps import Steps, completed
+from shared.turns import Turns
 from shared.vectors import finish, rows_not_finite, sigmoid, softmax
 
 _log = logging.getLogger(__name__)
@@ -55,6 +58,9 @@ S = TypeVar("S", bound=Sized)
 INLINE_CHARACTERS = 2_000
 """Up to here tokenising takes less than a millisecond: a thread would cost more than it frees."""
 
+_LARGE_CHARACTERS = 500_000
+"""From here on what a request took is given back to the system once it is freed."""
+
 
 class Inference:
     """A `shared.backend_client.Backend` in process. Safe to use from one event loop at a time.
@@ -64,11 +70,18 @@ class Inference:
     """
 
     def __init__(
-        self, catalogue: Catalogue, cache: ModelCache, batcher: Batcher, max_request_tokens: int
+        self,
+        catalogue: Catalogue,
+        cache: ModelCache,
+        batcher: Batcher,
+        turns: Turns,
+        max_request_tokens: int,
     ) -> None:
+        """turns: in which texts are tokenised."""
         self._catalogue = catalogue
         self._cache = cache
         self._batcher = batcher
+        self._turns = turns
         self._max_request_tokens = max_request_tokens
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
@@ -128,7 +141,7 @@ class Inference:
         async with self._cache.lease(request.model) as model:
             characters = characters_of(request)
             rows, counts, tokenization_s = await self._tokenize(
-                lambda: model.spell(request), characters, "inputs"
+                lambda: model.spell(request, self._max_request_tokens), characters, "inputs"
             )
         manifest = model.manifest
         return TokenizeResult(
@@ -157,6 +170,7 @@ class Inference:
     async def close(self) -> None:
         """Stop serving: waits for running batches, then frees the models."""
         await asyncio.to_thread(self._batcher.close)
+        await asyncio.to_thread(self._turns.close)
         await asyncio.to_thread(self._cache.close)
 
     async def _rerank_by_cosine(self, model: Model, request: RerankRequest) -> RerankResult:
@@ -169,9 +183,11 @@ class Inference:
 
         queries = [request.query]
 
-        def tokenize(part: RerankRequest) -> list[list[int]]:
-            query = _tokenize_as("query", (queries.pop(),), model, part) if queries else []
-            return query + _tokenize_as("document", part.documents, model, part)
+        def tokenize(part: RerankRequest) -> Steps[list[list[int]]]:
+            query = []
+            if queries:
+                query = yield from _tokenize_as("query", (queries.pop(),), model, part)
+            return query + (yield from _tokenize_as("document", part.documents, model, part))
 
         batched, counts, timings = await self._run(model, tokenize, request)
         vectors = finish(batched.rows, None, normalize=True)
@@ -184,7 +200,10 @@ class Inference:
         )
 
     async def _run(
-        self, model: Model, tokenize: Callable[[AnyRequest], Sequence[T]], request: AnyRequest
+        self,
+        model: Model,
+        tokenize: Callable[[AnyRequest], Steps[Sequence[T]]],
+        request: AnyRequest,
     ) -> tuple[Batched, tuple[int, ...], Timings]:
         """Tokenise and batch what was let in: tokenising comes after, so that no refusal costs it."""
         manifest = model.manifest
@@ -201,8 +220,8 @@ class Inference:
         return batched, counts, Timings(tokenization_s, batched.queue_s, batched.inference_s)
 
     def _in_slices(
-        self, tokenize: Callable[[AnyRequest], Sequence[T]], request: AnyRequest, max_tokens: int
-    ) -> list[T]:
+        self, tokenize: Callable[[AnyRequest], Steps[Sequence[T]]], request: AnyRequest, max_tokens: int
+    ) -> Steps[list[T]]:
         """All tokens, or PayloadTooLarge before many more are held than a request may have.
 
         A query is a part of each pair, so few bytes can be many tokens.
@@ -213,7 +232,7 @@ class Inference:
         total = 0
         for number, part in enumerate(slices):
             try:
-                rows = tokenize(part)
+                rows = yield from tokenize(part)
             except BlitzError as error:
                 raise in_whole(error, number * size) from error
             total += sum(map(len, rows))
@@ -223,13 +242,17 @@ class Inference:
         return sequences
 
     async def _tokenize(
-        self, tokenize: Callable[[], Sequence[S]], characters: int, field: str
+        self, tokenize: Callable[[], Steps[Sequence[S]]], characters: int, field: str
     ) -> tuple[Sequence[S], tuple[int, ...], float]:
-        """What `tokenize` gives, called off the loop if it is long; how many tokens; seconds it took."""
+        """What `tokenize` gives, in turns with others if it is long; how many tokens; seconds taken."""
         check_characters(characters, self._max_request_tokens, field)
         began = time.perf_counter()
-        inline = characters <= INLINE_CHARACTERS
-        sequences = tokenize() if inline else await asyncio.to_thread(tokenize)
+        if characters <= INLINE_CHARACTERS:
+            sequences = completed(tokenize())
+        else:
+            sequences = await self._turns.finish(tokenize())
+        if characters >= _LARGE_CHARACTERS:
+            allocator.give_back_soon()
         tokenization_s = time.perf_counter() - began
         counts = tuple(len(tokens) for tokens in sequences)
         check_tokens(sum(counts), self._max_request_tokens, field)
@@ -253,7 +276,7 @@ def _check_finite(rows: FloatMatrix, model: Model, request: AnyRequest) -> None:
 
 def _tokenize_as(
     input_type: InputType, texts: tuple[str, ...], model: Model, request: RerankRequest
-) -> list[list[int]]:
+) -> Steps[list[list[int]]]:
     embedding = EmbedRequest(
         request.model,
         texts,
@@ -262,7 +285,7 @@ def _tokenize_as(
         input_type=input_type,
     )
     try:
-        return model.tokenize(embedding)
+        return (yield from model.tokenize(embedding))
     except InputTooLong as error:
         # The model speaks of input[i], the caller sent a query and documents.
         index = (error.field or "").removeprefix("input")
@@ -279,6 +302,7 @@ def build_inference(
 
     Raises Misconfigured for a store that cannot be.
     """
+    allocator.bound_arenas()
     store = open_store(settings)
     max_bytes = settings.batch_memory_bytes or left_for_batches(
         settings.cache_memory_bytes, usable_memory()
@@ -317,4 +341,6 @@ def build_inference(
         max_queue_s=settings.max_queue_s,
     )
     telemetry.PROCESS.watch_queue(lambda: batcher.queued_tokens)
-    return Inference(Catalogue(store, (device,)), cache, batcher, settings.max_request_tokens)
+    turns = Turns(usable_cpus(), settings.max_queue_s)
+    catalogue = Catalogue(store, (device,))
+    return Inference(catalogue, cache, batcher, turns, settings.max_request_tokens)

@@ -30,6 +30,7 @@ from shared.errors import InvalidArtefact
 from shared.manifest import Manifest, Target
 from shared.model import Model, load_model
 from shared.schedule import Capacity, plan_batches
+from shared.steps import completed
 from shared.vectors import finish, rows_not_finite, sigmoid, softmax
 
 _COMPARED = 96
@@ -69,16 +70,16 @@ class Served:
 
     def _tokenize(self, texts: Sequence[str], prompt: str | None) -> Sequence[Tokens]:
         request = EmbedRequest(self.model.manifest.name, tuple(texts), prompt_name=prompt)
-        return self.model.tokenize(request)
+        return completed(self.model.tokenize(request))
 
     def _tokenize_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[Tokens]:
         name = self.model.manifest.name
         if self.model.manifest.dimensions > 1:  # no reranker: /predict alone serves it
-            return self.model.tokenize_inputs(PredictRequest(name, tuple(pairs)))
+            return completed(self.model.tokenize_inputs(PredictRequest(name, tuple(pairs))))
         sequences: list[Tokens] = []
         for query, group in groupby(pairs, key=lambda pair: pair[0]):
             documents = tuple(document for _, document in group)
-            sequences += self.model.tokenize_pairs(RerankRequest(name, query, documents))
+            sequences += completed(self.model.tokenize_pairs(RerankRequest(name, query, documents)))
         return sequences
 
     def _run(self, sequences: Sequence[Tokens]) -> FloatMatrix:

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from model_build.configuration import SentenceBert, TokenContent, TokenizerConfig
 from model_build.folder import fields_of, read_json, read_text, refused, refusing
 from shared.manifest import MAX_TOKENIZER_BYTES
+from shared.panics import panics_are_errors
 
 _TRIAL = Path(__file__).with_name("tokenizer_trial.py")
 _TRIAL_S = 120
@@ -58,7 +59,10 @@ def _try(text: str) -> None:
 
 
 def _converted_tokenizer(folder: Path) -> str:
-    with refusing("there is no tokenizer.json, and the slow tokenizer does not convert"):
+    with (
+        refusing("there is no tokenizer.json, and the slow tokenizer does not convert"),
+        panics_are_errors(),
+    ):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, use_fast=True, trust_remote_code=False, local_files_only=True
         )

@@ -11,7 +11,7 @@ import math
 import re
 import sys
 from collections.abc import Collection
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -85,6 +85,9 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     evaluations: dict[str, float] = {}
 
 
+_Bytes: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
 class TextMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What running one text takes beside the loaded model, in bytes.
 
@@ -92,8 +95,8 @@ class TextMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens that attend to each other. A micro-batch takes as much for each of its texts.
     """
 
-    per_token: float
-    per_pair: float
+    per_token: _Bytes
+    per_pair: _Bytes
 
     def bytes_of(self, tokens: int) -> int:
         return math.ceil(tokens * (self.per_token + tokens * self.per_pair))

@@ -23,9 +23,12 @@ from shared.contracts import (
     Tokens,
 )
 from shared.engines.base import Engine, OpenEngine
-from shared.errors import InvalidArtefact, InvalidInput
+from shared.errors import BeyondMemory, InvalidArtefact, InvalidInput
 from shared.manifest import Activation, Manifest, check_prompt
-from shared.tokenization import Spelling, Tokenizer
+from shared.panics import Panicked, panics_are_errors
+from shared.spelling import Spelling
+from shared.steps import Steps, completed
+from shared.tokenization import Tokenizer
 from shared.vectors import DenseLayer, apply_dense, rows_not_finite
 
 _PROMPTS: dict[InputType, tuple[str, ...]] = {
@@ -60,7 +63,7 @@ class Model:
         """What running one text of so many tokens takes."""
         return self.manifest.text_memory.bytes_of(tokens)
 
-    def tokenize(self, request: EmbedRequest) -> list[list[int]]:
+    def tokenize(self, request: EmbedRequest) -> Steps[list[list[int]]]:
         """Ids of each input, its prompt prepended. Raises InvalidInput and InputTooLong."""
         if self.manifest.task != "embedding":
             raise InvalidInput(
@@ -80,7 +83,7 @@ class Model:
             prefix=self._prompt(request.prompt_name, request.input_type),
         )
 
-    def tokenize_pairs(self, request: RerankRequest) -> list[TokenPair]:
+    def tokenize_pairs(self, request: RerankRequest) -> Steps[list[TokenPair]]:
         """The query paired with each document. Raises InvalidInput and InputTooLong."""
         if self.manifest.dimensions != 1:
             raise InvalidInput(
@@ -96,7 +99,7 @@ class Model:
             max_document_tokens=request.max_document_tokens,
         )
 
-    def tokenize_inputs(self, request: PredictRequest) -> list[Tokens]:
+    def tokenize_inputs(self, request: PredictRequest) -> Steps[list[Tokens]]:
         """Texts and pairs for a cross-encoder. Raises InvalidInput and InputTooLong."""
         if self.manifest.task != "cross-encoder":
             raise InvalidInput(
@@ -107,10 +110,17 @@ class Model:
             request.inputs, truncate=request.truncate, side=request.truncation_side
         )
 
-    def spell(self, request: TokenizeRequest) -> list[Spelling]:
-        """The tokens of each input, its prompt prepended. Raises InvalidInput."""
-        prompt = self._prompt(request.prompt_name)
-        return self.tokenizer.spell(request.inputs, prefix=prompt, special_tokens=request.special_tokens)
+    def spell(self, request: TokenizeRequest, limit: int) -> Steps[list[Spelling]]:
+        """The tokens of each input, its prompt prepended. limit: of all tokens together.
+
+        Raises InvalidInput, InputTooLong and PayloadTooLarge.
+        """
+        return self.tokenizer.spell(
+            request.inputs,
+            limit=limit,
+            prefix=self._prompt(request.prompt_name),
+            special_tokens=request.special_tokens,
+        )
 
     def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
         """One micro-batch -> (B, D) float32: vectors neither truncated nor normalised, or logits."""
@@ -164,8 +174,9 @@ def load_model(
 
 def _check_numbers(model: Model) -> None:
     pair = model.manifest.task == "cross-encoder"
-    tokens = model.tokenizer.encode_each([("a", "a") if pair else "a"])
-    if max(map(len, tokens)) > model.tokenizer.usable_tokens:
+    try:
+        tokens = completed(model.tokenizer.encode_each([("a", "a") if pair else "a"]))
+    except BeyondMemory:
         return  # every request will be told so
     if rows_not_finite(model.run(tokens)):
         raise InvalidArtefact(
@@ -176,7 +187,8 @@ def _check_numbers(model: Model) -> None:
 
 def _load_dense(path: Path, activation: Activation) -> DenseLayer:
     try:
-        tensors = load_file(path)
+        with panics_are_errors():
+            tensors = load_file(path)
         return DenseLayer(tensors["weight"], tensors.get("bias"), activation)
-    except (SafetensorError, KeyError, OSError) as error:
+    except (SafetensorError, KeyError, OSError, Panicked) as error:
         raise InvalidArtefact(f"{path.name} is not a dense layer") from error

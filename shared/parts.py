@@ -43,7 +43,7 @@ class Parts(Generic[AnyRequest, AnyResult]):
         self._results: dict[int, AnyResult] = {}
         self._newest = ""
         self._under_way = 0
-        self._answered = asyncio.Event()
+        self._answered = asyncio.Condition()
 
     async def answer(self) -> list[AnyResult]:
         """Results in order. Parts that an older revision answered are asked once more.
@@ -77,8 +77,8 @@ class Parts(Generic[AnyRequest, AnyResult]):
             self._under_way += 1
             try:
                 result = await self._call(part)
-                self._answered.set()
-                self._answered = asyncio.Event()
+                async with self._answered:
+                    self._answered.notify()  # the room of one is room for one
                 return result
             except Overloaded as error:
                 if self._under_way == 1 and not self._results:
@@ -86,8 +86,9 @@ class Parts(Generic[AnyRequest, AnyResult]):
                 wait_s = error.retry_after_s or RETRY_S
             finally:
                 self._under_way -= 1
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._answered.wait(), wait_s)
+            async with self._answered:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._answered.wait(), wait_s)
 
 
 async def _all(runs: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -13,11 +13,11 @@ import pyarrow as pa
 from shared import trace
 from shared.bulk import control, jobs
 from shared.bulk.apart import cut_apart
-from shared.bulk.control import queue_of
 from shared.bulk.formats.allowance import Allowance, Limits
 from shared.bulk.formats.source import Source
-from shared.bulk.jobs import Job, Message, Split
+from shared.bulk.jobs import Job, Split
 from shared.bulk.reading import Format, ReadOptions, read_rows
+from shared.bulk.relay import Beginning
 from shared.bulk.rows import BadRow, Chunk, Row, cut_chunks
 from shared.bulk.state import REPORT_S
 from shared.bulk.storage import Blobs, Storage
@@ -122,6 +122,7 @@ class Cutter:
     ) -> None:
         out, folder = self._storage.out, f"jobs/{job.id}"
         count = parts = good = bad = 0
+        beginning = Beginning(self._storage, job)
         for chunk in chunks:
             progress.chunk_came()
             packed, errors = chunk.to_arrow(), chunk.bad_to_json()
@@ -131,19 +132,15 @@ class Cutter:
             if chunk.bad and out.create(f"{folder}/bad/{chunk.index:06d}.jsonl", errors):
                 self._metrics.bulk_rows_unreadable(len(chunk.bad))
             if chunk.table.num_rows:
+                # Numbered by those with rows, so that each has one that follows it.
+                name = jobs.chunk_name(parts, begun)
                 parts += 1
-                self._send(job, jobs.chunk_name(chunk.index, begun), packed)
+                beginning.written(name, is_new=out.create(f"{folder}/chunks/{name}", packed))
         split = Split(count, parts, good + bad, bad)
         # Before split.json: after it the job may end at any time, and its last status must stand.
         out.write(f"{folder}/status.json", jobs.encode(control.status_of(out, job, split)))
         out.create(f"{folder}/split.json", jobs.encode(split))
         trace.note({}, {"rows": good + bad, "failed": bad})
-
-    def _send(self, job: Job, name: str, packed: bytes) -> None:
-        out, folder = self._storage.out, f"jobs/{job.id}"
-        # A splitter that was killed may have written the chunk and not sent the message.
-        if out.create(f"{folder}/chunks/{name}", packed) or not out.stat(f"{folder}/parts/{name}"):
-            self._storage.queue(queue_of(job.device)).send(jobs.encode(Message(job=job.id, chunk=name)))
 
     def _options(self, job: Job) -> ReadOptions:
         return ReadOptions(

@@ -176,8 +176,8 @@ class FolderBlobs:
         with disk_errors(STORE):
             self._root.mkdir(parents=True, exist_ok=True)  # where people find that they can drop files
         with disk_errors(STORE), suppress(*_ABSENT):
-            for key in names_below(self._root, _check(folder) if folder else ""):
-                if key.startswith(prefix) and is_key(key):
+            for key in names_below(self._root, _check(folder) if folder else "", prefix):
+                if is_key(key):
                     yield key
 
     # Metadata lies in a file named by the ETag of the version that it belongs to: written before that

@@ -3,7 +3,7 @@
 All state is blobs of the `out` container below jobs/JOB/, only ever created or replaced whole:
     job.json                   the job; there from its first moment
     chunks/000000-512.arrow    rows of the input (number, how many), see shared.bulk.rows
-    bad/000000.jsonl           rows of that chunk that could not be read
+    bad/000000.jsonl           rows that could not be read, of 512 at most; numbered on its own
     split.json                 all chunks are there
     parts/000000-512.arrow     a chunk with its vectors
     failed/000000-3.jsonl      rows of that chunk that have no vector (how many), and why
@@ -216,6 +216,11 @@ def failed_name(chunk: str, rows: int) -> str:
 def rows_of(name: str) -> int:
     """How many rows a chunk or part has, or failed in it, by its name or key."""
     return int(name.rpartition("-")[2].partition(".")[0])
+
+
+def index_of(name: str) -> int:
+    """A chunk's number, by its name."""
+    return int(name.partition("-")[0])
 
 
 def encode(value: object) -> bytes:

@@ -32,6 +32,7 @@ from shared.bulk.formats.allowance import Limits
 from shared.bulk.jobs import Job, Message, Status
 from shared.bulk.observed import belongs_to, observed
 from shared.bulk.options import is_input
+from shared.bulk.relay import send_following
 from shared.bulk.splitting import Cards, Splitter
 from shared.bulk.state import REPORT_S, Ledger
 from shared.bulk.storage import Storage
@@ -150,6 +151,7 @@ class Bulk:
             if embedded is None:
                 return
             await self._ledger.write_part(job, message.chunk, *embedded)
+        await asyncio.to_thread(send_following, self._storage, job, message.chunk)
         await self._ledger.report(job)
         await self._ledger.finish_if_done(job.id)
 

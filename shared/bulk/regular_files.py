@@ -68,25 +68,29 @@ def opened(root: Path, name: str) -> Iterator[BinaryIO]:
         yield stream
 
 
-def names_below(root: Path, name: str) -> Iterator[str]:
-    """Of the regular files below the folder `name`, in no order. Others are told of in the log, once.
+def names_below(root: Path, name: str, prefix: str) -> Iterator[str]:
+    """Of the regular files below the folder `name` that begin with `prefix`, in no order.
 
-    Raises NotADirectoryError and FileNotFoundError if there is no such folder.
+    Others than regular ones are told of in the log, once. Raises NotADirectoryError and
+    FileNotFoundError if there is no such folder.
     """
     with opened_folder(root, name) as fd:
         for path, folders, files, here in os.fwalk(
             ".", onerror=_unless_absent, dir_fd=fd, follow_symlinks=False
         ):
-            parent = PurePosixPath(name, path)
+            parent = PurePosixPath(name, path).as_posix()
+            parent = "" if parent == "." else f"{parent}/"
             for each in files:
+                if not f"{parent}{each}".startswith(prefix):
+                    continue
                 mode = _mode(each, here)
                 if stat.S_ISREG(mode):
-                    yield (parent / each).as_posix()
+                    yield f"{parent}{each}"
                 elif mode:
-                    _tell(root, (parent / each).as_posix())
+                    _tell(root, f"{parent}{each}")
             for each in folders:
                 if stat.S_ISLNK(_mode(each, here)):
-                    _tell(root, (parent / each).as_posix())
+                    _tell(root, f"{parent}{each}")
 
 
 def _unless_absent(error: OSError) -> None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import msgspec
 
-from shared.bulk import jobs
+from shared.bulk import jobs, relay
 from shared.bulk.control import FINISH, SPLIT, queue_of
 from shared.bulk.embedding import give_up_rows
 from shared.bulk.expiry import delete_ended, delete_expired
@@ -84,9 +84,11 @@ class Upkeep:
 
     async def _give_up_chunk(self, job: Job, chunk: str) -> None:
         table = await self._ledger.chunk(job.id, chunk)
-        if table is None or await self._ledger.has_part(job.id, chunk):
+        if table is None:
             return
-        await self._ledger.write_part(job, chunk, *give_up_rows(job, table))
+        if not await self._ledger.has_part(job.id, chunk):
+            await self._ledger.write_part(job, chunk, *give_up_rows(job, table))
+        await asyncio.to_thread(relay.send_following, self._storage, job, chunk)
         await self._ledger.finish_if_done(job.id)
 
     async def reconcile(self) -> None:
@@ -142,11 +144,11 @@ class Upkeep:
             message = Message(id_, container=job.container, key=job.source, etag=job.etag)
             await self._ledger.send(SPLIT, message)
         else:
-            missing = await self._ledger.missing(job.id)
+            missing = (await self._ledger.missing(job.id))[: relay.IN_FLIGHT]
             queue = self._storage.queue(queue_of(job.device))
             # A job that waits behind others has lost nothing.
             if await asyncio.to_thread(queue.depth) < len(missing):
                 for chunk in missing:
-                    await self._ledger.send(queue_of(job.device), Message(job=job.id, chunk=chunk))
+                    await asyncio.to_thread(relay.send_chunk, self._storage, job, chunk)
             await self._ledger.finish_if_done(job.id)
         await self._ledger.write_status(job, "in_progress")  # the next look is STUCK_S from now

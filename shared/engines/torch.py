@@ -32,6 +32,7 @@ from shared.contracts import FloatMatrix, Tokens
 from shared.engines.base import pad
 from shared.errors import BlitzError, InvalidArtefact, Unavailable
 from shared.manifest import Manifest, Pooling, Task
+from shared.panics import panics_are_errors
 from shared.schedule import Capacity
 
 # Progress bars in a server's log, and a table of keys that _read_transformer checks itself.
@@ -126,7 +127,7 @@ def read_transformer(folder: Path, task: Task) -> Any:
     Raises InvalidArtefact unless the files are complete and the code is transformers' own.
     """
     try:
-        with _loading:
+        with _loading, panics_are_errors():
             return _read_transformer(folder, task)
     except BlitzError:
         raise

@@ -20,6 +20,7 @@ from shared.engines.onnx import OnnxEngine, capacity
 from shared.manifest import Manifest
 from shared.model import Model, load_model
 from shared.schedule import plan_batches
+from shared.steps import completed
 from shared.vectors import finish, pool
 
 Embed = Callable[[list[str]], FloatMatrix]
@@ -41,7 +42,7 @@ def ours(folder: Path, manifest: Manifest) -> tuple[Embed, Model]:
     )
 
     def embed(texts: list[str]) -> FloatMatrix:
-        sequences = model.tokenize(EmbedRequest(manifest.name, tuple(texts)))
+        sequences = completed(model.tokenize(EmbedRequest(manifest.name, tuple(texts))))
         with batcher.reserve(0) as reservation:
             batched = asyncio.run(batcher.submit(model, sequences, reservation))
         return finish(batched.rows, None, True)
@@ -114,7 +115,7 @@ def openvino_static(source: Path, ours_: Model, texts: list[str]) -> Embed:
     converted = ov.convert_model(AutoModel.from_pretrained(source).eval(), example_input=example)
 
     def feeds(batch: list[str]) -> dict[str, Any]:
-        sequences = ours_.tokenize(EmbedRequest("m", tuple(batch)))
+        sequences = completed(ours_.tokenize(EmbedRequest("m", tuple(batch))))
         ids, mask = _padded(sequences)
         return {"input_ids": ids, "attention_mask": mask}
 
@@ -125,7 +126,7 @@ def openvino_static(source: Path, ours_: Model, texts: list[str]) -> Embed:
     compiled = ov.Core().compile_model(quantized, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
 
     def embed(batch: list[str]) -> FloatMatrix:
-        sequences = ours_.tokenize(EmbedRequest("m", tuple(batch)))
+        sequences = completed(ours_.tokenize(EmbedRequest("m", tuple(batch))))
         plan = plan_batches([len(ids) for ids in sequences], budget_tokens=384, max_texts=128)
         vectors = np.empty((len(batch), 384), np.float32)
         queue = ov.AsyncInferQueue(compiled)
@@ -171,7 +172,7 @@ def compare(contenders: dict[str, Embed], texts: list[str]) -> dict[str, dict[st
 
 def _batched(run: Callable[[Any, Any], Any], model: Model, size: int) -> Embed:
     def embed(texts: list[str]) -> FloatMatrix:
-        sequences = model.tokenize(EmbedRequest("m", tuple(texts)))
+        sequences = completed(model.tokenize(EmbedRequest("m", tuple(texts))))
         order = sorted(range(len(texts)), key=lambda row: -len(sequences[row]))
         vectors = np.empty((len(texts), model.manifest.dimensions), np.float32)
         for start in range(0, len(order), size):

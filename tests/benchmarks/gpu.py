@@ -16,6 +16,7 @@ from shared.contracts import EmbedRequest, FloatMatrix
 from shared.engines.torch import TorchEngine, capacity, gpu_memory
 from shared.model import Model, load_model
 from shared.schedule import Capacity, plan_batches
+from shared.steps import completed
 from shared.vectors import finish
 from tests.benchmarks.corpus import load_texts
 from tests.benchmarks.engines import Embed, compare
@@ -46,7 +47,7 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Per contender texts/s, tokens/s and cosines with sentence-transformers, batch 32, in `dtype`."""
     model = _load(source, work, device, dtype)
-    counts = [len(ids) for ids in model.tokenize(EmbedRequest("m", tuple(texts)))]
+    counts = [len(ids) for ids in completed(model.tokenize(EmbedRequest("m", tuple(texts))))]
     longest = model.manifest.max_tokens
     contenders: dict[str, Embed] = {
         f"sentence-transformers {dtype}, batch {size}": _theirs(source, device, dtype, longest, size)
@@ -83,7 +84,7 @@ def _load(source: Path, work: Path, device: str, dtype: torch.dtype) -> Model:
 
 def _embed(model: Model, limits: Capacity, texts: list[str]) -> FloatMatrix:
     """As the GPU app does it: tokenise, plan, run one micro-batch after the other, normalise."""
-    sequences = model.tokenize(EmbedRequest("m", tuple(texts)))
+    sequences = completed(model.tokenize(EmbedRequest("m", tuple(texts))))
     plan = plan_batches(
         [len(ids) for ids in sequences],
         budget_tokens=limits.batch_tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -33,7 +34,9 @@ from shared.errors import InputTooLong, InvalidInput, Overloaded, PayloadTooLarg
 from shared.model_cache import ModelCache
 from shared.routing import fixed
 from shared.settings import Settings
-from shared.tokenization import Spelling
+from shared.spelling import Spelling
+from shared.steps import Steps
+from shared.turns import Turns
 from tests.tiny import manifest_of
 
 pytestmark = pytest.mark.anyio
@@ -50,12 +53,14 @@ class FakeModel:
     def text_bytes(self, tokens: int) -> int:
         return 0
 
-    def tokenize(self, request: EmbedRequest) -> list[list[int]]:
+    def tokenize(self, request: EmbedRequest) -> Steps[list[list[int]]]:
+        yield
         return [
             [ord(c) for c in item] if isinstance(item, str) else list(item) for item in request.inputs
         ]
 
-    def spell(self, request: TokenizeRequest) -> list[Spelling]:
+    def spell(self, request: TokenizeRequest, limit: int) -> Steps[list[Spelling]]:
+        yield
         return [
             Spelling(np.array([[ord(c), 0, 0, 1] for c in text], np.int32), list(text))
             for text in request.inputs
@@ -75,11 +80,13 @@ class FakeReranker(FakeModel):
             self.manifest, task="cross-encoder", pooling=None, labels=labels, dimensions=len(labels)
         )
 
-    def tokenize_pairs(self, request: RerankRequest) -> list[TokenPair]:
+    def tokenize_pairs(self, request: RerankRequest) -> Steps[list[TokenPair]]:
+        yield
         lengths = [len(request.query) + len(document) for document in request.documents]
         return [TokenPair([1] * length, [0] * length) for length in lengths]
 
-    def tokenize_inputs(self, request: PredictRequest) -> list[Tokens]:
+    def tokenize_inputs(self, request: PredictRequest) -> Steps[list[Tokens]]:
+        yield
         return [[1] * len(item) for item in request.inputs]
 
     def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
@@ -135,7 +142,11 @@ class Served:
             max_queue_s=100,
         )
         self.inference = Inference(
-            cast(Catalogue, FakeCatalogue()), cast(ModelCache, self.cache), self.batcher, 5000
+            cast(Catalogue, FakeCatalogue()),
+            cast(ModelCache, self.cache),
+            self.batcher,
+            Turns(2, 10),
+            5000,
         )
 
 
@@ -167,21 +178,47 @@ async def test_dimensions_and_normalize_are_obeyed(served: Served) -> None:
     assert (await served.inference.embed(request)).vectors.tolist() == [[3.0]]
 
 
-@pytest.mark.parametrize(("length", "threads"), [(10, 0), (4000, 1)])
+@pytest.mark.parametrize(("length", "on_the_loop"), [(10, True), (4000, False)])
 async def test_long_requests_are_tokenised_off_the_loop(
-    served: Served, monkeypatch: pytest.MonkeyPatch, length: int, threads: int
+    served: Served, length: int, on_the_loop: bool
 ) -> None:
     """Short ones inline, long ones in a thread."""
-    used: list[Any] = []
-    to_thread = asyncio.to_thread
+    used: list[threading.Thread] = []
 
-    async def counting(function: Any, *args: Any) -> Any:
-        used.append(function)
-        return await to_thread(function, *args)
+    def tokenize(request: EmbedRequest) -> Steps[list[list[int]]]:
+        used.append(threading.current_thread())
+        yield
+        return [[1]]
 
-    monkeypatch.setattr(asyncio, "to_thread", counting)
+    served.model.tokenize = tokenize  # type: ignore[method-assign]
     await served.inference.embed(EmbedRequest("a", ("x" * length,)))
-    assert len(used) == threads
+    assert (used == [threading.current_thread()]) == on_the_loop
+
+
+async def test_tokenising_ends_with_the_step_in_which_its_caller_leaves(served: Served) -> None:
+    """A text that takes many steps; after the deadline none is begun, and others have their turn."""
+    begun, go_on = threading.Event(), threading.Event()
+    taken: list[int] = []
+
+    def tokenize(request: EmbedRequest) -> Steps[list[list[int]]]:
+        for step in range(100):
+            taken.append(step)
+            begun.set()
+            go_on.wait(10)
+            yield
+        return [[1]]
+
+    served.model.tokenize, plain = tokenize, served.model.tokenize  # type: ignore[method-assign]
+    embedding = asyncio.create_task(served.inference.embed(EmbedRequest("a", ("x" * 4000,))))
+    await asyncio.to_thread(begun.wait, 10)
+    embedding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await embedding
+    go_on.set()
+    served.model.tokenize = plain  # type: ignore[method-assign]
+    await served.inference.embed(EmbedRequest("a", ("x" * 4000,)))
+    assert taken == [0]
+    assert served.model.leases == 0
 
 
 async def test_too_many_tokens_are_refused_and_nothing_runs(served: Served) -> None:
@@ -212,7 +249,7 @@ async def test_what_has_too_many_tokens_is_not_tokenised_to_its_end(
     def counting(tokenize: Any) -> Any:
         def counted(self: Any, request: Any) -> Any:
             nonlocal held
-            rows = tokenize(self, request)
+            rows = yield from tokenize(self, request)
             held += sum(map(len, rows))
             return rows
 
@@ -233,7 +270,8 @@ async def test_an_error_in_a_later_slice_names_the_text_as_the_caller_numbered_i
 ) -> None:
     """312 texts of sixteen tokens are looked at at once."""
 
-    def tokenize(self: FakeModel, request: EmbedRequest) -> list[list[int]]:
+    def tokenize(self: FakeModel, request: EmbedRequest) -> Steps[list[list[int]]]:
+        yield
         if "bad" in request.inputs:
             index = request.inputs.index("bad")
             raise InvalidInput("no", field=f"input[{index}]")

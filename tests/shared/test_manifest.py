@@ -70,6 +70,8 @@ def test_a_survives_writing_and_reading_with_memory() -> None:
         ({"schema_version": 2}, "schema 2"),
         ({"pooling": "median"}, r"\$.pooling"),
         ({"surprise": 1}, "surprise"),
+        ({"memory": {"per_token": -1, "per_pair": 0}}, r"\$.memory.per_token"),
+        ({"memory": {"per_token": 1e300, "per_pair": 0}}, r"\$.memory.per_token"),
         ({"model_file": "other.onnx"}, "does not list other.onnx"),
         ({"files": [{"name": "../x", "size": 1, "sha256": ""}]}, "file name"),
         ({"files": [{"name": "manifest.json", "size": 1, "sha256": ""}]}, "among its artefacts"),

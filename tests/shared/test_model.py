@@ -12,7 +12,9 @@ from shared.contracts import EmbedRequest, InputType, TokenizeRequest
 from shared.engines.base import Engine
 from shared.errors import InvalidInput
 from shared.model import Model
-from shared.tokenization import Spelling, Tokenizer
+from shared.spelling import Spelling
+from shared.steps import Steps, completed
+from shared.tokenization import Tokenizer
 from tests.tiny import manifest_of
 
 
@@ -21,12 +23,16 @@ class FakeTokenizer:
 
     prefix = ""
 
-    def encode(self, inputs: tuple[str, ...], *, prefix: str, **options: Any) -> list[list[int]]:
+    def encode(self, inputs: tuple[str, ...], *, prefix: str, **options: Any) -> Steps[list[list[int]]]:
         self.prefix = prefix
+        yield
         return [[1]] * len(inputs)
 
-    def spell(self, texts: tuple[str, ...], *, prefix: str, special_tokens: bool) -> list[Spelling]:
+    def spell(
+        self, texts: tuple[str, ...], *, limit: int, prefix: str, special_tokens: bool
+    ) -> Steps[list[Spelling]]:
         self.prefix = prefix
+        yield
         assert not special_tokens
         return [Spelling(np.zeros((1, 4), np.int32), ["a"]) for _ in texts]
 
@@ -38,9 +44,9 @@ def prefix_of(
     tokenizer = FakeTokenizer()
     model = Model(manifest, cast(Tokenizer, tokenizer), cast(Engine, None))
     if isinstance(request, TokenizeRequest):
-        assert len(model.spell(request)) == len(request.inputs)
+        assert len(completed(model.spell(request, limit=9))) == len(request.inputs)
     else:
-        model.tokenize(request)
+        completed(model.tokenize(request))
     return tokenizer.prefix
 
 

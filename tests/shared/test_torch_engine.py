@@ -48,6 +48,7 @@ from shared.engines.torch import (
 from shared.errors import InvalidArtefact, Unavailable
 from shared.manifest import SCHEMA_VERSION, Manifest, Pooling, Source
 from shared.model import load_model
+from shared.steps import completed
 from tests.model_build import test_export
 from tests.model_build.test_export import SMALL
 
@@ -187,7 +188,9 @@ def test_vectors_are_those_of_sentence_transformers(
         model = load_model(path, manifest, open_engine(dtype))
         for prompt in (None, "query"):
             expected = theirs.encode(TEXTS, prompt_name=prompt, show_progress_bar=False)
-            rows = model.run(model.tokenize(EmbedRequest("tiny", tuple(TEXTS), prompt_name=prompt)))
+            rows = model.run(
+                completed(model.tokenize(EmbedRequest("tiny", tuple(TEXTS), prompt_name=prompt)))
+            )
             assert rows.dtype == np.float32
             assert cosines(rows, expected).min() > least
             # Not the cosines alone: the lengths agree too.
@@ -203,7 +206,7 @@ def test_logits_are_those_of_transformers(architecture: str, tmp_path: Path) -> 
     half = as_fp16(folder, tmp_path / "half")
     for path, tolerance in ((folder, 1e-4), (half, 0.02)):
         model = load_model(path, manifest, open_engine())
-        pairs = model.tokenizer.encode_pairs("h o w", TEXTS)
+        pairs = completed(model.tokenizer.encode_pairs("h o w", TEXTS))
         assert any(1 in pair.type_ids for pair in pairs)
         rows = model.run(pairs)
         assert rows.shape == (len(TEXTS), manifest.dimensions)

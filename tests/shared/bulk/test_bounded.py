@@ -327,7 +327,7 @@ CASES = {
         "not a Parquet file that can be read",
     ),
     "parquet that is none": Case(
-        "a.parquet", lambda: b"PAR1" * 3, "not a Parquet file that can be read"
+        "a.parquet", lambda: b"PAR1" + bytes(8) + b"PAR1", "not a Parquet file that can be read"
     ),
 }
 for codec in ("snappy", "lz4", "gzip", "brotli", "zstd"):

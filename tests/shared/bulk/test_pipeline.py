@@ -17,7 +17,7 @@ import zstandard
 from prometheus_client import CollectorRegistry
 
 from shared.backend_client import Backend
-from shared.bulk import embedding, jobs, pipeline
+from shared.bulk import embedding, jobs, pipeline, relay
 from shared.bulk.control import SPLIT
 from shared.bulk.cutting import STALLED_S
 from shared.bulk.expiry import KEPT_S
@@ -639,8 +639,12 @@ async def test_an_input_that_changes_while_it_is_read_fails_that_job_only() -> N
     assert world.table()["text"].to_pylist() == ["new"]
 
 
-async def test_a_process_may_die_at_any_operation() -> None:
+@pytest.mark.parametrize("in_flight", [relay.IN_FLIGHT, 1])
+async def test_a_process_may_die_at_any_operation(
+    in_flight: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For every operation of a whole run: dead there, then redelivered: the same bytes, one manifest."""
+    monkeypatch.setattr(relay, "IN_FLIGHT", in_flight)
     done = await finished()
     expected, operations = done.outputs(), done.memory.fuse.used
     for operation in range(operations):
@@ -656,7 +660,7 @@ async def test_a_process_may_die_at_any_operation() -> None:
             pass
         world.memory.kill()
         await world.drain()
-        for _ in range(2):  # where a message was never sent, time has to pass
+        for _ in range(4):  # where a message was never sent, time has to pass
             world.now += MISSED_S + STUCK_S
             await world.bulk().reconcile()
             await world.drain()
@@ -856,6 +860,41 @@ async def test_reconcile_leaves_a_job_alone_that_makes_progress() -> None:
     assert world.memory.queue("bulk-cpu").depth() == 2 * before - 1
     await world.drain()
     assert world.table().num_rows == ROWS
+
+
+@pytest.mark.parametrize("bad", [0, 3], ids=["rows", "chunks without rows between"])
+async def test_a_large_job_s_chunks_do_not_stand_before_a_small_one_s(
+    bad: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many are in the queue at a time; each that is done sends for one, until all are done."""
+    monkeypatch.setattr(relay, "IN_FLIGHT", 2)
+    world = World()
+    lines = (LINE * 512 + b"bad\n" * 512 * bad) * 6
+    await world.put(lines, "mini/large.jsonl")
+    await world.bulk().split(world.take(SPLIT))
+    queue = world.memory.queue("bulk-cpu")
+    assert queue.depth() == 2
+    await world.put(LINE, "mini/small.jsonl")
+    await world.bulk().split(world.take(SPLIT))
+    before = queue.depth()
+    for _ in range(before):
+        await world.bulk().embed(world.take("bulk-cpu"))
+    assert world.memory.queue("bulk-finish").depth() == 1
+    await world.drain()
+    assert world.table("mini/small.jsonl.parquet").num_rows == 1
+    assert world.table("mini/large.jsonl.parquet").num_rows == 6 * 512
+    assert len(world.backend.requests) == 7
+
+
+async def test_a_chunk_that_is_given_up_sends_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the job would stand still until it is missed."""
+    monkeypatch.setattr(relay, "IN_FLIGHT", 1)
+    world = World()
+    world.backend.refuses["text 0"] = BackendFailed("broken")
+    await world.put()
+    await world.drain()
+    (manifest,) = world.manifests()
+    assert manifest.status.request_counts == Counts(ROWS, ROWS - 512, 512)
 
 
 async def test_workers_side_by_side_finish_a_job_once() -> None:
