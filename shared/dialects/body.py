@@ -38,6 +38,9 @@ class _Marks(msgspec.Struct):
     texts: msgspec.Raw = _ABSENT
     documents: msgspec.Raw = _ABSENT
     property: msgspec.Raw = _ABSENT
+    top_k: msgspec.Raw = _ABSENT
+    top_n: msgspec.Raw = _ABSENT
+    truncation: msgspec.Raw = _ABSENT
 
 
 Marks: TypeAlias = Mapping[str, bool]
@@ -47,7 +50,7 @@ Marks: TypeAlias = Mapping[str, bool]
 def read_marks(data: bytes, content_type: str) -> Marks:
     """The marks of a body; none if it cannot be read, which decode_body then tells the caller."""
     try:
-        if _media_type(content_type) == wire.CONTENT_TYPE:
+        if media_type_of(content_type) == wire.CONTENT_TYPE:
             body = wire.unpack(data, max_bytes=len(data))
             found = {name: body.get(name) for name in _Marks.__struct_fields__}
             return {name: type(value) is dict for name, value in found.items() if value is not None}
@@ -63,7 +66,7 @@ def decode_body(data: bytes, content_type: str, kind: type[T]) -> T:
 
     Raises InvalidInput with the field's path, UnsupportedMediaType.
     """
-    media_type = _media_type(content_type)
+    media_type = media_type_of(content_type)
     try:
         if media_type == JSON:
             return msgspec.json.decode(data, type=kind)
@@ -138,5 +141,6 @@ def message_of(error: BlitzError, name: Callable[[str], str]) -> str:
     return message if field in message else f"{field}: {message}"
 
 
-def _media_type(content_type: str) -> str:
+def media_type_of(content_type: str) -> str:
+    """Without parameters; JSON if there is none."""
     return content_type.partition(";")[0].strip().lower() or JSON

@@ -1,7 +1,7 @@
 """Cohere's /v2/embed and /v1/embed: body to contract, result to body.
 
-Does not know HTTP headers, backends or how a body was decoded. Errors are in cohere's shape; number_types
-says what the types mean. Shapes: https://docs.cohere.com/reference/embed
+Does not know HTTP headers, backends or how a body was decoded. Errors are in cohere's shape;
+number_types says what the types mean. Shapes: https://docs.cohere.com/reference/embed
 """
 
 from __future__ import annotations

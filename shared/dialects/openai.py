@@ -1,4 +1,4 @@
-"""/v1/embeddings of OpenAI, Voyage, Mistral and Jina, models and errors: body to contract, result to body.
+"""OpenAI's, Voyage's, Mistral's and Jina's /v1/embeddings: body to contract, result to body; errors.
 
 Does not know HTTP headers, backends or how a body was decoded. Shapes:
 https://platform.openai.com/docs/api-reference/embeddings, https://docs.voyageai.com/reference,
@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
 import orjson
 
 from shared.contracts import EmbedRequest, EmbedResult, InputType, ModelCard, TextInput
-from shared.dialects.body import NOT_EMPTY, Count, Inputs, Text, TokenId, TokenIds, message_of, read_inputs
+from shared.dialects.body import (
+    NOT_EMPTY,
+    Count,
+    Inputs,
+    Text,
+    TokenId,
+    TokenIds,
+    message_of,
+    read_inputs,
+)
 from shared.dialects.number_types import EmbeddingType, NumberType, convert, in_base64
 from shared.errors import BlitzError, InvalidInput
 from shared.settings import Settings
@@ -50,7 +59,7 @@ class EmbeddingsBody(msgspec.Struct, frozen=True):
     `prompt_name` is ours, as `truncate` is OpenAI's clients' way to say Voyage's `truncation`.
     """
 
-    input: Inputs | Annotated[list[TextObject], NOT_EMPTY]
+    input: Text | Annotated[list[Text | TokenId | TokenIds | TextObject], NOT_EMPTY]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Count | None = None
@@ -64,6 +73,13 @@ class EmbeddingsBody(msgspec.Struct, frozen=True):
     input_type: Literal["query", "document", "passage"] | None = None
     task: JinaTask | None = None
     prompt_name: str | None = None
+
+    @property
+    def inputs(self) -> Inputs:
+        """With texts for objects."""
+        if isinstance(self.input, str):
+            return self.input
+        return [item.text if isinstance(item, TextObject) else item for item in self.input]
 
 
 def request_from(body: EmbeddingsBody, *, model: str, settings: Settings) -> EmbedRequest:
@@ -96,17 +112,20 @@ def written_as(body: EmbeddingsBody) -> tuple[NumberType, bool]:
         raise InvalidInput(
             "embedding_type names several types: ask for one at a time", field="embedding_type"
         )
-    jina = _agreed(("embedding_type", kinds[0]), ("encoding_type", body.encoding_type))
+    jina: EmbeddingType | None = _agreed(
+        ("embedding_type", kinds[0]), ("encoding_type", body.encoding_type)
+    )
     in_base64 = body.encoding_format == "base64" or jina == "base64"
+    # Voyage's output_dtype says what the bytes are that its encoding_format packs.
     named: NumberType | None = None if jina is None or jina == "base64" else jina
-    return _agreed(("embedding_type", named), ("output_dtype", body.output_dtype)) or "float", in_base64
+    kind: NumberType | None = _agreed(("embedding_type", named), ("output_dtype", body.output_dtype))
+    return kind or "float", in_base64
 
 
 def format_result(result: EmbedResult, body: EmbeddingsBody) -> bytes:
     """JSON {id, object, data, model, usage}; the id is what Mistral's client wants."""
-    return orjson.dumps(
-        {"id": f"embd-{uuid.uuid4().hex}", **_list_of(_data(result, body), result)}, option=_NUMPY
-    )
+    answer = {"id": f"embd-{uuid.uuid4().hex}", **_list_of(_data(result, body), result)}
+    return orjson.dumps(answer, option=_NUMPY)
 
 
 def format_line(result: EmbedResult, body: EmbeddingsBody) -> bytes:
@@ -160,9 +179,7 @@ def _data(result: EmbedResult, body: EmbeddingsBody) -> list[dict[str, object]]:
 
 
 def _inputs_of(body: EmbeddingsBody, settings: Settings) -> tuple[TextInput, ...]:
-    texts = [item.text if isinstance(item, TextObject) else item for item in body.input]
-    value: Any = body.input if isinstance(body.input, str) else texts
-    inputs = read_inputs(value, field="input", max_inputs=settings.max_inputs)
+    inputs = read_inputs(body.inputs, field="input", max_inputs=settings.max_inputs)
     if not settings.allow_token_ids and any(not isinstance(item, str) for item in inputs):
         # LangChain sends tiktoken ids by default: in this model's vocabulary they are other words,
         # and the vectors would be wrong without anyone noticing.
@@ -174,13 +191,12 @@ def _inputs_of(body: EmbeddingsBody, settings: Settings) -> tuple[TextInput, ...
     return inputs
 
 
-def _agreed(*said: tuple[str, T | None]) -> T | None:
+def _agreed(one: tuple[str, T | None], other: tuple[str, T | None]) -> T | None:
     """What two dialects' fields for one thing say. Raises InvalidInput if they say different things."""
-    values = {name: value for name, value in said if value is not None}
-    if len(set(values.values())) > 1:
-        first, second = values
-        raise InvalidInput(f"{first} and {second} contradict each other: send one", field=second)
-    return next(iter(values.values()), None)
+    (name, value), (other_name, other_value) = one, other
+    if value is None or other_value is None or value == other_value:
+        return other_value if value is None else value
+    raise InvalidInput(f"{name} and {other_name} contradict each other: send one", field=other_name)
 
 
 def _model(card: ModelCard) -> dict[str, object]:

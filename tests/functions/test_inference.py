@@ -359,7 +359,7 @@ async def test_a_rerankers_scores_are_sigmoids_or_logits(served: Served) -> None
 
 
 async def test_logits_whose_sigmoids_tie_are_still_ranked(served: Served) -> None:
-    """From 17 on float32 has one sigmoid for all, from 37 on float64: real equals stay in their order."""
+    """From 17 on float32 has one sigmoid for all, float64 from 37 on; equals stay in their order."""
     documents = tuple("d" * (10 + logit - 1) for logit in (17, 19, 18, 50, 51, 51))
     result = await served.inference.rerank(RerankRequest("ranker", "q", documents))
     assert result.ranking == [4, 5, 3, 1, 2, 0]
