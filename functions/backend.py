@@ -28,6 +28,7 @@ from functions.caller import (
     while_connected,
 )
 from functions.framing import OneLength
+from functions.identified import Identified
 from functions.observed import Observed, start_export
 from functions.readiness import say_ready
 from shared import telemetry, wire
@@ -132,8 +133,9 @@ def create_app(
             for method, path, endpoint in table
         ],
         middleware=[
+            Middleware(Identified, refuse=_refuse),
             Middleware(Observed),
-            Middleware(OneLength, refuse=lambda path, error: _error_response(error), metrics=metrics),
+            Middleware(OneLength, refuse=_refuse, metrics=metrics),
             Middleware(
                 Admitted,
                 admission=Admission(
@@ -141,7 +143,7 @@ def create_app(
                 ),
                 backend=inference,
                 asks_backend=lambda path: True,
-                refuse=lambda path, error: _error_response(error),
+                refuse=_refuse,
                 metrics=metrics,
             ),
         ],
@@ -165,6 +167,10 @@ def function_app(
     )
     register(app, build_bulk(settings, open_storage(settings), inference), device)
     return app
+
+
+def _refuse(path: str, error: BlitzError) -> Response:
+    return _error_response(error)
 
 
 def _error_response(error: BlitzError) -> Response:

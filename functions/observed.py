@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from functions.admission import PROBES
-from shared import telemetry, trace
+from shared import request_id, telemetry, trace
 from shared.settings import Settings
 
 
@@ -27,6 +27,7 @@ class Observed:
             await self._app(scope, receive, send)
             return
         with trace.serving(_traceparent(scope)) as span:
+            span.labels["request_id"] = request_id.current()
 
             async def noting(message: Message) -> None:
                 if message["type"] == "http.response.start":

@@ -37,6 +37,7 @@ from functions.caller import (
 from functions.confidential import Confidential, has_key_in_address
 from functions.docs_page import add_docs_page
 from functions.framing import OneLength
+from functions.identified import Identified
 from functions.keys import RequireKey
 from functions.observed import Observed, start_export
 from functions.openapi import DescribedApp, describe_get, describe_post
@@ -266,18 +267,16 @@ def create_app(
         admission=admission,
         backend=backend,
         asks_backend=is_operation,
-        refuse=lambda path, error: error_response(error_format_at(path), error),
+        refuse=_refuse,
         metrics=metrics,
     )
     if settings.api_key_hashes:
         app.add_middleware(RequireKey, hashes=settings.api_key_hashes, metrics=metrics)
-    app.add_middleware(
-        OneLength,
-        refuse=lambda path, error: error_response(error_format_at(path), error),
-        metrics=metrics,
-    )
+    app.add_middleware(OneLength, refuse=_refuse, metrics=metrics)
     app.add_middleware(Confidential, applies=has_key_in_address)
-    app.add_middleware(Observed)  # the last one added is the outermost: refusals are seen too
+    app.add_middleware(Observed)
+    # The last one added is the outermost: refusals are seen too, and have an id.
+    app.add_middleware(Identified, refuse=_refuse)
     endpoints = Endpoints(settings, backend, catalogue, metrics)
 
     def add(method: str, path: str, summary: str, endpoint: Endpoint, described: dict[str, Any]) -> None:
@@ -335,6 +334,11 @@ def function_app(settings: Settings) -> func.AsgiFunctionApp:
 
 def _unknown_fields(data: bytes, content_type: str, operation: Operation) -> list[str]:
     return check_fields(read_fields(data, content_type), supported_by(operation.body), KNOWN)
+
+
+def _refuse(path: str, error: BlitzError) -> Response:
+    """In the shape of the path's dialect."""
+    return error_response(error_format_at(path), error)
 
 
 def _names(cards: list[ModelCard]) -> str:

@@ -16,6 +16,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from functions.pace import MIN_BYTES_PER_S, at_least
+from functions.unpacked import coding_of
 from shared.bulk.formats.source import compression_of
 from shared.bulk.storage import Blobs, Metadata
 from shared.errors import (
@@ -51,6 +52,10 @@ class Upload:
 
     def __init__(self, request: Request, max_bytes: int, check: Check, grace_s: float) -> None:
         """Raises UnsupportedMediaType, PayloadTooLarge."""
+        if coding_of(request.headers.get("content-encoding", "")):
+            raise UnsupportedMediaType(
+                "a form is not read with a Content-Encoding: send it, and its file, as they are"
+            )
         kind, options = parse_options_header(request.headers.get("content-type"))
         if kind != b"multipart/form-data" or not options.get(b"boundary"):
             raise UnsupportedMediaType("send multipart/form-data as Content-Type, with a boundary")

@@ -16,7 +16,7 @@ import aiohttp
 import msgspec
 import stamina
 
-from shared import deadline, trace, wire
+from shared import deadline, request_id, trace, wire
 from shared.backend_auth import Authorize
 from shared.contracts import (
     EmbedRequest,
@@ -184,6 +184,8 @@ class HttpBackend:
             headers[deadline.HEADER] = str(max(1, int(left_s * 1000)))
         with trace.calling(f"{method} {path}", self._authority) as span:
             headers[trace.HEADER] = span.traceparent
+            if named := request_id.current():
+                headers[request_id.HEADER] = named
             async with self._session().request(
                 method, self._url + path, data=body, headers=headers, allow_redirects=False
             ) as response:

@@ -1,8 +1,9 @@
 """Log lines: one JSON object each, for Loki and its like, or text for people. Knows no exporter.
 
 What an exception says is never written: it may quote what a client sent. Its class and where it happened
-are. A line has ts, level, logger, msg and role; in a request trace_id and span_id; of an exception error
-and frames; and fields, an object, of whatever `extra=` gave. Level and role are few enough for labels.
+are. A line has ts, level, logger, msg and role; in a request request_id, trace_id and span_id; of an
+exception error and frames; and fields, an object, of whatever `extra=` gave. Level and role are few
+enough for labels.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TextIO
 
-from shared import trace
+from shared import request_id, trace
 
 OURS = ("functions", "shared")
 """Our loggers. Others' may quote anything, so that no exporter is given them."""
@@ -110,6 +111,8 @@ class JsonLines(logging.Formatter):
             "msg": record.getMessage(),
             "role": self._role,
         }
+        if named := request_id.current():
+            line["request_id"] = named
         if span := trace.current():
             line |= {"trace_id": span.trace_id, "span_id": span.span_id}
         if failure := failure_of(record):
@@ -129,6 +132,8 @@ class Text(logging.Formatter):
         super().__init__()
 
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{record.levelname.lower()}: {record.getMessage()}"
+        named = request_id.current()
+        request = f" (request {named})" if named else ""
+        line = f"{record.levelname.lower()}: {record.getMessage()}{request}"
         failure = failure_of(record)
         return line if failure is None else f"{line}\n{failure.error}{failure.lines()}"

@@ -23,9 +23,9 @@ from shared.errors import (
     InputTooLong,
     InvalidArtefact,
     InvalidInput,
-    PayloadTooLarge,
 )
 from shared.layout import Layout, cut, kept, layout_of
+from shared.limits import check_tokens
 from shared.long_texts import SLICE_CHARACTERS, LongTexts, each, weight
 from shared.panics import panics_are_errors
 from shared.spelling import Spelling, joined, special_around, spelling_of
@@ -108,7 +108,7 @@ class Tokenizer:
             ids = encoded[index] if isinstance(item, str) else self._checked_ids(item, f"input[{index}]")
             if truncate and len(ids) > self.max_tokens:
                 ids = cut(ids, self.max_tokens, side)
-            if len(ids) > self.max_tokens:
+            if len(ids) > self.usable_tokens:
                 raise self._too_long(len(ids), f"input[{index}]")
             result.append(ids)
         return result
@@ -326,18 +326,18 @@ class Tokenizer:
         return len(text) > self._long.reach
 
     def _check_length(self, tokens: int, field: str) -> None:
-        if tokens > self.usable_tokens < self.max_tokens:
-            raise BeyondMemory(
-                f"the input has {tokens} tokens, the memory of this service is enough for "
-                f"{self.usable_tokens} of the {self.max_tokens} that the model reads: send less",
-                field=field,
-            )
-        if tokens > self.max_tokens:
+        if tokens > self.usable_tokens:
             raise self._too_long(tokens, field)
 
     def _too_long(self, tokens: int | None, field: str) -> InputTooLong:
         """tokens: None for more than the model reads."""
         many = f"more than {self.max_tokens}" if tokens is None else str(tokens)
+        if self.usable_tokens < self.max_tokens:
+            return BeyondMemory(
+                f"the input has {many} tokens, the memory of this service is enough for "
+                f"{self.usable_tokens} of the {self.max_tokens} that the model reads: send less",
+                field=field,
+            )
         return InputTooLong(
             f"the input has {many} tokens, the model reads {self.max_tokens}: shorten it or set "
             "truncate",
@@ -374,11 +374,7 @@ def _post_processed(
 def _room_after(spellings: Sequence[Spelling], room: int, limit: int) -> int:
     """How many tokens there may be yet. Raises PayloadTooLarge."""
     room -= sum(map(len, spellings))
-    if room < 0:
-        raise PayloadTooLarge(
-            f"the inputs have more than {limit} tokens, which a request may have: send fewer at once",
-            field="inputs",
-        )
+    check_tokens(limit - room, limit, "inputs", counted_all=False)
     return room
 
 

@@ -5,6 +5,7 @@ Does not know HTTP or any one dialect.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, TypeAlias, TypeVar
@@ -14,6 +15,7 @@ import msgspec
 from shared import wire
 from shared.contracts import TextInput
 from shared.dialects import unreadable
+from shared.dialects.wanted import NAME
 from shared.errors import BlitzError, EmptyInput, InvalidInput, UnsupportedMediaType
 
 JSON = "application/json"
@@ -22,10 +24,12 @@ JSON = "application/json"
 Text: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1})]
 NOT_EMPTY = msgspec.Meta(extra_json_schema={"minItems": 1})
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
-TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1, extra={NAME: "token id"})]
 TokenIds: TypeAlias = Annotated[list[TokenId], NOT_EMPTY]
 Inputs: TypeAlias = Text | Annotated[list[Text | TokenId | TokenIds], NOT_EMPTY]
 
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s;\"]+)", re.IGNORECASE)
+_UTF_8 = ("utf-8", "utf8", "utf-8-sig")
 _ABSENT = msgspec.Raw(b"null")
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -54,7 +58,7 @@ def read_marks(data: bytes, content_type: str) -> Marks:
             body = wire.unpack(data, max_bytes=len(data))
             found = {name: body.get(name) for name in _Marks.__struct_fields__}
             return {name: type(value) is dict for name, value in found.items() if value is not None}
-        marks = msgspec.structs.asdict(msgspec.json.decode(data, type=_Marks))
+        marks = msgspec.structs.asdict(msgspec.json.decode(without_bom(data), type=_Marks))
         starts = {name: bytes(memoryview(raw)[:1]) for name, raw in marks.items()}
         return {name: start == b"{" for name, start in starts.items() if start != b"n"}
     except (InvalidInput, AttributeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -69,7 +73,8 @@ def decode_body(data: bytes, content_type: str, kind: type[T]) -> T:
     media_type = media_type_of(content_type)
     try:
         if media_type == JSON:
-            return msgspec.json.decode(data, type=kind)
+            _check_charset(content_type, data)
+            return msgspec.json.decode(without_bom(data), type=kind)
         if media_type == wire.CONTENT_TYPE:
             return msgspec.convert(wire.unpack(data, max_bytes=len(data)), type=kind)
     except msgspec.ValidationError as error:
@@ -139,6 +144,18 @@ def message_of(error: BlitzError, name: Callable[[str], str]) -> str:
     field = name(error.field)
     message = re.sub(rf"(?<!\w){re.escape(error.field)}(?!\w)", lambda _: field, error.message)
     return message if field in message else f"{field}: {message}"
+
+
+def without_bom(data: bytes) -> bytes:
+    """Without the mark that some tools of Windows put before UTF-8."""
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
+def _check_charset(content_type: str, data: bytes) -> None:
+    """Raises UnsupportedMediaType: read as UTF-8, what is in another one might be other texts."""
+    named = _CHARSET.search(content_type)
+    if named and named[1].lower() not in _UTF_8 and not data.isascii():
+        raise UnsupportedMediaType(f"send {JSON} in UTF-8, which is its only charset")
 
 
 def media_type_of(content_type: str) -> str:

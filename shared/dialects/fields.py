@@ -7,7 +7,6 @@ What nobody has heard of is ignored, and told: clients do send extras that chang
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Collection, Mapping
 from typing import Literal, TypeAlias
@@ -15,7 +14,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from shared import wire
-from shared.dialects.body import media_type_of
+from shared.dialects.body import media_type_of, without_bom
 from shared.errors import InvalidInput
 
 Fate: TypeAlias = Literal["supported", "refused", "harmless", "unknown"]
@@ -148,7 +147,7 @@ def read_fields(data: bytes, content_type: str) -> Mapping[str, object]:
     if media_type_of(content_type) == wire.CONTENT_TYPE:
         value = wire.unpack(data, max_bytes=len(data))
         return value if isinstance(value, dict) else {}
-    return msgspec.json.decode(data.removeprefix(codecs.BOM_UTF8), type=dict[str, msgspec.Raw])
+    return msgspec.json.decode(without_bom(data), type=dict[str, msgspec.Raw])
 
 
 def _refusal_of(name: str, supported: Collection[str]) -> str:

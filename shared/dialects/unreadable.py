@@ -5,14 +5,16 @@ Does not know any one dialect. Nothing that a client sent is repeated, but names
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
 from shared import wire
+from shared.dialects import wanted
 from shared.errors import InvalidInput
 
 SEARCHED_BYTES = 1_000_000
@@ -20,7 +22,19 @@ SEARCHED_BYTES = 1_000_000
 
 _AT_PATH = re.compile(r" - at `(?:key` in `)?\$\.?(?P<field>[^`]*)`$")
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
+_GOT = re.compile(r"got `(?P<kind>\w+)`")
+_KINDS = {
+    "null": "null",
+    "bool": "true or false",
+    "int": "a number",
+    "float": "a number with a fraction",
+    "str": "a text",
+    "bytes": "bytes",
+    "array": "a list",
+    "object": "an object",
+}
 _AT_BYTE = re.compile(r"\(byte (?P<byte>\d+)\)$")
+_UTF_16_AND_32 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_.\[\]]{1,100}")
 
@@ -28,25 +42,29 @@ _PLAIN_PATH = re.compile(r"[A-Za-z0-9_.\[\]]{1,100}")
 def not_of_type(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> InvalidInput:
     """JSON or msgpack, but not of the types that `kind` has."""
     message = str(error)
-    found = _AT_PATH.search(message) or _MISSING.search(message)
-    field = found["field"] if found else ""
+    found, missing = _AT_PATH.search(message), _MISSING.search(message)
+    path = found["field"] if found else ""
+    if missing:
+        field = f"{path}.{missing['field']}" if path else missing["field"]
+        return _refusal(field, "is missing: give", wanted.in_words(wanted.at(kind, field)))
+    if not path:
+        return InvalidInput(f"the body must be an object: {_sent(message, 'it is')}")
+    kinds = wanted.at(kind, path)
     if message.startswith("Invalid enum value"):
-        return not_a_value(field, _type_at(kind, field))
-    if not field:
-        return InvalidInput(f"the body is of another type: {message}")
-    return InvalidInput(_AT_PATH.sub("", message), field=field)
+        return _refusal(path, "must be", wanted.in_words(kinds))
+    return _refusal(path, "must be", wanted.in_words(kinds), _sent(message, ", not"))
 
 
 def not_a_value(field: str, kind: Any) -> InvalidInput:
-    """A string that does not stand for any value of a Literal or, where `kind` has none, of a Count."""
+    """A string that does not stand for any value of `kind`, a Literal or a Count."""
     choices = choices_of(kind)
-    wanted = f"one of {', '.join(choices)}" if choices else "a whole number, 1 or more"
-    return InvalidInput(f"{field} must be {wanted}", field=field)
+    right = f"one of {', '.join(choices)}" if choices else "a whole number, 1 or more"
+    return InvalidInput(f"{field} must be {right}", field=field)
 
 
 def choices_of(kind: Any) -> list[str]:
     """The strings of a Literal, in whatever `kind` it stands; none if there is no Literal."""
-    return [part for part in _parts(kind) if isinstance(part, str)]
+    return wanted.choices([kind])
 
 
 def not_json(error: Exception, data: bytes) -> InvalidInput:
@@ -57,6 +75,9 @@ def not_json(error: Exception, data: bytes) -> InvalidInput:
         )
     if not data:
         return InvalidInput("the body is empty: send a JSON object")
+    if data.startswith(_UTF_16_AND_32) or b"\0" in data[:2]:
+        # JSON begins with two ASCII characters, one of which is half zeros there.
+        return InvalidInput("the body is in UTF-16 or UTF-32: send it in UTF-8")
     path = _not_unicode(data)
     if path is not None:
         field = path if _PLAIN_PATH.fullmatch(path) else None
@@ -72,23 +93,15 @@ def not_json(error: Exception, data: bytes) -> InvalidInput:
     return InvalidInput(f"the body is not valid JSON: {error}")
 
 
-def _type_at(kind: Any, path: str) -> Any:
-    """What the struct `kind` says of a path of the decoder, such as parameters.kinds[1]."""
-    for name in path.split("."):
-        structs = (part for part in _parts(kind) if isinstance(part, type))
-        fields = {
-            field.encode_name: field.type
-            for struct in structs
-            if issubclass(struct, msgspec.Struct)
-            for field in msgspec.structs.fields(struct)
-        }
-        kind = fields[name.partition("[")[0]]
-    return kind
+def _refusal(field: str, verb: str, right: str, sent: str = "") -> InvalidInput:
+    """field: of the struct's, so that none of the client's texts is in it."""
+    return InvalidInput(f"{field} {verb} {right or 'something else'}{sent}", field=field)
 
 
-def _parts(kind: Any) -> list[Any]:
-    """A type and all that it is put together of; for a Literal, its values."""
-    return [kind, *(part for each in get_args(kind) for part in _parts(each))]
+def _sent(message: str, before: str) -> str:
+    """What there is, from the decoder's "Expected `int`, got `str`"; nothing where it does not say."""
+    got = _GOT.search(message)
+    return f"{before} {_KINDS.get(got['kind'], 'something else')}" if got else ""
 
 
 def _not_unicode(data: bytes) -> str | None:

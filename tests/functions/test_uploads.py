@@ -322,3 +322,16 @@ async def test_a_reader_that_stops_is_cut_off(storage: Storage, taken: int) -> N
             assert caller.sent[0]["status"] == 200
             assert len(caller.sent) == taken
             assert all(message.get("more_body", True) for message in caller.sent)
+
+
+async def test_a_form_with_a_content_encoding_is_refused_by_name(storage: Storage) -> None:
+    """It would be read as a broken form; identity is no encoding."""
+    async with client_of(storage) as client:
+        form = PURPOSE + FILE + END
+        codings = ("gzip", "zstd", "br", "identity")
+        answers = [
+            await client.post("/v1/files", content=form, headers={**FORM, "content-encoding": coding})
+            for coding in codings
+        ]
+    assert [answer.status_code for answer in answers] == [415, 415, 415, 200]
+    assert "Content-Encoding" in answers[0].json()["error"]["message"]

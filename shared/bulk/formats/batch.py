@@ -18,6 +18,7 @@ from shared.dialects.body import read_inputs
 from shared.dialects.fields import check_fields
 from shared.dialects.openai import EmbeddingsBody
 from shared.dialects.operations import KNOWN
+from shared.dialects.unreadable import not_of_type
 from shared.errors import InvalidInput
 
 URL = "/v1/embeddings"
@@ -99,8 +100,9 @@ def _check_target(values: dict[str, msgspec.Raw], custom_id: str) -> None:
 def _read_body(raw: msgspec.Raw, custom_id: str) -> EmbeddingsBody:
     try:
         return _BODY.decode(raw)
-    except msgspec.ValidationError as error:  # names types and fields, no values
-        message = str(error).replace("`$.", "`body.").replace("`$`", "`body`")
+    except msgspec.ValidationError as error:
+        wrong = not_of_type(error, EmbeddingsBody)
+        message = f"body.{wrong.message}" if wrong.field else wrong.message
         raise BadRecord("invalid_input", message, id=custom_id) from None
 
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from shared.dialects import cohere_embed, openai, tei
+from shared.dialects import cohere, cohere_embed, openai, tei, tei_scores
 from shared.dialects.azure_search import RecordsBody
-from shared.dialects.body import decode_body
+from shared.dialects.body import decode_body, read_marks
 from shared.dialects.openai import EmbeddingsBody
+from shared.dialects.operations import OPERATIONS, Operation
 from shared.dialects.unreadable import SEARCHED_BYTES
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, UnsupportedMediaType
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
@@ -114,10 +117,168 @@ def test_an_empty_body_is_told_so() -> None:
 @pytest.mark.parametrize("body", [b"null", b'"private"', b'[{"input":"private"}]'])
 def test_a_body_that_is_no_object_is_told_so(body: bytes) -> None:
     """A message without a field says that it is the body that is meant."""
-    assert refused(body).message.startswith("the body is of another type: Expected `object`")
+    assert refused(body).message.startswith("the body must be an object: it is ")
 
 
-@pytest.mark.parametrize("body", [b"{", b"{'input':'private'}", b"input=private", b"\xff\xfe{\x00"])
+@pytest.mark.parametrize("body", [b"{", b"{'input':'private'}", b"input=private"])
 def test_other_bodies_are_no_valid_json(body: bytes) -> None:
     """With the decoder's own reason."""
     assert refused(body).message.startswith("the body is not valid JSON: ")
+
+
+LISTS = (
+    "a text, a list of texts, a list of token ids, a list of lists of token ids, or a list of objects"
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "field", "message"),
+    [
+        (EmbeddingsBody, b"{}", "input", f"input is missing: give {LISTS}"),
+        (EmbeddingsBody, b"[]", None, "the body must be an object: it is a list"),
+        (EmbeddingsBody, b"null", None, "the body must be an object: it is null"),
+        (EmbeddingsBody, b'{"input":null}', "input", f"input must be {LISTS}, not null"),
+        (EmbeddingsBody, b'{"input":{}}', "input", f"input must be {LISTS}, not an object"),
+        (
+            EmbeddingsBody,
+            b'{"input":1.5}',
+            "input",
+            f"input must be {LISTS}, not a number with a fraction",
+        ),
+        (
+            EmbeddingsBody,
+            b'{"input":["private",null]}',
+            "input[1]",
+            "input[1] must be a text, a token id from 0 to 2147483647, a list of token ids, or an "
+            "object, not null",
+        ),
+        (
+            EmbeddingsBody,
+            b'{"input":[[1,"private"]]}',
+            "input[0][1]",
+            "input[0][1] must be a token id from 0 to 2147483647, not a text",
+        ),
+        (
+            EmbeddingsBody,
+            b'{"input":[-1]}',
+            "input[0]",
+            "input[0] must be a text, a token id from 0 to 2147483647, a list of token ids, or an object",
+        ),
+        (
+            EmbeddingsBody,
+            b'{"input":"a","dimensions":0}',
+            "dimensions",
+            "dimensions must be a whole number from 1 to 2147483647",
+        ),
+        (
+            EmbeddingsBody,
+            b'{"input":"a","dimensions":"private"}',
+            "dimensions",
+            "dimensions must be a whole number from 1 to 2147483647, not a text",
+        ),
+        (EmbeddingsBody, b'{"input":"a","model":3}', "model", "model must be a text, not a number"),
+        (
+            EmbeddingsBody,
+            b'{"input":"a","encoding_format":3}',
+            "encoding_format",
+            "encoding_format must be one of float, base64, not a number",
+        ),
+        (
+            EmbeddingsBody,
+            b'{"input":"a","truncate":"private"}',
+            "truncate",
+            "truncate must be true or false, not a text",
+        ),
+        (tei.SimilarityBody, b'{"inputs":"private"}', "inputs", "inputs must be an object, not a text"),
+        (
+            tei.SimilarityBody,
+            b'{"inputs":{"sentences":["private"]}}',
+            "inputs.source_sentence",
+            "inputs.source_sentence is missing: give a text",
+        ),
+        (
+            tei_scores.PredictBody,
+            b'{"inputs":[["a"],["b",3]]}',
+            "inputs[1][1]",
+            "inputs[1][1] must be a text, not a number",
+        ),
+        (
+            cohere.DocumentsBody,
+            b'{"query":"a","documents":"private"}',
+            "documents",
+            "documents must be a list of texts or a list of objects, not a text",
+        ),
+        (
+            cohere.DocumentsBody,
+            b'{"query":"a","documents":["a",{"private":"a"}]}',
+            "documents[1].text",
+            "documents[1].text is missing: give a text",
+        ),
+        (RecordsBody, b'{"values":[3]}', "values[0]", "values[0] must be an object, not a number"),
+        (
+            RecordsBody,
+            b'{"values":[{"recordId":3}]}',
+            "values[0].recordId",
+            "values[0].recordId must be a text, not a number",
+        ),
+    ],
+)
+def test_what_a_field_must_be_is_said_in_words(
+    kind: type, body: bytes, field: str | None, message: str
+) -> None:
+    """No type of the decoder's; what was sent by its kind alone."""
+    error = refused(body, kind)
+    assert (error.field, error.message) == (field, message)
+
+
+@pytest.mark.parametrize("each", OPERATIONS, ids=lambda each: each.summary)
+def test_no_dialect_tells_a_type_of_the_decoder(each: Operation) -> None:
+    """Every field of every body, set to what no field is."""
+    for name in each.body.__struct_fields__:
+        for value in (b"[{}]", b"{}", b"3.5", b'""', b"true"):
+            told = ""
+            try:
+                decode_body(b'{"%b":%b}' % (name.encode(), value), "", each.body)
+            except InvalidInput as error:
+                told = error.message
+            assert not re.search("`|Expected|something else", told), told
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be", "utf-32-le"]
+)
+def test_a_body_in_another_unicode_is_told_so(encoding: str) -> None:
+    """PowerShell and .NET write it unasked."""
+    body = '{"input":"private"}'.encode(encoding)
+    assert refused(body).message == "the body is in UTF-16 or UTF-32: send it in UTF-8"
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (BOM + b'{"input":"a"}', ""),
+        (BOM + b'{"input":"a"}', "application/json; charset=utf-8"),
+        (b'{"input":"a"}', 'application/json;charset="UTF-8"'),
+        (b'{"input":"a"}', "application/json; charset=iso-8859-1"),
+    ],
+)
+def test_a_mark_before_utf_8_is_no_part_of_the_body(body: bytes, content_type: str) -> None:
+    """Nor does a charset matter in which it would be the same."""
+    assert decode_body(body, content_type, EmbeddingsBody).input == "a"
+    assert read_marks(body.replace(b"input", b"texts"), content_type) == {"texts": False}
+
+
+def test_another_charset_is_refused_where_it_would_be_another_text() -> None:
+    """Bytes that are UTF-8 by chance are no other text without a word."""
+    body = '{"input":"\u00c3\u00a9"}'.encode("latin-1")
+    with pytest.raises(UnsupportedMediaType, match="in UTF-8"):
+        decode_body(body, "application/json; charset=ISO-8859-1", EmbeddingsBody)
+    assert decode_body(body, "application/json", EmbeddingsBody).input == "\u00e9"
+
+
+def test_a_second_mark_is_not_json() -> None:
+    """One is a tool's habit."""
+    assert refused(BOM + BOM + b'{"input":"private"}').message.startswith("the body is not valid JSON")
