@@ -21,6 +21,7 @@ from shared.chunks import AnyRequest, field_of, in_whole, split
 from shared.contracts import (
     EmbedRequest,
     EmbedResult,
+    FloatMatrix,
     InputType,
     ModelState,
     PredictRequest,
@@ -31,10 +32,11 @@ from shared.contracts import (
     TokenizeRequest,
     TokenizeResult,
     Tokens,
+    texts_of,
 )
 from shared.cpus import usable_cpus
 from shared.engines.base import OpenEngine
-from shared.errors import BlitzError, InputTooLong, InvalidInput
+from shared.errors import BlitzError, InputTooLong, InvalidInput, NotFinite
 from shared.limits import characters_of, check_characters, check_tokens
 from shared.manifest import Device, split_pinned
 from shared.memory import left_for_batches, usable_memory
@@ -46,7 +48,7 @@ from shared.schedule import Capacity
 from shared.settings import Settings
 from shared.steps import Steps, completed
 from shared.turns import Turns
-from shared.vectors import finish, sigmoid, softmax
+from shared.vectors import finish, rows_not_finite, sigmoid, softmax
 
 _log = logging.getLogger(__name__)
 
@@ -102,24 +104,27 @@ class Inference:
             if model.manifest.task == "embedding":
                 return await self._rerank_by_cosine(model, request)
             batched, counts, timings = await self._run(model, model.tokenize_pairs, request)
-        logits = batched.rows[:, 0]
+        logits = np.ascontiguousarray(batched.rows[:, 0])
         return RerankResult(
-            np.ascontiguousarray(logits if request.raw_scores else sigmoid(logits)),
+            logits.astype(np.float64) if request.raw_scores else sigmoid(logits),
             counts,
             model.manifest.name,
             model.manifest.revision,
             "cross-encoder",
             timings,
             model.manifest.device,
+            logits,
         )
 
     async def predict(self, request: PredictRequest) -> PredictResult:
         """Each label's score for all inputs, in order: softmax, or sigmoid of a single label."""
         async with self._cache.lease(request.model) as model:
             batched, counts, timings = await self._run(model, model.tokenize_inputs, request)
-        scores = batched.rows
-        if not request.raw_scores:
-            scores = softmax(scores) if scores.shape[1] > 1 else sigmoid(scores)
+        logits = batched.rows
+        if request.raw_scores:
+            scores = logits.astype(np.float64)
+        else:
+            scores = softmax(logits) if logits.shape[1] > 1 else sigmoid(logits)
         manifest = model.manifest
         return PredictResult(
             scores,
@@ -187,7 +192,7 @@ class Inference:
         batched, counts, timings = await self._run(model, tokenize, request)
         vectors = finish(batched.rows, None, normalize=True)
         # Not one matrix product: its rounding may depend on how many documents there are.
-        scores = np.array([float(vectors[0] @ row) for row in vectors[1:]], np.float32)
+        scores = np.array([float(vectors[0] @ row) for row in vectors[1:]], np.float64)
         counts = (counts[0] + counts[1], *counts[2:])
         manifest = model.manifest
         return RerankResult(
@@ -211,6 +216,7 @@ class Inference:
                 field_of(request),
             )
             batched = await self._batcher.submit(model, sequences, reservation)
+        _check_finite(batched.rows, model, request)
         return batched, counts, Timings(tokenization_s, batched.queue_s, batched.inference_s)
 
     def _in_slices(
@@ -253,6 +259,21 @@ class Inference:
         counts = tuple(len(tokens) for tokens in sequences)
         check_tokens(sum(counts), self._max_request_tokens, field)
         return sequences, counts, tokenization_s
+
+
+def _check_finite(rows: FloatMatrix, model: Model, request: AnyRequest) -> None:
+    """Raises NotFinite naming the first input that the model has no numbers for."""
+    found = rows_not_finite(rows)
+    if not found:
+        return
+    query_rows = len(rows) - len(texts_of(request))  # one, if its own vector is compared with the others
+    index = found[0] - query_rows
+    field = "query" if index < 0 else f"{field_of(request)}[{index}]"
+    advice = "serve its CPU build" if model.manifest.device == "gpu" else "build it anew"
+    raise NotFinite(
+        f"{model.manifest.name} gives NaN or infinite numbers for {field}: leave it out, or {advice}",
+        field=field,
+    )
 
 
 def _tokenize_as(

@@ -54,9 +54,11 @@ from shared.contracts import (
     texts_of,
 )
 from shared.contracts import Request as Asked
-from shared.dialects import openai, tei
+from shared.dialects import ollama, openai, tei
 from shared.dialects.body import JSON, decode_body, fill_from_query, read_marks
+from shared.dialects.fields import check_fields, read_fields, warning_of
 from shared.dialects.operations import (
+    KNOWN,
     PATHS,
     FormatError,
     Operation,
@@ -64,6 +66,7 @@ from shared.dialects.operations import (
     error_format_at,
     is_operation,
     operations_at,
+    supported_by,
 )
 from shared.errors import BlitzError, InvalidInput, UnknownModel
 from shared.manifest import Task, is_name
@@ -120,8 +123,12 @@ class Endpoints:
         self, request: Request, operation: Operation, data: bytes, started: float
     ) -> Response:
         """Decode, ask the backend, format. started: a perf_counter."""
+        if operation.refusal:
+            raise InvalidInput(operation.refusal)
         decode = partial(decode_body, data, request.headers.get("content-type", ""), operation.body)
         body = await off_loop_if(len(data) > LARGE_BODY_BYTES, decode)
+        check = partial(_unknown_fields, data, request.headers.get("content-type", ""), operation)
+        unknown = await off_loop_if(len(data) > LARGE_BODY_BYTES, check)
         if operation.query:
             body = fill_from_query(body, request.query_params, operation.query)
         named = (
@@ -151,7 +158,10 @@ class Endpoints:
             timings=result.timings,
         )
         media_type = wire.CONTENT_TYPE if packed else JSON
-        return PacedResponse(content, 200, headers_of(asked, result, total_s), media_type)
+        headers = headers_of(asked, result, total_s)
+        if unknown:
+            headers["x-warning"] = warning_of(unknown)
+        return PacedResponse(content, 200, headers, media_type)
 
     async def _hold_answer(self, request: Request, asked: Asked) -> None:
         """Before there is any of it: requests are worked on side by side, and all fill at once."""
@@ -165,6 +175,9 @@ class Endpoints:
 
     async def model(self, request: Request) -> Response:
         return json_response(openai.format_model(await self._card(request.path_params["model"])))
+
+    async def tags(self, request: Request) -> Response:
+        return json_response(ollama.format_tags(await self._cards()))
 
     async def info(self, request: Request) -> Response:
         name = request.query_params.get("model")
@@ -288,10 +301,11 @@ def create_app(
         operations = operations_at(path)
         summary = "; or ".join(each.summary for each in operations)
         add("POST", path, summary, endpoints.posting(operations), describe_post(path, operations))
-    models, info = openai.format_error, tei.format_error
+    models, info, tags = openai.format_error, tei.format_error, ollama.format_error
     for path, summary, format_error, endpoint, described in (
         ("/v1/models", "The models there are", models, endpoints.models, describe_get(JSON)),
         ("/v1/models/{model}", "One model", models, endpoints.model, describe_get(JSON, model="path")),
+        ("/api/tags", "The models there are (Ollama)", tags, endpoints.tags, describe_get(JSON)),
         ("/info", "One model (TEI)", info, endpoints.info, describe_get(JSON, model="query")),
         ("/health", "Whether this process lives", info, endpoints.health, describe_get(None)),
         ("/ready", "The state of each model", info, endpoints.ready, describe_get(JSON)),
@@ -320,6 +334,10 @@ def function_app(settings: Settings) -> func.AsgiFunctionApp:
         dispatcher.watch_gpu_work(warm_up.count)
         warmup.register(app, warm_up)
     return app
+
+
+def _unknown_fields(data: bytes, content_type: str, operation: Operation) -> list[str]:
+    return check_fields(read_fields(data, content_type), supported_by(operation.body), KNOWN)
 
 
 def _refuse(path: str, error: BlitzError) -> Response:

@@ -14,23 +14,34 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from shared.contracts import EmbedRequest, FloatMatrix, PredictRequest, RerankRequest, Tokens
+from shared.contracts import (
+    DoubleMatrix,
+    EmbedRequest,
+    FloatMatrix,
+    PredictRequest,
+    RerankRequest,
+    Tokens,
+)
 from shared.engines import onnx
 from shared.engines.base import OpenEngine
 from shared.engines.torch import TorchEngine, gpu_memory
 from shared.engines.torch import capacity as gpu_capacity
+from shared.errors import InvalidArtefact
 from shared.manifest import Manifest, Target
 from shared.model import Model, load_model
 from shared.schedule import Capacity, plan_batches
 from shared.steps import completed
-from shared.vectors import finish, sigmoid, softmax
+from shared.vectors import finish, rows_not_finite, sigmoid, softmax
 
 _COMPARED = 96
 _BATCH = 32
 
 
 class Served:
-    """Loads the model in `folder`. Raises InvalidArtefact if the files are not what `manifest` says."""
+    """Loads the model in `folder`. Raises InvalidArtefact if the files are not what `manifest` says.
+
+    Every method raises it, too, for a model whose numbers are NaN or infinite.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         open_engine, self._limits = _runtime(manifest.target)
@@ -84,10 +95,15 @@ class Served:
 
         with ThreadPoolExecutor(self._limits.threads) as pool:
             list(pool.map(run, plan))
+        if broken := len(rows_not_finite(result)):
+            raise InvalidArtefact(
+                f"its numbers for {broken} of {len(result)} texts are NaN or infinite: the weights are "
+                "damaged, or overflow in the target's format"
+            )
         return result
 
     def _batch_difference(
-        self, sequences: Sequence[Tokens], finished: Callable[[FloatMatrix], FloatMatrix]
+        self, sequences: Sequence[Tokens], finished: Callable[[FloatMatrix], FloatMatrix | DoubleMatrix]
     ) -> float:
         # Sorted, so that a batch is padded, but not each short text to the longest of all.
         compared = sorted(sequences[:_COMPARED], key=len)
@@ -101,7 +117,7 @@ class Served:
         return largest
 
 
-def probabilities(logits: FloatMatrix) -> FloatMatrix:
+def probabilities(logits: FloatMatrix) -> DoubleMatrix:
     """(N, L) logits -> what a server answers with by default."""
     return sigmoid(logits) if logits.shape[1] == 1 else softmax(logits)
 

@@ -70,6 +70,10 @@ def join(results: Sequence[AnyResult]) -> AnyResult:
         texts = tuple(text for result in results for text in result.texts)
         return replace(first, spans=spans, texts=texts, token_counts=counts, timings=timings)
     scores = np.concatenate([result.scores for result in results])
+    if isinstance(first, RerankResult):
+        logits = [result.logits for result in results if result.logits is not None]
+        all_logits = np.concatenate(logits) if len(logits) == len(results) else None
+        return replace(first, scores=scores, logits=all_logits, token_counts=counts, timings=timings)
     return replace(first, scores=scores, token_counts=counts, timings=timings)
 
 

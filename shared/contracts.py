@@ -22,6 +22,7 @@ TextInput: TypeAlias = str | tuple[int, ...]
 
 FloatMatrix: TypeAlias = NDArray[np.float32]
 IntMatrix: TypeAlias = NDArray[np.int32]
+DoubleMatrix: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,23 +171,29 @@ class EmbedResult:
 
 @dataclass(frozen=True, slots=True)
 class RerankResult:
-    """scores: (N,) float32, entry i belongs to document i. method: what a score is.
+    """scores: (N,) float64, entry i belongs to document i. method: what a score is.
 
     token_counts: real tokens fed, per pair; with "cosine", per document, the query's in the first.
+    logits: (N,) float32, what a cross-encoder's scores are made of; None of cosines.
     """
 
-    scores: FloatMatrix
+    scores: DoubleMatrix
     token_counts: tuple[int, ...]
     model: str
     revision: str
     method: Literal["cross-encoder", "cosine"]
     timings: Timings = field(default_factory=Timings)
     device: Device = "cpu"
+    logits: FloatMatrix | None = None
 
     @property
     def ranking(self) -> list[int]:
-        """The documents' indices, best first; equals in the order they came."""
-        order: list[int] = np.argsort(-self.scores, kind="stable").tolist()
+        """The documents' indices, best first; equals in the order they came.
+
+        By logits: from 37 on, their sigmoids are all exactly 1.
+        """
+        keys = self.scores if self.logits is None else self.logits
+        order: list[int] = np.argsort(-keys, kind="stable").tolist()
         return order
 
     @property
@@ -196,9 +203,9 @@ class RerankResult:
 
 @dataclass(frozen=True, slots=True)
 class PredictResult:
-    """scores: (N, L) float32, row i belongs to input i, column j to labels[j]."""
+    """scores: (N, L) float64, row i belongs to input i, column j to labels[j]."""
 
-    scores: FloatMatrix
+    scores: DoubleMatrix
     token_counts: tuple[int, ...]
     model: str
     revision: str

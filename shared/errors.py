@@ -22,6 +22,7 @@ BlitzError
 │   └── StoreUnavailable    503  the model store did not answer
 ├── BackendFailed           502  a backend broke the contract or the connection
 ├── DeadlineExceeded        504  the caller's or our time is up
+├── NotFinite               500  a model's numbers for an input are NaN or infinite; repeating is no use
 └── Misconfigured           500  settings or files are wrong: fail at load
     └── InvalidArtefact     500  a model's files do not match their manifest
 """
@@ -157,6 +158,11 @@ class BackendFailed(BlitzError):
 class DeadlineExceeded(BlitzError):
     status = 504
     code = "deadline_exceeded"
+
+
+class NotFinite(BlitzError):
+    status = 500
+    code = "not_finite"
 
 
 class Misconfigured(BlitzError):

@@ -23,13 +23,13 @@ from shared.contracts import (
     Tokens,
 )
 from shared.engines.base import Engine, OpenEngine
-from shared.errors import InvalidArtefact, InvalidInput
+from shared.errors import BeyondMemory, InvalidArtefact, InvalidInput
 from shared.manifest import Activation, Manifest, check_prompt
 from shared.panics import Panicked, panics_are_errors
 from shared.spelling import Spelling
-from shared.steps import Steps
+from shared.steps import Steps, completed
 from shared.tokenization import Tokenizer
-from shared.vectors import DenseLayer, apply_dense
+from shared.vectors import DenseLayer, apply_dense, rows_not_finite
 
 _PROMPTS: dict[InputType, tuple[str, ...]] = {
     "query": ("query",),
@@ -150,7 +150,8 @@ def load_model(
 
     memory_bytes: what running it may take; longer texts than there is memory for are refused.
 
-    Raises InvalidArtefact if the files do not make the model that the manifest describes.
+    Raises InvalidArtefact if the files do not make the model that the manifest describes, or one whose
+    numbers for a short text are NaN or infinite.
     """
     usable = None if memory_bytes is None else manifest.text_memory.tokens_within(memory_bytes)
     tokenizer = Tokenizer.from_file(folder / manifest.tokenizer_file, manifest.max_tokens, usable)
@@ -162,7 +163,26 @@ def load_model(
         raise InvalidArtefact(
             f"the graph gives {width} dimensions, the manifest says {manifest.dimensions}"
         )
-    return Model(manifest, tokenizer, engine, dense)
+    model = Model(manifest, tokenizer, engine, dense)
+    try:
+        _check_numbers(model)
+    except BaseException:
+        model.close()
+        raise
+    return model
+
+
+def _check_numbers(model: Model) -> None:
+    pair = model.manifest.task == "cross-encoder"
+    try:
+        tokens = completed(model.tokenizer.encode_each([("a", "a") if pair else "a"]))
+    except BeyondMemory:
+        return  # every request will be told so
+    if rows_not_finite(model.run(tokens)):
+        raise InvalidArtefact(
+            "its numbers for a short text are NaN or infinite: the weights are damaged, or overflow in "
+            f"the format of {model.manifest.target}"
+        )
 
 
 def _load_dense(path: Path, activation: Activation) -> DenseLayer:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.contracts import FloatMatrix
+from shared.contracts import DoubleMatrix, FloatMatrix
 from shared.manifest import Activation, Pooling
 
 
@@ -59,17 +59,26 @@ def apply_dense(vectors: FloatMatrix, layer: DenseLayer) -> FloatMatrix:
             return np.maximum(projected, 0)
 
 
-def sigmoid(logits: FloatMatrix) -> FloatMatrix:
-    """Elementwise, in float32; never overflows."""
-    scores: FloatMatrix = np.float32(0.5) * (1 + np.tanh(np.float32(0.5) * logits))
+def sigmoid(logits: FloatMatrix) -> DoubleMatrix:
+    """Elementwise; never overflows. In float64: in float32 all from 17 on would be exactly 1."""
+    exponents = np.exp(-np.abs(logits.astype(np.float64)))
+    scores: DoubleMatrix = np.where(logits < 0, exponents, 1) / (1 + exponents)
     return scores
 
 
-def softmax(logits: FloatMatrix) -> FloatMatrix:
-    """Over the last axis, in float32."""
-    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    shares: FloatMatrix = exponents / exponents.sum(axis=-1, keepdims=True)
+def softmax(logits: FloatMatrix) -> DoubleMatrix:
+    """Over the last axis, in float64."""
+    exponents = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    shares: DoubleMatrix = exponents / exponents.sum(axis=-1, keepdims=True)
     return shares
+
+
+def rows_not_finite(rows: FloatMatrix) -> list[int]:
+    """Which rows hold NaN or an infinity, or are so large that their length is one."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(rows, axis=1)
+    found: list[int] = np.flatnonzero(~np.isfinite(lengths)).tolist()
+    return found
 
 
 def finish(vectors: FloatMatrix, dimensions: int | None, normalize: bool) -> FloatMatrix:

@@ -11,10 +11,11 @@ in this order, data in C order; for example float32 [[1.0]] is
 Types read: <f2 <f4 <f8 |i1 |u1 <i2 <u2 <i4 <u4 <i8 <u8, of 0 to 3 dimensions. No ext types, no map
 keys but str, at most MAX_DEPTH levels and MAX_ITEMS values.
 
-Requests and results are maps of the fields of shared.contracts' classes; arrays are <f4:
-    EmbedRequest -> EmbedResult with "vectors" (N, D), RerankRequest -> RerankResult with "scores" (N,),
-    PredictRequest -> PredictResult with "scores" (N, L),
-    TokenizeRequest -> TokenizeResult with "spans" (T, 4), which is <i4.
+Requests and results are maps of the fields of shared.contracts' classes:
+    EmbedRequest -> EmbedResult with "vectors" (N, D) <f4,
+    RerankRequest -> RerankResult with "scores" (N,) <f8, and "logits" (N,) <f4 or nil,
+    PredictRequest -> PredictResult with "scores" (N, L) <f8,
+    TokenizeRequest -> TokenizeResult with "spans" (T, 4) <i4.
 Error:   {"code": str, "message": str, "field": str | nil, "retry_after_s": float | nil}
 """
 
@@ -55,8 +56,8 @@ _SCALARS = {str, bytes, int, float, bool, type(None), np.ndarray}
 
 _ARRAYS: dict[type[object], tuple[str, str, int]] = {
     EmbedResult: ("vectors", "<f4", 2),
-    RerankResult: ("scores", "<f4", 1),
-    PredictResult: ("scores", "<f4", 2),
+    RerankResult: ("scores", "<f8", 1),
+    PredictResult: ("scores", "<f8", 2),
     TokenizeResult: ("spans", "<i4", 2),
 }
 """The field of a result that is an array, its type and dimensions. One row or entry a token count, or a
@@ -128,6 +129,9 @@ def unpack_result(
         result = msgspec.convert(value, kind)
         if not isinstance(array, np.ndarray) or array.dtype.str != dtype or array.ndim != dimensions:
             raise TypeError(name)
+        logits = result.logits if isinstance(result, RerankResult) else None
+        if logits is not None and (logits.dtype.str, logits.shape) != ("<f4", array.shape):
+            raise TypeError("logits")
         if isinstance(result, TokenizeResult):
             if not array.shape == (len(result.texts), 4) == (result.total_tokens, 4):
                 raise ValueError("texts")

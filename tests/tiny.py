@@ -42,6 +42,7 @@ class Tiny:
     dimensions: of an embedding model. work: so many multiplications of each token's embedding with an
     identity matrix of `dimensions` make the CPU's model slow, and change nothing.
     prompts: by name, as the manifest has them.
+    broken: words whose numbers are NaN; "[CLS]" is in every text.
     ballast_bytes: of a file beside the others that nobody reads; it makes the model large for the store
     and for routing.
     """
@@ -52,6 +53,7 @@ class Tiny:
     work: int = 0
     prompts: Mapping[str, str] = field(default_factory=dict, hash=False)
     ballast_bytes: int = 0
+    broken: tuple[str, ...] = ()
 
     def vectors(self, texts: Sequence[str], dimensions: int | None = None) -> NDArray[np.float64]:
         """What the service must answer: (N, dimensions), of unit length."""
@@ -120,6 +122,7 @@ class Tiny:
 
     def _graph(self) -> onnx.ModelProto:
         constants = {"table": self._table.astype(np.float32)}
+        constants["table"][[_VOCABULARY[word] for word in self.broken]] = np.nan
         nodes = [helper.make_node("Gather", ["table", "input_ids"], ["rows"])]
         output = "rows"
         if self.work:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from shared.bulk.rows import BadRow, vectors_of
 from shared.contracts import EmbedResult, FloatMatrix
-from shared.dialects.openai import EmbeddingsBody, format_result
+from shared.dialects.openai import EmbeddingsBody, format_line
 from shared.vectors import finish
 
 
@@ -91,7 +91,7 @@ def _answer(request: _Request | None, job: str, model: str) -> list[bytes]:
         vectors = finish(vectors, asked.dimensions, True)
     result = EmbedResult(vectors, tuple(request.tokens), asked.model or model, revision="")
     # The body says float where the caller says nothing, as the service itself does.
-    body = format_result(result, EmbeddingsBody("", encoding_format=asked.encoding_format))
+    body = format_line(result, EmbeddingsBody("", encoding_format=asked.encoding_format))
     response = {
         "status_code": 200,
         "request_id": _id("req", job, request.line),

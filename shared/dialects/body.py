@@ -43,6 +43,9 @@ class _Marks(msgspec.Struct):
     texts: msgspec.Raw = _ABSENT
     documents: msgspec.Raw = _ABSENT
     property: msgspec.Raw = _ABSENT
+    top_k: msgspec.Raw = _ABSENT
+    top_n: msgspec.Raw = _ABSENT
+    truncation: msgspec.Raw = _ABSENT
 
 
 Marks: TypeAlias = Mapping[str, bool]
@@ -52,11 +55,11 @@ Marks: TypeAlias = Mapping[str, bool]
 def read_marks(data: bytes, content_type: str) -> Marks:
     """The marks of a body; none if it cannot be read, which decode_body then tells the caller."""
     try:
-        if _media_type(content_type) == wire.CONTENT_TYPE:
+        if media_type_of(content_type) == wire.CONTENT_TYPE:
             body = wire.unpack(data, max_bytes=len(data))
             found = {name: body.get(name) for name in _Marks.__struct_fields__}
             return {name: type(value) is dict for name, value in found.items() if value is not None}
-        marks = msgspec.structs.asdict(msgspec.json.decode(_without_bom(data), type=_Marks))
+        marks = msgspec.structs.asdict(msgspec.json.decode(without_bom(data), type=_Marks))
         starts = {name: bytes(memoryview(raw)[:1]) for name, raw in marks.items()}
         return {name: start == b"{" for name, start in starts.items() if start != b"n"}
     except (InvalidInput, AttributeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -68,11 +71,11 @@ def decode_body(data: bytes, content_type: str, kind: type[T]) -> T:
 
     Raises InvalidInput with the field's path, UnsupportedMediaType.
     """
-    media_type = _media_type(content_type)
+    media_type = media_type_of(content_type)
     try:
         if media_type == JSON:
             _check_charset(content_type, data)
-            return msgspec.json.decode(_without_bom(data), type=kind)
+            return msgspec.json.decode(without_bom(data), type=kind)
         if media_type == wire.CONTENT_TYPE:
             return msgspec.convert(wire.unpack(data, max_bytes=len(data)), type=kind)
     except msgspec.ValidationError as error:
@@ -149,7 +152,7 @@ def message_of(error: BlitzError, name: Callable[[str], str]) -> str:
     return message if field in message else f"{field}: {message}"
 
 
-def _without_bom(data: bytes) -> bytes:
+def without_bom(data: bytes) -> bytes:
     """Without the mark that some tools of Windows put before UTF-8."""
     return data.removeprefix(codecs.BOM_UTF8)
 
@@ -161,5 +164,6 @@ def _check_charset(content_type: str, data: bytes) -> None:
         raise UnsupportedMediaType(f"send {JSON} in UTF-8, which is its only charset")
 
 
-def _media_type(content_type: str) -> str:
+def media_type_of(content_type: str) -> str:
+    """Without parameters; JSON if there is none."""
     return content_type.partition(";")[0].strip().lower() or JSON

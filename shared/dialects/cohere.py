@@ -1,6 +1,7 @@
-"""Cohere's, Jina's and Weaviate's rerank, and their errors: body to contract, result to body.
+"""Reranking as Cohere, Jina, Voyage, Infinity and Weaviate have it: body to contract, result to body.
 
-Does not know HTTP headers, backends or how a body was decoded; Cohere's /v2/embed is in cohere_embed.
+Errors are here too. Does not know HTTP headers, backends or how a body was decoded; Cohere's embed
+is in cohere_embed.
 Shapes:
 https://docs.cohere.com/reference/rerank, https://jina.ai/reranker,
 https://github.com/weaviate/reranker-transformers
@@ -35,7 +36,7 @@ class Document(msgspec.Struct, frozen=True):
 
 
 class DocumentsBody(msgspec.Struct, frozen=True):
-    """POST /v1/rerank, /v2/rerank and /rerank with `documents`. Unknown fields are ignored."""
+    """POST /v1/rerank, /v2/rerank and /rerank with `documents`."""
 
     query: Text
     documents: Annotated[list[Text | Document], NOT_EMPTY]
@@ -43,10 +44,22 @@ class DocumentsBody(msgspec.Struct, frozen=True):
     top_n: Count | None = None
     return_documents: bool | None = None
     max_tokens_per_doc: Count | None = None
+    truncation: bool | None = None
 
     def text(self, index: int) -> str:
         document = self.documents[index]
         return document if isinstance(document, str) else document.text
+
+
+class VoyageBody(msgspec.Struct, frozen=True):
+    """POST /v1/rerank as Voyage's clients send it, known by `top_k` or `truncation`."""
+
+    query: Text
+    documents: Annotated[list[Text], NOT_EMPTY]
+    model: str | None = None
+    top_k: Count | None = None
+    return_documents: bool | None = None
+    truncation: bool | None = None
 
 
 class WeaviateBody(msgspec.Struct, frozen=True):
@@ -65,7 +78,19 @@ def request_from(body: DocumentsBody, *, model: str, settings: Settings) -> Rera
         model=model,
         query=body.query,
         documents=tuple(body.text(index) for index in range(len(body.documents))),
+        truncate=body.truncation is not False,
         max_document_tokens=body.max_tokens_per_doc,
+    )
+
+
+def voyage_request_from(body: VoyageBody, *, model: str, settings: Settings) -> RerankRequest:
+    """The contract that `body` asks for. Raises InvalidInput and EmptyInput naming the field."""
+    check_count(len(body.documents), field="documents", max_inputs=settings.max_inputs)
+    return RerankRequest(
+        model=model,
+        query=body.query,
+        documents=tuple(body.documents),
+        truncate=body.truncation is not False,
     )
 
 
@@ -79,29 +104,51 @@ def weaviate_request_from(body: WeaviateBody, *, model: str, settings: Settings)
 
 def format_v1(result: RerankResult, body: DocumentsBody) -> bytes:
     """JSON that clients of Cohere v1 and of Jina both read: {id, model, results, usage, meta}."""
-    results = _results(result, body)
-    if body.return_documents:
-        for each in results:
-            each["document"] = {"text": body.text(each["index"])}
-    return _dump(_v1(result, results))
+    return _dump(_v1(result, _results_with_documents(result, body)))
 
 
 def format_v1_msgpack(result: RerankResult, body: DocumentsBody) -> bytes:
-    """As the JSON, `results` by columns: {index: (M,) int32, relevance_score: (M,) float32, text?}."""
-    columns = _columns(result, body)
+    """As the JSON, `results` by columns: {index: (M,) int32, relevance_score: (M,) float64, text?}."""
+    return pack(_v1(result, _columns_with_texts(result, body)))
+
+
+def format_infinity(result: RerankResult, body: DocumentsBody) -> bytes:
+    """As v1's JSON, but a document is a string: litellm reads it so, and v1's otherwise."""
+    results = _results(result, body.top_n)
     if body.return_documents:
-        columns["text"] = [body.text(index) for index in result.ranking[: body.top_n]]
-    return pack(_v1(result, columns))
+        for each in results:
+            each["document"] = body.text(each["index"])
+    return _dump(_v1(result, results))
+
+
+def format_voyage(result: RerankResult, body: VoyageBody) -> bytes:
+    """JSON {object, data: [{index, relevance_score, document?}], model, usage}, best first."""
+    data = _results(result, body.top_k)
+    if body.return_documents:
+        for each in data:
+            each["document"] = body.documents[each["index"]]
+    return _dump(_voyage(result, data))
+
+
+def format_voyage_msgpack(result: RerankResult, body: VoyageBody) -> bytes:
+    """As the JSON, `data` by columns: {index: (M,) int32, relevance_score: (M,) float64, document?}."""
+    columns = _columns(result, body.top_k)
+    if body.return_documents:
+        columns["document"] = [body.documents[index] for index in result.ranking[: body.top_k]]
+    return pack(_voyage(result, columns))
 
 
 def format_v2(result: RerankResult, body: DocumentsBody) -> bytes:
-    """JSON {id, results: [{index, relevance_score}], meta}, best first. No documents, as Cohere's."""
-    return _dump(_v2(result, _results(result, body), "2"))
+    """JSON {id, results: [{index, relevance_score, document?}], meta}, best first.
+
+    Cohere has no documents here any more, and clients go on asking for them.
+    """
+    return _dump(_v2(result, _results_with_documents(result, body), "2"))
 
 
 def format_v2_msgpack(result: RerankResult, body: DocumentsBody) -> bytes:
-    """As the JSON, `results` by columns: {index: (M,) int32, relevance_score: (M,) float32}."""
-    return pack(_v2(result, _columns(result, body), "2"))
+    """As v1's."""
+    return pack(_v2(result, _columns_with_texts(result, body), "2"))
 
 
 def format_weaviate(result: RerankResult, body: WeaviateBody) -> bytes:
@@ -111,7 +158,7 @@ def format_weaviate(result: RerankResult, body: WeaviateBody) -> bytes:
 
 
 def format_weaviate_msgpack(result: RerankResult, body: WeaviateBody) -> bytes:
-    """{scores: (N,) float32}, in the documents' own order."""
+    """{scores: (N,) float64}, in the documents' own order."""
     return pack({"scores": result.scores})
 
 
@@ -121,14 +168,34 @@ def format_error(error: BlitzError) -> tuple[int, bytes]:
     return error.status, orjson.dumps(dict.fromkeys(("message", "detail", "error"), message))
 
 
-def _results(result: RerankResult, body: DocumentsBody) -> list[dict[str, Any]]:
-    order = result.ranking[: body.top_n]
+def _results(result: RerankResult, most: int | None) -> list[dict[str, Any]]:
+    order = result.ranking[:most]
     return [{"index": index, "relevance_score": result.scores[index]} for index in order]
 
 
-def _columns(result: RerankResult, body: DocumentsBody) -> dict[str, object]:
-    order = result.ranking[: body.top_n]
+def _results_with_documents(result: RerankResult, body: DocumentsBody) -> list[dict[str, Any]]:
+    results = _results(result, body.top_n)
+    if body.return_documents:
+        for each in results:
+            each["document"] = {"text": body.text(each["index"])}
+    return results
+
+
+def _columns_with_texts(result: RerankResult, body: DocumentsBody) -> dict[str, object]:
+    columns = _columns(result, body.top_n)
+    if body.return_documents:
+        columns["text"] = [body.text(index) for index in result.ranking[: body.top_n]]
+    return columns
+
+
+def _columns(result: RerankResult, most: int | None) -> dict[str, object]:
+    order = result.ranking[:most]
     return {"index": np.array(order, np.int32), "relevance_score": result.scores[order]}
+
+
+def _voyage(result: RerankResult, data: object) -> dict[str, object]:
+    usage = {"total_tokens": result.total_tokens}
+    return {"object": "list", "data": data, "model": result.model, "usage": usage}
 
 
 def _v1(result: RerankResult, results: object) -> dict[str, object]:

@@ -1,74 +1,141 @@
-"""OpenAI's embeddings, models and errors: body to contract, result to body.
+"""OpenAI's, Voyage's, Mistral's and Jina's /v1/embeddings: body to contract, result to body; errors.
 
 Does not know HTTP headers, backends or how a body was decoded. Shapes:
-https://platform.openai.com/docs/api-reference/embeddings
+https://platform.openai.com/docs/api-reference/embeddings, https://docs.voyageai.com/reference,
+https://docs.mistral.ai/api, https://api.jina.ai/redoc
 """
 
 from __future__ import annotations
 
-import base64
+import uuid
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
-import numpy as np
 import orjson
 
-from shared.contracts import EmbedRequest, EmbedResult, FloatMatrix, ModelCard
-from shared.dialects.body import Count, Inputs, message_of, read_inputs
+from shared.contracts import EmbedRequest, EmbedResult, InputType, ModelCard, TextInput
+from shared.dialects.body import (
+    NOT_EMPTY,
+    Count,
+    Inputs,
+    Text,
+    TokenId,
+    TokenIds,
+    message_of,
+    read_inputs,
+)
+from shared.dialects.number_types import EmbeddingType, NumberType, convert, in_base64
 from shared.errors import BlitzError, InvalidInput
 from shared.settings import Settings
 from shared.wire import pack
 
 OWNER = "blitz-embedding"
 
+JinaTask: TypeAlias = Literal[
+    "retrieval.query", "retrieval.passage", "text-matching", "classification", "separation"
+]
+T = TypeVar("T")
+
+_INPUT_TYPES: dict[str, InputType] = {"query": "query", "document": "document", "passage": "document"}
+_TASKS: dict[str, InputType] = {
+    "retrieval.query": "query",
+    "retrieval.passage": "document",
+    "classification": "classification",
+    "separation": "clustering",
+}
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+
+
+class TextObject(msgspec.Struct, frozen=True):
+    """A text as Jina's clients may send it."""
+
+    text: Text
+
 
 class EmbeddingsBody(msgspec.Struct, frozen=True):
-    """POST /v1/embeddings. `truncate` and `prompt_name` are ours; unknown fields are ignored."""
+    """POST /v1/embeddings: the fields of OpenAI, Voyage, Mistral and Jina, which do not contradict.
 
-    input: Inputs
+    `prompt_name` is ours, as `truncate` is OpenAI's clients' way to say Voyage's `truncation`.
+    """
+
+    input: Text | Annotated[list[Text | TokenId | TokenIds | TextObject], NOT_EMPTY]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Count | None = None
-    user: str | None = None
+    output_dimension: Count | None = None
+    output_dtype: NumberType | None = None
+    embedding_type: EmbeddingType | Annotated[list[EmbeddingType], NOT_EMPTY] | None = None
+    encoding_type: EmbeddingType | None = None
     truncate: bool | None = None
+    truncation: bool | None = None
+    normalized: bool | None = None
+    input_type: Literal["query", "document", "passage"] | None = None
+    task: JinaTask | None = None
     prompt_name: str | None = None
+
+    @property
+    def inputs(self) -> Inputs:
+        """With texts for objects."""
+        if isinstance(self.input, str):
+            return self.input
+        return [item.text if isinstance(item, TextObject) else item for item in self.input]
 
 
 def request_from(body: EmbeddingsBody, *, model: str, settings: Settings) -> EmbedRequest:
     """The contract that `body` asks for. Raises InvalidInput and EmptyInput naming the field."""
-    inputs = read_inputs(body.input, field="input", max_inputs=settings.max_inputs)
-    if not settings.allow_token_ids and any(not isinstance(item, str) for item in inputs):
-        # LangChain sends tiktoken ids by default: in this model's vocabulary they are other words,
-        # and the vectors would be wrong without anyone noticing.
+    number_type, _ = written_as(body)
+    normalize = body.normalized is not False
+    if not normalize and number_type != "float":
         raise InvalidInput(
-            "token ids are not accepted, because ids of another model's vocabulary give wrong vectors: "
-            "send texts (in LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))",
-            field="input",
+            f"{number_type} is made of vectors of length one: leave normalized out", field="normalized"
         )
+    truncates = _agreed(("truncate", body.truncate), ("truncation", body.truncation))
     return EmbedRequest(
         model=model,
-        inputs=inputs,
-        dimensions=body.dimensions,
-        truncate=body.truncate is not False,
+        inputs=_inputs_of(body, settings),
+        dimensions=_agreed(("dimensions", body.dimensions), ("output_dimension", body.output_dimension)),
+        normalize=normalize,
+        truncate=truncates is not False,
         prompt_name=body.prompt_name,
+        input_type=_agreed(
+            ("input_type", _INPUT_TYPES.get(body.input_type or "")),
+            ("task", _TASKS.get(body.task or "")),
+        ),
     )
 
 
+def written_as(body: EmbeddingsBody) -> tuple[NumberType, bool]:
+    """The type of the numbers, and whether their bytes are to be in base64. Raises InvalidInput."""
+    kinds = body.embedding_type if isinstance(body.embedding_type, list) else [body.embedding_type]
+    if len(kinds) > 1:
+        raise InvalidInput(
+            "embedding_type names several types: ask for one at a time", field="embedding_type"
+        )
+    jina: EmbeddingType | None = _agreed(
+        ("embedding_type", kinds[0]), ("encoding_type", body.encoding_type)
+    )
+    in_base64 = body.encoding_format == "base64" or jina == "base64"
+    # Voyage's output_dtype says what the bytes are that its encoding_format packs.
+    named: NumberType | None = None if jina is None or jina == "base64" else jina
+    kind: NumberType | None = _agreed(("embedding_type", named), ("output_dtype", body.output_dtype))
+    return kind or "float", in_base64
+
+
 def format_result(result: EmbedResult, body: EmbeddingsBody) -> bytes:
-    """JSON. Floats are written by orjson from the array; base64 holds little-endian float32."""
-    vectors = np.ascontiguousarray(result.vectors, dtype="<f4")
-    encode = _base64 if body.encoding_format == "base64" else _identity
-    data = [
-        {"object": "embedding", "index": index, "embedding": encode(row)}
-        for index, row in enumerate(vectors)
-    ]
-    return orjson.dumps(_list_of(data, result), option=orjson.OPT_SERIALIZE_NUMPY)
+    """JSON {id, object, data, model, usage}; the id is what Mistral's client wants."""
+    answer = {"id": f"embd-{uuid.uuid4().hex}", **_list_of(_data(result, body), result)}
+    return orjson.dumps(answer, option=_NUMPY)
+
+
+def format_line(result: EmbedResult, body: EmbeddingsBody) -> bytes:
+    """The same without an id: a line of a batch is the same however often it is written."""
+    return orjson.dumps(_list_of(_data(result, body), result), option=_NUMPY)
 
 
 def format_result_msgpack(result: EmbedResult, body: EmbeddingsBody) -> bytes:
-    """As the JSON, but `data` is the (N, D) float32 array itself."""
-    return pack(_list_of(result.vectors, result))
+    """As the JSON, but `data` is the (N, D) array itself, float32 if no other type is asked for."""
+    return pack(_list_of(convert(result.vectors, written_as(body)[0]), result))
 
 
 def format_models(cards: Sequence[ModelCard]) -> bytes:
@@ -79,15 +146,24 @@ def format_model(card: ModelCard) -> bytes:
     return orjson.dumps(_model(card))
 
 
+def format_embeddings_error(error: BlitzError) -> tuple[int, bytes]:
+    """As format_error, with the message in `detail` too, where clients of Voyage, Mistral, Jina look."""
+    return error.status, orjson.dumps({**_error(error), "detail": message_of(error, lambda name: name)})
+
+
 def format_error(error: BlitzError) -> tuple[int, bytes]:
     """HTTP status and JSON body. The message names the field too: it is all that the SDK prints."""
+    return error.status, orjson.dumps(_error(error))
+
+
+def _error(error: BlitzError) -> dict[str, object]:
     if error.status == 429:
         kind = "rate_limit_error"
     else:
         kind = "invalid_request_error" if error.status < 500 else "server_error"
     message = message_of(error, lambda field: field)
     body = {"message": message, "type": kind, "param": error.field, "code": error.code}
-    return error.status, orjson.dumps({"error": body})
+    return {"error": body}
 
 
 def _list_of(data: object, result: EmbedResult) -> dict[str, object]:
@@ -95,12 +171,32 @@ def _list_of(data: object, result: EmbedResult) -> dict[str, object]:
     return {"object": "list", "data": data, "model": result.model, "usage": usage}
 
 
-def _base64(row: FloatMatrix) -> object:
-    return base64.b64encode(row.data).decode("ascii")
+def _data(result: EmbedResult, body: EmbeddingsBody) -> list[dict[str, object]]:
+    number_type, packed = written_as(body)
+    numbers = convert(result.vectors, number_type)
+    rows = in_base64(numbers) if packed else numbers
+    return [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
 
 
-def _identity(row: FloatMatrix) -> object:
-    return row
+def _inputs_of(body: EmbeddingsBody, settings: Settings) -> tuple[TextInput, ...]:
+    inputs = read_inputs(body.inputs, field="input", max_inputs=settings.max_inputs)
+    if not settings.allow_token_ids and any(not isinstance(item, str) for item in inputs):
+        # LangChain sends tiktoken ids by default: in this model's vocabulary they are other words,
+        # and the vectors would be wrong without anyone noticing.
+        raise InvalidInput(
+            "token ids are not accepted, because ids of another model's vocabulary give wrong vectors: "
+            "send texts (in LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))",
+            field="input",
+        )
+    return inputs
+
+
+def _agreed(one: tuple[str, T | None], other: tuple[str, T | None]) -> T | None:
+    """What two dialects' fields for one thing say. Raises InvalidInput if they say different things."""
+    (name, value), (other_name, other_value) = one, other
+    if value is None or other_value is None or value == other_value:
+        return other_value if value is None else value
+    raise InvalidInput(f"{name} and {other_name} contradict each other: send one", field=other_name)
 
 
 def _model(card: ModelCard) -> dict[str, object]:

@@ -10,8 +10,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import msgspec
+
 from shared.contracts import Request
-from shared.dialects import azure_search, cohere, cohere_embed, openai, tei, tei_scores, tei_tokens
+from shared.dialects import (
+    azure_search,
+    cohere,
+    cohere_embed,
+    ollama,
+    openai,
+    tei,
+    tei_missing,
+    tei_scores,
+    tei_tokens,
+)
 from shared.dialects.body import Marks
 from shared.errors import BlitzError
 from shared.manifest import Task
@@ -31,6 +43,7 @@ class Operation:
     fits: whether a body is meant for it, where several share a path; the first that fits gets it, and
         the last at each path gets what fits none.
     query: fields of the body that the query string may give too.
+    refusal: why nobody gets an answer; empty for what is served.
     """
 
     summary: str
@@ -43,11 +56,12 @@ class Operation:
     task: Task = "embedding"
     fits: Callable[[Marks], bool] = lambda marks: True
     query: tuple[str, ...] = ()
+    refusal: str = ""
 
 
 OPERATIONS = (
     Operation(
-        "Embed (OpenAI)",
+        "Embed (OpenAI, Voyage, Mistral, Jina)",
         (
             "/v1/embeddings",
             "/embeddings",
@@ -58,7 +72,7 @@ OPERATIONS = (
         openai.request_from,
         openai.format_result,
         openai.format_result_msgpack,
-        openai.format_error,
+        openai.format_embeddings_error,
     ),
     Operation(
         "Compare one sentence with others (Text Embeddings Inference)",
@@ -121,6 +135,27 @@ OPERATIONS = (
         fits=lambda marks: "property" in marks,
     ),
     Operation(
+        "Rerank documents (Infinity, as litellm reads it)",
+        ("/infinity/rerank",),
+        cohere.DocumentsBody,
+        cohere.request_from,
+        cohere.format_infinity,
+        cohere.format_v1_msgpack,
+        cohere.format_error,
+        task="cross-encoder",
+    ),
+    Operation(
+        "Rerank documents (Voyage)",
+        ("/v1/rerank",),
+        cohere.VoyageBody,
+        cohere.voyage_request_from,
+        cohere.format_voyage,
+        cohere.format_voyage_msgpack,
+        cohere.format_error,
+        task="cross-encoder",
+        fits=lambda marks: "top_n" not in marks and bool({"top_k", "truncation"} & marks.keys()),
+    ),
+    Operation(
         "Rerank documents (Cohere v1, Jina)",
         ("/v1/rerank", "/rerank"),
         cohere.DocumentsBody,
@@ -150,6 +185,46 @@ OPERATIONS = (
         cohere.format_error,
     ),
     Operation(
+        "Embed (Cohere v1)",
+        ("/v1/embed",),
+        cohere_embed.TextsBody,
+        cohere_embed.request_from,
+        cohere_embed.format_v1,
+        cohere_embed.format_v1_msgpack,
+        cohere.format_error,
+    ),
+    Operation(
+        "Embed (Ollama)",
+        ("/api/embed",),
+        ollama.OllamaBody,
+        ollama.request_from,
+        ollama.format_result,
+        ollama.format_result_msgpack,
+        ollama.format_error,
+    ),
+    Operation(
+        "Embed one text (Ollama, the older way)",
+        ("/api/embeddings",),
+        ollama.OllamaPromptBody,
+        ollama.prompt_request_from,
+        ollama.format_prompt,
+        ollama.format_prompt_msgpack,
+        ollama.format_prompt_error,
+    ),
+    *(
+        Operation(
+            "Not served: the error says why (Text Embeddings Inference)",
+            (path,),
+            tei_missing.NothingBody,
+            tei_missing.nothing_from,
+            tei_missing.format_nothing,
+            tei_missing.format_nothing,
+            tei.format_error,
+            refusal=why,
+        )
+        for path, why in tei_missing.WHY.items()
+    ),
+    Operation(
         "Embed records (Azure AI Search: custom Web API skill and vectorizer)",
         ("/azure-search",),
         azure_search.RecordsBody,
@@ -160,6 +235,11 @@ OPERATIONS = (
         query=("input_type", "prompt_name", "dimensions", "input", "output"),
     ),
 )
+
+
+def supported_by(body: type[Any]) -> frozenset[str]:
+    """The fields that it reads, by their names in JSON."""
+    return _SUPPORTED[body]
 
 
 def operations_at(path: str) -> tuple[Operation, ...]:
@@ -185,6 +265,13 @@ def is_operation(path: str) -> bool:
     """Whether requests to `path` are for a backend."""
     return path in _ERROR_FORMATS or _AZURE_DEPLOYMENT.fullmatch(path) is not None
 
+
+_SUPPORTED = {
+    each.body: frozenset(field.encode_name for field in msgspec.structs.fields(each.body))
+    for each in OPERATIONS
+}
+KNOWN = frozenset().union(*_SUPPORTED.values())
+"""Fields that any dialect reads."""
 
 _ERROR_FORMATS = {path: operations_at(path)[-1].format_error for path in PATHS}
 _AZURE_DEPLOYMENT = re.compile("/openai/deployments/(?s:.+)/embeddings")

@@ -90,7 +90,7 @@ def format_ranks(result: RerankResult, body: RerankBody) -> bytes:
 
 
 def format_ranks_msgpack(result: RerankResult, body: RerankBody) -> bytes:
-    """The JSON's columns: {index: (N,) int32, score: (N,) float32, text?: [str]}, best first."""
+    """The JSON's columns: {index: (N,) int32, score: (N,) float64, text?: [str]}, best first."""
     order = result.ranking
     ranks: dict[str, object] = {"index": np.array(order, np.int32), "score": result.scores[order]}
     if body.return_text:
@@ -112,7 +112,7 @@ def format_predictions(result: PredictResult, body: PredictBody) -> bytes:
 
 
 def format_predictions_msgpack(result: PredictResult, body: PredictBody) -> bytes:
-    """{scores: (N, L) float32, labels: [str]}, column j being labels[j]."""
+    """{scores: (N, L) float64, labels: [str]}, column j being labels[j]."""
     return pack({"scores": result.scores, "labels": list(result.labels)})
 
 

@@ -207,18 +207,13 @@ class TorchEngine:
         self.memory_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
-        """See `Engine.run`. Raises Unavailable if not even one sequence fits the GPU's memory, and
-        InvalidArtefact if numbers overflow."""
+        """See `Engine.run`. Raises Unavailable if not even one sequence fits the GPU's memory."""
         buckets = split_by_length([len(each) for each in sequences], _PASS_TOKENS[self._device.type])
         # Answers are fetched at the end, so that the GPU need not wait for the host between passes.
         pooled = [self._forward_in_halves([sequences[i] for i in bucket]) for bucket in buckets]
         rows = np.empty((len(sequences), self.dimensions), np.float32)
         for bucket, tensor in zip(buckets, pooled, strict=True):
             rows[bucket] = tensor.cpu().numpy()
-        if not np.isfinite(rows).all():
-            raise InvalidArtefact(
-                "the model's numbers overflow in the format it runs in here: serve its CPU build"
-            )
         return rows
 
     def close(self) -> None:

@@ -153,3 +153,17 @@ def test_overload_is_too_many_requests(serve: Callable[[FakeBackend], str]) -> N
     ):
         client.embed(model="mini", texts=["a"], input_type="search_query", request_options=ONCE)
     assert (caught.value.headers or {})["retry-after-ms"] == "500"
+
+
+def test_the_older_client_reads_plain_floats_and_types(service_url: str) -> None:
+    """cohere.Client posts to /v1/embed; without types `embeddings` is a list, with them an object."""
+    with cohere.Client(api_key="any", base_url=service_url) as client:
+        plain = client.embed(texts=TEXTS, model=MODEL, input_type="search_document")
+        typed = client.embed(
+            texts=TEXTS, model=MODEL, input_type="search_document", embedding_types=["int8", "float"]
+        )
+    assert isinstance(plain.embeddings, list)
+    assert np.array(plain.embeddings).shape == (3, 384)
+    assert not isinstance(typed.embeddings, list)
+    assert typed.embeddings.float_ == plain.embeddings
+    assert np.array(typed.embeddings.int8).shape == (3, 384)

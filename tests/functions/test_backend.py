@@ -61,11 +61,13 @@ class FakeInference:
 
     async def rerank(self, request: RerankRequest) -> RerankResult:
         rows = await self._rows(request, request.documents)
-        return RerankResult(rows[:, 0], _counts(rows), request.model, "r", "cross-encoder")
+        return RerankResult(
+            rows[:, 0].astype(np.float64), _counts(rows), request.model, "r", "cross-encoder"
+        )
 
     async def predict(self, request: PredictRequest) -> PredictResult:
         rows = await self._rows(request, request.inputs)
-        return PredictResult(rows, _counts(rows), request.model, "r", ("no", "yes"))
+        return PredictResult(rows.astype(np.float64), _counts(rows), request.model, "r", ("no", "yes"))
 
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
         rows = await self._rows(request, request.inputs)

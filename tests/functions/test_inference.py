@@ -358,6 +358,16 @@ async def test_a_rerankers_scores_are_sigmoids_or_logits(served: Served) -> None
     assert raw.scores.tolist() == [0, -4]
 
 
+async def test_logits_whose_sigmoids_tie_are_still_ranked(served: Served) -> None:
+    """From 17 on float32 has one sigmoid for all, float64 from 37 on; equals stay in their order."""
+    documents = tuple("d" * (10 + logit - 1) for logit in (17, 19, 18, 50, 51, 51))
+    result = await served.inference.rerank(RerankRequest("ranker", "q", documents))
+    assert result.ranking == [4, 5, 3, 1, 2, 0]
+    assert 1 - result.scores[2] == pytest.approx(1.52e-8, rel=1e-2)
+    assert result.logits is not None
+    assert result.logits.tolist() == [17, 19, 18, 50, 51, 51]
+
+
 async def test_an_embedding_model_reranks_by_cosine_and_says_so(served: Served) -> None:
     """The prompts for queries and documents are used; the query's tokens count with the first."""
     asked: list[EmbedRequest] = []

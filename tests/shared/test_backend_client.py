@@ -71,11 +71,11 @@ class FakeInference:
 
     async def rerank(self, request: RerankRequest) -> RerankResult:
         self._note(request)
-        return RerankResult(np.array([0.5, -1], np.float32), (1, 2), "m", "r", "cosine")
+        return RerankResult(np.array([0.5, -1]), (1, 2), "m", "r", "cosine")
 
     async def predict(self, request: PredictRequest) -> PredictResult:
         self._note(request)
-        return PredictResult(np.array([[0.5], [1]], np.float32), (1, 2), "m", "r", ("x",))
+        return PredictResult(np.array([[0.5], [1.0]]), (1, 2), "m", "r", ("x",))
 
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
         self._note(request)

@@ -60,18 +60,31 @@ def test_joined_parts_are_the_whole_result(texts: tuple[str, ...], size: int) ->
     )
     assert np.array_equal(joined.vectors, rows)
     assert replace(joined, vectors=rows) == embedded
-    ranked = RerankResult(rows[:, 0], counts, "m", "r", "cosine", device="gpu")
+    scores = rows.astype(np.float64)
+    ranked = RerankResult(
+        scores[:, 0], counts, "m", "r", "cross-encoder", device="gpu", logits=rows[:, 0]
+    )
     reranked = join(
         [
-            replace(ranked, scores=rows[i : i + size, 0], token_counts=counts[i : i + size])
+            replace(
+                ranked,
+                scores=scores[i : i + size, 0],
+                logits=rows[i : i + size, 0],
+                token_counts=counts[i : i + size],
+            )
             for i in starts
         ]
     )
-    assert np.array_equal(reranked.scores, rows[:, 0])
-    assert replace(reranked, scores=ranked.scores) == ranked
-    labelled = PredictResult(rows, counts, "m", "r", ("x", "y"))
+    assert np.array_equal(reranked.scores, scores[:, 0])
+    assert reranked.logits is not None
+    assert np.array_equal(reranked.logits, rows[:, 0])
+    assert replace(reranked, scores=ranked.scores, logits=ranked.logits) == ranked
+    labelled = PredictResult(scores, counts, "m", "r", ("x", "y"))
     predicted = join(
-        [replace(labelled, scores=rows[i : i + size], token_counts=counts[i : i + size]) for i in starts]
+        [
+            replace(labelled, scores=scores[i : i + size], token_counts=counts[i : i + size])
+            for i in starts
+        ]
     )
     assert np.array_equal(predicted.scores, rows)
     parts = [
@@ -84,7 +97,7 @@ def test_joined_parts_are_the_whole_result(texts: tuple[str, ...], size: int) ->
     assert spelled.texts == tuple("".join(texts))
     assert spelled.token_counts == tuple(map(len, texts))
     assert np.array_equal(spelled.spans, np.concatenate([part.spans for part in parts]))
-    assert replace(predicted, scores=rows) == labelled
+    assert replace(predicted, scores=scores) == labelled
 
 
 def test_timings_are_of_the_slowest_part_in_each_step() -> None:

@@ -78,11 +78,13 @@ class FakeBackend:
 
     async def rerank(self, request: RerankRequest) -> RerankResult:
         rows, counts, revision = await self._rows(request)
-        return RerankResult(rows[:, 0], counts, request.model, revision, "cross-encoder")
+        return RerankResult(
+            rows[:, 0].astype(np.float64), counts, request.model, revision, "cross-encoder"
+        )
 
     async def predict(self, request: PredictRequest) -> PredictResult:
         rows, counts, revision = await self._rows(request)
-        return PredictResult(rows, counts, request.model, revision, ("x", "y"))
+        return PredictResult(rows.astype(np.float64), counts, request.model, revision, ("x", "y"))
 
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
         _, counts, revision = await self._rows(request)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from shared.manifest import Pooling
-from shared.vectors import DenseLayer, apply_dense, finish, pool, sigmoid, softmax
+from shared.vectors import DenseLayer, apply_dense, finish, pool, rows_not_finite, sigmoid, softmax
 
 HIDDEN = np.array([[[1, 0], [3, 4], [9, 9]], [[2, 6], [0, 0], [0, 0]]], np.float32)
 
@@ -50,6 +50,23 @@ def test_a_dense_layer_is_torchs_linear_then_its_activation() -> None:
     """weight is (out, in), as torch stores it."""
     layer = DenseLayer(np.array([[1, 2], [0, -1]], np.float32), np.array([1, 1], np.float32), "relu")
     assert apply_dense(np.array([[1, 3]], np.float32), layer).tolist() == [[8, 0]]
+
+
+def test_a_sigmoid_keeps_its_digits() -> None:
+    """In float32 both were exactly 1; the right values are from mpmath."""
+    scores = sigmoid(np.array([18, 19, -18], np.float32))
+    right = [0.9999999847700205, 0.9999999943972036, 1.5229979512760347e-8]
+    assert scores.tolist() == pytest.approx(right, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("number", "broken"),
+    [(0.0, []), (1e18, []), (np.nan, [1]), (np.inf, [1]), (-np.inf, [1]), (3e38, [1])],
+)
+def test_a_row_without_a_finite_length_is_told(number: float, broken: list[int]) -> None:
+    """The square of the last one is none: scaled to unit length, that row would be zeros."""
+    rows = np.array([[1, 2], [number, 1]], np.float32)
+    assert rows_not_finite(rows) == broken
 
 
 def test_sigmoid_and_softmax_do_not_overflow() -> None:

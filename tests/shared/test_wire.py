@@ -270,11 +270,19 @@ def test_results_come_back_equal() -> None:
 
 def test_scores_come_back_equal() -> None:
     """A reranker's (N,) with its method, a classifier's (N, L) with its labels."""
-    scores = np.array([0.5, 0.25], np.float32)
+    scores = np.array([0.5, 0.25])
+    logits = np.array([0, -1], np.float32)
     rerank = RerankResult(scores, (4, 5), "m", "r", "cosine")
     predict = PredictResult(scores.reshape(1, 2), (4,), "m", "r", ("no", "yes"))
     ranked = wire.unpack_result(wire.pack_result(rerank), RerankResult)
     assert (ranked.scores.tolist(), ranked.method) == ([0.5, 0.25], "cosine")
+    assert ranked.logits is None
+    crossed = wire.unpack_result(wire.pack_result(replace(rerank, logits=logits)), RerankResult)
+    assert crossed.logits is not None
+    assert (crossed.logits.dtype.str, crossed.logits.tolist()) == ("<f4", [0, -1])
+    for wrong in (logits[:1], scores):
+        with pytest.raises(errors.BackendFailed):
+            wire.unpack_result(wire.pack_result(replace(rerank, logits=wrong)), RerankResult)
     predicted = wire.unpack_result(wire.pack_result(predict), PredictResult)
     assert (predicted.scores.tolist(), predicted.labels) == ([[0.5, 0.25]], ("no", "yes"))
     with pytest.raises(errors.BackendFailed):

@@ -15,7 +15,9 @@ from shared.bulk.formats.lines import BadRecord, RawRecord, check_id, check_text
 from shared.bulk.formats.seen import Seen
 from shared.bulk.rows import BadRow, Row
 from shared.dialects.body import read_inputs
+from shared.dialects.fields import check_fields
 from shared.dialects.openai import EmbeddingsBody
+from shared.dialects.operations import KNOWN
 from shared.dialects.unreadable import not_of_type
 from shared.errors import InvalidInput
 
@@ -69,6 +71,7 @@ def read_batch(
             raise BadRecord("invalid_input", message, id=custom_id)
         texts = _texts(body, max_inputs, custom_id)
         others = read_object(bytes(raw))
+        _check_fields(others, custom_id)
         fields = write_object({name: value for name, value in others.items() if name in _KEPT})
         if len(fields) > _MAX_FIELDS_BYTES:
             message = f"the fields of body beside input have more than {_MAX_FIELDS_BYTES} bytes"
@@ -104,9 +107,18 @@ def _read_body(raw: msgspec.Raw, custom_id: str) -> EmbeddingsBody:
         raise BadRecord("invalid_input", message, id=custom_id) from None
 
 
+def _check_fields(fields: dict[str, msgspec.Raw], custom_id: str) -> None:
+    """What the answer would depend on, and does not here, is refused as elsewhere."""
+    try:
+        check_fields(fields, {"input", *_KEPT}, KNOWN)
+    except InvalidInput as error:
+        message = f"body.{error.field}: {error.message}"
+        raise BadRecord(error.code, message, id=custom_id) from None
+
+
 def _texts(body: EmbeddingsBody, max_inputs: int, custom_id: str) -> list[str]:
     try:
-        inputs = read_inputs(body.input, field="body.input", max_inputs=max_inputs)
+        inputs = read_inputs(body.inputs, field="body.input", max_inputs=max_inputs)
     except InvalidInput as error:
         raise BadRecord(error.code, error.message, id=custom_id) from None
     texts: list[str] = []

@@ -126,7 +126,9 @@ def test_other_bodies_are_no_valid_json(body: bytes) -> None:
     assert refused(body).message.startswith("the body is not valid JSON: ")
 
 
-LISTS = "a text, a list of texts, a list of token ids, or a list of lists of token ids"
+LISTS = (
+    "a text, a list of texts, a list of token ids, a list of lists of token ids, or a list of objects"
+)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,8 @@ LISTS = "a text, a list of texts, a list of token ids, or a list of lists of tok
             EmbeddingsBody,
             b'{"input":["private",null]}',
             "input[1]",
-            "input[1] must be a text, a token id from 0 to 2147483647, or a list of token ids, not null",
+            "input[1] must be a text, a token id from 0 to 2147483647, a list of token ids, or an "
+            "object, not null",
         ),
         (
             EmbeddingsBody,
@@ -159,7 +162,7 @@ LISTS = "a text, a list of texts, a list of token ids, or a list of lists of tok
             EmbeddingsBody,
             b'{"input":[-1]}',
             "input[0]",
-            "input[0] must be a text, a token id from 0 to 2147483647, or a list of token ids",
+            "input[0] must be a text, a token id from 0 to 2147483647, a list of token ids, or an object",
         ),
         (
             EmbeddingsBody,
