@@ -108,10 +108,8 @@ def request_from(body: EmbeddingsBody, *, model: str, settings: Settings) -> Emb
 def written_as(body: EmbeddingsBody) -> tuple[NumberType, bool]:
     """The type of the numbers, and whether their bytes are to be in base64. Raises InvalidInput."""
     kinds = body.embedding_type if isinstance(body.embedding_type, list) else [body.embedding_type]
-    if len(kinds) > 1:
-        raise InvalidInput(
-            "embedding_type names several types: ask for one at a time", field="embedding_type"
-        )
+    if len(kinds) != 1:
+        raise InvalidInput("embedding_type must name one type", field="embedding_type")
     jina: EmbeddingType | None = _agreed(
         ("embedding_type", kinds[0]), ("encoding_type", body.encoding_type)
     )

@@ -155,6 +155,7 @@ def test_overload_is_too_many_requests(serve: Callable[[FakeBackend], str]) -> N
     assert (caught.value.headers or {})["retry-after-ms"] == "500"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the client's own, of pydantic
 def test_the_older_client_reads_plain_floats_and_types(service_url: str) -> None:
     """cohere.Client posts to /v1/embed; without types `embeddings` is a list, with them an object."""
     with cohere.Client(api_key="any", base_url=service_url) as client:

@@ -12,11 +12,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from functions.router import connect, create_app
-from shared.dialects.operations import OPERATIONS
 from shared.manifest import File, encode_manifest, encode_pointer
 from shared.settings import Settings
 from shared.telemetry import Telemetry
-from tests.functions.test_hostile import ask, valid_body
+from tests.functions.test_hostile import SERVED, ask, valid_body
 from tests.tiny import manifest_of
 
 NAMES = [
@@ -69,7 +68,7 @@ async def test_a_model_name_cannot_leave_the_store(store: Path, monkeypatch: pyt
     try:
         for name in NAMES:
             code = quote(name, safe="").encode()
-            for operation in OPERATIONS:
+            for operation in SERVED:
                 body = {**valid_body(operation), "model": name}
                 path = operation.paths[0]
                 unnamed = json.dumps(body | {"model": None}).encode()

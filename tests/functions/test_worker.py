@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -265,11 +266,16 @@ def test_the_router_answers_as_over_uvicorn(
     """Same status, same bytes, same headers but for times."""
     inside, outside = router.over_both(method, path, **content)
     assert (inside.status_code, outside.status_code) == (status, status)
-    assert inside.content == outside.content
+    assert without_id(inside.content) == without_id(outside.content)
     expected = _stable(outside)
     # The adapter names a content type where there is none.
     expected.setdefault("content-type", "text/plain; charset=utf-8")
     assert _stable(inside) == expected
+
+
+def without_id(content: bytes) -> bytes:
+    """Each answer has an id of its own."""
+    return re.sub(rb"embd-[0-9a-f]{32}", b"embd-", content)
 
 
 def test_vectors_come_out_right_and_not_only_alike(router: App) -> None:
@@ -339,7 +345,8 @@ def test_each_caller_gets_its_own_answer(router: App) -> None:
     asked = [ask for pair in zip(openai, tei, strict=True) for ask in pair]
     begun = [router.begin("POST", path, json=body) for path, body in asked]
     for (path, body), answer in zip(asked, begun, strict=True):
-        assert _response(answer).content == router.http.post(path, json=body).content
+        there = router.http.post(path, json=body).content
+        assert without_id(_response(answer).content) == without_id(there)
 
 
 @pytest.mark.parametrize(("role", "model", "dimensions"), [("cpu", MODEL, 384), ("gpu", "tiny", 32)])
