@@ -18,6 +18,7 @@ from shared.errors import (
     InvalidArtefact,
     InvalidInput,
     Misconfigured,
+    NotFinite,
     Unavailable,
 )
 from tests.shared.bulk.test_pipeline import FakeBackend, World, batch_line
@@ -43,7 +44,7 @@ class Failing(FakeBackend):
         return await super().embed(request)
 
 
-class NotFinite(FakeBackend):
+class Unlooked(FakeBackend):
     """One that does not look at its numbers."""
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
@@ -76,6 +77,7 @@ def errors(world: World, key: str = "mini/a.jsonl") -> list[tuple[str, str, str]
         (BackendFailed, "embedding_failed"),
         (Misconfigured, "embedding_failed"),
         (InvalidArtefact, "embedding_failed"),
+        (NotFinite, "embedding_failed"),
         (InvalidInput, "input_refused"),
         (InputTooLong, "input_refused"),
     ],
@@ -109,7 +111,7 @@ async def test_texts_that_all_fail_are_not_read_a_time_each() -> None:
 @pytest.mark.parametrize("format", ["parquet", "jsonl", "npy"])
 async def test_numbers_that_are_none_are_in_no_output(format: str) -> None:
     """Also if the backend let them pass."""
-    world = await run(NotFinite(), blitz_format=format)
+    world = await run(Unlooked(), blitz_format=format)
     why = "the model's numbers for this text are NaN or infinite"
     assert errors(world) == [(id, "embedding_failed", why) for id in ("r3", "r5")]
     [manifest] = world.manifests()
