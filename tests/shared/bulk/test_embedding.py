@@ -40,7 +40,7 @@ class Failing(FakeBackend):
         for index, text in enumerate(request.inputs):
             if text in self.cannot:
                 self.requests.append(request)
-                raise self.error("its numbers are NaN", field=f"input[{index}]")
+                raise self.error(f"NaN for input[{index}]", field=f"input[{index}]")
         return await super().embed(request)
 
 
@@ -85,7 +85,7 @@ def errors(world: World, key: str = "mini/a.jsonl") -> list[tuple[str, str, str]
 async def test_an_error_about_one_text_is_one_failed_row(error: type[BlitzError], code: str) -> None:
     """With the reason; the others of its chunk have their vectors, in order."""
     world = await run(Failing({"text 3", "text 60"}, error))
-    assert errors(world) == [(id, code, "its numbers are NaN") for id in ("r3", "r60")]
+    assert errors(world) == [(id, code, "NaN for the text") for id in ("r3", "r60")]
     rows = [n for n in range(64) if n not in (3, 60)]
     assert world.table("mini/a.jsonl.parquet")["row"].to_pylist() == rows
     [manifest] = world.manifests()
@@ -124,7 +124,7 @@ async def test_a_request_of_a_batch_fails_whole_with_the_reason() -> None:
     world = await run(Failing({"text 3"}, BackendFailed), data, "mini/b.jsonl")
     [line] = world.outputs()["mini/b.jsonl.errors.jsonl"].splitlines()
     found = json.loads(line)
-    assert (found["custom_id"], found["error"]["message"]) == ("a", "its numbers are NaN")
+    assert (found["custom_id"], found["error"]["message"]) == ("a", "NaN for the text")
     [answer] = world.outputs()["mini/b.jsonl.jsonl"].splitlines()
     assert json.loads(answer)["custom_id"] == "b"
 
