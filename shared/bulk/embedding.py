@@ -144,7 +144,8 @@ class Embedder:
                     raise
                 else:
                     code = "input_refused" if isinstance(error, InvalidInput) else "embedding_failed"
-                    failed[some.pop(int(at[1]))] = _Failure(code, error.message)
+                    why = _ITEM.sub("the text", error.message)  # its number is of the call alone
+                    failed[some.pop(int(at[1]))] = _Failure(code, why)
                     middle = len(some) // 2
                     waiting += [half for half in (some[middle:], some[:middle]) if half]
         return done

@@ -18,6 +18,7 @@ from shared.errors import (
     InvalidArtefact,
     InvalidInput,
     Misconfigured,
+    NotFinite,
     Unavailable,
 )
 from tests.shared.bulk.test_pipeline import FakeBackend, World, batch_line
@@ -39,11 +40,11 @@ class Failing(FakeBackend):
         for index, text in enumerate(request.inputs):
             if text in self.cannot:
                 self.requests.append(request)
-                raise self.error("its numbers are NaN", field=f"input[{index}]")
+                raise self.error(f"NaN for input[{index}]", field=f"input[{index}]")
         return await super().embed(request)
 
 
-class NotFinite(FakeBackend):
+class Unlooked(FakeBackend):
     """One that does not look at its numbers."""
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
@@ -76,6 +77,7 @@ def errors(world: World, key: str = "mini/a.jsonl") -> list[tuple[str, str, str]
         (BackendFailed, "embedding_failed"),
         (Misconfigured, "embedding_failed"),
         (InvalidArtefact, "embedding_failed"),
+        (NotFinite, "embedding_failed"),
         (InvalidInput, "input_refused"),
         (InputTooLong, "input_refused"),
     ],
@@ -83,7 +85,7 @@ def errors(world: World, key: str = "mini/a.jsonl") -> list[tuple[str, str, str]
 async def test_an_error_about_one_text_is_one_failed_row(error: type[BlitzError], code: str) -> None:
     """With the reason; the others of its chunk have their vectors, in order."""
     world = await run(Failing({"text 3", "text 60"}, error))
-    assert errors(world) == [(id, code, "its numbers are NaN") for id in ("r3", "r60")]
+    assert errors(world) == [(id, code, "NaN for the text") for id in ("r3", "r60")]
     rows = [n for n in range(64) if n not in (3, 60)]
     assert world.table("mini/a.jsonl.parquet")["row"].to_pylist() == rows
     [manifest] = world.manifests()
@@ -109,7 +111,7 @@ async def test_texts_that_all_fail_are_not_read_a_time_each() -> None:
 @pytest.mark.parametrize("format", ["parquet", "jsonl", "npy"])
 async def test_numbers_that_are_none_are_in_no_output(format: str) -> None:
     """Also if the backend let them pass."""
-    world = await run(NotFinite(), blitz_format=format)
+    world = await run(Unlooked(), blitz_format=format)
     why = "the model's numbers for this text are NaN or infinite"
     assert errors(world) == [(id, "embedding_failed", why) for id in ("r3", "r5")]
     [manifest] = world.manifests()
@@ -122,7 +124,7 @@ async def test_a_request_of_a_batch_fails_whole_with_the_reason() -> None:
     world = await run(Failing({"text 3"}, BackendFailed), data, "mini/b.jsonl")
     [line] = world.outputs()["mini/b.jsonl.errors.jsonl"].splitlines()
     found = json.loads(line)
-    assert (found["custom_id"], found["error"]["message"]) == ("a", "its numbers are NaN")
+    assert (found["custom_id"], found["error"]["message"]) == ("a", "NaN for the text")
     [answer] = world.outputs()["mini/b.jsonl.jsonl"].splitlines()
     assert json.loads(answer)["custom_id"] == "b"
 
