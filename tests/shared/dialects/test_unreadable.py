@@ -162,7 +162,8 @@ LISTS = (
             EmbeddingsBody,
             b'{"input":[-1]}',
             "input[0]",
-            "input[0] must be a text, a token id from 0 to 2147483647, a list of token ids, or an object",
+            "input[0] must be a text, a token id from 0 to 2147483647, a list of token ids, or an "
+            "object",
         ),
         (
             EmbeddingsBody,
