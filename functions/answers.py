@@ -36,6 +36,8 @@ LARGE_RESULT_FLOATS = 64 * 1024
 LARGE_RESULT_TOKENS = 2 * 1024
 
 
+NAMED_CUTS = 100
+"""Indices in x-truncated: each takes up to 5 characters, and a proxy may refuse 4 kB of headers."""
 SLICE_BYTES = 64 * 1024
 _BYTES_PER_FLOAT, _BYTES_PER_TOKEN = 16, 128
 
@@ -71,7 +73,15 @@ def headers_of(asked: Asked, result: Result, total_s: float) -> dict[str, str]:
     }
     if isinstance(result, RerankResult):
         headers["x-rerank-method"] = result.method
+    if not isinstance(result, TokenizeResult) and result.cut:
+        headers["x-truncated"] = _truncated(result.cut)
     return headers
+
+
+def _truncated(cut: tuple[int, ...]) -> str:
+    """How many inputs were cut, and which, as "2; 0,17"; of many the first, for headers have limits."""
+    more = ",..." if len(cut) > NAMED_CUTS else ""
+    return f"{len(cut)}; {','.join(map(str, cut[:NAMED_CUTS]))}{more}"
 
 
 def _characters(asked: Asked) -> int:

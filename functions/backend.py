@@ -39,6 +39,7 @@ from shared.contracts import (
     RerankRequest,
     Result,
     TokenizeRequest,
+    TokenizeResult,
     texts_of,
 )
 from shared.errors import BlitzError, Unauthorized, UnsupportedMediaType
@@ -83,6 +84,7 @@ class _Endpoints:
             tokens=result.total_tokens,
             duration_s=time.perf_counter() - began,
             timings=result.timings,
+            truncated=0 if isinstance(result, TokenizeResult) else len(result.cut),
         )
         return Response(content, media_type=wire.CONTENT_TYPE)
 

@@ -32,6 +32,7 @@ from shared.contracts import (
     TokenizeRequest,
     TokenizeResult,
     Tokens,
+    is_cut,
     texts_of,
 )
 from shared.cpus import usable_cpus
@@ -87,7 +88,7 @@ class Inference:
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Vectors of all inputs, in order."""
         async with self._cache.lease(request.model) as model:
-            batched, counts, timings = await self._run(model, model.tokenize, request)
+            batched, counts, timings, cut = await self._run(model, model.tokenize, request)
         return EmbedResult(
             finish(batched.rows, request.dimensions, request.normalize),
             counts,
@@ -96,6 +97,7 @@ class Inference:
             timings,
             model.manifest.device,
             model.manifest.max_tokens,
+            cut,
         )
 
     async def rerank(self, request: RerankRequest) -> RerankResult:
@@ -103,7 +105,7 @@ class Inference:
         async with self._cache.lease(request.model) as model:
             if model.manifest.task == "embedding":
                 return await self._rerank_by_cosine(model, request)
-            batched, counts, timings = await self._run(model, model.tokenize_pairs, request)
+            batched, counts, timings, cut = await self._run(model, model.tokenize_pairs, request)
         logits = np.ascontiguousarray(batched.rows[:, 0])
         return RerankResult(
             logits.astype(np.float64) if request.raw_scores else sigmoid(logits),
@@ -114,12 +116,13 @@ class Inference:
             timings,
             model.manifest.device,
             logits,
+            cut,
         )
 
     async def predict(self, request: PredictRequest) -> PredictResult:
         """Each label's score for all inputs, in order: softmax, or sigmoid of a single label."""
         async with self._cache.lease(request.model) as model:
-            batched, counts, timings = await self._run(model, model.tokenize_inputs, request)
+            batched, counts, timings, cut = await self._run(model, model.tokenize_inputs, request)
         logits = batched.rows
         if request.raw_scores:
             scores = logits.astype(np.float64)
@@ -134,6 +137,7 @@ class Inference:
             manifest.labels,
             timings,
             manifest.device,
+            cut,
         )
 
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
@@ -189,14 +193,21 @@ class Inference:
                 query = yield from _tokenize_as("query", (queries.pop(),), model, part)
             return query + (yield from _tokenize_as("document", part.documents, model, part))
 
-        batched, counts, timings = await self._run(model, tokenize, request)
+        batched, counts, timings, cut = await self._run(model, tokenize, request)
         vectors = finish(batched.rows, None, normalize=True)
         # Not one matrix product: its rounding may depend on how many documents there are.
         scores = np.array([float(vectors[0] @ row) for row in vectors[1:]], np.float64)
         counts = (counts[0] + counts[1], *counts[2:])
         manifest = model.manifest
         return RerankResult(
-            scores, counts, manifest.name, manifest.revision, "cosine", timings, manifest.device
+            scores,
+            counts,
+            manifest.name,
+            manifest.revision,
+            "cosine",
+            timings,
+            manifest.device,
+            cut=tuple(range(len(scores))) if cut[:1] == (0,) else tuple(row - 1 for row in cut),
         )
 
     async def _run(
@@ -204,7 +215,7 @@ class Inference:
         model: Model,
         tokenize: Callable[[AnyRequest], Steps[Sequence[T]]],
         request: AnyRequest,
-    ) -> tuple[Batched, tuple[int, ...], Timings]:
+    ) -> tuple[Batched, tuple[int, ...], Timings, tuple[int, ...]]:
         """Tokenise and batch what was let in: tokenising comes after, so that no refusal costs it."""
         manifest = model.manifest
         paired = manifest.task == "cross-encoder"
@@ -217,7 +228,8 @@ class Inference:
             )
             batched = await self._batcher.submit(model, sequences, reservation)
         _check_finite(batched.rows, model, request)
-        return batched, counts, Timings(tokenization_s, batched.queue_s, batched.inference_s)
+        cut = tuple(row for row, tokens in enumerate(sequences) if is_cut(tokens))
+        return batched, counts, Timings(tokenization_s, batched.queue_s, batched.inference_s), cut
 
     def _in_slices(
         self, tokenize: Callable[[AnyRequest], Steps[Sequence[T]]], request: AnyRequest, max_tokens: int

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +47,15 @@ from functions.readiness import say_not_ready, say_ready
 from shared import preference, telemetry, wire
 from shared.contracts import (
     EmbedRequest,
+    EmbedResult,
     ModelCard,
     PredictRequest,
     RerankRequest,
+    RerankResult,
     Result,
     TokenizeRequest,
+    TokenizeResult,
+    prompt_for,
     texts_of,
 )
 from shared.contracts import Request as Asked
@@ -141,11 +146,15 @@ class Endpoints:
             await self._card(named)  # tells which there are; NAME@REVISION is for bulk jobs alone
         model = named or (await self._default_card(operation.task)).name
         asked = operation.request_from(body, model=model, settings=self._settings)
-        await self._hold_answer(request, asked)
+        cards = await self._catalogue.cards_of(asked.model)
+        _hold_answer(request, asked, cards, self._settings.max_request_tokens)
         inputs = len(texts_of(asked))
         with preference.stated(request.headers.get(preference.HEADER)):
             self._metrics.request_arrived(inputs)
             result = await while_connected(request, self._ask(asked))
+        warnings = _warnings_of(asked, body, cards, unknown)
+        if isinstance(result, EmbedResult | RerankResult):
+            result = replace(result, warnings=tuple(warnings))
         packed = accepts_msgpack(request)
         encode = operation.format_result_msgpack if packed else operation.format_result
         content = await off_loop_if(is_large(result), partial(encode, result, body))
@@ -156,19 +165,13 @@ class Endpoints:
             tokens=result.total_tokens,
             duration_s=total_s,
             timings=result.timings,
+            truncated=0 if isinstance(result, TokenizeResult) else len(result.cut),
         )
         media_type = wire.CONTENT_TYPE if packed else JSON
         headers = headers_of(asked, result, total_s)
-        if unknown:
-            headers["x-warning"] = warning_of(unknown)
+        if warnings:
+            headers["x-warning"] = "; ".join(warnings)
         return PacedResponse(content, 200, headers, media_type)
-
-    async def _hold_answer(self, request: Request, asked: Asked) -> None:
-        """Before there is any of it: requests are worked on side by side, and all fill at once."""
-        cards = await self._catalogue.cards_of(asked.model)
-        dimensions = max((card.dimensions for card in cards), default=0)
-        size = answer_bytes(asked, dimensions, self._settings.max_request_tokens)
-        hold(request.scope, answer_bytes=size)
 
     async def models(self, request: Request) -> Response:
         return json_response(openai.format_models(await self._cards()))
@@ -334,6 +337,26 @@ def function_app(settings: Settings) -> func.AsgiFunctionApp:
         dispatcher.watch_gpu_work(warm_up.count)
         warmup.register(app, warm_up)
     return app
+
+
+def _hold_answer(request: Request, asked: Asked, cards: Sequence[ModelCard], max_tokens: int) -> None:
+    """Before there is any of it: requests are worked on side by side, and all fill at once."""
+    dimensions = max((card.dimensions for card in cards), default=0)
+    hold(request.scope, answer_bytes=answer_bytes(asked, dimensions, max_tokens))
+
+
+def _warnings_of(
+    asked: Asked, body: object, cards: Sequence[ModelCard], unknown: Sequence[str]
+) -> list[str]:
+    """What was asked and made no difference, in sentences."""
+    warnings = [warning_of(unknown)] if unknown else []
+    if isinstance(asked, EmbedRequest) and asked.prompt_name is None and cards:
+        field = next((name for name in ("input_type", "task") if getattr(body, name, None)), None)
+        if field and not any(prompt_for(asked.input_type, card.prompts) for card in cards):
+            had = ", ".join(cards[0].prompts)
+            has = f"the prompts of {asked.model} are {had}" if had else f"{asked.model} has no prompts"
+            warnings.append(f"{field} changes nothing: {has}")
+    return warnings
 
 
 def _unknown_fields(data: bytes, content_type: str, operation: Operation) -> list[str]:

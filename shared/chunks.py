@@ -62,19 +62,31 @@ def join(results: Sequence[AnyResult]) -> AnyResult:
     timings = Timings(
         *(max(getattr(result.timings, field.name) for result in results) for field in fields(Timings))
     )
-    if isinstance(first, EmbedResult):
-        vectors = np.concatenate([result.vectors for result in results])
-        return replace(first, vectors=vectors, token_counts=counts, timings=timings)
     if isinstance(first, TokenizeResult):
         spans = np.concatenate([result.spans for result in results])
         texts = tuple(text for result in results for text in result.texts)
         return replace(first, spans=spans, texts=texts, token_counts=counts, timings=timings)
+    cut = _cut_in_whole(results)
+    if isinstance(first, EmbedResult):
+        vectors = np.concatenate([result.vectors for result in results])
+        return replace(first, vectors=vectors, token_counts=counts, timings=timings, cut=cut)
     scores = np.concatenate([result.scores for result in results])
     if isinstance(first, RerankResult):
         logits = [result.logits for result in results if result.logits is not None]
         all_logits = np.concatenate(logits) if len(logits) == len(results) else None
-        return replace(first, scores=scores, logits=all_logits, token_counts=counts, timings=timings)
-    return replace(first, scores=scores, token_counts=counts, timings=timings)
+        return replace(
+            first, scores=scores, logits=all_logits, token_counts=counts, timings=timings, cut=cut
+        )
+    return replace(first, scores=scores, token_counts=counts, timings=timings, cut=cut)
+
+
+def _cut_in_whole(results: Sequence[EmbedResult | RerankResult | PredictResult]) -> tuple[int, ...]:
+    cut: list[int] = []
+    start = 0
+    for result in results:
+        cut += (start + index for index in result.cut)
+        start += len(result.token_counts)
+    return tuple(cut)
 
 
 def field_of(request: Request) -> str:

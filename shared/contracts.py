@@ -5,6 +5,7 @@ Does not know HTTP, models or batches.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -17,6 +18,14 @@ from shared.manifest import WEIGHTLESS, Device, Task, TextMemory
 TruncationSide: TypeAlias = Literal["right", "left"]
 InputType: TypeAlias = Literal["query", "document", "classification", "clustering"]
 """What a text is embedded for."""
+_PROMPTS: dict[InputType, tuple[str, ...]] = {
+    "query": ("query",),
+    "document": ("document", "passage"),
+    "classification": ("classification",),
+    "clustering": ("clustering",),
+}
+"""What models call the prompt made for it, first choice first."""
+
 TextInput: TypeAlias = str | tuple[int, ...]
 """A text, or ids of the model's own vocabulary (special tokens included)."""
 
@@ -27,17 +36,38 @@ DoubleMatrix: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class TokenPair:
-    """Two texts as one sequence. ids: special tokens included; type_ids: 0 or 1, as long as ids."""
+    """Two texts as one sequence. ids: special tokens included; type_ids: 0 or 1, as long as ids.
+
+    is_cut: whether tokens of one of the texts were left out.
+    """
 
     ids: list[int]
     type_ids: list[int]
+    is_cut: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
+def prompt_for(input_type: InputType | None, prompts: Collection[str]) -> str | None:
+    """The name of the prompt that a model with `prompts` puts before such texts; None if it has none."""
+    meant = _PROMPTS[input_type] if input_type else ()
+    return next((name for name in meant if name in prompts), None)
+
+
+class CutIds(list[int]):
+    """Ids of a text of which there were more."""
+
+    __slots__ = ()
+
+
 Tokens: TypeAlias = list[int] | TokenPair
 """What an engine reads for one input."""
+
+
+def is_cut(tokens: Tokens) -> bool:
+    """Whether the input had more tokens than these."""
+    return tokens.is_cut if isinstance(tokens, TokenPair) else isinstance(tokens, CutIds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +78,8 @@ class EmbedRequest:
     normalize: scale each vector to unit length (after truncation to `dimensions`).
     truncate: cut inputs longer than the model reads; if False they are an InputTooLong.
     truncation_side: the side that is cut off.
-    prompt_name: one of the manifest's prompts, prepended to each text; None for the model's default.
+    prompt_name: one of the manifest's prompts, prepended to each text; "" for none, None for the model's
+        default.
     input_type: without a prompt_name, the prompt made for this, if the model has one.
     """
 
@@ -153,7 +184,8 @@ class EmbedResult:
     """vectors: (N, D) float32, row i belongs to input i. token_counts: real tokens fed, per input.
 
     device: what served it; of parts, the first one's. max_tokens: what the model reads of an input, and
-    longer ones were cut to; 0 if unknown.
+    longer ones were cut to; 0 if unknown. cut: the inputs that were cut, ascending. warnings: what the
+    caller should know, in sentences.
     """
 
     vectors: FloatMatrix
@@ -163,6 +195,8 @@ class EmbedResult:
     timings: Timings = field(default_factory=Timings)
     device: Device = "cpu"
     max_tokens: int = 0
+    cut: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def total_tokens(self) -> int:
@@ -175,6 +209,7 @@ class RerankResult:
 
     token_counts: real tokens fed, per pair; with "cosine", per document, the query's in the first.
     logits: (N,) float32, what a cross-encoder's scores are made of; None of cosines.
+    cut: the documents that were cut, alone or beside the query; all of them if the query was.
     """
 
     scores: DoubleMatrix
@@ -185,6 +220,8 @@ class RerankResult:
     timings: Timings = field(default_factory=Timings)
     device: Device = "cpu"
     logits: FloatMatrix | None = None
+    cut: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def ranking(self) -> list[int]:
@@ -203,7 +240,10 @@ class RerankResult:
 
 @dataclass(frozen=True, slots=True)
 class PredictResult:
-    """scores: (N, L) float64, row i belongs to input i, column j to labels[j]."""
+    """scores: (N, L) float64, row i belongs to input i, column j to labels[j].
+
+    cut: the inputs that were cut, ascending.
+    """
 
     scores: DoubleMatrix
     token_counts: tuple[int, ...]
@@ -212,6 +252,7 @@ class PredictResult:
     labels: tuple[str, ...]
     timings: Timings = field(default_factory=Timings)
     device: Device = "cpu"
+    cut: tuple[int, ...] = ()
 
     @property
     def total_tokens(self) -> int:

@@ -21,6 +21,7 @@ from shared.contracts import (
     TokenizeRequest,
     TokenPair,
     Tokens,
+    prompt_for,
 )
 from shared.engines.base import Engine, OpenEngine
 from shared.errors import BeyondMemory, InvalidArtefact, InvalidInput
@@ -30,14 +31,6 @@ from shared.spelling import Spelling
 from shared.steps import Steps, completed
 from shared.tokenization import Tokenizer
 from shared.vectors import DenseLayer, apply_dense, rows_not_finite
-
-_PROMPTS: dict[InputType, tuple[str, ...]] = {
-    "query": ("query",),
-    "document": ("document", "passage"),
-    "classification": ("classification",),
-    "clustering": ("clustering",),
-}
-"""What models call the prompt made for it, first choice first."""
 
 
 class Model:
@@ -134,10 +127,10 @@ class Model:
 
     def _prompt(self, prompt_name: str | None, input_type: InputType | None = None) -> str:
         prompts = self.manifest.prompts
-        meant = _PROMPTS[input_type] if input_type else ()
-        default = next((name for name in meant if name in prompts), self.manifest.default_prompt)
-        name = prompt_name or default
+        name = prompt_name
         if name is None:
+            name = prompt_for(input_type, prompts) or self.manifest.default_prompt
+        if not name:
             return ""
         check_prompt(name, prompts)
         return prompts[name]

@@ -15,6 +15,7 @@ te_queue_size                         gauge      tokens waiting
 te_batch_next_size                    histogram  texts in a micro-batch
 te_batch_next_tokens                  histogram  padded tokens in a micro-batch
 blitz_embed_tokens{model}             counter    tokens fed, by model
+blitz_truncated_inputs{model}         counter    inputs that were cut to what the model reads, by model
 blitz_cache_hits, blitz_cache_misses  counter    leases of loaded models, of models not loaded
 blitz_cache_evictions                 counter    models closed to make room
 blitz_cache_load_failures             counter    loads that failed
@@ -99,6 +100,7 @@ class Telemetry:
             "te_batch_next_tokens", "Padded tokens in a micro-batch", _TOKENS
         )
         self._tokens = self._counter("blitz_embed_tokens", "Tokens fed", "model")
+        self._truncated = self._counter("blitz_truncated_inputs", "Inputs that were cut", "model")
         self._hits = self._counter("blitz_cache_hits", "Leases of loaded models")
         self._misses = self._counter("blitz_cache_misses", "Leases of models not loaded")
         self._evictions = self._counter("blitz_cache_evictions", "Models closed to make room")
@@ -161,12 +163,21 @@ class Telemetry:
         self._inputs.inc(inputs)
 
     def request_succeeded(
-        self, *, model: str, inputs: int, tokens: int, duration_s: float, timings: Timings
+        self,
+        *,
+        model: str,
+        inputs: int,
+        tokens: int,
+        duration_s: float,
+        timings: Timings,
+        truncated: int = 0,
     ) -> None:
-        """A request was answered. model: a name that exists, so that labels stay few."""
+        """A request was answered. model: a name that exists, so that labels stay few. truncated: how
+        many of the inputs were cut."""
         self._successes.labels(_method(inputs)).inc()
         self._embedded.inc(inputs)
         self._tokens.labels(model).inc(tokens)
+        self._truncated.labels(model).inc(truncated)
         self._duration.observe(duration_s)
         self._tokenization.observe(timings.tokenization_s)
         self._queue.observe(timings.queue_s)

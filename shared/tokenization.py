@@ -16,7 +16,7 @@ from typing import TypeAlias, TypeVar
 from tokenizers import Encoding
 from tokenizers import Tokenizer as HfTokenizer
 
-from shared.contracts import TextInput, TokenPair, Tokens, TruncationSide
+from shared.contracts import CutIds, TextInput, TokenPair, Tokens, TruncationSide
 from shared.cuts import Cuts
 from shared.errors import (
     BeyondMemory,
@@ -41,6 +41,7 @@ class _Side:
     """One text's tokens without special ones: all in `encoding`, or in `ids` one more than are read.
 
     at_most: of the whole text's tokens, `max_document_tokens`. count: how many it has, once known.
+    is_short: whether that cut it.
     """
 
     text: str
@@ -48,6 +49,7 @@ class _Side:
     ids: list[int] = dataclasses.field(default_factory=list)
     at_most: int | None = None
     count: int | None = None
+    is_short: bool = False
 
     def __len__(self) -> int:
         return len(self.ids if self.encoding is None else self.encoding)
@@ -107,7 +109,7 @@ class Tokenizer:
         for index, item in enumerate(inputs):
             ids = encoded[index] if isinstance(item, str) else self._checked_ids(item, f"input[{index}]")
             if truncate and len(ids) > self.max_tokens:
-                ids = cut(ids, self.max_tokens, side)
+                ids = CutIds(cut(ids, self.max_tokens, side))
             if len(ids) > self.usable_tokens:
                 raise self._too_long(len(ids), f"input[{index}]")
             result.append(ids)
@@ -196,7 +198,7 @@ class Tokenizer:
         for group in self._groups(short):
             encodings = each(processor.encode_batch_fast, [*group.values()], group, name)
             for key, encoding in zip(group, encodings, strict=True):
-                encoded[key] = encoding.ids
+                encoded[key] = self._ids_of(encoding)
             yield
         if len(short) == len(texts):
             return encoded
@@ -210,11 +212,12 @@ class Tokenizer:
     def _processed(self, part: _Side, truncate: bool, side: TruncationSide, field: str) -> list[int]:
         if part.encoding is not None:
             processor = self._for_side(side if truncate else None)
-            return each(partial(_post_processed, processor), [(part.encoding, None)], [field])[0].ids
+            parts: list[Encodings] = [(part.encoding, None)]
+            return self._ids_of(each(partial(_post_processed, processor), parts, [field])[0])
         if not truncate:
             raise self._too_long(None, field)
         room = self.max_tokens - self._around_one.special_tokens
-        return self._around_one.place([cut(part.ids, room, side)]).ids
+        return CutIds(self._around_one.place([cut(part.ids, room, side)]).ids)
 
     def _sides(self, texts: Mapping[str, str], side: TruncationSide) -> Steps[list[_Side]]:
         """texts: by field."""
@@ -261,7 +264,10 @@ class Tokenizer:
                 # Both are cut, and the longer one keeps a token more: now it matters which one that is.
                 lengths = (yield from self._count(first)), (yield from self._count(second))
             parts_kept = zip(ids, kept(lengths, room), strict=True)
-            pair = self._around_two.place([cut(part, length, side) for part, length in parts_kept])
+            placed = self._around_two.place([cut(part, length, side) for part, length in parts_kept])
+            pair = dataclasses.replace(placed, is_cut=sum(lengths) > room)
+        if second.is_short:
+            pair = dataclasses.replace(pair, is_cut=True)
         self._check_length(len(pair.ids), where)
         return pair
 
@@ -325,6 +331,10 @@ class Tokenizer:
     def _is_long(self, text: str) -> bool:
         return len(text) > self._long.reach
 
+    def _ids_of(self, encoding: Encoding) -> list[int]:
+        ids = encoding.ids
+        return CutIds(ids) if len(ids) >= self.max_tokens and encoding.overflowing else ids
+
     def _check_length(self, tokens: int, field: str) -> None:
         if tokens > self.usable_tokens:
             raise self._too_long(tokens, field)
@@ -380,6 +390,7 @@ def _room_after(spellings: Sequence[Spelling], room: int, limit: int) -> int:
 
 def _shorten(part: _Side, tokens: int, side: TruncationSide) -> None:
     part.at_most = tokens
+    part.is_short = len(part) > tokens
     if part.encoding is None:
         part.ids = cut(part.ids, tokens, side)
     elif len(part.encoding) > tokens:
@@ -387,4 +398,4 @@ def _shorten(part: _Side, tokens: int, side: TruncationSide) -> None:
 
 
 def _pair_of(encoding: Encoding) -> TokenPair:
-    return TokenPair(encoding.ids, encoding.type_ids)
+    return TokenPair(encoding.ids, encoding.type_ids, bool(encoding.overflowing))

@@ -8,6 +8,7 @@ https://learn.microsoft.com/azure/search/vector-search-vectorizer-custom-web-api
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -88,32 +89,31 @@ def format_error(error: BlitzError) -> tuple[int, bytes]:
 
 def _answer(result: EmbedResult, body: RecordsBody) -> dict[str, object]:
     vectors = np.ascontiguousarray(result.vectors)
-    rows = zip(body.values, vectors, result.token_counts, strict=True)
+    rows = enumerate(zip(body.values, vectors, strict=True))
     field = f"data.{body.input or 'text'}"
     values = []
-    for record, vector, tokens in rows:
+    for index, (record, vector) in rows:
         wrong = _fault_of(_text_of(record, body), field)
-        is_full = not wrong and 0 < result.max_tokens <= tokens
+        cut = [_cut_at(result.max_tokens, field)] if index in result.cut else []
         values.append(
             {
                 "recordId": record.record_id,
                 "data": {} if wrong else {body.output or "vector": vector},
-                "errors": _messages(wrong),
-                "warnings": _messages(_cut_at(result.max_tokens, field) if is_full else None),
+                "errors": _messages([wrong] if wrong else []),
+                "warnings": _messages([] if wrong else [*cut, *result.warnings]),
             }
         )
     return {"values": values}
 
 
-def _messages(message: str | None) -> list[dict[str, str]] | None:
-    return [{"message": message}] if message else None
+def _messages(messages: Sequence[str]) -> list[dict[str, str]] | None:
+    return [{"message": message} for message in messages] or None
 
 
 def _cut_at(max_tokens: int, field: str) -> str:
-    """Said of a text that just fits, too: how long it was before is not known here."""
     return (
-        f"{field} fills the {max_tokens} tokens that the model reads: what comes after them is not in "
-        "the vector; split long texts into chunks"
+        f"{field} was cut to the {max_tokens} tokens that the model reads: what comes after them is not "
+        "in the vector; split long texts into chunks"
     )
 
 

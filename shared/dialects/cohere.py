@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import orjson
 
-from shared.contracts import RerankRequest, RerankResult
+from shared.contracts import EmbedResult, RerankRequest, RerankResult
 from shared.dialects.body import NOT_EMPTY, Count, Text, check_count, message_of, rename
 from shared.errors import BlitzError
 from shared.settings import Settings
@@ -27,6 +27,9 @@ _NAMES = {
     "input": "texts",
     "dimensions": "output_dimension",
 }
+
+
+_NAMED_CUTS = 100
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -168,6 +171,16 @@ def format_error(error: BlitzError) -> tuple[int, bytes]:
     return error.status, orjson.dumps(dict.fromkeys(("message", "detail", "error"), message))
 
 
+def warnings_of(result: EmbedResult | RerankResult, field: str) -> list[str]:
+    """What `meta` has room for, in sentences. field: what was cut is called so."""
+    if not result.cut:
+        return [*result.warnings]
+    named = ", ".join(map(str, result.cut[:_NAMED_CUTS]))
+    more = " and others" if len(result.cut) > _NAMED_CUTS else ""
+    cut = f"{len(result.cut)} {field} were cut to what the model reads: {named}{more}"
+    return [cut, *result.warnings]
+
+
 def _results(result: RerankResult, most: int | None) -> list[dict[str, Any]]:
     order = result.ranking[:most]
     return [{"index": index, "relevance_score": result.scores[index]} for index in order]
@@ -206,11 +219,14 @@ def _v1(result: RerankResult, results: object) -> dict[str, object]:
 def _v2(result: RerankResult, results: object, version: str) -> dict[str, object]:
     tokens = {"input_tokens": result.total_tokens}
     meta: dict[str, object] = {"api_version": {"version": version}, "tokens": tokens}
+    warnings = warnings_of(result, "documents")
     if result.method == "cosine":
         # Cohere promises 0 to 1 from a reranker; these are neither.
-        meta["warnings"] = [
+        warnings.append(
             f"{result.model} is an embedding model: scores are cosine similarities, from -1 to 1"
-        ]
+        )
+    if warnings:
+        meta["warnings"] = warnings
     return {"id": str(uuid.uuid4()), "results": results, "meta": meta}
 
 

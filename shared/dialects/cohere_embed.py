@@ -14,6 +14,7 @@ import orjson
 
 from shared.contracts import EmbedRequest, EmbedResult, FloatMatrix, InputType
 from shared.dialects.body import NOT_EMPTY, Count, Text, check_count
+from shared.dialects.cohere import warnings_of
 from shared.dialects.number_types import EmbeddingType, convert, in_base64
 from shared.errors import EmptyInput, InvalidInput
 from shared.settings import Settings
@@ -102,12 +103,19 @@ def _as_answer(
     response_type: str, embeddings: object, result: EmbedResult, body: TextsBody, version: str
 ) -> dict[str, object]:
     tokens = {"input_tokens": result.total_tokens}
+    meta: dict[str, object] = {
+        "api_version": {"version": version},
+        "billed_units": tokens,
+        "tokens": tokens,
+    }
+    if warnings := warnings_of(result, "texts"):
+        meta["warnings"] = warnings
     return {
         "id": str(uuid.uuid4()),
         "response_type": response_type,
         "embeddings": embeddings,
         "texts": body.texts,
-        "meta": {"api_version": {"version": version}, "billed_units": tokens, "tokens": tokens},
+        "meta": meta,
     }
 
 

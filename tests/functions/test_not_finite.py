@@ -85,7 +85,7 @@ async def client_of(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         await inference.close()
 
 
-def _filled(body: Any, text: str) -> Any:
+def filled(body: Any, text: str) -> Any:
     return json.loads(json.dumps(body).replace("%", text))
 
 
@@ -97,8 +97,8 @@ async def test_a_text_without_numbers_is_an_error_that_names_it(
     _, body, field = BODIES[path]
     async with client_of(settings) as client:
         params = {"model": model}
-        bad = await client.post(path, params=params, json=_filled(body, BAD))
-        good = await client.post(path, params=params, json=_filled(body, GOOD))
+        bad = await client.post(path, params=params, json=filled(body, BAD))
+        good = await client.post(path, params=params, json=filled(body, GOOD))
     assert bad.status_code == 500
     assert model in bad.text
     assert field in bad.text

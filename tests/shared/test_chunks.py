@@ -51,10 +51,20 @@ def test_joined_parts_are_the_whole_result(texts: tuple[str, ...], size: int) ->
     rows = np.arange(len(texts) * 2, dtype=np.float32).reshape(-1, 2)
     counts = tuple(range(len(texts)))
     starts = range(0, len(texts), size)
-    embedded = EmbedResult(rows, counts, "m", "r", device="gpu", max_tokens=9)
+    cut = tuple(range(0, len(texts), 3))
+    embedded = EmbedResult(rows, counts, "m", "r", device="gpu", max_tokens=9, cut=cut)
+
+    def cut_of(start: int) -> tuple[int, ...]:
+        return tuple(index - start for index in cut if start <= index < start + size)
+
     joined = join(
         [
-            replace(embedded, vectors=rows[i : i + size], token_counts=counts[i : i + size])
+            replace(
+                embedded,
+                vectors=rows[i : i + size],
+                token_counts=counts[i : i + size],
+                cut=cut_of(i),
+            )
             for i in starts
         ]
     )

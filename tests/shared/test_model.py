@@ -84,7 +84,14 @@ def test_a_prompt_s_name_goes_before_an_input_type() -> None:
     assert caught.value.field == "prompt_name"
 
 
-@pytest.mark.parametrize(("name", "prefix"), [(None, "o: "), ("query", "q: ")])
+@pytest.mark.parametrize("input_type", [None, "query"])
+def test_an_empty_prompt_name_switches_the_default_off(input_type: InputType | None) -> None:
+    """And what an input type would choose."""
+    request = EmbedRequest("m", ("a",), prompt_name="", input_type=input_type)
+    assert prefix_of({"query": "q: ", "other": "o: "}, "other", request) == ""
+
+
+@pytest.mark.parametrize(("name", "prefix"), [(None, "o: "), ("query", "q: "), ("", "")])
 def test_tokens_are_told_with_the_prompt(name: str | None, prefix: str) -> None:
     """That of the request, or the model's default."""
     prompts = {"query": "q: ", "other": "o: "}

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import models, pre_tokenizers, processors
 
-from shared.contracts import TokenPair, TruncationSide
+from shared.contracts import TextInput, TokenPair, TruncationSide, is_cut
 from shared.errors import (
     BeyondMemory,
     InputTooLong,
@@ -132,7 +132,7 @@ def test_a_pair_is_query_then_document_with_their_types(pairing: Tokenizer) -> N
     short, long = completed(pairing.encode_pairs("a b", ["c", "c d c d c d"]))
     assert short == TokenPair([1, 3, 4, 2, 5, 2], [0, 0, 0, 0, 1, 1])
     # One token of the query would only go once the document is as short.
-    assert long == TokenPair([1, 3, 4, 2, 5, 6, 5, 2], [0, 0, 0, 0, 1, 1, 1, 1])
+    assert long == TokenPair([1, 3, 4, 2, 5, 6, 5, 2], [0, 0, 0, 0, 1, 1, 1, 1], is_cut=True)
 
 
 def test_pairs_are_those_of_the_tokenizer_itself(pairing: Tokenizer) -> None:
@@ -309,3 +309,35 @@ def test_work_is_done_in_steps_of_bounded_size() -> None:
     assert len(list(tokenizer.encode(texts))) == pytest.approx(500_000 / 65_536, abs=1)
     pairs = [("word " * 100, "b")] * 1_000
     assert len(list(tokenizer.encode_each(pairs))) == pytest.approx(500_000 / 65_536, abs=1)
+
+
+def test_what_was_cut_is_marked_exactly(pairing: Tokenizer) -> None:
+    """At the limit nothing is; one token more is; so are long texts, ids, and either side."""
+    room = pairing.max_tokens - 2
+    fits, over, long = "a " * room, "a " * (room + 1), "a " * 5000
+    texts: list[TextInput] = [
+        fits,
+        over,
+        long,
+        (3,) * pairing.max_tokens,
+        (3,) * (pairing.max_tokens + 1),
+    ]
+    for side in ("right", "left"):
+        encoded = completed(pairing.encode(texts, side=side))
+        assert [is_cut(tokens) for tokens in encoded] == [False, True, True, False, True]
+
+
+def test_pairs_of_which_a_text_was_cut_are_marked(pairing: Tokenizer) -> None:
+    """Whichever of the two it was, and however long; and a document that is cut before it is paired."""
+    room = pairing.max_tokens - 3 - 1
+    documents = ["a " * room, "a " * (room + 1), "a " * 5000]
+    pairs = completed(pairing.encode_pairs("b", documents))
+    assert [is_cut(pair) for pair in pairs] == [False, True, True]
+    (pair,) = completed(pairing.encode_pairs("b " * 5000, ["a"]))
+    assert is_cut(pair)
+    shortened = completed(pairing.encode_pairs("b", ["a", "a a"], max_document_tokens=1))
+    assert [is_cut(pair) for pair in shortened] == [False, True]
+    mixed: list[str | tuple[str, str]] = [("b", text) for text in documents]
+    mixed += ["a " * (room + 2), "a " * (room + 3)]
+    each = completed(pairing.encode_each(mixed))
+    assert [is_cut(tokens) for tokens in each] == [False, True, True, False, True]

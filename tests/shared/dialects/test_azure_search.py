@@ -80,11 +80,11 @@ def test_a_text_that_was_cut_is_answered_with_a_warning() -> None:
     """Indexers show it beside the document; whatever fails alone has its error only."""
     body = read({"chunk": "a"}, {"chunk": "b"}, {}, query={"input": "chunk"})
     vectors = np.ones((3, 2), np.float32)
-    result = EmbedResult(vectors, (3, 4, 4), "m", "r", max_tokens=4)
+    result = EmbedResult(vectors, (4, 4, 4), "m", "r", max_tokens=4, cut=(1, 2))
     short, cut, bad = json.loads(azure_search.format_result(result, body))["values"]
     assert short["warnings"] is None
     (warning,) = cut["warnings"]
-    assert warning["message"].startswith("data.chunk fills the 4 tokens")
+    assert warning["message"].startswith("data.chunk was cut to the 4 tokens")
     assert (cut["data"], cut["errors"]) == ({"vector": [1, 1]}, None)
     assert (len(bad["errors"]), bad["warnings"]) == (1, None)
 
