@@ -19,6 +19,7 @@ from shared.engines import onnx
 from shared.engines.base import OpenEngine
 from shared.engines.torch import TorchEngine, gpu_memory
 from shared.engines.torch import capacity as gpu_capacity
+from shared.errors import BlitzError, InvalidArtefact
 from shared.manifest import Manifest, Target
 from shared.model import Model, load_model
 from shared.schedule import Capacity, plan_batches
@@ -30,10 +31,14 @@ _BATCH = 32
 
 
 class Served:
-    """Loads the model in `folder`. Raises InvalidArtefact if the files are not what `manifest` says."""
+    """Loads the model in `folder`. Raises InvalidArtefact if the files are not what `manifest` says, and
+    where the model's numbers are none."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, *, half: bool = False) -> None:
+        """half: multiply in FP16 on the CPU, which is slow, and overflows where a GPU does."""
         open_engine, self._limits = _runtime(manifest.target)
+        if half:
+            open_engine = functools.partial(TorchEngine, device="cpu", dtype=torch.float16)
         self.model: Model = load_model(folder, manifest, open_engine)
 
     def embed(self, texts: Sequence[str], prompt: str | None) -> FloatMatrix:
@@ -80,10 +85,20 @@ class Served:
         result = np.empty((len(sequences), self.model.manifest.dimensions), np.float32)
 
         def run(rows: list[int]) -> None:
-            result[rows] = self.model.run([sequences[row] for row in rows])
+            try:
+                result[rows] = self.model.run([sequences[row] for row in rows])
+            except BlitzError:
+                raise
+            except Exception as error:  # the runtime's
+                raise InvalidArtefact("the built model does not run the sample inputs") from error
 
         with ThreadPoolExecutor(self._limits.threads) as pool:
             list(pool.map(run, plan))
+        if bad := int((~np.isfinite(result).all(axis=1)).sum()):
+            raise InvalidArtefact(
+                f"the model answers {bad} of {len(sequences)} sample inputs with NaN or infinite "
+                f"numbers as {self.model.manifest.target}"
+            )
         return result
 
     def _batch_difference(
