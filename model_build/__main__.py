@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from model_build.locate import Located, locate
+from model_build.prompts import parse_prompts
 from shared.errors import BlitzError, InvalidArtefact, InvalidInput
 from shared.manifest import MANIFEST_FILE, Manifest, check_name, encode_manifest
 from shared.model_store import ModelStore, open_store
@@ -103,6 +104,15 @@ def build(
             "--eval", help="A .tsv of score, a, b; a .csv of qtext, label, atext; a BEIR folder."
         ),
     ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TEXT",
+            help="Give an embedding model a prompt, as query='query: '; NAME= removes one. NAME query, "
+            "document, classification or clustering is what that input_type uses. Default: what the "
+            "model's configuration says, or what is known of its family. Repeatable.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also keep the built files in this folder.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")
@@ -116,14 +126,17 @@ def build(
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         try:
+            given = parse_prompts(prompt or [])
             store = _open(push, folder / "cache") if push else None
             located = locate(model, revision)
             final_name = check_name(name or located.name, field="name")
             with Progressing(5) as progress:
                 gates = (min_cosine, min_rank_agreement)
-                manifest, short = _make(
-                    folder, located, target, final_name, gates, evaluations or [], progress
+                manifest, origin, short = _make(
+                    folder, located, target, final_name, gates, evaluations or [], given, progress
                 )
+        except InvalidArtefact as error:  # what the model is, and not what was asked for
+            _fail(f"not published: {error.message}", GATE_FAILED, as_json)
         except BlitzError as error:
             _fail(error.message, BAD_INPUT, as_json)
         if short:
@@ -139,7 +152,7 @@ def build(
                 status = "published" if store.publish(folder, manifest) else "unchanged"
         except BlitzError as error:
             _fail(f"the push failed: {error.message}", PUSH_FAILED, as_json, manifest)
-    _report(status, manifest, as_json)
+    _report(status, manifest, origin, as_json)
 
 
 def _open(url: str, cache: Path) -> ModelStore:
@@ -154,11 +167,14 @@ def _make(
     name: str,
     gates: tuple[float, float],
     evaluations: list[Path],
+    given: dict[str, str],
     progress: Progressing,
-) -> tuple[Manifest, list[str]]:
-    """Fill `folder`; return the manifest with its quality, and which gates it does not pass.
+) -> tuple[Manifest, dict[str, str], list[str]]:
+    """Fill `folder`; return the manifest with its quality, who said its prompts, and which gates it does
+    not pass.
 
-    gates: --min-cosine and --min-rank-agreement.
+    gates: --min-cosine and --min-rank-agreement. given: of --prompt. Raises InvalidArtefact if the
+    model's numbers are none.
     """
     with progress.step("read the model"):
         # torch takes seconds to import: a mistyped name must not wait for it.
@@ -166,6 +182,7 @@ def _make(
 
         from model_build.evaluate import evaluate, shortfalls
         from model_build.memory import measure_memory
+        from model_build.prompts import with_prompts
         from model_build.publish import describe
         from model_build.source import inspect_source
         from model_build.tasks import check_rankable, read_evaluation
@@ -173,7 +190,8 @@ def _make(
         disable_progress_bar()
         logging.getLogger("onnxruntime").setLevel(logging.ERROR)
         tasks = [read_evaluation(path) for path in evaluations]
-        source = inspect_source(located.folder)
+        prompted = with_prompts(inspect_source(located.folder), (*located.names, name), given)
+        source = prompted.source
         if source.task == "cross-encoder":
             check_rankable(tasks, source.dimensions)
     if target is BuildTarget.fp16:
@@ -190,9 +208,9 @@ def _make(
             quality = evaluate(folder, manifest, located.folder, source, tasks)
             memory = measure_memory(folder, manifest)
         except InvalidArtefact as error:  # what it was built for cannot run it
-            return manifest, [error.message]
+            return manifest, prompted.origin, [error.message]
     measured = msgspec.structs.replace(manifest, quality=quality, memory=memory)
-    return measured, shortfalls(quality, target.value, *gates)
+    return measured, prompted.origin, shortfalls(quality, target.value, *gates)
 
 
 def _make_graph(folder: Path, source: SourceModel, target: BuildTarget, progress: Progressing) -> None:
@@ -227,9 +245,11 @@ def _fail(message: str, code: int, as_json: bool, manifest: Manifest | None = No
     raise typer.Exit(code)
 
 
-def _report(status: str, manifest: Manifest, as_json: bool) -> None:
+def _report(status: str, manifest: Manifest, origin: dict[str, str], as_json: bool) -> None:
+    """origin: of each prompt, who says so."""
     if as_json:
-        _print_json({"status": status, "exit_code": 0, "error": None, "manifest": manifest})
+        told = {"status": status, "exit_code": 0, "error": None, "manifest": manifest}
+        _print_json(told | {"prompts_from": origin})
         return
     quality = manifest.quality
     assert quality is not None
@@ -244,6 +264,7 @@ def _report(status: str, manifest: Manifest, as_json: bool) -> None:
             f"  cosine with the original: mean {quality.cosine_mean:.6f}, "
             f"1st percentile {quality.cosine_p01:.6f}, min {quality.cosine_min:.6f}"
         )
+        _report_prompts(manifest, origin)
     else:
         typer.echo(
             f"  rank agreement with the original: mean {quality.rank_agreement_mean:.4f}, "
@@ -261,6 +282,14 @@ def _report(status: str, manifest: Manifest, as_json: bool) -> None:
     )
     for task, score in quality.evaluations.items():
         typer.echo(f"  {task}: {score:.4f}")
+
+
+def _report_prompts(manifest: Manifest, origin: dict[str, str]) -> None:
+    if not any(manifest.prompts.values()):
+        typer.echo("  no prompts, so an input_type changes nothing; --prompt NAME=TEXT gives it some")
+    for name, text in sorted(manifest.prompts.items()):
+        used = ", used by default" if name == manifest.default_prompt else ""
+        typer.echo(f"  prompt {name}: {text!r} ({origin[name]}{used})")
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -116,6 +116,12 @@ class Dense(msgspec.Struct):
     use_residual: bool | None = None
 
 
+class Adapter(msgspec.Struct):
+    """adapter_config.json, of the peft library."""
+
+    base_model_name_or_path: Short | None = None
+
+
 class WeightsIndex(msgspec.Struct):
     """model.safetensors.index.json. weight_map: a tensor's name -> the file that holds it."""
 

@@ -21,9 +21,13 @@ from model_build.serving import Served, probabilities
 from model_build.source import SourceModel
 from model_build.tasks import Evaluation, score_cross_encoder, score_embedding
 from shared.contracts import FloatMatrix
+from shared.errors import InvalidArtefact
 from shared.manifest import Manifest, Quality, Target
 
 _WARM_UP = 8
+_PROMPTED = 24
+"""Texts that are compared behind each prompt which an `input_type` stands for."""
+_INPUT_TYPES = ("query", "document", "passage", "classification", "clustering")
 
 Run = TypeVar("Run")
 
@@ -37,14 +41,36 @@ def evaluate(
 ) -> Quality:
     """Measure the model in `folder`. root: the folder of the original, read as `source`.
 
-    Raises InvalidArtefact if the model does not load or run, and Unavailable if the GPU is too small.
+    Raises InvalidArtefact if the model does not load or run, or its numbers are none, and Unavailable if
+    the GPU is too small.
     """
     started = time.perf_counter()
     served = Served(folder, manifest)
     load_s = round(time.perf_counter() - started, 3)
     try:
         measure = _measure_vectors if manifest.task == "embedding" else _measure_scores
-        return measure(served, root, source, evaluations, load_s)
+        quality = measure(served, root, source, evaluations, load_s)
+    finally:
+        served.close()
+    if manifest.target == "gpu-fp16" and not torch.cuda.is_available():
+        _try_half(folder, manifest)
+    return quality
+
+
+def _try_half(folder: Path, manifest: Manifest) -> None:
+    """Raise InvalidArtefact if products overflow in FP16: those measured without a GPU were FP32's."""
+    try:
+        served = Served(folder, manifest, half=True)
+    except InvalidArtefact as error:
+        if "not implemented for 'Half'" in str(error.__cause__):
+            return  # this cannot be told without a GPU
+        raise
+    try:
+        if manifest.task == "embedding":
+            served.embed(sample_texts()[:_WARM_UP], None)
+        else:
+            ranking = sample_rankings()[0]
+            served.score([(ranking.query, each) for each in ranking.documents[:_WARM_UP]])
     finally:
         served.close()
 
@@ -89,6 +115,10 @@ def _measure_vectors(
     vectors = served.embed(texts, None)
     elapsed_s = time.perf_counter() - started
     cosines = (vectors * original(texts, None)).sum(axis=1)
+    for prompt in source.prompts.keys() & _INPUT_TYPES:
+        some = texts[:_PROMPTED]
+        prompted = (served.embed(some, prompt) * original(some, prompt)).sum(axis=1)
+        cosines = np.concatenate([cosines, prompted])
     return Quality(
         cosine_mean=float(cosines.mean()),
         cosine_p01=float(np.percentile(cosines, 1)),

@@ -22,6 +22,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from model_build.folder import refused, refusing
 from model_build.source import SourceModel
+from model_build.weights import check_numbers
 
 OPSET = 17
 
@@ -35,12 +36,13 @@ def export_onnx(source: SourceModel, out: Path) -> None:
     Inputs `input_ids`, `attention_mask` (B, T) int64; output `token_embeddings` (B, T, H) float32, token
     types folded in as zeros. A cross-encoder has `token_type_ids` (B, T) int64 too if it tells the
     texts of a pair apart, and gives `logits` (B, L) float32. Raises InvalidInput if the architecture
-    does not export.
+    does not export, and InvalidArtefact if a weight is no number.
     """
     with tempfile.TemporaryDirectory() as scratch:
         traced = Path(scratch) / "traced.onnx"
         _trace(source, traced)
-        _fuse(source, traced, out)
+        with refusing(f"the graph of {source.architecture} is not one that onnxruntime optimises"):
+            _fuse(source, traced, out)
     _fix_output_width(out, source.hidden_size if source.task == "embedding" else source.dimensions)
 
 
@@ -101,7 +103,7 @@ def _third_party_warnings() -> Iterator[None]:
 
 def _trace(source: SourceModel, out: Path) -> None:
     model = _load(source)
-    ids = torch.full((2, 7), source.pad_token_id + 1, dtype=torch.int64)
+    ids = torch.full((2, 7), 0 if source.pad_token_id else 1, dtype=torch.int64)  # no padding
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0  # a mask of ones alone would be traced away
     inputs = {"input_ids": ids, "attention_mask": mask}
@@ -147,10 +149,11 @@ def _load(source: SourceModel) -> Any:
             output_loading_info=True,
         )
     # What is missing would be random numbers. Nobody reads an embedding model's pooler.
-    unread = "pooler." if source.task == "embedding" else None
-    missing = [key for key in report["missing_keys"] if not (unread and key.startswith(unread))]
+    unread = ("pooler.",) if source.task == "embedding" else ()
+    missing = [key for key in report["missing_keys"] if not key.startswith(unread)]
     if missing:
         raise refused(f"the weights lack {missing[0]}, which the {source.architecture} needs")
+    check_numbers(each for each in model.named_parameters() if not each[0].startswith(unread))
     return model.eval()
 
 

@@ -132,12 +132,3 @@ def fields_of(value: Any, kind: type[T], name: str) -> T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise refused(f"{name} is not what it should be: {error}") from error
-
-
-def check_weights(folder: Path, *names: str) -> None:
-    """One of `names` must be there. Pickles run code when they are read."""
-    if any((folder / name).is_file() for name in names):
-        return
-    if any(folder.glob("*.bin")):
-        raise refused("the weights are pickles (*.bin) only; this builder reads safetensors")
-    raise refused(f"there is no {names[0]}")

@@ -12,6 +12,7 @@ import torch
 
 from model_build.folder import read_json, refused
 from model_build.source import SourceModel
+from model_build.weights import check_numbers
 from shared.engines.torch import read_transformer
 from shared.errors import InvalidArtefact
 
@@ -23,16 +24,18 @@ def export_fp16(source: SourceModel, folder: Path) -> None:
     """Write model.safetensors, FP16 and in one file, and config.json into `folder`.
 
     Only what the serving engine loads is written: no language model's head, no unused pooler. Raises
-    InvalidInput (field "model") if weights are missing, or too large for FP16.
+    InvalidInput (field "model") if weights are missing, and InvalidArtefact if they are no numbers, or
+    too large for FP16.
     """
     try:
         model = read_transformer(source.folder, source.task)
     except InvalidArtefact as error:
         raise refused(error.message) from error
+    check_numbers(model.named_parameters())
     for name, parameter in model.named_parameters():
         half = parameter.data.to(torch.float16)
         if not torch.isfinite(half).all():
-            raise refused(
+            raise InvalidArtefact(
                 f"the weight {name} has values that do not fit FP16 (65,504 at most): build this model "
                 "for the CPU"
             )

@@ -48,6 +48,13 @@ class Located:
     name: str
     source: Source
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the model is called; a snapshot in the hub's cache is told by models--ORG--NAME above."""
+        above = self.folder.parent.parent.name
+        cached = (above,) if above.startswith("models--") else ()
+        return (self.name, self.source.name, *cached)
+
 
 def read_catalogue(path: Path = CATALOGUE) -> dict[str, Entry]:
     """Name -> entry."""

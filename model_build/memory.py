@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from shared.engines.onnx import OnnxEngine
+from shared.errors import BlitzError, InvalidArtefact
 from shared.manifest import Manifest, TextMemory
 
 _MOST_TOKENS = 2048
@@ -25,7 +26,7 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def measure_memory(folder: Path, manifest: Manifest) -> TextMemory | None:
     """Of the CPU model in `folder`. None for a GPU, or where peaks cannot be told (no Linux).
 
-    Raises InvalidArtefact if the files are not what `manifest` says.
+    Raises InvalidArtefact if the files are not what `manifest` says, or do not run a text of its length.
     """
     if manifest.device != "cpu" or not _RESET.exists():
         return None
@@ -38,6 +39,10 @@ def measure_memory(folder: Path, manifest: Manifest) -> TextMemory | None:
             return fit(job.result())
         except BrokenProcessPool:  # killed: not even this machine has so much, so assume what is safe
             return None
+        except BlitzError:
+            raise
+        except Exception as error:  # onnxruntime's
+            raise InvalidArtefact(f"the built model does not run a text of {longest} tokens") from error
 
 
 def fit(peaks: Mapping[int, int]) -> TextMemory:
@@ -56,7 +61,7 @@ def _peaks(folder: Path, manifest: Manifest, lengths: tuple[int, ...]) -> dict[i
     """Bytes that one text of each length takes beside the loaded model, at most."""
     engine = OnnxEngine(folder, manifest)
     token = 0 if manifest.pad_token_id else 1
-    engine.run([[token] * 8])
+    engine.run([[token] * min(8, *lengths)])
     peaks = {}
     for length in lengths:
         _RESET.write_text("5")  # the peak is now what is held

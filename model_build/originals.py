@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -17,6 +18,7 @@ from model_build.folder import refusing
 from model_build.source import SourceModel
 from model_build.tasks import Embed, Score
 from shared.contracts import FloatMatrix
+from shared.errors import InvalidArtefact
 
 _SAFE: dict[str, Any] = {"use_safetensors": True, "dtype": "float32"}
 _UNREADABLE = "sentence-transformers, which the build is compared with, does not read the model"
@@ -26,10 +28,14 @@ _BATCH = 8
 
 
 def embedder(root: Path, source: SourceModel) -> Embed:
-    """The embedding model in `root`, the folder that was read as `source`."""
+    """The embedding model in `root`, the folder that was read as `source`, with the prompts of `source`.
+
+    It raises InvalidArtefact where the original's numbers are none.
+    """
     with refusing(_UNREADABLE):
         model = _sentence_transformer(root, source)
         _prepare(model, source)
+    model.prompts, model.default_prompt_name = dict(source.prompts), source.default_prompt
 
     def embed(texts: Sequence[str], prompt: str | None) -> FloatMatrix:
         with refusing(_DOES_NOT_RUN):
@@ -40,7 +46,7 @@ def embedder(root: Path, source: SourceModel) -> Embed:
                 show_progress_bar=False,
                 batch_size=_BATCH,
             )
-        return vectors
+        return _numbers(vectors)
 
     return embed
 
@@ -58,7 +64,7 @@ def _sentence_transformer(root: Path, source: SourceModel) -> SentenceTransforme
 
 
 def scorer(root: Path, source: SourceModel) -> Score:
-    """The cross-encoder in `root`, the folder that was read as `source`."""
+    """The cross-encoder in `root`, the folder that was read as `source`; raises as `embedder` does."""
     with refusing(_UNREADABLE):
         model = CrossEncoder(
             str(root),
@@ -73,9 +79,15 @@ def scorer(root: Path, source: SourceModel) -> Score:
     def score(pairs: Sequence[tuple[str, str]]) -> FloatMatrix:
         with refusing(_DOES_NOT_RUN):
             logits: FloatMatrix = model.predict(list(pairs), show_progress_bar=False, batch_size=_BATCH)
-        return logits.reshape(len(pairs), -1)
+        return _numbers(logits).reshape(len(pairs), -1)
 
     return score
+
+
+def _numbers(rows: FloatMatrix) -> FloatMatrix:
+    if not np.isfinite(rows).all():
+        raise InvalidArtefact("the original model itself answers with NaN or infinite numbers, in FP32")
+    return rows
 
 
 def _prepare(model: Any, source: SourceModel) -> None:

@@ -26,7 +26,7 @@ from shared.engines import onnx
 from shared.engines.base import OpenEngine
 from shared.engines.torch import TorchEngine, gpu_memory
 from shared.engines.torch import capacity as gpu_capacity
-from shared.errors import InvalidArtefact
+from shared.errors import BlitzError, InvalidArtefact
 from shared.manifest import Manifest, Target
 from shared.model import Model, load_model
 from shared.schedule import Capacity, plan_batches
@@ -43,8 +43,11 @@ class Served:
     Every method raises it, too, for a model whose numbers are NaN or infinite.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, *, half: bool = False) -> None:
+        """half: multiply in FP16 on the CPU, which is slow, and overflows where a GPU does."""
         open_engine, self._limits = _runtime(manifest.target)
+        if half:
+            open_engine = functools.partial(TorchEngine, device="cpu", dtype=torch.float16)
         self.model: Model = load_model(folder, manifest, open_engine)
 
     def embed(self, texts: Sequence[str], prompt: str | None) -> FloatMatrix:
@@ -91,14 +94,19 @@ class Served:
         result = np.empty((len(sequences), self.model.manifest.dimensions), np.float32)
 
         def run(rows: list[int]) -> None:
-            result[rows] = self.model.run([sequences[row] for row in rows])
+            try:
+                result[rows] = self.model.run([sequences[row] for row in rows])
+            except BlitzError:
+                raise
+            except Exception as error:  # the runtime's
+                raise InvalidArtefact("the built model does not run the sample inputs") from error
 
         with ThreadPoolExecutor(self._limits.threads) as pool:
             list(pool.map(run, plan))
-        if broken := len(rows_not_finite(result)):
+        if bad := len(rows_not_finite(result)):
             raise InvalidArtefact(
-                f"its numbers for {broken} of {len(result)} texts are NaN or infinite: the weights are "
-                "damaged, or overflow in the target's format"
+                f"the model answers {bad} of {len(sequences)} sample inputs with NaN or infinite "
+                f"numbers as {self.model.manifest.target}"
             )
         return result
 

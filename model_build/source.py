@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from transformers import AutoConfig
@@ -27,9 +28,10 @@ from model_build.configuration import (
     Width,
 )
 from model_build.configuration import Pooling as PoolingConfig
-from model_build.folder import check_weights, fields_of, read_json, read_value, refused, refusing
+from model_build.folder import fields_of, read_json, read_value, refused, refusing
+from model_build.formats import check_no_adapter, no_model, no_weights
 from model_build.source_tokenizer import pad_token_id, read_tokenizer
-from model_build.weights import check_described, count_elements, read_shapes
+from model_build.weights import check_described, check_numbers, count_elements, read_shapes
 from shared.manifest import MAX_DIMENSIONS, MAX_NAMES, MAX_TOKENS, Activation, Pooling, Task
 
 _POOLINGS: dict[str, Pooling] = {
@@ -93,12 +95,15 @@ class SourceModel:
 
 
 def inspect_source(folder: Path) -> SourceModel:
-    """Read `folder`. Raises InvalidInput (field "model") that says what this builder cannot serve."""
+    """Read `folder`. Raises InvalidInput (field "model") that says what this builder cannot serve, and
+    InvalidArtefact if a Dense layer's numbers are none."""
+    check_no_adapter(folder)
     modules = _modules(folder)
     transformer = modules[0][1]
+    check_no_adapter(transformer)
     raw = read_json(transformer / "config.json")
     if raw is None:
-        raise refused("the model is not a folder with a config.json")
+        raise no_model(transformer)
     stated = fields_of(raw, Config, "config.json")
     config = _config(transformer, raw)
     held = count_elements(transformer)
@@ -159,6 +164,8 @@ def _cross_encoder(folder: Path, config: Any) -> dict[str, Any]:
 def _embedding_model(
     folder: Path, stated: Config, modules: list[tuple[str, Path]], hidden_size: int
 ) -> dict[str, Any]:
+    if len(modules) == 1 and (folder / "1_Pooling").is_dir():
+        raise refused("there is a folder 1_Pooling, and no modules.json to say what it is part of")
     pooling: Pooling = "mean"
     dense: list[SourceDense] = []
     for kind, path in modules[1:]:
@@ -194,6 +201,9 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
         where = Path(module.path)
         if where.is_absolute() or ".." in where.parts or "\0" in module.path:
             raise refused("modules.json names a folder outside the model")
+        # A Normalize has no settings, and version control keeps no empty folder.
+        if name in ("Pooling", "Dense") and not (folder / where / "config.json").is_file():
+            raise refused(f"there is no {where / 'config.json'}, of the {name} that modules.json names")
         modules.append((name, folder / where))
     order = "".join(name[0] for name, _ in modules)  # T, P, D, N
     if not re.fullmatch("T(PD*N?)?", order):
@@ -235,8 +245,7 @@ def _max_tokens(folder: Path, config: Any, model_max_length: float | None) -> in
     """
     limits = []
     if positions := getattr(config, "max_position_embeddings", None):
-        offset = config.pad_token_id + 1 if config.model_type in _OFFSET_POSITIONS else 0
-        limits.append(int(positions) - offset)
+        limits.append(int(positions) - _unused_positions(config))
     name = "sentence_bert_config.json"
     stated = fields_of(read_json(folder / name) or {}, SentenceBert, name).max_seq_length
     # Unset, model_max_length is written as 10**30.
@@ -244,6 +253,17 @@ def _max_tokens(folder: Path, config: Any, model_max_length: float | None) -> in
     if not 1 <= min(limits) <= MAX_TOKENS:
         raise refused(f"the model reads {min(limits)} tokens by its files: set max_seq_length in {name}")
     return min(limits)
+
+
+def _unused_positions(config: Any) -> int:
+    """How many position embeddings come before the first token's."""
+    if config.model_type not in _OFFSET_POSITIONS:
+        return 0
+    if config.pad_token_id is None:
+        raise refused(
+            f"config.json has no pad_token_id, after which a {config.model_type} counts its positions"
+        )
+    return int(config.pad_token_id) + 1
 
 
 def _pooling(folder: Path) -> Pooling:
@@ -272,7 +292,8 @@ def _dense(folder: Path, width: int) -> SourceDense:
     }
     if config.use_residual or names != {"sentence_embedding"}:
         raise refused("a Dense layer has a residual, or works on something else than the sentence")
-    check_weights(folder, "model.safetensors")
+    if not (folder / "model.safetensors").is_file():
+        raise no_weights(folder, "model.safetensors")
     shapes = read_shapes(folder / "model.safetensors")
     weight, bias = shapes.get("linear.weight"), shapes.get("linear.bias")
     if weight is None:
@@ -285,6 +306,7 @@ def _dense(folder: Path, width: int) -> SourceDense:
             key: np.asarray(value, np.float32)
             for key, value in load_file(folder / "model.safetensors").items()
         }
+    check_numbers((f"{key} of a Dense layer", torch.from_numpy(each)) for key, each in tensors.items())
     return SourceDense(tensors["linear.weight"], tensors.get("linear.bias"), _ACTIVATIONS[name])
 
 

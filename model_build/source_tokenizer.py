@@ -81,11 +81,18 @@ def _lower_casing(text: str) -> str:
 
 
 def pad_token_id(config: Any, tokenizer_json: str, settings: TokenizerConfig) -> int:
-    """The configuration's, because position ids may skip it; else the tokenizer's; else 0."""
+    """The configuration's, because position ids may skip it; else the tokenizer's; else 0.
+
+    Raises InvalidInput if the model has no embedding for it.
+    """
     stated = getattr(config, "pad_token_id", None)
     if stated is not None and stated >= 0:
         return int(stated)
     token = settings.pad_token
     text = token.content if isinstance(token, TokenContent) else token
     found = Tokenizer.from_str(tokenizer_json).token_to_id(text) if text else None
+    if found is not None and found >= config.vocab_size:
+        raise refused(
+            f"the tokenizer pads with token {found}, and config.json says vocab_size {config.vocab_size}"
+        )
     return int(found or 0)

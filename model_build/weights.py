@@ -8,7 +8,7 @@ billion numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from torch.nn.modules import module as torch_modules
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from model_build.configuration import WeightsIndex
-from model_build.folder import check_weights, fields_of, read_json, refused, refusing
+from model_build.folder import fields_of, read_json, refused, refusing
+from model_build.formats import no_weights
+from shared.errors import InvalidArtefact
 from shared.manifest import Task
 from shared.memory import usable_memory
 from shared.regular_files import open_regular
@@ -37,9 +39,10 @@ _FP32_BYTES = 4
 
 def count_elements(folder: Path) -> int:
     """Numbers in the safetensors files of a transformer. Raises InvalidInput unless all are sound."""
-    check_weights(folder, WEIGHTS, INDEX)
     if (folder / WEIGHTS).is_file():  # transformers reads this one where both are there
         return sum(math.prod(shape) for shape in read_shapes(folder / WEIGHTS).values())
+    if not (folder / INDEX).is_file():
+        raise no_weights(folder, WEIGHTS)
     index = fields_of(read_json(folder / INDEX), WeightsIndex, INDEX)
     shards = {name: _shard(folder, name) for name in set(index.weight_map.values())}
     for tensor, name in index.weight_map.items():
@@ -89,6 +92,16 @@ def check_described(config: Any, task: Task, held: int) -> None:
         torch.device("meta"),
     ):
         kind.from_config(config, attn_implementation="eager", trust_remote_code=False)
+
+
+def check_numbers(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Raise InvalidArtefact if one of a model's named weights holds what is no number."""
+    for name, weight in weights:
+        if not torch.isfinite(weight).all():
+            raise InvalidArtefact(
+                f"the weight {name} has NaN or infinite numbers: the model broke while it was trained "
+                "or converted, and no vector or score of it would be one"
+            )
 
 
 @contextmanager

@@ -9,20 +9,25 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch_file
 
 from model_build import folder as model_folder
 from tests.model_build.test_cli import Ran, Run, run, tiny
-from tests.model_build.test_export import edit_json, tiny_cross_encoder
+from tests.model_build.test_export import edit_json, tiny_cross_encoder, tiny_model
 from tests.model_build.test_source import OLD, PLAIN, sentence_model
 
 __all__ = ["run", "tiny"]
@@ -122,6 +127,52 @@ def _index(weight_map: Any) -> Change:
     return change
 
 
+def _fill(tensor: str, value: float) -> Change:
+    def change(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        tensors[tensor].reshape(-1)[3] = value
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return change
+
+
+def _gone(name: str) -> Change:
+    def change(folder: Path) -> None:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return change
+
+
+def _only(*names: str) -> Change:
+    """Files of other formats instead of the safetensors."""
+
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        for name in names:
+            _text(name, "x")(folder)
+
+    return change
+
+
+def _nothing(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def _file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("GGUF")
+
+
+def _all(*changes: Change) -> Change:
+    def change(folder: Path) -> None:
+        for each in changes:
+            each(folder)
+
+    return change
+
+
 def _modules(*modules: Any) -> Change:
     return _text("modules.json", json.dumps(modules))
 
@@ -170,9 +221,49 @@ PANICS_LATER = {
     "special_tokens": {},
 }
 
+LORA = _text("adapter_config.json", json.dumps({"base_model_name_or_path": "org/base", "r": 8}))
+ADAPTER = "an adapter (LoRA, adapter_config.json) of org/base, and no whole model: merge it"
+
 POOLING = {"pooling_mode": "mean", "word_embedding_dimension": 32}
 
 CASES: dict[str, tuple[Change, str]] = {
+    # What is not there, or is something else
+    "nothing": (_nothing, "the folder is empty"),
+    "a file": (_file, "is neither a folder, nor a hub id"),
+    "no config": (_gone("config.json"), "not a folder with a config.json"),
+    "no pooling": (_gone("1_Pooling"), "no 1_Pooling/config.json, of the Pooling that modules.json"),
+    "no pooling's config": (_gone("1_Pooling/config.json"), "there is no 1_Pooling/config.json"),
+    "no modules": (_gone("modules.json"), "a folder 1_Pooling, and no modules.json"),
+    "no transformer": (
+        _modules(
+            {"type": OLD + "Transformer", "path": "0_Transformer"},
+            {"type": OLD + "Pooling", "path": "1_Pooling"},
+        ),
+        "no folder 0_Transformer, which modules.json names",
+    ),
+    "no dense": (
+        _modules(*({"type": t, "path": p} for t, p in [*PLAIN, (OLD + "Dense", "2_Dense")])),
+        "there is no 2_Dense/config.json",
+    ),
+    "a LoRA": (LORA, ADAPTER),
+    "a LoRA alone": (_all(_nothing, LORA), ADAPTER),
+    "a LoRA with modules": (_all(_gone("config.json"), LORA), ADAPTER),
+    "an adapter that is none": (_text("adapter_config.json", "[]"), "adapter_config.json is not a JSON"),
+    "GGUF": (_only("model.gguf"), "there is no model.safetensors: the weights are GGUF"),
+    "GGUF alone": (_all(_only("model.gguf"), _gone("config.json")), "config.json: the weights are GGUF"),
+    "ONNX": (_only("model.onnx"), "the weights are ONNX's"),
+    "ONNX in its folder": (_only("onnx/model.onnx"), "the weights are ONNX's"),
+    "TensorFlow": (_only("tf_model.h5"), "the weights are TensorFlow's"),
+    "Flax": (_only("flax_model.msgpack"), "the weights are Flax's"),
+    "OpenVINO": (_only("openvino_model.xml"), "the weights are OpenVINO's"),
+    "a trainer's leavings": (
+        _only("optimizer.pt", "training_args.bin"),
+        "there is no model.safetensors",
+    ),
+    "a prompt without end": (
+        _json("config_sentence_transformers.json", prompts={"query": "a " * 40}),
+        "the prompt query fills the 40 tokens",
+    ),
     # JSON
     "config nested deep": (_text("config.json", DEEP), "config.json is nested too deep"),
     "config of objects nested deep": (_text("config.json", NESTED), "config.json is nested too deep"),
@@ -388,6 +479,152 @@ def test_a_hostile_cross_encoder_is_refused(
     folder = tiny_cross_encoder(tmp_path / "model")
     change(folder)
     _refused(run(folder, "--target", "cpu-fp32"), message, tmp_path)
+
+
+WEIGHT, HEAD = "encoder.layer.0.output.dense.weight", "classifier.weight"
+NUMBERS: dict[str, tuple[Change, str]] = {
+    "NaN": (_fill(WEIGHT, float("nan")), f"the weight {WEIGHT} has NaN or infinite numbers"),
+    "infinite": (_fill(WEIGHT, float("inf")), f"the weight {WEIGHT} has NaN or infinite numbers"),
+    # A token that no sample has.
+    "NaN in a rare row": (
+        _fill("embeddings.word_embeddings.weight", float("nan")),
+        "the weight embeddings.word_embeddings.weight has NaN",
+    ),
+    "NaN in a dense layer": (
+        _all(_dense((2, 32)), lambda folder: _fill("linear.weight", float("nan"))(folder / "2_Dense")),
+        "the weight linear.weight of a Dense layer has NaN",
+    ),
+    "overflowing": (_fill(WEIGHT, 3e38), "infinite numbers"),
+}
+
+
+@pytest.mark.parametrize("target", ["cpu-fp32", "cpu-int8", "gpu-fp16"])
+@pytest.mark.parametrize("case", NUMBERS)
+def test_a_model_whose_numbers_are_none_is_exit_3(
+    case: str, target: str, run: Run, tmp_path: Path
+) -> None:
+    """For every target, and nothing is published."""
+    change, message = NUMBERS[case]
+    folder = _quiet(sentence_model(tmp_path / "model", PLAIN, POOLING))
+    change(folder)
+    if case == "overflowing" and target == "gpu-fp16":
+        message = f"the weight {WEIGHT} has values that do not fit FP16"
+    _broken(run(folder, "--target", target, "--push", f"file://{tmp_path}/store"), message, tmp_path)
+
+
+@pytest.mark.parametrize("target", ["cpu-fp32", "cpu-int8", "gpu-fp16"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_cross_encoder_whose_numbers_are_none_is_exit_3(
+    value: float, target: str, run: Run, tmp_path: Path
+) -> None:
+    """Its head too."""
+    folder = _quiet(tiny_cross_encoder(tmp_path / "model"))
+    _fill(HEAD, value)(folder)
+    ran = run(folder, "--target", target, "--push", f"file://{tmp_path}/store")
+    _broken(ran, f"the weight {HEAD} has NaN or infinite numbers", tmp_path)
+
+
+def test_products_that_overflow_in_fp16_are_exit_3(run: Run, tmp_path: Path) -> None:
+    """Weights that fit FP16 one by one, and a sum that does not: found without a GPU too."""
+    folder = _quiet(sentence_model(tmp_path / "model", PLAIN, POOLING))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["encoder.layer.0.intermediate.dense.weight"] *= 1e4
+    tensors[WEIGHT] *= 1e4
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    cpu = run(folder, "--target", "cpu-fp32")
+    assert cpu.returncode == 0, cpu.stderr
+    _broken(run(folder, "--target", "gpu-fp16"), "overflow in the format it runs in", tmp_path)
+
+
+def test_an_unread_poolers_numbers_do_not_matter(run: Run, tmp_path: Path) -> None:
+    """No vector depends on it."""
+    folder = _quiet(sentence_model(tmp_path / "model", PLAIN, POOLING))
+    _fill("pooler.dense.weight", float("nan"))(folder)
+    ran = run(folder, "--target", "cpu-fp32")
+    assert ran.returncode == 0, ran.stderr
+
+
+def _quiet(folder: Path) -> Path:
+    """With what sentence-transformers needs to read the tokenizer."""
+    settings = {"pad_token": "<pad>", "unk_token": "<unk>"}
+    edit_json(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", **settings)
+    return folder
+
+
+def _broken(ran: Ran, message: str, tmp_path: Path) -> None:
+    assert ran.returncode == 3, ran.stderr
+    (sentence,) = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
+    assert message in sentence
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "store").exists()
+
+
+# Of a vocabulary of 31: the last id is one that graphs were not traced with.
+PADDINGS: dict[str, tuple[str, Any, int]] = {
+    "last": ("bert", 30, 0),
+    "last of RoBERTa": ("roberta", 30, 0),
+    "last of MPNet": ("mpnet", 30, 0),
+    "last of DistilBERT": ("distilbert", 30, 0),
+    "none": ("bert", None, 0),
+    "none of RoBERTa": ("roberta", None, 2),
+    "-1": ("bert", -1, 0),
+}
+
+
+@pytest.mark.parametrize("task", ["embedding", "cross-encoder"])
+@pytest.mark.parametrize("case", PADDINGS)
+def test_any_padding_id_is_built_or_refused(case: str, task: str, run: Run, tmp_path: Path) -> None:
+    """A padding id that is the vocabulary's last, or none: a model as good as any, or one sentence."""
+    architecture, padding, code = PADDINGS[case]
+    make = tiny_model if task == "embedding" else tiny_cross_encoder
+    folder = _quiet(make(tmp_path / "model", architecture))
+    edit_json(folder / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
+    edit_json(folder / "config.json", pad_token_id=padding, max_position_embeddings=40)
+    gates = ("--min-rank-agreement", "-1")  # random weights rank nothing
+    ran = run(folder, "--target", "cpu-fp32", *gates)
+    if code:
+        _refused(ran, "config.json has no pad_token_id, after which", tmp_path)
+    else:
+        assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["pytorch_model.bin"],
+        ["model.pt"],
+        ["weights.pth"],
+        ["last.ckpt"],
+        [f"pytorch_model-0000{n}-of-00002.bin" for n in (1, 2)],
+        [f"pytorch_model-0000{n}-of-00006.bin" for n in range(1, 7)],
+    ],
+)
+def test_pickles_are_refused_with_what_converts_them(names: list[str], run: Run, tmp_path: Path) -> None:
+    """The command in the sentence, pasted into a shell, makes a folder that is built."""
+    folder = _quiet(sentence_model(tmp_path / "model", PLAIN, POOLING))
+    tensors = list(load_torch_file(folder / "model.safetensors").items())
+    for n, name in enumerate(names):
+        part: dict[str, Any] = dict(tensors[n :: len(names)])
+        torch.save({"state_dict": part, "epoch": 3} if name.endswith("ckpt") else part, folder / name)
+    torch.save({"lr": 1.0}, folder / "training_args.bin")
+    (folder / "model.safetensors").unlink()
+    ran = run(folder, "--target", "cpu-fp32")
+    assert ran.returncode == 2, ran.stderr
+    command = ran.stderr[ran.stderr.index("python -c ") :].strip()
+    assert "weights_only=True" in command
+    ours = command.replace("python", shlex.quote(sys.executable), 1)
+    subprocess.run(ours, shell=True, cwd=folder, check=True, timeout=HANGS_S)
+    converted = run(folder, "--target", "cpu-fp32")
+    assert converted.returncode == 0, converted.stderr
+
+
+def test_a_name_that_a_shell_reads_is_in_no_command(run: Run, tmp_path: Path) -> None:
+    """The command is pasted: a file called $(...) must not run."""
+    folder = sentence_model(tmp_path / "model", PLAIN, POOLING)
+    _only("$(touch owned).bin")(folder)
+    ran = run(folder, "--target", "cpu-fp32")
+    assert "['FILE']" in ran.stderr
+    assert "touch" not in ran.stderr
 
 
 @pytest.mark.usefixtures("limited")

@@ -1,0 +1,103 @@
+"""Says what a folder holds that this builder does not read, and what to do about it.
+
+It does not know what safetensors hold.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from model_build.configuration import Adapter
+from model_build.folder import fields_of, read_json, refused
+from shared.errors import InvalidInput
+
+ADAPTER = "adapter_config.json"
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+# What trainers leave beside the weights.
+_NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*)\.\w+")
+# Others are not put into a command that a person pastes into a shell.
+_PLAIN = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
+
+_OTHERS = {
+    "GGUF (llama.cpp)": ("*.gguf",),
+    "ONNX": ("*.onnx", "onnx/*.onnx"),
+    "TensorFlow": ("tf_model*.h5", "saved_model.pb"),
+    "Flax": ("flax_model*.msgpack",),
+    "OpenVINO": ("openvino_model.xml", "openvino/*.xml"),
+    "Core ML": ("*.mlpackage", "coreml/*"),
+}
+
+
+def check_no_adapter(folder: Path) -> None:
+    """Raise InvalidInput if `folder` has a LoRA adapter, which libraries would load or leave out."""
+    described = read_json(folder / ADAPTER)
+    if described is None:
+        return
+    base = fields_of(described, Adapter, ADAPTER).base_model_name_or_path
+    raise refused(
+        f"the folder holds an adapter (LoRA, {ADAPTER}) of {base or 'another model'}, and no whole "
+        "model: merge it into that model first (peft: merge_and_unload(), then save_pretrained()), and "
+        "build the result"
+    )
+
+
+def no_model(folder: Path) -> InvalidInput:
+    """The error for a folder without config.json."""
+    if not folder.is_dir():
+        return refused(f"there is no folder {folder.name}, which modules.json names")
+    if not any(folder.iterdir()):
+        return refused("the folder is empty")
+    said = _other_format(folder)
+    return refused(
+        f"the model is not a folder with a config.json{f': {said}' if said else ''}; a model is what "
+        "save_pretrained() writes: config.json, model.safetensors, tokenizer.json"
+    )
+
+
+def no_weights(folder: Path, name: str) -> InvalidInput:
+    """The error for a folder without the safetensors file `name`."""
+    if pickles := _pickles(folder):
+        kinds = ", ".join(sorted({"*" + path.suffix for path in pickles}))
+        return refused(
+            f"the weights are pickles only ({kinds}), which run code when they are read; this builder "
+            "reads safetensors. In the model's folder, "
+            f"this converts them: {conversion(pickles)}"
+        )
+    said = _other_format(folder)
+    return refused(f"there is no {name}{f': {said}' if said else ''}")
+
+
+def conversion(pickles: list[Path]) -> str:
+    """A command that writes model.safetensors from PyTorch's files, and runs no code of theirs."""
+    names = [path.name for path in pickles]
+    said = repr(names if all(map(_PLAIN.fullmatch, names)) and len(names) <= 4 else ["FILE"])
+    if len(names) > 4 and all(map(_PLAIN.fullmatch, names)):
+        said = f"sorted(map(str, pathlib.Path().glob('{_common(names)}')))"
+    return (
+        'python -c "import pathlib, torch; from safetensors.torch import save_file; '
+        f"parts = [torch.load(f, map_location='cpu', weights_only=True) for f in {said}]; "
+        "save_file({k: v.clone().contiguous() for part in parts "
+        "for k, v in part.get('state_dict', part).items() if torch.is_tensor(v)}, "
+        "'model.safetensors', {'format': 'pt'})\""
+    )
+
+
+def _common(names: list[str]) -> str:
+    """A pattern of the names of shards: what they begin with, and how they end."""
+    first, last = min(names), max(names)
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return f"{first[:same]}*{Path(first).suffix}"
+
+
+def _pickles(folder: Path) -> list[Path]:
+    found = [path for path in sorted(folder.glob("*")) if path.suffix in _PICKLES and path.is_file()]
+    return [path for path in found if not _NO_WEIGHTS.fullmatch(path.name)]
+
+
+def _other_format(folder: Path) -> str | None:
+    for kind, patterns in _OTHERS.items():
+        if any(any(folder.glob(pattern)) for pattern in patterns):
+            return f"the weights are {kind}'s, and this builder reads PyTorch's as safetensors"
+    return None
