@@ -36,6 +36,7 @@ from functions.caller import (
     while_connected,
 )
 from functions.confidential import Confidential, has_key_in_address
+from functions.cors import Cors
 from functions.docs_page import add_docs_page
 from functions.framing import OneLength
 from functions.identified import Identified
@@ -45,6 +46,7 @@ from functions.openapi import DescribedApp, describe_get, describe_post
 from functions.paths import MODEL_IN_PATH, KnownPaths
 from functions.readiness import say_not_ready, say_ready
 from shared import preference, telemetry, wire
+from shared.abilities import can, check_can
 from shared.contracts import (
     EmbedRequest,
     EmbedResult,
@@ -60,13 +62,14 @@ from shared.contracts import (
 )
 from shared.contracts import Request as Asked
 from shared.dialects import ollama, openai, tei
-from shared.dialects.body import JSON, decode_body, fill_from_query, read_marks
+from shared.dialects.body import JSON, decode_body, fill_from_query, read_marks, read_model
 from shared.dialects.fields import check_fields, read_fields, warning_of
 from shared.dialects.operations import (
     KNOWN,
     PATHS,
     FormatError,
     Operation,
+    asks_for,
     choose,
     error_format_at,
     is_operation,
@@ -75,7 +78,7 @@ from shared.dialects.operations import (
 )
 from shared.errors import BlitzError, InvalidInput, UnknownModel
 from shared.manifest import Task, is_name
-from shared.settings import Settings
+from shared.settings import Settings, aliases_of
 from shared.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -98,6 +101,7 @@ class Endpoints:
         self._backend = backend
         self._catalogue = catalogue
         self._metrics = metrics
+        self._aliases = aliases_of(settings.model_aliases)
 
     def answering(self, format_error: FormatError, endpoint: Endpoint) -> Endpoint:
         """`endpoint` within the deadline, its errors in a dialect's shape and no other."""
@@ -130,34 +134,22 @@ class Endpoints:
         """Decode, ask the backend, format. started: a perf_counter."""
         if operation.refusal:
             raise InvalidInput(operation.refusal)
-        decode = partial(decode_body, data, request.headers.get("content-type", ""), operation.body)
-        body = await off_loop_if(len(data) > LARGE_BODY_BYTES, decode)
-        check = partial(_unknown_fields, data, request.headers.get("content-type", ""), operation)
-        unknown = await off_loop_if(len(data) > LARGE_BODY_BYTES, check)
-        if operation.query:
-            body = fill_from_query(body, request.query_params, operation.query)
-        named = (
-            request.path_params.get("model")
-            or body.model
-            or request.query_params.get("model")
-            or self._settings.default_model
-        )
-        if named and not is_name(named):
-            await self._card(named)  # tells which there are; NAME@REVISION is for bulk jobs alone
-        model = named or (await self._default_card(operation.task)).name
-        asked = operation.request_from(body, model=model, settings=self._settings)
+        named, body, asked, unknown = await self._read(request, operation, data)
         cards = await self._catalogue.cards_of(asked.model)
         _hold_answer(request, asked, cards, self._settings.max_request_tokens)
         inputs = len(texts_of(asked))
         with preference.stated(request.headers.get(preference.HEADER)):
             self._metrics.request_arrived(inputs)
-            result = await while_connected(request, self._ask(asked))
+            result = await while_connected(request, self._ask(asked, named))
         warnings = _warnings_of(asked, body, cards, unknown)
         if isinstance(result, EmbedResult | RerankResult):
             result = replace(result, warnings=tuple(warnings))
+        answered = result
+        if named in self._aliases:
+            answered = replace(result, model=named)  # clients look for what they asked for
         packed = accepts_msgpack(request)
         encode = operation.format_result_msgpack if packed else operation.format_result
-        content = await off_loop_if(is_large(result), partial(encode, result, body))
+        content = await off_loop_if(is_large(result), partial(encode, answered, body))
         total_s = time.perf_counter() - started
         self._metrics.request_succeeded(
             model=result.model,
@@ -173,17 +165,71 @@ class Endpoints:
             headers["x-warning"] = "; ".join(warnings)
         return PacedResponse(content, 200, headers, media_type)
 
+    async def _read(
+        self, request: Request, operation: Operation, data: bytes
+    ) -> tuple[str, Any, Asked, list[str]]:
+        """The model as it was named ("": not at all), the body, what it asks for, fields unknown here.
+
+        What cannot be is told before what is missing: a wrong body may be for a model that is not there,
+        or that cannot do it.
+        """
+        content_type, large = request.headers.get("content-type", ""), len(data) > LARGE_BODY_BYTES
+        kind = asks_for(operation)
+        try:
+            decode = partial(decode_body, data, content_type, operation.body)
+            body = await off_loop_if(large, decode)
+            unknown = await off_loop_if(large, partial(_unknown_fields, data, content_type, operation))
+            if operation.query:
+                body = fill_from_query(body, request.query_params, operation.query)
+            named = self._named(request, body.model)
+            model = (
+                self._aliases.get(named, named) or (await self._default_card(operation.task, kind)).name
+            )
+            await self._check_model(named or model, kind)
+            asked = operation.request_from(body, model=model, settings=self._settings)
+            return named, body, asked, unknown
+        except InvalidInput:
+            told = await off_loop_if(large, partial(read_model, data, content_type))
+            await self._check_model(self._named(request, told), kind, is_known=True)
+            raise
+
+    def _named(self, request: Request, in_body: str | None) -> str:
+        return str(
+            request.path_params.get("model")
+            or in_body
+            or request.query_params.get("model")
+            or self._settings.default_model
+        )
+
+    async def _check_model(self, named: str, kind: type[Asked], *, is_known: bool = False) -> None:
+        """Raises InvalidInput if a model cannot do this; UnknownModel if none can be of that name.
+
+        A backend knows what was published in the last seconds, unless is_known: all are listed.
+        """
+        if not named:
+            return
+        name = self._aliases.get(named, named)
+        cards = await self._catalogue.cards_of(name) if is_name(name) else []
+        if not cards and (is_known or not is_name(name)):
+            raise await self._unknown(named, kind)
+        for card in cards[:1]:
+            check_can(kind, card)
+
+    async def _unknown(self, named: str, kind: type[Asked] | None = None) -> UnknownModel:
+        cards = [card for card in await self._named_cards() if kind is None or can(kind, card)]
+        return UnknownModel.among((card.name for card in cards), named)
+
     async def models(self, request: Request) -> Response:
-        return json_response(openai.format_models(await self._cards()))
+        return json_response(openai.format_models(await self._named_cards()))
 
     async def model(self, request: Request) -> Response:
         return json_response(openai.format_model(await self._card(request.path_params["model"])))
 
     async def tags(self, request: Request) -> Response:
-        return json_response(ollama.format_tags(await self._cards()))
+        return json_response(ollama.format_tags(await self._named_cards()))
 
     async def info(self, request: Request) -> Response:
-        name = request.query_params.get("model")
+        name = request.query_params.get("model") or self._settings.default_model
         card = await self._card(name) if name else await self._default_card()
         return json_response(
             tei.format_info(card, self._settings, VERSION, await self._usable_tokens(card))
@@ -203,21 +249,34 @@ class Endpoints:
     async def metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(), media_type=telemetry.CONTENT_TYPE)
 
-    async def _ask(self, asked: Asked) -> Result:
-        match asked:
-            case EmbedRequest():
-                return await self._backend.embed(asked)
-            case RerankRequest():
-                return await self._backend.rerank(asked)
-            case PredictRequest():
-                return await self._backend.predict(asked)
-            case TokenizeRequest():
-                return await self._backend.tokenize(asked)
+    async def _ask(self, asked: Asked, named: str) -> Result:
+        try:
+            match asked:
+                case EmbedRequest():
+                    return await self._backend.embed(asked)
+                case RerankRequest():
+                    return await self._backend.rerank(asked)
+                case PredictRequest():
+                    return await self._backend.predict(asked)
+                case TokenizeRequest():
+                    return await self._backend.tokenize(asked)
+        except UnknownModel:
+            raise await self._unknown(named or asked.model, type(asked)) from None
 
     async def _cards(self) -> list[ModelCard]:
         """One card a model: the CPU's, where it is published for both."""
         cards = sorted(await self._catalogue.cards(), key=lambda card: card.device, reverse=True)
         return sorted({card.name: card for card in cards}.values(), key=lambda card: card.name)
+
+    async def _named_cards(self) -> list[ModelCard]:
+        """A card for each name that can be asked for, aliases too; an alias goes before a model."""
+        by_name = {card.name: card for card in await self._cards()}
+        aliased = {
+            alias: replace(by_name[name], name=alias)
+            for alias, name in self._aliases.items()
+            if name in by_name
+        }
+        return [card for _, card in sorted({**by_name, **aliased}.items())]
 
     async def _usable_tokens(self, card: ModelCard) -> int:
         """The longest input that its backend takes; what the model reads, if nobody says now."""
@@ -230,24 +289,26 @@ class Endpoints:
         return card.max_tokens if told is None or told.max_tokens is None else told.max_tokens
 
     async def _card(self, name: str) -> ModelCard:
-        cards = await self._cards()
-        for card in cards:
+        for card in await self._named_cards():
             if card.name == name:
                 return card
-        raise UnknownModel.among(card.name for card in cards)
+        raise await self._unknown(name)
 
-    async def _default_card(self, task: Task | None = None) -> ModelCard:
-        """The card of the model that a request gets when it names none.
+    async def _default_card(
+        self, task: Task | None = None, kind: type[Asked] | None = None
+    ) -> ModelCard:
+        """The card of the model that a request of some kind gets when it names none.
 
-        That of the settings, else the only one there is, else the only one for `task`.
+        The only one there is, else the only one for `task`.
         """
-        if self._settings.default_model:
-            return await self._card(self._settings.default_model)
         cards = await self._cards()
-        for candidates in (cards, [card for card in cards if card.task == task]):
+        fit = [card for card in cards if card.task == task and (kind is None or can(kind, card))]
+        for candidates in (cards, fit):
             if len(candidates) == 1:
                 return candidates[0]
-        raise InvalidInput(f"name a model; there are: {_names(cards)}", field="model")
+        able = [card for card in cards if kind is None or can(kind, card)]
+        place = "in the body as model, or as ?model=" if kind else "as ?model="
+        raise InvalidInput(f"name a model, {place}; there are: {_names(fit or able)}", field="model")
 
 
 def create_app(
@@ -280,6 +341,8 @@ def create_app(
     app.add_middleware(OneLength, refuse=_refuse, metrics=metrics)
     app.add_middleware(Confidential, applies=has_key_in_address)
     app.add_middleware(Observed)
+    if settings.cors_origins:
+        app.add_middleware(Cors, origins=settings.cors_origins)
     app.add_middleware(KnownPaths, routes=app.routes)
     # The last one added is the outermost: refusals are seen too, and have an id.
     app.add_middleware(Identified, refuse=_refuse)

@@ -113,13 +113,13 @@ class UnknownModel(BlitzError):
     code = "model_not_found"
 
     @classmethod
-    def among(cls, names: Iterable[str]) -> UnknownModel:
-        """That none of `names`, all there are, is the one that was asked for."""
+    def among(cls, names: Iterable[str], asked: str) -> UnknownModel:
+        """That none of `names`, all there are for what is to be done, is the one that was asked for."""
         named = list(names)
         there_are = ", ".join(named[:_NAMED_MODELS]) or "none"
         if len(named) > _NAMED_MODELS:
             there_are += f" and {len(named) - _NAMED_MODELS} more"
-        return cls(f"there is no model of that name; there are: {there_are}", field="model")
+        return cls(f"there is no model {shown(asked)!r}; there are: {there_are}", field="model")
 
 
 class NotFound(BlitzError):

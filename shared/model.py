@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from shared.abilities import check_can
 from shared.contracts import (
     EmbedRequest,
     FloatMatrix,
@@ -58,12 +59,7 @@ class Model:
 
     def tokenize(self, request: EmbedRequest) -> Steps[list[list[int]]]:
         """Ids of each input, its prompt prepended. Raises InvalidInput and InputTooLong."""
-        if self.manifest.task != "embedding":
-            raise InvalidInput(
-                f"{self.manifest.name} is a cross-encoder, which has no vectors: rerank with it, or "
-                "name an embedding model",
-                field="model",
-            )
+        check_can(EmbedRequest, self.manifest)
         if request.dimensions is not None and request.dimensions > self.manifest.dimensions:
             raise InvalidInput(
                 f"ask for 1 to {self.manifest.dimensions}: this model's vectors have no more",
@@ -78,12 +74,7 @@ class Model:
 
     def tokenize_pairs(self, request: RerankRequest) -> Steps[list[TokenPair]]:
         """The query paired with each document. Raises InvalidInput and InputTooLong."""
-        if self.manifest.dimensions != 1:
-            raise InvalidInput(
-                f"{self.manifest.name} gives {self.manifest.dimensions} labels and no one score: "
-                "ask /predict, or name a reranker",
-                field="model",
-            )
+        check_can(RerankRequest, self.manifest)
         return self.tokenizer.encode_pairs(
             request.query,
             request.documents,
@@ -94,11 +85,7 @@ class Model:
 
     def tokenize_inputs(self, request: PredictRequest) -> Steps[list[Tokens]]:
         """Texts and pairs for a cross-encoder. Raises InvalidInput and InputTooLong."""
-        if self.manifest.task != "cross-encoder":
-            raise InvalidInput(
-                f"{self.manifest.name} is an embedding model, which has no labels: name a cross-encoder",
-                field="model",
-            )
+        check_can(PredictRequest, self.manifest)
         return self.tokenizer.encode_each(
             request.inputs, truncate=request.truncate, side=request.truncation_side
         )

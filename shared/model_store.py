@@ -116,7 +116,7 @@ class ModelStore:
         # A name that cannot be one is no path, and for the caller simply a model that is not there.
         data = self._objects.read(f"{name}/{POINTER_FILE}") if is_name(name) else None
         if data is None:
-            raise UnknownModel.among(self.names())
+            raise UnknownModel.among(self.names(), name)
         revisions = decode_pointer(data)
         if not all(is_name(revision) for revision in revisions.values()):
             raise InvalidArtefact(f"the pointer of {name} holds no valid revision")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import Misconfigured
+from shared.manifest import is_name
 
 PREFIX = "BLITZ_"
 
@@ -41,6 +42,8 @@ class Settings:
         its identity; empty: no token.
     backend_secret: what router and backends share where there is no Entra; empty: none.
     api_key_hashes: comma-separated sha256 (hex) of the keys that callers may use; empty: no key needed.
+    cors_origins: comma-separated origins (https://app.example.com) of web pages that may use the router
+        from a browser; *: all; empty: none. A page that holds a key shows it to whoever opens the page.
     routing: "fixed" (by the number of texts) or "adaptive" (by the expected time).
     gpu_min_texts: with "fixed", requests of at least so many texts go to the GPU.
     gpu_idle_s, gpu_wake_s: after so long without a request the GPU app is taken to be scaled to zero,
@@ -54,6 +57,8 @@ class Settings:
     cache_dir, cache_disk_bytes: local copies of blobs, and how much they may take
         (Flex Consumption has 0.8 GB of temporary storage).
     cache_models, cache_memory_bytes: how many loaded models, and how many bytes of them.
+    model_aliases: comma-separated ALIAS=NAME: requests, and lines of OpenAI batches, that name ALIAS
+        (BAAI/bge-m3, text-embedding-3-small) get the model NAME; goes before a model that is called so.
     warm_models: comma-separated names loaded at startup.
     refresh_s: how often a served model's pointer is checked for a new revision.
     threads: engine threads; 0: as many as the container's CPU quota.
@@ -92,11 +97,13 @@ class Settings:
     storage: str = ""
     storage_connection_string: str = ""
     default_model: str = ""
+    model_aliases: tuple[str, ...] = ()
     cpu_backend_url: str = ""
     gpu_backend_url: str = ""
     backend_audience: str = ""
     backend_secret: str = ""
     api_key_hashes: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
     routing: str = "fixed"
     gpu_min_texts: int = 10
     gpu_idle_s: float = 300.0
@@ -146,6 +153,13 @@ class Settings:
                     "BLITZ_API_KEY_HASHES must be sha256 hashes, 64 hex digits each, commas between; "
                     "python -m functions.keys makes a key and its hash"
                 )
+        for origin in self.cors_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise Misconfigured(
+                    f"BLITZ_CORS_ORIGINS has {origin!r}: https://HOST or https://HOST:PORT is right, as "
+                    "a browser sends it, without a path or a slash at the end; or * for all"
+                )
+        _check_aliases(self.model_aliases)
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise Misconfigured(f"{PREFIX}{name.upper()} must be 0 or more")
@@ -169,6 +183,11 @@ class Settings:
         return cls(**values)
 
 
+def aliases_of(items: tuple[str, ...]) -> dict[str, str]:
+    """model_aliases as what models are called beside their names -> their names."""
+    return dict(item.split("=") for item in items)
+
+
 def log_format_of(environ: Mapping[str, str]) -> str:
     """BLITZ_LOG_FORMAT alone: in which form to say what is wrong with the others."""
     log_format = environ.get("BLITZ_LOG_FORMAT", "")
@@ -181,6 +200,9 @@ _CHOICES = {
     "log_format": ("text", "json"),
     "routing": ("fixed", "adaptive"),
 }
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_PART = "[A-Za-z0-9](?:[A-Za-z0-9._:-]*[A-Za-z0-9])?"
+_ALIAS = re.compile(f"(?=.{{1,128}}$){_PART}(?:/{_PART})*")
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _NOT_NEGATIVE = (
     "threads",
@@ -220,6 +242,27 @@ _POSITIVE = (
 )
 
 _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
+
+
+def _check_aliases(items: tuple[str, ...]) -> None:
+    """Raises Misconfigured, naming the one that is wrong."""
+    seen: set[str] = set()
+    for item in items:
+        alias, _, name = item.partition("=")
+        if not _ALIAS.fullmatch(alias) or not is_name(name):
+            raise Misconfigured(
+                f"BLITZ_MODEL_ALIASES has {item!r}: ALIAS=NAME is right, commas between; an alias is "
+                "1 to 128 letters, digits, '.', '_', '-', ':' and '/', a name is a model's in the store"
+            )
+        if alias in seen:
+            raise Misconfigured(f"BLITZ_MODEL_ALIASES says twice what {alias} is")
+        seen.add(alias)
+    for item in items:
+        alias, _, name = item.partition("=")
+        if name in seen:
+            raise Misconfigured(
+                f"BLITZ_MODEL_ALIASES has {item!r}, but {name} is an alias itself: name a model"
+            )
 
 
 def _variable_of(field: str) -> str:

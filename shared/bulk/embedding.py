@@ -51,17 +51,17 @@ class _Failure(NamedTuple):
 
 @dataclass(slots=True)
 class _Done:
-    """Rows that have vectors (N, D). cut: whether each text was cut; None: the backend did not tell."""
+    """Rows that have vectors (N, D). cut: whether each text was cut."""
 
     rows: list[int]
     vectors: FloatMatrix
     tokens: tuple[int, ...]
-    cut: tuple[bool | None, ...]
+    cut: tuple[bool, ...]
 
     @classmethod
     def of(cls, rows: list[int], result: EmbedResult) -> _Done:
-        cut: tuple[bool, ...] = getattr(result, "cut", ())
-        return cls(rows, result.vectors, result.token_counts, cut or (None,) * len(rows))
+        cut = tuple(at in result.cut for at in range(len(rows)))
+        return cls(rows, result.vectors, result.token_counts, cut)
 
     def leave_out_not_finite(self, failed: dict[int, _Failure]) -> None:
         """Rows whose numbers are none. The backend is to refuse them; an output must not have them."""

@@ -24,7 +24,7 @@ from shared.bulk.state import Ledger
 from shared.bulk.storage import Blobs, BlobStat, Storage
 from shared.bulk.threads import Threads
 from shared.contracts import ModelCard
-from shared.errors import InvalidInput, SourceChanged
+from shared.errors import InvalidInput, SourceChanged, shown
 from shared.manifest import Device, check_prompt
 from shared.routing import BackendView, Policy, Work
 
@@ -178,7 +178,7 @@ def _card_for(options: Options, cards: list[ModelCard], devices: list[Device]) -
     if not named:
         known = ", ".join(sorted({card.name for card in cards if card.task == "embedding"})) or "none"
         raise InvalidInput(
-            f"there is no embedding model of that name; there are: {known}", field="model"
+            f"there is no embedding model {shown(options.model)!r}; there are: {known}", field="model"
         )
     if named[0].task != "embedding":
         raise InvalidInput(f"{options.model} is a cross-encoder, which has no vectors", field="model")

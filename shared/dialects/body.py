@@ -66,6 +66,22 @@ def read_marks(data: bytes, content_type: str) -> Marks:
         return {}
 
 
+class _Named(msgspec.Struct):
+    model: Any = None
+
+
+def read_model(data: bytes, content_type: str) -> str:
+    """The model that a body names, whatever else is wrong with it; "" if it names none, or not so."""
+    try:
+        if media_type_of(content_type) == wire.CONTENT_TYPE:
+            named = wire.unpack(data, max_bytes=len(data)).get("model")
+        else:
+            named = msgspec.json.decode(without_bom(data), type=_Named).model
+    except (InvalidInput, AttributeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return named if isinstance(named, str) else ""
+
+
 def decode_body(data: bytes, content_type: str, kind: type[T]) -> T:
     """JSON or msgpack -> `kind`, a msgspec Struct. An absent content type means JSON.
 

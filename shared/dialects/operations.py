@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import cache
+from typing import Any, TypeAlias, get_type_hints
 
 import msgspec
 
@@ -245,6 +246,14 @@ def supported_by(body: type[Any]) -> frozenset[str]:
 def operations_at(path: str) -> tuple[Operation, ...]:
     """Those that share `path`, in the order in which `choose` asks them."""
     return tuple(each for each in OPERATIONS if path in each.paths)
+
+
+@cache
+@cache
+def asks_for(operation: Operation) -> type[Request]:
+    """The kind of request that an operation's bodies become."""
+    kind: type[Request] = get_type_hints(operation.request_from)["return"]
+    return kind
 
 
 def choose(operations: Sequence[Operation], marks: Marks) -> Operation:

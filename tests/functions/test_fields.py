@@ -111,8 +111,9 @@ ROWS = _rows()
 
 
 async def ask(path: str, body: Any) -> tuple[httpx.Response, FakeBackend]:
-    backend = FakeBackend("mini")
-    return await post(path, {"model": "mini", **body}, backend), backend
+    backend = FakeBackend("mini", "label-2")
+    model = "label-2" if path == "/predict" else "mini"
+    return await post(path, {"model": model, **body}, backend), backend
 
 
 def _answer(response: httpx.Response) -> Any:

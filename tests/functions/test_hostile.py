@@ -32,7 +32,7 @@ from shared.contracts import (
     TokenizeRequest,
     TokenizeResult,
 )
-from shared.dialects.operations import OPERATIONS, PATHS, Operation
+from shared.dialects.operations import OPERATIONS, PATHS, Operation, asks_for
 from shared.errors import InvalidInput
 from shared.settings import Settings
 from shared.telemetry import Telemetry
@@ -137,7 +137,7 @@ def valid_body(operation: Operation) -> dict[str, Any]:
             operation.request_from(read, model="m", settings=Settings())
         except (msgspec.ValidationError, InvalidInput):
             continue
-        return {**body, "model": "m"}
+        return {**body, "model": "p" if asks_for(operation) is PredictRequest else "m"}
     raise AssertionError(f"give VALID a body for: {operation.summary}")
 
 

@@ -38,7 +38,9 @@ class FakeCatalogue:
         return [ModelCard("m", "r", "cpu-int8", "bert", "mean", 2, 16)]
 
     async def cards_of(self, name: str) -> list[ModelCard]:
-        return [card for card in await self.cards() if card.name == name]
+        """Of "p" too, which labels, and is not listed."""
+        labels = ModelCard("p", "r", "cpu-int8", "bert", None, 2, 16, task="cross-encoder")
+        return [card for card in (*await self.cards(), labels) if card.name == name]
 
 
 def client_of(backend: Backend | None = None, hashes: tuple[str, ...] = HASHES) -> httpx.AsyncClient:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 OPENAI = {"model": "mini", "input": "a"}
 TEI = {"model": "mini", "inputs": "a"}
-RANKED = {"model": "rerank-1", "query": "q", "texts": ["a"], "documents": ["a"]}
+RANKED = {"model": "rerank-1", "query": "q", "documents": ["a"]}
 RECORDS = {"model": "mini", "values": [{"recordId": "0", "data": {"text": "a"}}]}
 
 

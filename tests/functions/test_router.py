@@ -132,7 +132,7 @@ class FakeBackend:
         if self.error:
             raise self.error
         if request.model not in self.model_names:
-            raise UnknownModel.among(self.model_names)
+            raise UnknownModel.among(self.model_names, request.model)
 
 
 def card_of(name: str) -> ModelCard:
@@ -287,13 +287,16 @@ async def test_no_model_means_the_only_one_for_the_task(path: str, body: Any, mo
     """Clients of TEI and Weaviate cannot name one: an embedding model and a reranker serve them all."""
     backend = FakeBackend("mini", "rerank-1")
     assert (await post(path, body, backend)).status_code == 200
-    assert (await post(f"{path}?model=mini", body, backend)).status_code == 200
-    assert (await post(path, body, backend, default_model="mini")).status_code == 200
-    assert [request.model for request in backend.requests] == [model, "mini", "mini"]
+    named = "rerank-1" if path == "/predict" else "mini"
+    assert (await post(f"{path}?model={named}", body, backend)).status_code == 200
+    assert (await post(path, body, backend, default_model=named)).status_code == 200
+    assert [request.model for request in backend.requests] == [model, named, named]
     backend = FakeBackend("mini", "maxi", "rerank-1", "rerank-2")
     response = await post(path, body, backend)
     assert response.status_code in (400, 422)
-    assert "maxi, mini, rerank-1, rerank-2" in response.text
+    right = "maxi, mini" if model == "mini" else "rerank-1, rerank-2"
+    told = f"name a model, in the body as model, or as ?model=; there are: {right}"
+    assert told in (response.json().get("message") or response.text)
 
 
 @pytest.mark.anyio
@@ -338,7 +341,7 @@ async def test_errors_have_the_shape_of_the_bodys_dialect(
 )
 async def test_msgpack_finds_the_same_operation(path: str, body: Any, place: list[str]) -> None:
     """A packed body asks the backend for what the JSON one does, and gets arrays."""
-    backend = FakeBackend("rerank-1")
+    backend = FakeBackend("mini" if "inputs" in body and path == "/" else "rerank-1")
     async with client_of(backend) as client:
         await client.post(path, json=body)
         response = await client.post(
@@ -677,7 +680,7 @@ async def test_timing_headers_are_teis(device: Device) -> None:
 )
 async def test_characters_are_those_of_every_text(path: str, body: Any, characters: str) -> None:
     """Query and both texts of a pair too; ids have none."""
-    response = await post(path, body)
+    response = await post(path, body, FakeBackend("rerank-1" if path == "/predict" else "mini"))
     assert response.headers["x-compute-characters"] == characters
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import Misconfigured
-from shared.settings import Settings
+from shared.settings import Settings, aliases_of
 
 HASH = "0123456789abcdef" * 4
 
@@ -65,6 +65,66 @@ def test_a_key_in_place_of_its_hash_is_refused_and_not_shown(hashes: str) -> Non
     with pytest.raises(Misconfigured, match=re.escape("python -m functions.keys")) as refused:
         Settings.from_env({"BLITZ_API_KEY_HASHES": hashes})
     assert hashes.strip() not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("BAAI/bge-m3", "ALIAS=NAME is right"),
+        ("=bge-m3", "ALIAS=NAME is right"),
+        ("BAAI/bge-m3=", "ALIAS=NAME is right"),
+        ("a=b=c", "ALIAS=NAME is right"),
+        ("a=b/c", "ALIAS=NAME is right"),
+        ("../b=c", "ALIAS=NAME is right"),
+        ("a/../b=c", "ALIAS=NAME is right"),
+        ("a//b=c", "ALIAS=NAME is right"),
+        ("/a=c", "ALIAS=NAME is right"),
+        ("a/=c", "ALIAS=NAME is right"),
+        ("a@r1=c", "ALIAS=NAME is right"),
+        ("a b=c", "ALIAS=NAME is right"),
+        ("a=..", "ALIAS=NAME is right"),
+        (f"{'a' * 129}=c", "ALIAS=NAME is right"),
+        ("a=b,a=c", "says twice what a is"),
+        ("a=b,b=c", "b is an alias itself"),
+    ],
+)
+def test_an_alias_that_cannot_be_is_refused_at_the_start(given: str, said: str) -> None:
+    """By its own words, and what would be right."""
+    with pytest.raises(Misconfigured, match=f"BLITZ_MODEL_ALIASES.*{re.escape(said)}"):
+        Settings.from_env({"BLITZ_MODEL_ALIASES": given})
+
+
+def test_aliases_are_what_clients_call_models() -> None:
+    """Hub ids, OpenAI's names, Ollama's tags."""
+    given = (
+        f"BAAI/bge-m3=bge-m3, text-embedding-3-small=mini ,a/b/c=x,bge-m3:latest=bge-m3,{'a' * 128}=b"
+    )
+    read = Settings.from_env({"BLITZ_MODEL_ALIASES": given}).model_aliases
+    assert aliases_of(read) == {
+        "BAAI/bge-m3": "bge-m3",
+        "text-embedding-3-small": "mini",
+        "a/b/c": "x",
+        "bge-m3:latest": "bge-m3",
+        "a" * 128: "b",
+    }
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("https://a.example/", "https://a.example/app", "a.example", "https://", "https://A.example"),
+        *("https://*.example", "null", "https://a.example:", "https://a b", "https://a.example?x"),
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused_at_the_start(origin: str) -> None:
+    """It would match nothing, for ever."""
+    with pytest.raises(Misconfigured, match="BLITZ_CORS_ORIGINS has"):
+        Settings.from_env({"BLITZ_CORS_ORIGINS": f"https://b.example,{origin}"})
+
+
+def test_origins_are_as_browsers_send_them() -> None:
+    given = "https://a.example, http://localhost:3000,http://[::1]:8080,chrome-extension://abc,*"
+    assert len(Settings.from_env({"BLITZ_CORS_ORIGINS": given}).cors_origins) == 5
 
 
 def test_every_setting_is_described_and_read_somewhere() -> None:
