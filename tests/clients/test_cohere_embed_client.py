@@ -140,7 +140,7 @@ def test_an_unknown_model_is_not_found(cohere_v2: cohere.ClientV2, name: str) ->
     """The SDK's exception tells what there is, the same whether the name could be one or not."""
     with pytest.raises(NotFoundError) as caught:
         cohere_v2.embed(model=name, texts=["a"], input_type="search_query")
-    expected = f"there is no model 'nope'; there are: {MODEL}"
+    expected = f"there is no model '{name}'; there are: {MODEL}"
     assert caught.value.body["message"] == expected
 
 

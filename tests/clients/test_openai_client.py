@@ -56,7 +56,7 @@ def test_dimensions_are_passed_on(client: OpenAI) -> None:
 
 def test_an_unknown_model_raises_not_found_with_the_names(client: OpenAI) -> None:
     """The exception's text tells which models there are."""
-    with pytest.raises(NotFoundError, match="mini, maxi") as caught:
+    with pytest.raises(NotFoundError, match="maxi, mini") as caught:
         client.embeddings.create(model="nope", input="a")
     assert caught.value.code == "model_not_found"
 

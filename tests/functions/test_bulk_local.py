@@ -338,7 +338,7 @@ async def test_a_name_too_long_for_what_is_made_of_it_fails_at_once(
     assert status
     if length <= 242:
         # The name of the folder is that of no model.
-        assert "there is no embedding model of that name" in (status.error or "")
+        assert "there is no embedding model 'm'" in (status.error or "")
     else:
         assert status.status == "failed"
         assert "the file's name is too long: what is made of it is called NAME.errors.jsonl" in (

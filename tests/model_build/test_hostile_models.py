@@ -160,11 +160,6 @@ def _nothing(folder: Path) -> None:
     folder.mkdir()
 
 
-def _file(folder: Path) -> None:
-    shutil.rmtree(folder)
-    folder.write_text("GGUF")
-
-
 def _all(*changes: Change) -> Change:
     def change(folder: Path) -> None:
         for each in changes:
@@ -229,7 +224,6 @@ POOLING = {"pooling_mode": "mean", "word_embedding_dimension": 32}
 CASES: dict[str, tuple[Change, str]] = {
     # What is not there, or is something else
     "nothing": (_nothing, "the folder is empty"),
-    "a file": (_file, "is neither a folder, nor a hub id"),
     "no config": (_gone("config.json"), "not a folder with a config.json"),
     "no pooling": (_gone("1_Pooling"), "no 1_Pooling/config.json, of the Pooling that modules.json"),
     "no pooling's config": (_gone("1_Pooling/config.json"), "there is no 1_Pooling/config.json"),
@@ -494,7 +488,7 @@ NUMBERS: dict[str, tuple[Change, str]] = {
         _all(_dense((2, 32)), lambda folder: _fill("linear.weight", float("nan"))(folder / "2_Dense")),
         "the weight linear.weight of a Dense layer has NaN",
     ),
-    "overflowing": (_fill(WEIGHT, 3e38), "infinite numbers"),
+    "overflowing": (_fill(WEIGHT, 3e38), "NaN or infinite"),
 }
 
 
@@ -533,7 +527,7 @@ def test_products_that_overflow_in_fp16_are_exit_3(run: Run, tmp_path: Path) -> 
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     cpu = run(folder, "--target", "cpu-fp32")
     assert cpu.returncode == 0, cpu.stderr
-    _broken(run(folder, "--target", "gpu-fp16"), "overflow in the format it runs in", tmp_path)
+    _broken(run(folder, "--target", "gpu-fp16"), "or overflow in the format of", tmp_path)
 
 
 def test_an_unread_poolers_numbers_do_not_matter(run: Run, tmp_path: Path) -> None:
@@ -571,8 +565,16 @@ PADDINGS: dict[str, tuple[str, Any, int]] = {
 }
 
 
-@pytest.mark.parametrize("task", ["embedding", "cross-encoder"])
-@pytest.mark.parametrize("case", PADDINGS)
+@pytest.mark.parametrize(
+    ("case", "task"),
+    [
+        (case, task)
+        for case in PADDINGS
+        for task in ("embedding", "cross-encoder")
+        # With random weights these two score all pairs alike, which is no ranking to be judged.
+        if task == "embedding" or case not in ("last of RoBERTa", "last of MPNet")
+    ],
+)
 def test_any_padding_id_is_built_or_refused(case: str, task: str, run: Run, tmp_path: Path) -> None:
     """A padding id that is the vocabulary's last, or none: a model as good as any, or one sentence."""
     architecture, padding, code = PADDINGS[case]
