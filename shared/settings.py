@@ -57,8 +57,9 @@ class Settings:
     cache_dir, cache_disk_bytes: local copies of blobs, and how much they may take
         (Flex Consumption has 0.8 GB of temporary storage).
     cache_models, cache_memory_bytes: how many loaded models, and how many bytes of them.
-    model_aliases: comma-separated ALIAS=NAME: requests, and lines of OpenAI batches, that name ALIAS
-        (BAAI/bge-m3, text-embedding-3-small) get the model NAME; goes before a model that is called so.
+    model_aliases: comma-separated ALIAS=NAME: HTTP requests that name ALIAS (BAAI/bge-m3,
+        text-embedding-3-small) get the model NAME; goes before a model that is called so. Bulk folders,
+        sidecars, batch lines and warm_models name the model itself.
     warm_models: comma-separated names loaded at startup.
     refresh_s: how often a served model's pointer is checked for a new revision.
     threads: engine threads; 0: as many as the container's CPU quota.
