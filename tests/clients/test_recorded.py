@@ -1,8 +1,9 @@
-"""What clients sent that are not installed here, word for word, and what each reads of the answer.
+"""What clients that are not installed here send, and what each reads of the answer.
 
-Recorded from voyageai 0.5.0, mistralai 3.7.0 and ollama 0.6.3, run against this router in November 2026;
-those of LlamaIndex and Haystack with an echo server then; those of litellm are from the source of
-1.110.2, those of Jina from https://api.jina.ai/redoc.
+voyageai 0.5.0, mistralai 3.7.0 and ollama 0.6.3 were run against this router in November 2026: their
+bodies are word for word. LlamaIndex's and Haystack's have the shape that an echo server saw then.
+litellm's follow the source of 1.110.2, Jina's its documentation (https://api.jina.ai/redoc): those
+clients were not run.
 """
 
 from __future__ import annotations

@@ -1,0 +1,38 @@
+"""docs/compatibility.md names real tests and the versions installed; every client has a test."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+
+import pytest
+
+from tests.server import ROOT
+
+TEXT = (ROOT / "docs" / "compatibility.md").read_text("utf-8")
+CLIENTS = re.findall(
+    r"(?m)^\|(.*)\|(.*)\|(.*)\|(.*)\|$", TEXT.partition("## Clients")[2].partition("\n## ")[0]
+)[2:]
+TESTS = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXT)))
+RUN = sorted({client.split(",")[0].strip() for client, shown, *_ in CLIENTS if shown.strip() == "Run"})
+
+
+@pytest.mark.parametrize(("path", "name"), TESTS)
+def test_a_test_that_is_named_exists(path: str, name: str) -> None:
+    """By its whole name, in that very file."""
+    assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text("utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("client", RUN)
+def test_a_client_that_is_run_has_the_version_that_is_told(client: str) -> None:
+    """An upgrade of the lock is an upgrade of the table."""
+    name, told = client.split()
+    assert version(name) == told
+
+
+def test_every_client_has_a_test() -> None:
+    """And says how it was shown."""
+    assert CLIENTS
+    for client, shown, _, test in CLIENTS:
+        assert shown.strip() in ("Run", "Recorded", "Shape"), client
+        assert "`tests/" in test, client
