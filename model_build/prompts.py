@@ -44,7 +44,8 @@ def _family(name: str, pattern: str, model_types: str, **prompts: str) -> Family
 
 
 # First match wins. Models with no row were trained without prompts (GTE, bge-m3, all-*), state their
-# own, or were not looked up. The text of a prompt is exact to the last space.
+# own, or were not looked up. The text of a prompt is exact to the last space. Those of the instruct
+# models and of Nomic's are the same in https://github.com/embeddings-benchmark/mteb (mteb/models).
 FAMILIES: Sequence[Family] = (
     # https://huggingface.co/intfloat/multilingual-e5-large-instruct
     # https://huggingface.co/intfloat/e5-mistral-7b-instruct

@@ -87,12 +87,6 @@ def disk_errors(store: str = "the model store") -> Iterator[None]:
         raise StoreUnavailable(f"{store}'s files cannot be read or written") from error
 
 
-def sha256_of(path: Path) -> str:
-    """Lower-case hex."""
-    with open_regular(path) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def difference(path: Path, file: File, *, inside: Path) -> str | None:
     """What is wrong with the copy of `file` at `path`, after its name in a sentence; None: nothing.
 

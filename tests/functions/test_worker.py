@@ -23,7 +23,6 @@ from shared.contracts import EmbedRequest, EmbedResult
 from shared.errors import UnknownModel
 from shared.manifest import File
 from shared.model_store import open_store_url
-from shared.object_store import sha256_of
 from tests.functions.worker import Worker, WorkerFailed, running_worker
 from tests.patience import PATIENCE_S
 from tests.shared.test_torch_engine import as_fp16, manifest_of, save_sentence_model
@@ -156,7 +155,10 @@ def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     folder = tmp_path_factory.mktemp("gpu")
     source = save_sentence_model(folder / "source", "bert", "mean")
     built = as_fp16(source, folder / "built")
-    files = tuple(File(path.name, path.stat().st_size, sha256_of(path)) for path in built.iterdir())
+    files = tuple(
+        File(path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in built.iterdir()
+    )
     url = f"file://{folder / 'store'}"
     store = open_store_url(url, cache_dir=folder / "cache", cache_disk_bytes=1_000_000)
     store.publish(built, msgspec.structs.replace(manifest_of(source), files=files))

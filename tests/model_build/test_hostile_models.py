@@ -571,7 +571,8 @@ PADDINGS: dict[str, tuple[str, Any, int]] = {
         (case, task)
         for case in PADDINGS
         for task in ("embedding", "cross-encoder")
-        # With random weights these two score all pairs alike, which is no ranking to be judged.
+        # These two read so few tokens after the padding's offset that all pairs have the same score,
+        # which is no ranking to be judged.
         if task == "embedding" or case not in ("last of RoBERTa", "last of MPNet")
     ],
 )

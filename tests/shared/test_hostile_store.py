@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from shared.errors import InvalidArtefact, Misconfigured, UnknownModel
 from shared.manifest import encode_pointer
 from shared.model_store import ModelStore, open_store_url
 from shared.object_store import MAX_OBJECT_BYTES
-from tests.azurite import Azurite, running_azurite
+from tests.azurite import Azurite
 from tests.server import ROOT
 from tests.shared.test_model_store import artefacts, open_folder
 from tests.tiny import manifest_of
@@ -236,18 +236,6 @@ def test_a_service_starts_beside_a_model_that_cannot_be_read(kind: str, tmp_path
     assert "model bad is not listed: bad/current of the model store" in ended.stderr
     assert "holds no model" in ended.stderr
     assert "Traceback" not in ended.stderr
-
-
-@pytest.fixture(scope="module")
-def azurite() -> Iterator[Azurite]:
-    with running_azurite() as azurite:
-        yield azurite
-
-
-@pytest.fixture
-def container(azurite: Azurite) -> Iterator[ContainerClient]:
-    with azurite.container() as client:
-        yield client
 
 
 @pytest.fixture

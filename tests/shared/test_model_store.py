@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,24 +28,12 @@ from shared.errors import (
 from shared.manifest import File, Manifest, Target, encode_pointer
 from shared.model_store import LocalCopies, ModelStore, open_store_url
 from shared.object_store import BlobObjects, FolderObjects, azure_errors
-from tests.azurite import Azurite, running_azurite
+from tests.azurite import Azurite
 from tests.patience import PATIENCE_S
 from tests.server import free_port
 from tests.tiny import manifest_of
 
 BIG = 9 << 20  # more than two download chunks
-
-
-@pytest.fixture(scope="module")
-def azurite() -> Iterator[Azurite]:
-    with running_azurite() as azurite:
-        yield azurite
-
-
-@pytest.fixture
-def container(azurite: Azurite) -> Iterator[ContainerClient]:
-    with azurite.container() as client:
-        yield client
 
 
 class Remote:
