@@ -24,6 +24,14 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Bytes that are no short text are numbered: packed ones may hold the time, and pytest-xdist
+    refuses to run when two workers name a test differently."""
+    if isinstance(val, bytes) and not (len(val) <= 100 and val.isascii() and val.decode().isprintable()):
+        return "bytes"
+    return None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several items with one id pytest-xdist runs the first, and says nothing of the others."""
     ids = Counter(item.nodeid for item in items)
