@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from functions import backend
-from functions.inference import Inference, build_inference
+from functions.backend import app
+from functions.backend.build import build_inference
 from shared.engines.onnx import OnnxEngine, capacity
+from shared.inference.service import Inference
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,4 +20,4 @@ def create_inference(settings: Settings) -> Inference:
 
 
 def function_app(settings: Settings) -> func.AsgiFunctionApp:
-    return backend.function_app(settings, "cpu", create_inference)
+    return app.function_app(settings, "cpu", create_inference)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from functions import backend
-from functions.inference import Inference, build_inference
-from shared import telemetry
+from functions.backend import app
+from functions.backend.build import build_inference
 from shared.errors import Misconfigured
+from shared.inference.service import Inference
+from shared.observability import metrics
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def create_inference(settings: Settings) -> Inference:
 
     if torch.cuda.is_available():
         device, dtype = "cuda", torch.float16
-        telemetry.PROCESS.watch_gpu_memory(gpu_memory)
+        metrics.PROCESS.watch_gpu_memory(gpu_memory)
         free_bytes = gpu_memory()["free"] - settings.cache_memory_bytes
         if free_bytes < 0:
             raise Misconfigured(
@@ -46,4 +47,4 @@ def create_inference(settings: Settings) -> Inference:
 
 
 def function_app(settings: Settings) -> func.AsgiFunctionApp:
-    return backend.function_app(settings, "gpu", create_inference)
+    return app.function_app(settings, "gpu", create_inference)

@@ -28,8 +28,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from model_build.locate import Located, locate
 from model_build.prompts import parse_prompts
 from shared.errors import BlitzError, InvalidArtefact, InvalidInput
-from shared.manifest import MANIFEST_FILE, Manifest, check_name, encode_manifest
-from shared.model_store import ModelStore, open_store
+from shared.models.manifest import MANIFEST_FILE, Manifest, encode_manifest
+from shared.models.store import ModelStore, open_store
+from shared.names import check_name
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -180,10 +181,10 @@ def _make(
         # torch takes seconds to import: a mistyped name must not wait for it.
         from transformers.utils.logging import disable_progress_bar
 
+        from model_build.describe import describe
         from model_build.evaluate import evaluate, shortfalls
         from model_build.memory import measure_memory
         from model_build.prompts import with_prompts
-        from model_build.publish import describe
         from model_build.source import inspect_source
         from model_build.tasks import check_rankable, read_evaluation
 
@@ -215,9 +216,9 @@ def _make(
 
 def _make_graph(folder: Path, source: SourceModel, target: BuildTarget, progress: Progressing) -> None:
     """Write the ONNX graph of a CPU target."""
+    from model_build.describe import MODEL_FILE
     from model_build.export import export_onnx, optimize_offline
     from model_build.int8 import quantize_per_row
-    from model_build.publish import MODEL_FILE
 
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch) / "fp32.onnx"

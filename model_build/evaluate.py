@@ -22,7 +22,7 @@ from model_build.source import SourceModel
 from model_build.tasks import Evaluation, score_cross_encoder, score_embedding
 from shared.contracts import FloatMatrix
 from shared.errors import InvalidArtefact
-from shared.manifest import Manifest, Quality, Target
+from shared.models.manifest import Manifest, Quality, Target
 
 _WARM_UP = 8
 _PROMPTED = 24

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from shared.errors import BlitzError, InvalidInput
-from shared.manifest import MAX_TOKENIZER_BYTES
-from shared.regular_files import FileRefused, read_capped
+from shared.models.manifest import MAX_TOKENIZER_BYTES
+from shared.storage.regular_files import FileRefused, read_capped
 
 MAX_FILES = 10_000
 """In a model's folder. Those of the hub have some dozens."""

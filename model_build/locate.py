@@ -16,9 +16,9 @@ from pathlib import Path
 import msgspec
 
 from model_build.folder import check_folder
+from shared.engines.memory import usable_memory
 from shared.errors import InvalidInput, Unavailable
-from shared.manifest import Source
-from shared.memory import usable_memory
+from shared.models.manifest import Source
 
 CATALOGUE = Path(__file__).with_name("models.toml")
 

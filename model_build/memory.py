@@ -12,9 +12,10 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from shared.contracts import TextMemory
 from shared.engines.onnx import OnnxEngine
 from shared.errors import BlitzError, InvalidArtefact
-from shared.manifest import Manifest, TextMemory
+from shared.models.manifest import Manifest
 
 _MOST_TOKENS = 2048
 """Longer texts are reckoned from these: the builder need not have the memory for 8,192 tokens."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from shared.errors import InputTooLong, InvalidInput
-from shared.manifest import MAX_NAMES
-from shared.steps import completed
-from shared.tokenization import Tokenizer
+from shared.inference.steps import completed
+from shared.inference.tokenization import Tokenizer
+from shared.models.manifest import MAX_NAMES
 
 if TYPE_CHECKING:  # it brings torch, which takes seconds to import
     from model_build.source import SourceModel

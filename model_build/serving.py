@@ -23,14 +23,14 @@ from shared.contracts import (
     Tokens,
 )
 from shared.engines import onnx
-from shared.engines.base import OpenEngine
+from shared.engines.base import Capacity, OpenEngine
 from shared.engines.torch import TorchEngine, gpu_memory
 from shared.engines.torch import capacity as gpu_capacity
 from shared.errors import BlitzError, InvalidArtefact
-from shared.manifest import Manifest, Target
-from shared.model import Model, load_model
-from shared.schedule import Capacity, plan_batches
-from shared.steps import completed
+from shared.inference.model import Model, load_model
+from shared.inference.schedule import plan_batches
+from shared.inference.steps import completed
+from shared.models.manifest import Manifest, Target
 from shared.vectors import finish, rows_not_finite, sigmoid, softmax
 
 _COMPARED = 96

@@ -16,8 +16,8 @@ from transformers import AutoTokenizer
 
 from model_build.configuration import SentenceBert, TokenContent, TokenizerConfig
 from model_build.folder import fields_of, read_json, read_text, refused, refusing
-from shared.manifest import MAX_TOKENIZER_BYTES
-from shared.panics import panics_are_errors
+from shared.engines.panics import panics_are_errors
+from shared.models.manifest import MAX_TOKENIZER_BYTES
 
 _TRIAL = Path(__file__).with_name("tokenizer_trial.py")
 _TRIAL_S = 120

@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 
 from shared.contracts import FloatMatrix
 from shared.errors import InvalidInput
-from shared.regular_files import open_regular
+from shared.storage.regular_files import open_regular
 
 CUT = 10  # nDCG@10
 _MAX_GRADE = 100  # a gain is two to that power

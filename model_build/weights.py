@@ -21,10 +21,10 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from model_build.configuration import WeightsIndex
 from model_build.folder import fields_of, read_json, refused, refusing
 from model_build.formats import no_weights
+from shared.contracts import Task
+from shared.engines.memory import usable_memory
 from shared.errors import InvalidArtefact
-from shared.manifest import Task
-from shared.memory import usable_memory
-from shared.regular_files import open_regular
+from shared.storage.regular_files import open_regular
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import Misconfigured
-from shared.manifest import is_name
+from shared.names import is_name
 
 PREFIX = "BLITZ_"
 

@@ -8,12 +8,15 @@ padded length.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.contracts import DoubleMatrix, FloatMatrix
-from shared.manifest import Activation, Pooling
+
+Pooling: TypeAlias = Literal["mean", "cls", "max", "last", "weighted_mean"]
+Activation: TypeAlias = Literal["identity", "tanh", "relu"]
 
 
 @dataclass(frozen=True, slots=True)

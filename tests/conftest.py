@@ -14,8 +14,8 @@ import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
-from shared import trace
-from shared.trace import Span
+from shared.context import trace
+from shared.context.trace import Span
 
 ROOT = Path(__file__).parents[1]
 

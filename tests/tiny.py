@@ -24,9 +24,15 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from shared.contracts import FloatMatrix
-from shared.manifest import SCHEMA_VERSION, File, Manifest, Source, Target, Task
-from shared.model_store import ModelStore, open_store_url
+from shared.contracts import FloatMatrix, Task
+from shared.models.manifest import (
+    SCHEMA_VERSION,
+    File,
+    Manifest,
+    Source,
+    Target,
+)
+from shared.models.store import ModelStore, open_store_url
 
 WORDS = 400
 MAX_TOKENS = 512

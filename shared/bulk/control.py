@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from shared.bulk import jobs
 from shared.bulk.jobs import Counts, Job, Manifest, Message, Split, State, Status
 from shared.bulk.options import Container
-from shared.bulk.storage import Blobs, Storage
+from shared.contracts import Device
 from shared.errors import InvalidInput
-from shared.manifest import Device
+from shared.storage.blobs import Blobs, Storage
 
 SPLIT, FINISH = "bulk-split", "bulk-finish"
 

@@ -26,11 +26,11 @@ from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from shared.bulk.inputs.detect import Kind
 from shared.bulk.options import Container, Options
-from shared.bulk.reading import Kind
-from shared.bulk.storage import BlobStat, is_key
+from shared.contracts import Device
 from shared.errors import InvalidMessage
-from shared.manifest import Device
+from shared.storage.blobs import BlobStat, is_key
 
 State: TypeAlias = Literal[
     "validating", "failed", "in_progress", "finalizing", "completed", "cancelling", "cancelled"

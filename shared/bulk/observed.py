@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from shared import trace
 from shared.bulk.jobs import Job
+from shared.context import trace
 from shared.errors import BlitzError
-from shared.logs import FAILURE, Failure
-from shared.telemetry import Telemetry
+from shared.observability.logs import FAILURE, Failure
+from shared.observability.metrics import Telemetry
 
 _log = logging.getLogger(__name__)
 

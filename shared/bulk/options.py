@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from shared.bulk.reading import Kind
-from shared.bulk.storage import BlobStat
-from shared.bulk.writing import Dtype
+from shared.bulk.inputs.detect import Kind
+from shared.bulk.outputs.writing import Dtype
 from shared.dialects.unreadable import not_of_type
 from shared.errors import InvalidInput
-from shared.manifest import is_name
+from shared.names import is_name
+from shared.storage.blobs import BlobStat
 
 Container: TypeAlias = Literal["source", "out"]
 

@@ -5,20 +5,14 @@ Does not know storage or jobs.
 
 from __future__ import annotations
 
-import json
-import logging
-
 from shared.bulk.options import SIDECAR
+from shared.storage.shown_names import tell
 
-_SHOWN_CHARS, _TOLD = 200, 1000
 _FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
 _FOLDERS = frozenset(("__macosx", "$recycle.bin", "system volume information", "lost+found"))
 _UNFINISHED = (".crdownload", ".part", ".partial", ".filepart", ".download", ".opdownload", ".tmp")
 """What browsers and copiers call a file until it is whole; then it comes under its own name."""
 _EDITORS = ("~", ".swp")
-
-_log = logging.getLogger(__name__)
-_told: set[tuple[str, str]] = set()
 
 
 def why_no_input(key: str) -> str | None:
@@ -45,19 +39,3 @@ def is_input(key: str) -> bool:
     if why is not None and not key.endswith(SIDECAR):
         tell("bulk-in", key, f"is {why}, and is passed over")
     return why is None
-
-
-def shown(name: str) -> str:
-    """A name without what a terminal or a log's reader would obey, as far as 200 characters."""
-    return json.dumps(name[:_SHOWN_CHARS])[1:-1]
-
-
-def tell(where: str, name: str, what: str) -> None:
-    """One line for each name, of a thousand of them; one more says that there are more."""
-    if (where, name) in _told or len(_told) > _TOLD:
-        return
-    _told.add((where, name))
-    if len(_told) > _TOLD:
-        _log.warning("bulk: more files are passed over, of which no line tells")
-    else:
-        _log.warning('bulk: "%s" %s', shown(name), what)

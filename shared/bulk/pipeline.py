@@ -21,27 +21,28 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from shared import telemetry, trace
-from shared.backend_client import Backend
+from shared.backends.base import Backend
 from shared.bulk import control, jobs
 from shared.bulk.control import SPLIT
-from shared.bulk.cutting import Cutter
-from shared.bulk.embedding import Embedder
-from shared.bulk.finishing import finish_job
-from shared.bulk.formats.allowance import Limits
+from shared.bulk.inputs.allowance import Limits
 from shared.bulk.jobs import Job, Message, Status
+from shared.bulk.ledger import REPORT_S, Ledger
 from shared.bulk.observed import belongs_to, observed
 from shared.bulk.passed_over import is_input
-from shared.bulk.relay import send_following
-from shared.bulk.splitting import Cards, Splitter
-from shared.bulk.state import REPORT_S, Ledger
-from shared.bulk.storage import Storage
+from shared.bulk.steps.cutting import Cutter
+from shared.bulk.steps.embedding import Embedder
+from shared.bulk.steps.finishing import finish_job
+from shared.bulk.steps.relay import send_following
+from shared.bulk.steps.splitting import Cards, Splitter
+from shared.bulk.steps.upkeep import Upkeep
 from shared.bulk.threads import Threads
-from shared.bulk.upkeep import Upkeep
+from shared.context import trace
+from shared.contracts import Device
 from shared.errors import BlitzError, SourceChanged, Unavailable
-from shared.manifest import Device
-from shared.routing import Policy
-from shared.telemetry import Telemetry
+from shared.observability import metrics
+from shared.observability.metrics import Telemetry
+from shared.routing.policy import Policy
+from shared.storage.blobs import Storage
 
 SPLITS, FINISHES = 4, 2
 """Long steps that one process has under way: a job that takes long must not keep others waiting."""
@@ -73,7 +74,7 @@ class Bulk:
         limits: Limits,
         default_model: str,
         clock: Callable[[], float] = time.time,
-        metrics: Telemetry = telemetry.PROCESS,
+        metrics: Telemetry = metrics.PROCESS,
     ) -> None:
         self._storage = storage
         self._clock = clock

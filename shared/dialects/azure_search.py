@@ -19,7 +19,7 @@ from shared.contracts import EmbedRequest, EmbedResult
 from shared.dialects.body import NOT_EMPTY, Count, check_count, message_of, rename
 from shared.errors import BlitzError, DeadlineExceeded, EmptyInput
 from shared.settings import Settings
-from shared.wire import pack
+from shared.wire.codec import pack
 
 _STAND_IN = "."
 

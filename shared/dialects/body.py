@@ -13,11 +13,11 @@ from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args
 
 import msgspec
 
-from shared import wire
 from shared.contracts import TextInput
 from shared.dialects import unreadable
 from shared.dialects.wanted import NAME
 from shared.errors import BlitzError, EmptyInput, InvalidInput, UnsupportedMediaType
+from shared.wire import codec
 
 JSON = "application/json"
 
@@ -55,8 +55,8 @@ Marks: TypeAlias = Mapping[str, bool]
 def read_marks(data: bytes, content_type: str) -> Marks:
     """The marks of a body; none if it cannot be read, which decode_body then tells the caller."""
     try:
-        if media_type_of(content_type) == wire.CONTENT_TYPE:
-            body = wire.unpack(data, max_bytes=len(data))
+        if media_type_of(content_type) == codec.CONTENT_TYPE:
+            body = codec.unpack(data, max_bytes=len(data))
             found = {name: body.get(name) for name in _Marks.__struct_fields__}
             return {name: type(value) is dict for name, value in found.items() if value is not None}
         marks = msgspec.structs.asdict(msgspec.json.decode(without_bom(data), type=_Marks))
@@ -73,8 +73,8 @@ class _Named(msgspec.Struct):
 def read_model(data: bytes, content_type: str) -> str:
     """The model that a body names, whatever else is wrong with it; "" if it names none, or not so."""
     try:
-        if media_type_of(content_type) == wire.CONTENT_TYPE:
-            named = wire.unpack(data, max_bytes=len(data)).get("model")
+        if media_type_of(content_type) == codec.CONTENT_TYPE:
+            named = codec.unpack(data, max_bytes=len(data)).get("model")
         else:
             named = msgspec.json.decode(without_bom(data), type=_Named).model
     except (InvalidInput, AttributeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -92,13 +92,13 @@ def decode_body(data: bytes, content_type: str, kind: type[T]) -> T:
         if media_type == JSON:
             _check_charset(content_type, data)
             return msgspec.json.decode(without_bom(data), type=kind)
-        if media_type == wire.CONTENT_TYPE:
-            return msgspec.convert(wire.unpack(data, max_bytes=len(data)), type=kind)
+        if media_type == codec.CONTENT_TYPE:
+            return msgspec.convert(codec.unpack(data, max_bytes=len(data)), type=kind)
     except msgspec.ValidationError as error:
         raise unreadable.not_of_type(error, kind) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise unreadable.not_json(error, data) from error
-    raise UnsupportedMediaType(f"send {JSON} or {wire.CONTENT_TYPE} as Content-Type")
+    raise UnsupportedMediaType(f"send {JSON} or {codec.CONTENT_TYPE} as Content-Type")
 
 
 def fill_from_query(body: T, query: Mapping[str, str], names: Sequence[str]) -> T:

@@ -20,7 +20,7 @@ from shared.contracts import EmbedResult, RerankRequest, RerankResult
 from shared.dialects.body import NOT_EMPTY, Count, Text, check_count, message_of, rename
 from shared.errors import BlitzError
 from shared.settings import Settings
-from shared.wire import pack
+from shared.wire.codec import pack
 
 _NAMES = {
     "max_document_tokens": "max_tokens_per_doc",

@@ -18,7 +18,7 @@ from shared.dialects.cohere import warnings_of
 from shared.dialects.number_types import EmbeddingType, convert, in_base64
 from shared.errors import EmptyInput, InvalidInput
 from shared.settings import Settings
-from shared.wire import pack
+from shared.wire.codec import pack
 
 _INPUT_TYPES: dict[str, InputType] = {
     "search_query": "query",

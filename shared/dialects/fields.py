@@ -13,9 +13,9 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from shared import wire
 from shared.dialects.body import media_type_of, without_bom
 from shared.errors import InvalidInput
+from shared.wire import codec
 
 Fate: TypeAlias = Literal["supported", "refused", "harmless", "unknown"]
 
@@ -144,8 +144,8 @@ def warning_of(unknown: Collection[str]) -> str:
 
 def read_fields(data: bytes, content_type: str) -> Mapping[str, object]:
     """A body's fields, none of them decoded if it is JSON. Give it what decode_body has read."""
-    if media_type_of(content_type) == wire.CONTENT_TYPE:
-        value = wire.unpack(data, max_bytes=len(data))
+    if media_type_of(content_type) == codec.CONTENT_TYPE:
+        value = codec.unpack(data, max_bytes=len(data))
         return value if isinstance(value, dict) else {}
     return msgspec.json.decode(without_bom(data), type=dict[str, msgspec.Raw])
 

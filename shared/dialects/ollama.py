@@ -18,7 +18,7 @@ from shared.contracts import EmbedRequest, EmbedResult, ModelCard
 from shared.dialects.body import NOT_EMPTY, Count, Inputs, Text, message_of, read_inputs, rename
 from shared.errors import BlitzError
 from shared.settings import Settings
-from shared.wire import pack
+from shared.wire.codec import pack
 
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 

@@ -28,7 +28,7 @@ from shared.dialects.body import (
 from shared.dialects.number_types import EmbeddingType, NumberType, convert, in_base64
 from shared.errors import BlitzError, InvalidInput
 from shared.settings import Settings
-from shared.wire import pack
+from shared.wire.codec import pack
 
 OWNER = "blitz-embedding"
 

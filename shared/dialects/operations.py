@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, get_type_hints
 
 import msgspec
 
-from shared.contracts import Request
+from shared.contracts import Request, Task
 from shared.dialects import (
     azure_search,
     cohere,
@@ -27,7 +27,6 @@ from shared.dialects import (
 )
 from shared.dialects.body import Marks
 from shared.errors import BlitzError
-from shared.manifest import Task
 
 FormatError: TypeAlias = Callable[[BlitzError], tuple[int, bytes]]
 """Error -> HTTP status and JSON body, in one dialect's shape."""

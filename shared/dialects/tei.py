@@ -33,7 +33,7 @@ from shared.errors import (
     Unavailable,
 )
 from shared.settings import Settings
-from shared.wire import pack
+from shared.wire.codec import pack
 
 _STATUSES: tuple[tuple[type[BlitzError], int, str], ...] = (
     (EmptyInput, 400, "Empty"),

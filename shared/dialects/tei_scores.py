@@ -15,7 +15,7 @@ from shared.dialects.body import NOT_EMPTY, Text, check_count
 from shared.dialects.tei import Options
 from shared.errors import EmptyInput, InvalidInput
 from shared.settings import Settings
-from shared.wire import pack
+from shared.wire.codec import pack
 
 
 class RerankBody(Options, frozen=True):

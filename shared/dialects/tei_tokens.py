@@ -14,7 +14,7 @@ import orjson
 from shared.contracts import TokenizeRequest, TokenizeResult
 from shared.dialects.body import NOT_EMPTY, check_count
 from shared.settings import Settings
-from shared.wire import pack
+from shared.wire.codec import pack
 
 
 class TokenizeBody(msgspec.Struct, frozen=True):

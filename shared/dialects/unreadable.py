@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from shared import wire
 from shared.dialects import wanted
 from shared.errors import InvalidInput
+from shared.wire import codec
 
 SEARCHED_BYTES = 1_000_000
 """Finding the field takes building the whole body, skipped parts too: not of one larger than this."""
@@ -71,7 +71,7 @@ def not_json(error: Exception, data: bytes) -> InvalidInput:
     """The decoder's DecodeError, UnicodeDecodeError or RecursionError, said so that it can be mended."""
     if isinstance(error, RecursionError):
         return InvalidInput(
-            f"the body nests too deeply: {wire.MAX_DEPTH} levels are more than any field needs"
+            f"the body nests too deeply: {codec.MAX_DEPTH} levels are more than any field needs"
         )
     if not data:
         return InvalidInput("the body is empty: send a JSON object")

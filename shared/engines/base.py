@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.contracts import FloatMatrix, TokenPair, Tokens
-from shared.manifest import Manifest
+from shared.models.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What suits an engine: threads that call it at once, and the limits of a micro-batch."""
+
+    threads: int
+    batch_tokens: int
+    batch_texts: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from shared.contracts import FloatMatrix, Tokens
-from shared.cpus import usable_cpus
-from shared.engines.base import pad
+from shared.engines.base import Capacity, pad
+from shared.engines.cpus import usable_cpus
 from shared.errors import InvalidArtefact
-from shared.manifest import Manifest
-from shared.schedule import Capacity
+from shared.models.manifest import Manifest
 from shared.vectors import pool
 
 

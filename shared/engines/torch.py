@@ -28,12 +28,12 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
-from shared.contracts import FloatMatrix, Tokens
-from shared.engines.base import pad
+from shared.contracts import FloatMatrix, Task, Tokens
+from shared.engines.base import Capacity, pad
+from shared.engines.panics import panics_are_errors
 from shared.errors import BlitzError, InvalidArtefact, Unavailable
-from shared.manifest import Manifest, Pooling, Task
-from shared.panics import panics_are_errors
-from shared.schedule import Capacity
+from shared.models.manifest import Manifest
+from shared.vectors import Pooling
 
 # Progress bars in a server's log, and a table of keys that _read_transformer checks itself.
 transformers_logging.disable_progress_bar()

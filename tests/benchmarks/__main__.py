@@ -16,8 +16,8 @@ from rich.table import Table
 
 from model_build.export import export_onnx
 from model_build.source import inspect_source
-from shared.cpus import usable_cpus
-from shared.model_store import open_store_url
+from shared.engines.cpus import usable_cpus
+from shared.models.store import open_store_url
 from tests.benchmarks import (
     bulk,
     engines,

@@ -16,10 +16,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shared.bulk import control, jobs
-from shared.bulk.connection import open_storage
-from shared.bulk.storage import Storage
-from shared.model_store import open_store_url
+from shared.models.store import open_store_url
 from shared.settings import Settings
+from shared.storage.blobs import Storage
+from shared.storage.connect import open_storage
 from tests.benchmarks import engines
 from tests.benchmarks.corpus import SHARED_DATA, load_texts
 from tests.benchmarks.service import MODEL

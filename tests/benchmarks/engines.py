@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from shared.batching import Batcher
 from shared.contracts import EmbedRequest, FloatMatrix
 from shared.engines.onnx import OnnxEngine, capacity
-from shared.manifest import Manifest
-from shared.model import Model, load_model
-from shared.schedule import plan_batches
-from shared.steps import completed
+from shared.inference.batcher import Batcher
+from shared.inference.model import Model, load_model
+from shared.inference.schedule import plan_batches
+from shared.inference.steps import completed
+from shared.models.manifest import Manifest
 from shared.vectors import finish, pool
 
 Embed = Callable[[list[str]], FloatMatrix]

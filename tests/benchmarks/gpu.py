@@ -13,14 +13,15 @@ import torch
 from model_build.fp16 import export_fp16
 from model_build.source import inspect_source
 from shared.contracts import EmbedRequest, FloatMatrix
+from shared.engines.base import Capacity
 from shared.engines.torch import TorchEngine, capacity, gpu_memory
-from shared.model import Model, load_model
-from shared.schedule import Capacity, plan_batches
-from shared.steps import completed
+from shared.inference.model import Model, load_model
+from shared.inference.schedule import plan_batches
+from shared.inference.steps import completed
 from shared.vectors import finish
 from tests.benchmarks.corpus import load_texts
 from tests.benchmarks.engines import Embed, compare
-from tests.shared.test_torch_engine import manifest_of
+from tests.shared.engines.test_torch import manifest_of
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 _CACHE_BYTES = 2_000_000_000  # what BLITZ_CACHE_MEMORY_BYTES keeps for models by default

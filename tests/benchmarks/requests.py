@@ -17,13 +17,13 @@ import aiohttp
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from functions.router import create_app
-from functions.server import Server, accept_connections, listen
-from shared.catalogue import Catalogue
+from functions.api.app import create_app
+from functions.local.server import Server, accept_connections, listen
 from shared.contracts import EmbedRequest, EmbedResult, ModelCard
 from shared.errors import Overloaded
+from shared.models.catalogue import Catalogue
+from shared.observability.metrics import Telemetry
 from shared.settings import Settings
-from shared.telemetry import Telemetry
 
 REQUESTS, WARM_UP, CLIENTS = 5_000, 500, 8
 BODY = {"model": "free", "input": "how do I reset my password?", "encoding_format": "base64"}

@@ -9,8 +9,8 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 
-from shared import wire
 from shared.contracts import EmbedRequest
+from shared.wire import codec, messages
 from tests.server import free_port, started_service, wait_until_ready
 
 MODEL = "all-MiniLM-L6-v2"
@@ -38,7 +38,7 @@ def overhead(store: Path) -> dict[str, float]:
 
 
 async def _measure(backend: str, router: str) -> tuple[list[float], list[float]]:
-    packed = wire.pack_request(EmbedRequest(MODEL, (TEXT,)))
+    packed = messages.pack_request(EmbedRequest(MODEL, (TEXT,)))
     direct: list[float] = []
     routed: list[float] = []
     async with aiohttp.ClientSession() as session:
@@ -51,7 +51,7 @@ async def _measure(backend: str, router: str) -> tuple[list[float], list[float]]
             times.append((time.perf_counter() - started) * 1e3)
 
         for _ in range(ROUNDS):
-            headers = {"content-type": wire.CONTENT_TYPE}
+            headers = {"content-type": codec.CONTENT_TYPE}
             await ask(direct, f"{backend}/embed", data=packed, headers=headers)
             body = {"model": MODEL, "input": TEXT, "encoding_format": "base64"}
             await ask(routed, f"{router}/v1/embeddings", json=body)

@@ -1,7 +1,7 @@
 """`make bench` part `routing`: a day of traffic through the routing policies, by discrete events.
 
-Runs the very functions of `shared.routing`. Says nothing about this machine: service times come from
-`routing.SPEEDS`, of which the GPU's is an assumption. Failures and timeouts are not simulated.
+Runs the very functions of `shared.routing.policy`. Says nothing about this machine: service times come
+from `routing.SPEEDS`, of which the GPU's is an assumption. Failures and timeouts are not simulated.
 """
 
 from __future__ import annotations
@@ -11,8 +11,16 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shared.manifest import Device
-from shared.routing import SPEEDS, BackendView, Decision, Policy, Speed, adaptive, fixed
+from shared.contracts import Device
+from shared.routing.policy import (
+    SPEEDS,
+    BackendView,
+    Decision,
+    Policy,
+    Speed,
+    adaptive,
+    fixed,
+)
 from tests.benchmarks.traffic import DAY_S, Arrival, day_of, recorded_days, synthetic_counts
 
 SEED = 3

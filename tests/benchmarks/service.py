@@ -20,10 +20,10 @@ import numpy as np
 from shared.contracts import EmbedResult
 from shared.dialects import openai
 from shared.engines.onnx import OnnxEngine
-from shared.model import load_model
-from shared.model_cache import ModelCache
-from shared.model_store import open_store_url
-from shared.wire import pack
+from shared.inference.model import load_model
+from shared.inference.model_cache import ModelCache
+from shared.models.store import open_store_url
+from shared.wire.codec import pack
 from tests.azurite import running_azurite
 from tests.server import running_service
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shared.manifest import Device
-from shared.routing import Work
+from shared.contracts import Device
+from shared.routing.policy import Work
 
 RECORDING = Path(__file__).with_name("nasa-http-1995.txt")
 MINUTES = 24 * 60

@@ -1,7 +1,7 @@
 """`make bench` part `warmup`: weeks of traffic, and what waking the GPU ahead spares and costs.
 
-Runs the very functions of `shared.forecast` and `shared.routing` over the discrete events of
-`tests.benchmarks.routing`. Weeks are recorded ones of a web server, or synthetic; the forecast learns
+Runs the very functions of `shared.routing.forecast` and `shared.routing.policy` over the discrete events
+of `tests.benchmarks.routing`. Weeks are recorded ones of a web server, or synthetic; the forecast learns
 from the first ones, and only the last one is reported. One counter sees every request: several routers
 and what is lost when one of them dies are not simulated.
 """
@@ -13,9 +13,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from shared.forecast import TICK_S, WEEK_S, State, add_counts, advance, begin, should_wake, slot_at
-from shared.manifest import Device
-from shared.routing import BackendView, Policy, adaptive, fixed, wants_gpu
+from shared.contracts import Device
+from shared.routing.forecast import (
+    TICK_S,
+    WEEK_S,
+    State,
+    add_counts,
+    advance,
+    begin,
+    should_wake,
+    slot_at,
+)
+from shared.routing.policy import (
+    BackendView,
+    Policy,
+    adaptive,
+    fixed,
+    wants_gpu,
+)
 from tests.benchmarks.routing import GPU_IDLE_S, GPU_WAKE_S, SEED, Outcome, Simulation
 from tests.benchmarks.traffic import (
     DAY_S,

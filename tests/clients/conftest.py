@@ -12,7 +12,7 @@ import cohere
 import pytest
 import uvicorn
 
-from tests.functions.test_router import FakeBackend, app_of
+from tests.functions.api.test_router import FakeBackend, app_of
 from tests.server import running_service
 
 

@@ -17,12 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from functions.bulk_local import Driver, Pace
-from functions.bulk_steps import build_bulk
+from functions.bulk.steps import build_bulk
 from functions.cpu import create_inference
-from shared.bulk.connection import open_storage
-from shared.bulk.storage import Blobs
+from functions.local.driver import Driver, Pace
 from shared.settings import Settings
+from shared.storage.blobs import Blobs
+from shared.storage.connect import open_storage
 
 REACHED, GO_ON = "reached", "go-on"
 

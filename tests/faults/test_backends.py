@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from shared.backend_client import WAKE_S
+from shared.backends.http import WAKE_S
 from tests.faults.network import gate, silence
 from tests.patience import PATIENCE_S
 from tests.questions import ask_once, asking, embed_many, embed_one, seen

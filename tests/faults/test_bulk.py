@@ -24,12 +24,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from shared.bulk.connection import open_storage
 from shared.bulk.control import FINISH, SPLIT, find_job, read_manifest
 from shared.bulk.jobs import Message, encode
-from shared.bulk.storage import Storage
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
+from shared.storage.blobs import Storage
+from shared.storage.connect import open_storage
 from tests.azurite import Azurite, running_azurite
 from tests.faults.bulk_worker import GO_ON, REACHED
 from tests.patience import wait_until

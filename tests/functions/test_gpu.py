@@ -15,17 +15,18 @@ import pytest
 import torch
 from prometheus_client import CollectorRegistry
 
-from functions import backend, gpu
+from functions import gpu
+from functions.backend import app as backend_app
 from model_build.fp16 import export_fp16
 from model_build.source import inspect_source
-from shared import telemetry
 from shared.contracts import EmbedRequest
 from shared.errors import Misconfigured
-from shared.manifest import File
-from shared.model_store import open_store_url
+from shared.models.manifest import File
+from shared.models.store import open_store_url
+from shared.observability import metrics
+from shared.observability.metrics import Telemetry
 from shared.settings import Settings
-from shared.telemetry import Telemetry
-from tests.shared.test_torch_engine import manifest_of, save_sentence_model
+from tests.shared.engines.test_torch import manifest_of, save_sentence_model
 
 pytestmark = pytest.mark.anyio
 
@@ -34,10 +35,10 @@ MEMORY = {"used": 1 * GIB, "reserved": 2 * GIB, "free": 10 * GIB}
 
 
 @pytest.fixture(autouse=True)
-def metrics(monkeypatch: pytest.MonkeyPatch) -> Telemetry:
+def process_metrics(monkeypatch: pytest.MonkeyPatch) -> Telemetry:
     """The process's metrics, of this test alone."""
     made = Telemetry(CollectorRegistry())
-    monkeypatch.setattr(telemetry, "PROCESS", made)
+    monkeypatch.setattr(metrics, "PROCESS", made)
     return made
 
 
@@ -141,7 +142,7 @@ async def test_gpu_memory_is_in_ready_and_metrics(
     """Bytes used, reserved and free, as they are when asked."""
     _cuda(monkeypatch)
     gpu.create_inference(Settings())
-    app = backend.create_app(Settings(), NoModels(), metrics)  # type: ignore[arg-type]
+    app = backend_app.create_app(Settings(), NoModels(), metrics)  # type: ignore[arg-type]
     assert json.loads((await _get(app, "/ready")).content)["gpu_memory"] == MEMORY
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 5)
     text = (await _get(app, "/metrics")).text
@@ -151,7 +152,7 @@ async def test_gpu_memory_is_in_ready_and_metrics(
 
 async def test_without_a_gpu_nothing_is_said_of_its_memory(metrics: Telemetry) -> None:
     """No zeros that look like a full GPU."""
-    app = backend.create_app(Settings(), NoModels(), metrics)  # type: ignore[arg-type]
+    app = backend_app.create_app(Settings(), NoModels(), metrics)  # type: ignore[arg-type]
     assert "gpu_memory" not in json.loads((await _get(app, "/ready")).content)
     assert "blitz_gpu_memory_bytes{" not in (await _get(app, "/metrics")).text
 

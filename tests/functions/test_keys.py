@@ -16,17 +16,19 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from functions import keys
-from functions.router import create_app
-from shared import wire
-from shared.backend_client import Backend, HttpBackend
-from shared.catalogue import Catalogue
+from functions.api import auth
+from functions.api.app import create_app
+from shared.backends.base import Backend
+from shared.backends.http import HttpBackend
 from shared.contracts import EmbedRequest, ModelCard
 from shared.dialects import openai
 from shared.dialects.operations import PATHS, operations_at
 from shared.errors import Unauthorized
+from shared.models.catalogue import Catalogue
+from shared.observability.metrics import Telemetry
 from shared.settings import Settings
-from shared.telemetry import Telemetry
-from tests.functions.test_backend import FakeInference
+from shared.wire import messages
+from tests.functions.backend.test_app import FakeInference
 
 KEY, OTHER = "key-of-a-first-caller", "key-of-another-caller"
 HASHES = tuple(hashlib.sha256(key.encode()).hexdigest() for key in (KEY, OTHER))
@@ -131,14 +133,14 @@ async def test_a_request_has_its_keys_owner(headers: dict[str, str], query: str,
     owners = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        owners.append(keys.owner_of(scope))
+        owners.append(auth.owner_of(scope))
         await Response()(scope, receive, send)
 
-    guarded = keys.RequireKey(app, HASHES, Telemetry(CollectorRegistry()))
+    guarded = auth.RequireKey(app, HASHES, Telemetry(CollectorRegistry()))
     transport = httpx.ASGITransport(guarded)
     async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
         await client.get(f"/v1/files{query}", headers=headers)
-    assert owners == [keys.owner_name(HASHES[owner])]
+    assert owners == [auth.owner_name(HASHES[owner])]
     assert owners[0] not in HASHES[owner]
     assert len(owners[0]) == 16
 
@@ -154,7 +156,7 @@ async def test_an_empty_key_is_none_even_if_its_hash_is_known() -> None:
 @pytest.mark.anyio
 async def test_without_a_key_no_path_looks_unlike_another() -> None:
     """Routes, documents, metrics, wrong methods and paths that do not exist: all the same 401."""
-    openai_401 = openai.format_error(Unauthorized(keys.REFUSAL))[1]
+    openai_401 = openai.format_error(Unauthorized(auth.REFUSAL))[1]
     async with client_of() as client:
         answers = set()
         for path in (
@@ -194,7 +196,7 @@ async def test_each_dialect_says_401_in_its_own_shape(path: str) -> None:
     format_error = operations_at(path)[-1].format_error
     async with client_of() as client:
         response = await client.post(path, content=b"not even a body")
-    assert (response.status_code, response.content) == format_error(Unauthorized(keys.REFUSAL))
+    assert (response.status_code, response.content) == format_error(Unauthorized(auth.REFUSAL))
     assert response.headers["content-type"] == "application/json"
 
 
@@ -232,7 +234,7 @@ async def test_no_log_holds_a_key(caplog: pytest.LogCaptureFixture) -> None:
 async def test_a_callers_key_is_not_passed_on_to_a_backend() -> None:
     """Nothing of the four places arrives in what the backend gets."""
     received: list[str] = []
-    answer = wire.pack_result(await FakeInference().embed(EmbedRequest("m", ("a",))))
+    answer = messages.pack_result(await FakeInference().embed(EmbedRequest("m", ("a",))))
 
     async def serve(request: web.Request) -> web.Response:
         received.append(f"{request.raw_path} {request.raw_headers!r} {await request.read()!r}")

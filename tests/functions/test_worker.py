@@ -18,19 +18,19 @@ import msgspec
 import numpy as np
 import pytest
 
-from shared import wire
 from shared.contracts import EmbedRequest, EmbedResult
 from shared.errors import UnknownModel
-from shared.manifest import File
-from shared.model_store import open_store_url
+from shared.models.manifest import File
+from shared.models.store import open_store_url
+from shared.wire import codec, messages
 from tests.functions.worker import Worker, WorkerFailed, running_worker
 from tests.patience import PATIENCE_S
-from tests.shared.test_torch_engine import as_fp16, manifest_of, save_sentence_model
+from tests.shared.engines.test_torch import as_fp16, manifest_of, save_sentence_model
 
 MODEL = "all-MiniLM-L6-v2"
 KEY = "a-key-for-these-tests"
 JSON = {"content-type": "application/json"}
-MSGPACK = {"content-type": wire.CONTENT_TYPE}
+MSGPACK = {"content-type": codec.CONTENT_TYPE}
 HTTP_TRIGGER = {
     "direction": "IN",
     "type": "httpTrigger",
@@ -235,8 +235,8 @@ _EMBED = {"model": MODEL, "input": ["hello", "Grüße an die Wölfe \N{WOLF FACE
     [
         ("POST", "/v1/embeddings", {"json": _EMBED}, 200),
         ("POST", "/v1/embeddings", {"json": {**_EMBED, "encoding_format": "base64"}}, 200),
-        ("POST", "/v1/embeddings", {"json": _EMBED, "headers": {"accept": wire.CONTENT_TYPE}}, 200),
-        ("POST", "/v1/embeddings", {"content": wire.pack(_EMBED), "headers": MSGPACK}, 200),
+        ("POST", "/v1/embeddings", {"json": _EMBED, "headers": {"accept": codec.CONTENT_TYPE}}, 200),
+        ("POST", "/v1/embeddings", {"content": codec.pack(_EMBED), "headers": MSGPACK}, 200),
         ("POST", "/v1/embeddings?model=" + MODEL, {"json": {"input": "a"}}, 200),
         ("POST", f"/openai/deployments/{MODEL}/embeddings?api-version=1", {"json": {"input": "a"}}, 200),
         ("POST", "/embed", {"json": {"inputs": ["a", "b"], "normalize": False}}, 200),
@@ -357,12 +357,12 @@ def test_a_backend_embeds_in_the_wire_format(
 ) -> None:
     """Everything but the timings is equal, bit for bit."""
     app: App = request.getfixturevalue(role)
-    asked = wire.pack_request(EmbedRequest(model, ("hello", "a longer text than the first")))
+    asked = messages.pack_request(EmbedRequest(model, ("hello", "a longer text than the first")))
     results = []
     for response in app.over_both("POST", "/embed", content=asked, headers=MSGPACK):
         assert response.status_code == 200
-        assert response.headers["content-type"] == wire.CONTENT_TYPE
-        results.append(wire.unpack_result(response.content, EmbedResult))
+        assert response.headers["content-type"] == codec.CONTENT_TYPE
+        results.append(messages.unpack_result(response.content, EmbedResult))
     inside, outside = results
     assert inside.vectors.shape == (2, dimensions)
     assert inside.vectors.tobytes() == outside.vectors.tobytes()
@@ -374,9 +374,9 @@ def test_a_backend_embeds_in_the_wire_format(
 def test_a_backend_packs_its_errors(role: str, request: pytest.FixtureRequest) -> None:
     """An error's bytes are the same, and they are the wire format's."""
     app: App = request.getfixturevalue(role)
-    asked = wire.pack_request(EmbedRequest("nobody", ("hello",)))
+    asked = messages.pack_request(EmbedRequest("nobody", ("hello",)))
     inside, outside = app.over_both("POST", "/embed", content=asked, headers=MSGPACK)
     assert (inside.status_code, outside.status_code) == (404, 404)
     assert inside.content == outside.content
     assert _stable(inside) == _stable(outside)
-    assert isinstance(wire.unpack_error(inside.content), UnknownModel)
+    assert isinstance(messages.unpack_error(inside.content), UnknownModel)

@@ -17,9 +17,9 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from shared import errors, telemetry
+from shared import errors
 from shared.errors import BlitzError
-from shared.telemetry import Telemetry
+from shared.observability.metrics import CONTENT_TYPE, Telemetry
 from tests.patience import PATIENCE_S
 from tests.prometheus import JOB, Prometheus, promtool, running_prometheus
 from tests.server import ROOT, free_port, running_service
@@ -189,7 +189,7 @@ def _exposing(metrics: Telemetry) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
-            self.send_header("content-type", telemetry.CONTENT_TYPE)
+            self.send_header("content-type", CONTENT_TYPE)
             self.end_headers()
             self.wfile.write(metrics.render())
 

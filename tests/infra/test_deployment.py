@@ -15,12 +15,12 @@ from xml.etree import ElementTree
 import pytest
 from starlette.requests import HTTPConnection
 
-from functions import keys
-from functions.bulk_triggers import CONNECTION, EVENTS, blobs_of
-from shared import preference
+from functions.api import auth
+from functions.bulk.triggers import CONNECTION, EVENTS, blobs_of
 from shared.bulk.control import FINISH, SPLIT, queue_of
-from shared.bulk.storage import OUT, SOURCE
+from shared.context import preference
 from shared.settings import PREFIX, Settings
+from shared.storage.blobs import OUT, SOURCE
 from tests.infra.bicep import (
     INFRA,
     ROOT,
@@ -348,7 +348,7 @@ def test_no_key_of_a_caller_passes_the_gateway() -> None:
     """It ends wherever the router would look for one, and where the gateway itself takes one."""
     headers, query = _Places(), _Places()
     request = cast(HTTPConnection, SimpleNamespace(headers=headers, query_params=query))
-    assert not list(keys._keys_in(request))
+    assert not list(auth._keys_in(request))
     (api,) = of_type("apim", "Microsoft.ApiManagement/service/apis")
     taken = api["properties"]["subscriptionKeyParameterNames"]
     assert {"authorization", taken["header"]} <= headers.asked

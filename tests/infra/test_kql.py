@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from shared import trace
-from shared.azure_export import AzureExport
 from shared.bulk.jobs import Job
 from shared.bulk.observed import belongs_to, observed
 from shared.bulk.options import Options
+from shared.context import trace
 from shared.contracts import Timings
-from shared.telemetry import Telemetry
+from shared.observability.azure import AzureExport
+from shared.observability.metrics import Telemetry
 from tests.infra.bicep import INFRA, ROOT
 from tests.ingestion import running_ingestion
 

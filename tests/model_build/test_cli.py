@@ -17,8 +17,8 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel
 from model_build.__main__ import app
 from model_build.locate import read_catalogue
 from shared.errors import InvalidArtefact
-from shared.manifest import decode_manifest, decode_pointer, encode_manifest
-from shared.model_store import ModelStore, open_store_url
+from shared.models.manifest import decode_manifest, decode_pointer, encode_manifest
+from shared.models.store import ModelStore, open_store_url
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

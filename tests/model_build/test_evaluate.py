@@ -7,7 +7,7 @@ import pytest
 
 from model_build.evaluate import rank_agreements, shortfalls
 from shared.contracts import FloatMatrix
-from shared.manifest import Quality
+from shared.models.manifest import Quality
 
 
 def embedding(cosine: float = 0.999, difference: float = 0.0) -> Quality:

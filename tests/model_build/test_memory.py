@@ -11,11 +11,12 @@ import msgspec
 import pytest
 from transformers import ModernBertConfig, ModernBertModel, XLMRobertaModel
 
+from model_build.describe import MODEL_FILE
 from model_build.export import export_onnx, optimize_offline
 from model_build.memory import fit, measure_memory
-from model_build.publish import MODEL_FILE
 from model_build.source import inspect_source
-from shared.manifest import MANIFEST_FILE, File, TextMemory, encode_manifest
+from shared.contracts import TextMemory
+from shared.models.manifest import MANIFEST_FILE, File, encode_manifest
 from tests.model_build.test_export import ARCHITECTURES, WORDS, edit_json, save_random
 from tests.tiny import manifest_of
 

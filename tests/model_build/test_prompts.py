@@ -17,9 +17,9 @@ from model_build.source import SourceModel, inspect_source
 from shared.contracts import EmbedRequest
 from shared.engines import onnx
 from shared.errors import InvalidInput
-from shared.manifest import decode_manifest
-from shared.model import load_model
-from shared.steps import completed
+from shared.inference.model import load_model
+from shared.inference.steps import completed
+from shared.models.manifest import decode_manifest
 from shared.vectors import finish
 from tests.model_build.test_cli import Run, run, tiny
 from tests.model_build.test_export import edit_json, tiny_cross_encoder, tiny_model

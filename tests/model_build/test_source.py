@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 
 from model_build.source import inspect_source
 from shared.errors import InvalidInput
-from shared.steps import completed
-from shared.tokenization import Tokenizer as SharedTokenizer
+from shared.inference.steps import completed
+from shared.inference.tokenization import Tokenizer as SharedTokenizer
 from tests.model_build.test_export import edit_json, tiny_cross_encoder, tiny_model
 
 

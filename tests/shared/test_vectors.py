@@ -3,8 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared.manifest import Pooling
-from shared.vectors import DenseLayer, apply_dense, finish, pool, rows_not_finite, sigmoid, softmax
+from shared.vectors import (
+    DenseLayer,
+    Pooling,
+    apply_dense,
+    finish,
+    pool,
+    rows_not_finite,
+    sigmoid,
+    softmax,
+)
 
 HIDDEN = np.array([[[1, 0], [3, 4], [9, 9]], [[2, 6], [0, 0], [0, 0]]], np.float32)
 

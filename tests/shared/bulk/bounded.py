@@ -22,21 +22,21 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from shared.bulk.cutting import Cutter
-from shared.bulk.formats.allowance import Limits
+from shared.bulk.inputs.allowance import Limits
+from shared.bulk.inputs.detect import HEAD_BYTES, ReadOptions, detect_format
 from shared.bulk.jobs import Job, rows_of
 from shared.bulk.options import Options
-from shared.bulk.reading import HEAD_BYTES, ReadOptions, detect_format
-from shared.bulk.storage import BlobStat, Storage
+from shared.bulk.steps.cutting import Cutter
 from shared.errors import InvalidInput
+from shared.observability.metrics import Telemetry
 from shared.settings import Settings
-from shared.telemetry import Telemetry
+from shared.storage.blobs import BlobStat, Storage
 
 FREE_BYTES = 20_000_000  # so that a bomb is known as one in a test's time
 
 
 class Input:
-    """Of shared.bulk.storage.Blobs what is asked of an input."""
+    """Of shared.storage.blobs.Blobs what is asked of an input."""
 
     def __init__(self, head: bytes, size: int, tail: int) -> None:
         self._head = head[: len(head) - tail]

@@ -1,4 +1,4 @@
-"""Kills a process at every line of shared.bulk.folder_storage, and looks at what it leaves.
+"""Kills a process at every line of shared.storage.folder, and looks at what it leaves.
 
 `python -m tests.shared.bulk.killed FOLDER` forks a child for each line that an operation runs; the child
 kills itself there with SIGKILL. A process of its own, because pytest's has threads and must not fork.
@@ -15,9 +15,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from shared.bulk import folder_storage
-from shared.bulk.folder_storage import open_folder
-from shared.bulk.storage import Message, Storage
+from shared.storage import folder as folder_storage
+from shared.storage.blobs import Message, Storage
+from shared.storage.folder import open_folder
 
 OLD, NEW, BODY = b"old" * 1000, b"new" * 1000, b"body" * 1000
 OLD_METADATA, NEW_METADATA = {"blitz_model": "old"}, {"blitz_model": "new"}

@@ -8,8 +8,14 @@ from pathlib import Path
 
 from shared.bulk.control import FINISH, SPLIT, queue_of
 from shared.bulk.pipeline import Bulk
-from shared.bulk.storage import BlobStat, Message, Metadata, Storage, check_metadata
 from shared.errors import BlitzError, SourceChanged
+from shared.storage.blobs import (
+    BlobStat,
+    Message,
+    Metadata,
+    Storage,
+    check_metadata,
+)
 
 
 class Died(BaseException):
@@ -32,7 +38,7 @@ class Fuse:
 
 
 class MemoryBlobs:
-    """shared.bulk.storage.Blobs in a dict. clock: Unix seconds."""
+    """shared.storage.blobs.Blobs in a dict. clock: Unix seconds."""
 
     def __init__(self, fuse: Fuse, clock: Callable[[], float]) -> None:
         self._fuse = fuse
@@ -95,7 +101,7 @@ class MemoryBlobs:
 
 
 class MemoryQueue:
-    """shared.bulk.storage.Queue; what was received and not deleted is visible again after `reappear`."""
+    """A storage queue; what was received and not deleted is visible again after `reappear`."""
 
     def __init__(self, fuse: Fuse) -> None:
         self._fuse = fuse

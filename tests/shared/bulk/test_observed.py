@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from shared import trace
 from shared.bulk import jobs
 from shared.bulk.control import SPLIT
 from shared.bulk.jobs import Message
+from shared.context import trace
+from shared.context.trace import Span
 from shared.errors import BackendFailed, InvalidInput, InvalidMessage, Unavailable
-from shared.logs import failure_of
-from shared.trace import Span
+from shared.observability.logs import failure_of
 from tests.shared.bulk.memory import TRIES, Died
 from tests.shared.bulk.test_pipeline import INPUT, KEY, ROWS, World
 

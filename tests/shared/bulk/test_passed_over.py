@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shared.bulk import passed_over
-from shared.bulk.passed_over import is_input, shown, tell, why_no_input
+from shared.bulk.passed_over import is_input, why_no_input
+from shared.storage.shown_names import shown, tell
 
 
 @pytest.mark.parametrize(

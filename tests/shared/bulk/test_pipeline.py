@@ -17,23 +17,23 @@ import pytest
 import zstandard
 from prometheus_client import CollectorRegistry
 
-from shared.backend_client import Backend
-from shared.bulk import embedding, jobs, pipeline, relay
+from shared.backends.base import Backend
+from shared.bulk import jobs, pipeline
 from shared.bulk.control import SPLIT
-from shared.bulk.cutting import STALLED_S
-from shared.bulk.expiry import KEPT_S
-from shared.bulk.formats import source
-from shared.bulk.formats.allowance import NO_LIMITS, Limits
+from shared.bulk.inputs import source
+from shared.bulk.inputs.allowance import NO_LIMITS, Limits
 from shared.bulk.jobs import Counts, Message, Status
 from shared.bulk.options import SIDECAR, Options
 from shared.bulk.pipeline import Bulk
-from shared.bulk.storage import BlobStat
-from shared.bulk.upkeep import MISSED_S, STUCK_S
-from shared.contracts import EmbedRequest, EmbedResult, ModelCard
+from shared.bulk.steps import embedding, relay
+from shared.bulk.steps.cutting import STALLED_S
+from shared.bulk.steps.expiry import KEPT_S
+from shared.bulk.steps.upkeep import MISSED_S, STUCK_S
+from shared.contracts import Device, EmbedRequest, EmbedResult, ModelCard
 from shared.errors import BackendFailed, BlitzError, InputTooLong, InvalidInput, Overloaded
-from shared.manifest import Device
-from shared.routing import fixed
-from shared.telemetry import Telemetry
+from shared.observability.metrics import Telemetry
+from shared.routing.policy import fixed
+from shared.storage.blobs import BlobStat
 from tests.shared.bulk.memory import Died, Memory, drain
 
 pytestmark = pytest.mark.anyio

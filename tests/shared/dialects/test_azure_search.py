@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from shared import errors, wire
+from shared import errors
 from shared.contracts import EmbedRequest, EmbedResult
 from shared.dialects import azure_search
 from shared.dialects.azure_search import RecordsBody
@@ -15,6 +15,7 @@ from shared.dialects.body import fill_from_query
 from shared.dialects.operations import operations_at
 from shared.errors import BlitzError, InvalidInput
 from shared.settings import Settings
+from shared.wire import codec
 
 (OPERATION,) = operations_at("/azure-search")
 SECRET = "the document's private text"
@@ -178,7 +179,7 @@ def test_msgpack_holds_each_vector_as_an_array() -> None:
     body = read({"text": "a"}, {"text": ""})
     result = EmbedResult(np.array([[1, 2], [3, 4]], np.float32), (1, 1), "m", "r")
     data = azure_search.format_result_msgpack(result, body)
-    good, bad = wire.unpack(data, max_bytes=len(data))["values"]
+    good, bad = codec.unpack(data, max_bytes=len(data))["values"]
     assert good["recordId"] == "r0"
     assert good["data"]["vector"].dtype == np.float32
     assert good["data"]["vector"].tolist() == [1, 2]

@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from shared import wire
 from shared.contracts import EmbedRequest, EmbedResult
 from shared.dialects import cohere, cohere_embed
 from shared.errors import EmptyInput, InputTooLong, InvalidInput, PayloadTooLarge
 from shared.settings import Settings
+from shared.wire import codec
 
 VECTORS = np.array(
     [[0.6, -0.8, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0, 0], [-1, 0, 0, 0, 0, 0, 0, 0, 0]],
@@ -130,7 +130,7 @@ def test_msgpack_holds_arrays() -> None:
     """With the dtype that each type has."""
     body = read(embedding_types=["float", "int8", "ubinary"])
     data = cohere_embed.format_result_msgpack(RESULT, body)
-    embeddings = wire.unpack(data, max_bytes=len(data))["embeddings"]
+    embeddings = codec.unpack(data, max_bytes=len(data))["embeddings"]
     assert [(each.dtype.name, each.shape) for each in embeddings.values()] == [
         ("float32", (3, 9)),
         ("int8", (3, 9)),

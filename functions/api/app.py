@@ -1,0 +1,124 @@
+"""The public ASGI app: its middleware, in order, and its routes. Does not know what a route does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Response
+from starlette.exceptions import HTTPException
+
+from functions.api.auth import RequireKey
+from functions.api.build import connect as connect
+from functions.api.build import connect_batches as connect_batches
+from functions.api.confidential import Confidential, has_key_in_address
+from functions.api.cors import Cors
+from functions.api.docs_page import add_docs_page
+from functions.api.endpoints import VERSION, Endpoints
+from functions.api.openapi import DescribedApp, describe_get, describe_post
+from functions.api.paths import MODEL_IN_PATH, KnownPaths
+from functions.api.responses import (
+    answer_unrouted,
+    error_response,
+)
+from functions.http.admission import Admission, Admitted
+from functions.http.caller import (
+    Endpoint,
+)
+from functions.http.framing import OneLength
+from functions.http.identified import Identified
+from functions.http.tracing import Observed
+from shared.dialects import ollama, openai, tei
+from shared.dialects.body import JSON
+from shared.dialects.operations import (
+    PATHS,
+    error_format_at,
+    is_operation,
+    operations_at,
+)
+from shared.errors import BlitzError
+from shared.observability import metrics
+from shared.observability.metrics import Telemetry
+from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from functions.api.batches import Batches
+    from shared.backends.base import Backend
+    from shared.models.catalogue import Catalogue
+
+
+def create_app(
+    settings: Settings,
+    backend: Backend,
+    catalogue: Catalogue,
+    metrics: Telemetry = metrics.PROCESS,
+    batches: Batches | None = None,
+) -> FastAPI:
+    """The public ASGI app over `backend`. Starts and stops nothing: no lifespan.
+
+    batches: what /v1/files and /v1/batches are, where there is a bulk storage.
+    """
+    app = DescribedApp(
+        title="BlitzEmbedding", version=VERSION, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    add_docs_page(app)
+    app.add_exception_handler(HTTPException, answer_unrouted)
+    admission = Admission(max_requests=settings.max_requests, max_bytes=settings.max_pending_bytes)
+    app.add_middleware(
+        Admitted,
+        admission=admission,
+        backend=backend,
+        asks_backend=is_operation,
+        refuse=_refuse,
+        metrics=metrics,
+    )
+    if settings.api_key_hashes:
+        app.add_middleware(RequireKey, hashes=settings.api_key_hashes, metrics=metrics)
+    app.add_middleware(OneLength, refuse=_refuse, metrics=metrics)
+    app.add_middleware(Confidential, applies=has_key_in_address)
+    app.add_middleware(Observed)
+    if settings.cors_origins:
+        app.add_middleware(Cors, origins=settings.cors_origins)
+    app.add_middleware(KnownPaths, routes=app.routes)
+    # The last one added is the outermost: refusals are seen too, and have an id.
+    app.add_middleware(Identified, refuse=_refuse)
+    endpoints = Endpoints(settings, backend, catalogue, metrics)
+
+    def add(method: str, path: str, summary: str, endpoint: Endpoint, described: dict[str, Any]) -> None:
+        anywhere = path.replace("{model}", MODEL_IN_PATH)
+        app.add_api_route(
+            anywhere,
+            endpoint,
+            methods=[method],
+            summary=summary,
+            name=f"{method} {path}",
+            response_class=Response,
+            response_model=None,
+            openapi_extra=described,
+        )
+        if method == "GET":
+            app.add_api_route(anywhere, endpoint, methods=["HEAD"], include_in_schema=False)
+
+    for path in PATHS:
+        operations = operations_at(path)
+        summary = "; or ".join(each.summary for each in operations)
+        add("POST", path, summary, endpoints.posting(operations), describe_post(path, operations))
+    models, info, tags = openai.format_error, tei.format_error, ollama.format_error
+    for path, summary, format_error, endpoint, described in (
+        ("/v1/models", "The models there are", models, endpoints.models, describe_get(JSON)),
+        ("/v1/models/{model}", "One model", models, endpoints.model, describe_get(JSON, model="path")),
+        ("/api/tags", "The models there are (Ollama)", tags, endpoints.tags, describe_get(JSON)),
+        ("/info", "One model (TEI)", info, endpoints.info, describe_get(JSON, model="query")),
+        ("/health", "Whether this process lives", info, endpoints.health, describe_get(None)),
+        ("/ready", "The state of each model", info, endpoints.ready, describe_get(JSON)),
+        ("/metrics", "Prometheus metrics", info, endpoints.metrics, describe_get("text/plain")),
+    ):
+        add("GET", path, summary, endpoints.answering(format_error, endpoint), described)
+    for route in batches.routes() if batches else ():
+        answer = endpoints.answering(openai.format_error, route.endpoint)
+        add(route.method, route.path, route.summary, answer, route.described)
+    return app
+
+
+def _refuse(path: str, error: BlitzError) -> Response:
+    """In the shape of the path's dialect."""
+    return error_response(error_format_at(path), error)

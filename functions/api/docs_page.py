@@ -1,0 +1,74 @@
+"""/docs: Swagger UI from this very process, for networks without the internet, and no foreign scripts.
+
+Does not know the routes; the page reads /openapi.json.
+"""
+
+from __future__ import annotations
+
+import secrets
+from importlib.resources import files
+from urllib.parse import urlencode
+
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse
+from starlette.types import Scope
+
+from functions.api.confidential import Confidential
+
+_FILES = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon-32x32.png": "image/png",
+}
+"""Those of the package fastapi-swagger that the page needs; its code is not used."""
+
+
+_POLICY = (
+    "default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+"""Swagger UI writes style attributes and draws its arrows as data: images. It evaluates no text."""
+
+
+def add_docs_page(app: FastAPI) -> None:
+    """Serve the page and its files. `app` is to have no docs_url of its own.
+
+    Add it before the middleware that asks for keys: a refusal at these paths looks like any other.
+    """
+    app.add_middleware(Confidential, applies=_is_documentation)
+    for path, endpoint in (("/docs", _page), ("/docs/{name}", _file)):
+        app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)
+
+
+def _is_documentation(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return path in ("/docs", "/openapi.json") or path.startswith("/docs/")
+
+
+async def _page(request: Request) -> Response:
+    # Relative, so that it works behind a gateway's prefix too. A browser cannot send a key in a header.
+    code = request.query_params.get("code")
+    key = f"?{urlencode({'code': code})}" if code else ""
+    script, style, icon = (f"docs/{name}{key}" for name in _FILES)
+    page = get_swagger_ui_html(
+        openapi_url=f"openapi.json{key}",
+        title="BlitzEmbedding",
+        swagger_js_url=script,
+        swagger_css_url=style,
+        swagger_favicon_url=icon,
+    )
+    nonce = secrets.token_urlsafe(16)
+    content = bytes(page.body).replace(b"<script>", f'<script nonce="{nonce}">'.encode())
+    policy = _POLICY.format(nonce=nonce)
+    return HTMLResponse(content, headers={"content-security-policy": policy})
+
+
+async def _file(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in _FILES:
+        raise HTTPException(404)
+    content = (files("fastapi_swagger") / "resources" / name).read_bytes()
+    return Response(content, media_type=_FILES[name])

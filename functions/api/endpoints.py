@@ -1,0 +1,324 @@
+"""What each kind of public route does: read a body in a client's dialect, call a backend, answer in it.
+
+Does not know batches or where the backend is; dialects know the shapes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Request, Response
+
+from functions.api.build import connect as connect
+from functions.api.build import connect_batches as connect_batches
+from functions.api.responses import (
+    PacedResponse,
+    accepts_msgpack,
+    answer_bytes,
+    error_response,
+    headers_of,
+    is_large,
+    json_response,
+)
+from functions.http.admission import hold
+from functions.http.caller import (
+    LARGE_BODY_BYTES,
+    Endpoint,
+    answering,
+    off_loop_if,
+    read_body,
+    while_connected,
+)
+from functions.http.readiness import say_not_ready, say_ready
+from shared.context import preference
+from shared.contracts import (
+    EmbedRequest,
+    EmbedResult,
+    ModelCard,
+    PredictRequest,
+    RerankRequest,
+    RerankResult,
+    Result,
+    Task,
+    TokenizeRequest,
+    TokenizeResult,
+    prompt_for,
+    texts_of,
+)
+from shared.contracts import Request as Asked
+from shared.dialects import ollama, openai, tei
+from shared.dialects.body import JSON, decode_body, fill_from_query, read_marks, read_model
+from shared.dialects.fields import check_fields, read_fields, warning_of
+from shared.dialects.operations import (
+    KNOWN,
+    FormatError,
+    Operation,
+    asks_for,
+    choose,
+    supported_by,
+)
+from shared.errors import BlitzError, InvalidInput, UnknownModel
+from shared.models.abilities import can, check_can
+from shared.names import is_name
+from shared.observability import metrics
+from shared.observability.metrics import Telemetry
+from shared.settings import Settings, aliases_of
+from shared.wire import codec
+
+if TYPE_CHECKING:
+    from shared.backends.base import Backend
+    from shared.models.catalogue import Catalogue
+
+VERSION = "0.1.0"
+
+
+class Endpoints:
+    """One method per kind of route; each raises BlitzError, `answering` makes that a response."""
+
+    def __init__(
+        self, settings: Settings, backend: Backend, catalogue: Catalogue, metrics: Telemetry
+    ) -> None:
+        self._settings = settings
+        self._backend = backend
+        self._catalogue = catalogue
+        self._metrics = metrics
+        self._aliases = aliases_of(settings.model_aliases)
+
+    def answering(self, format_error: FormatError, endpoint: Endpoint) -> Endpoint:
+        """`endpoint` within the deadline, its errors in a dialect's shape and no other."""
+        respond = partial(error_response, format_error)
+        return answering(endpoint, respond, self._metrics, self._settings.request_timeout_s)
+
+    def posting(self, operations: Sequence[Operation]) -> Endpoint:
+        """A path's POST: whichever of `operations` the body is meant for."""
+
+        async def post(request: Request) -> Response:
+            operation = operations[-1]
+
+            async def answer(request: Request) -> Response:
+                nonlocal operation
+                started = time.perf_counter()
+                data = await read_body(request, self._settings.max_body_bytes)
+                if len(operations) > 1:
+                    read = partial(read_marks, data, request.headers.get("content-type", ""))
+                    operation = choose(operations, await off_loop_if(len(data) > LARGE_BODY_BYTES, read))
+                return await self._run(request, operation, data, started)
+
+            # Anew for each request: in whose shape an error is told depends on the body.
+            return await self.answering(lambda error: operation.format_error(error), answer)(request)
+
+        return post
+
+    async def _run(
+        self, request: Request, operation: Operation, data: bytes, started: float
+    ) -> Response:
+        """Decode, ask the backend, format. started: a perf_counter."""
+        if operation.refusal:
+            raise InvalidInput(operation.refusal)
+        named, body, asked, unknown = await self._read(request, operation, data)
+        cards = await self._catalogue.cards_of(asked.model)
+        _hold_answer(request, asked, cards, self._settings.max_request_tokens)
+        inputs = len(texts_of(asked))
+        with preference.stated(request.headers.get(preference.HEADER)):
+            self._metrics.request_arrived(inputs)
+            result = await while_connected(request, self._ask(asked, named))
+        warnings = _warnings_of(asked, body, cards, unknown)
+        if isinstance(result, EmbedResult | RerankResult):
+            result = replace(result, warnings=tuple(warnings))
+        answered = result
+        if named in self._aliases:
+            answered = replace(result, model=named)  # clients look for what they asked for
+        packed = accepts_msgpack(request)
+        encode = operation.format_result_msgpack if packed else operation.format_result
+        content = await off_loop_if(is_large(result), partial(encode, answered, body))
+        total_s = time.perf_counter() - started
+        self._metrics.request_succeeded(
+            model=result.model,
+            inputs=inputs,
+            tokens=result.total_tokens,
+            duration_s=total_s,
+            timings=result.timings,
+            truncated=0 if isinstance(result, TokenizeResult) else len(result.cut),
+        )
+        media_type = codec.CONTENT_TYPE if packed else JSON
+        headers = headers_of(asked, result, total_s)
+        if warnings:
+            headers["x-warning"] = "; ".join(warnings)
+        return PacedResponse(content, 200, headers, media_type)
+
+    async def _read(
+        self, request: Request, operation: Operation, data: bytes
+    ) -> tuple[str, Any, Asked, list[str]]:
+        """The model as it was named ("": not at all), the body, what it asks for, fields unknown here.
+
+        What cannot be is told before what is missing: a wrong body may be for a model that is not there,
+        or that cannot do it.
+        """
+        content_type, large = request.headers.get("content-type", ""), len(data) > LARGE_BODY_BYTES
+        kind = asks_for(operation)
+        try:
+            decode = partial(decode_body, data, content_type, operation.body)
+            body = await off_loop_if(large, decode)
+            unknown = await off_loop_if(large, partial(_unknown_fields, data, content_type, operation))
+            if operation.query:
+                body = fill_from_query(body, request.query_params, operation.query)
+            named = self._named(request, body.model)
+            model = (
+                self._aliases.get(named, named) or (await self._default_card(operation.task, kind)).name
+            )
+            await self._check_model(named or model, kind)
+            asked = operation.request_from(body, model=model, settings=self._settings)
+            return named, body, asked, unknown
+        except InvalidInput:
+            told = await off_loop_if(large, partial(read_model, data, content_type))
+            await self._check_model(self._named(request, told), kind, is_known=True)
+            raise
+
+    def _named(self, request: Request, in_body: str | None) -> str:
+        return str(
+            request.path_params.get("model")
+            or in_body
+            or request.query_params.get("model")
+            or self._settings.default_model
+        )
+
+    async def _check_model(self, named: str, kind: type[Asked], *, is_known: bool = False) -> None:
+        """Raises InvalidInput if a model cannot do this; UnknownModel if none can be of that name.
+
+        A backend knows what was published in the last seconds, unless is_known: all are listed.
+        """
+        if not named:
+            return
+        name = self._aliases.get(named, named)
+        cards = await self._catalogue.cards_of(name) if is_name(name) else []
+        if not cards and (is_known or not is_name(name)):
+            raise await self._unknown(named, kind)
+        for card in cards[:1]:
+            check_can(kind, card)
+
+    async def _unknown(self, named: str, kind: type[Asked] | None = None) -> UnknownModel:
+        cards = [card for card in await self._named_cards() if kind is None or can(kind, card)]
+        return UnknownModel.among((card.name for card in cards), named)
+
+    async def models(self, request: Request) -> Response:
+        return json_response(openai.format_models(await self._named_cards()))
+
+    async def model(self, request: Request) -> Response:
+        return json_response(openai.format_model(await self._card(request.path_params["model"])))
+
+    async def tags(self, request: Request) -> Response:
+        return json_response(ollama.format_tags(await self._named_cards()))
+
+    async def info(self, request: Request) -> Response:
+        name = request.query_params.get("model") or self._settings.default_model
+        card = await self._card(name) if name else await self._default_card()
+        return json_response(
+            tei.format_info(card, self._settings, VERSION, await self._usable_tokens(card))
+        )
+
+    async def health(self, request: Request) -> Response:
+        """Liveness: this process answers. It says nothing of models, see /ready."""
+        return Response()
+
+    async def ready(self, request: Request) -> Response:
+        try:
+            states = await self._backend.states()
+        except BlitzError as error:
+            return say_not_ready(error.message, self._metrics)
+        return say_ready(states, self._settings.warm_models or None, self._metrics)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._metrics.render(), media_type=metrics.CONTENT_TYPE)
+
+    async def _ask(self, asked: Asked, named: str) -> Result:
+        try:
+            match asked:
+                case EmbedRequest():
+                    return await self._backend.embed(asked)
+                case RerankRequest():
+                    return await self._backend.rerank(asked)
+                case PredictRequest():
+                    return await self._backend.predict(asked)
+                case TokenizeRequest():
+                    return await self._backend.tokenize(asked)
+        except UnknownModel:
+            raise await self._unknown(named or asked.model, type(asked)) from None
+
+    async def _cards(self) -> list[ModelCard]:
+        """One card a model: the CPU's, where it is published for both."""
+        cards = sorted(await self._catalogue.cards(), key=lambda card: card.device, reverse=True)
+        return sorted({card.name: card for card in cards}.values(), key=lambda card: card.name)
+
+    async def _named_cards(self) -> list[ModelCard]:
+        """A card for each name that can be asked for, aliases too; an alias goes before a model."""
+        by_name = {card.name: card for card in await self._cards()}
+        aliased = {
+            alias: replace(by_name[name], name=alias)
+            for alias, name in self._aliases.items()
+            if name in by_name
+        }
+        return [card for _, card in sorted({**by_name, **aliased}.items())]
+
+    async def _usable_tokens(self, card: ModelCard) -> int:
+        """The longest input that its backend takes; what the model reads, if nobody says now."""
+        try:
+            states = await self._backend.states()
+        except BlitzError:
+            states = []
+        by_model = {(state.name, state.device): state for state in states}
+        told = by_model.get((card.name, card.device))
+        return card.max_tokens if told is None or told.max_tokens is None else told.max_tokens
+
+    async def _card(self, name: str) -> ModelCard:
+        for card in await self._named_cards():
+            if card.name == name:
+                return card
+        raise await self._unknown(name)
+
+    async def _default_card(
+        self, task: Task | None = None, kind: type[Asked] | None = None
+    ) -> ModelCard:
+        """The card of the model that a request of some kind gets when it names none.
+
+        The only one there is, else the only one for `task`.
+        """
+        cards = await self._cards()
+        fit = [card for card in cards if card.task == task and (kind is None or can(kind, card))]
+        for candidates in (cards, fit):
+            if len(candidates) == 1:
+                return candidates[0]
+        able = [card for card in cards if kind is None or can(kind, card)]
+        place = "in the body as model, or as ?model=" if kind else "as ?model="
+        raise InvalidInput(f"name a model, {place}; there are: {_names(fit or able)}", field="model")
+
+
+def _hold_answer(request: Request, asked: Asked, cards: Sequence[ModelCard], max_tokens: int) -> None:
+    """Before there is any of it: requests are worked on side by side, and all fill at once."""
+    dimensions = max((card.dimensions for card in cards), default=0)
+    hold(request.scope, answer_bytes=answer_bytes(asked, dimensions, max_tokens))
+
+
+def _warnings_of(
+    asked: Asked, body: object, cards: Sequence[ModelCard], unknown: Sequence[str]
+) -> list[str]:
+    """What was asked and made no difference, in sentences."""
+    warnings = [warning_of(unknown)] if unknown else []
+    if isinstance(asked, EmbedRequest) and asked.prompt_name is None and cards:
+        field = next((name for name in ("input_type", "task") if getattr(body, name, None)), None)
+        if field and not any(prompt_for(asked.input_type, card.prompts) for card in cards):
+            had = ", ".join(cards[0].prompts)
+            has = f"the prompts of {asked.model} are {had}" if had else f"{asked.model} has no prompts"
+            warnings.append(f"{field} changes nothing: {has}")
+    return warnings
+
+
+def _unknown_fields(data: bytes, content_type: str, operation: Operation) -> list[str]:
+    return check_fields(read_fields(data, content_type), supported_by(operation.body), KNOWN)
+
+
+def _names(cards: list[ModelCard]) -> str:
+    return ", ".join(card.name for card in cards) or "none"

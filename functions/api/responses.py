@@ -1,0 +1,167 @@
+"""Responses of the public HTTP: headers with their timings, errors in a dialect's shape, JSON.
+
+Does not know routes or backends; dialects know the bodies.
+"""
+
+from __future__ import annotations
+
+import math
+
+import orjson
+from fastapi import Request, Response
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from functions.api.paths import allowed, nearest
+from functions.http.pace import MIN_BYTES_PER_S, PAUSE_S, MinimumRate
+from shared.contracts import (
+    EmbedRequest,
+    EmbedResult,
+    RerankRequest,
+    RerankResult,
+    Result,
+    TokenizeRequest,
+    TokenizeResult,
+)
+from shared.contracts import Request as Asked
+from shared.dialects.body import JSON
+from shared.dialects.operations import FormatError
+from shared.errors import BlitzError, RequestTimeout, shown
+from shared.wire import codec
+
+# More than this is coded in a thread, so that the event loop goes on between the steps. One call of
+# orjson keeps the GIL (about 11 ms for 1,024 x 384 floats): encoding chunks of rows would halve that
+# pause, and was measured to take 40 % longer in all.
+LARGE_RESULT_FLOATS = 64 * 1024
+LARGE_RESULT_TOKENS = 2 * 1024
+
+
+NAMED_CUTS = 100
+"""Indices in x-truncated: each takes up to 5 characters, and a proxy may refuse 4 kB of headers."""
+SLICE_BYTES = 64 * 1024
+_BYTES_PER_FLOAT, _BYTES_PER_TOKEN = 16, 128
+
+
+def accepts_msgpack(request: Request) -> bool:
+    """Whether a client asks for the packed form of a result."""
+    accepted = request.headers.get("accept", "").lower().split(",")
+    return any(item.partition(";")[0].strip() == codec.CONTENT_TYPE for item in accepted)
+
+
+def is_large(result: Result) -> bool:
+    """Whether it is to be coded in a thread."""
+    if isinstance(result, TokenizeResult):
+        return len(result.texts) > LARGE_RESULT_TOKENS
+    return isinstance(result, EmbedResult) and result.vectors.size > LARGE_RESULT_FLOATS
+
+
+def headers_of(asked: Asked, result: Result, total_s: float) -> dict[str, str]:
+    """TEI's, in whole milliseconds; and what a reranker's score is. total_s: since the request came."""
+    timings = result.timings
+    milliseconds = {
+        "x-compute-time": total_s,
+        "x-total-time": total_s,
+        "x-tokenization-time": timings.tokenization_s,
+        "x-queue-time": timings.queue_s,
+        "x-inference-time": timings.inference_s,
+    }
+    headers = {
+        "x-compute-type": result.device,
+        "x-compute-characters": str(_characters(asked)),
+        "x-compute-tokens": str(result.total_tokens),
+        **{name: str(round(seconds * 1000)) for name, seconds in milliseconds.items()},
+    }
+    if isinstance(result, RerankResult):
+        headers["x-rerank-method"] = result.method
+    if not isinstance(result, TokenizeResult) and result.cut:
+        headers["x-truncated"] = _truncated(result.cut)
+    return headers
+
+
+def _truncated(cut: tuple[int, ...]) -> str:
+    """How many inputs were cut, and which, as "2; 0,17"; of many the first, for headers have limits."""
+    more = ",..." if len(cut) > NAMED_CUTS else ""
+    return f"{len(cut)}; {','.join(map(str, cut[:NAMED_CUTS]))}{more}"
+
+
+def _characters(asked: Asked) -> int:
+    """Of all texts; ids have none."""
+    texts = [asked.query, *asked.documents] if isinstance(asked, RerankRequest) else asked.inputs
+    return sum(
+        len(part)
+        for text in texts
+        for part in ((text,) if isinstance(text, str) else text)
+        if isinstance(part, str)
+    )
+
+
+class PacedResponse(Response):
+    """Goes out in slices, each when the caller has taken most of what was sent before.
+
+    A response that is handed over whole lies in the connection's buffer for as long as its caller likes,
+    where nobody counts it. A caller that takes fewer than MIN_BYTES_PER_S is cut off.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = self.raw_headers
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        rate = MinimumRate(bytes_per_s=MIN_BYTES_PER_S, grace_s=PAUSE_S)
+        for start in range(0, max(1, len(self.body)), SLICE_BYTES):
+            end = start + SLICE_BYTES
+            part, more = bytes(self.body[start:end]), end < len(self.body)
+            message = {"type": "http.response.body", "body": part, "more_body": more}
+            try:
+                await rate.wait_for(send(message), len(part))
+            except RequestTimeout:
+                return  # the server closes what was not completed
+
+
+def answer_bytes(asked: Asked, dimensions: int, max_tokens: int) -> int:
+    """About what the answer holds: arrays, and their text form.
+
+    dimensions: of the model's vectors. max_tokens: of a request.
+    """
+    if isinstance(asked, EmbedRequest):
+        return len(asked.inputs) * dimensions * _BYTES_PER_FLOAT
+    if isinstance(asked, TokenizeRequest):
+        return min(_characters(asked), max_tokens) * _BYTES_PER_TOKEN
+    return 0
+
+
+def error_response(format_error: FormatError, error: BlitzError) -> Response:
+    """An error in a dialect's shape; when to come again, where that helps."""
+    status, body = format_error(error)
+    response = json_response(body, status)
+    if status == 408:
+        response.headers["connection"] = "close"  # or the rest of the body would be waited for
+    if status in (429, 503):
+        wait_s = 1.0 if error.retry_after_s is None else error.retry_after_s
+        response.headers["retry-after"] = str(math.ceil(wait_s))
+        response.headers["retry-after-ms"] = str(math.ceil(wait_s * 1000))
+    return response
+
+
+async def answer_unrouted(request: Request, error: Exception) -> Response:
+    """404 and 405 of paths that have no dialect, in OpenAI's shape."""
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    code, message = "invalid_request", error.detail
+    routes, path = request.app.routes, request.scope["path"]
+    if error.status_code == 404:
+        near = nearest(routes, path)
+        hint = f"did you mean {near}? " if near else ""
+        code, message = (
+            "not_found",
+            f"there is nothing at {shown(path)}: {hint}see /docs for what there is",
+        )
+    elif error.status_code == 405:
+        headers["Allow"] = ", ".join(allowed(routes, path))
+        code, message = "method_not_allowed", f"send {headers['Allow']} to {shown(path)}: see /docs"
+    shape = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    response = json_response(orjson.dumps({"error": shape}), error.status_code)
+    response.headers.update(headers)
+    return response
+
+
+def json_response(content: bytes, status: int = 200) -> Response:
+    return Response(content, status, media_type=JSON)

@@ -1,0 +1,76 @@
+"""A backend's models from settings: store, cache, batcher and what tokenises. Does not know HTTP."""
+
+from __future__ import annotations
+
+import logging
+
+from shared.contracts import Device
+from shared.engines import allocator
+from shared.engines.base import Capacity, OpenEngine
+from shared.engines.cpus import usable_cpus
+from shared.engines.memory import left_for_batches, usable_memory
+from shared.inference.batcher import Batcher
+from shared.inference.model import Model, load_model
+from shared.inference.model_cache import ModelCache
+from shared.inference.service import Inference
+from shared.inference.turns import Turns
+from shared.models.catalogue import Catalogue
+from shared.models.store import open_store
+from shared.names import split_pinned
+from shared.observability import metrics
+from shared.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+def build_inference(
+    settings: Settings, device: Device, open_engine: OpenEngine, capacity: Capacity
+) -> Inference:
+    """Everything of this process, from settings; warming goes on in the background.
+
+    capacity: what the settings leave to the engine.
+
+    Raises Misconfigured for a store that cannot be.
+    """
+    allocator.bound_arenas()
+    store = open_store(settings)
+    max_bytes = settings.batch_memory_bytes or left_for_batches(
+        settings.cache_memory_bytes, usable_memory()
+    )
+
+    def find_revision(name: str) -> str:
+        plain, revision = split_pinned(name)
+        return revision or store.current(plain, device)
+
+    def load(name: str, revision: str) -> Model:
+        folder, manifest = store.fetch(split_pinned(name)[0], revision)
+        model = load_model(folder, manifest, open_engine, max_bytes)
+        if model.tokenizer.usable_tokens < manifest.max_tokens:
+            _log.warning(
+                "%s reads %d tokens and there is memory for %d; BLITZ_BATCH_MEMORY_BYTES is %d here",
+                *(manifest.name, manifest.max_tokens, model.tokenizer.usable_tokens, max_bytes),
+            )
+        return model
+
+    cache = ModelCache(
+        find_revision=find_revision,
+        load=load,
+        max_models=settings.cache_models,
+        max_bytes=settings.cache_memory_bytes,
+        refresh_s=settings.refresh_s,
+        observer=metrics.PROCESS,
+    )
+    cache.warm(settings.warm_models)
+    batcher = Batcher(
+        threads=settings.threads or capacity.threads,
+        budget_tokens=settings.batch_tokens or capacity.batch_tokens,
+        max_texts=settings.batch_texts or capacity.batch_texts,
+        max_bytes=max_bytes,
+        max_wait_s=settings.max_wait_ms / 1000,
+        max_queue_tokens=settings.queue_tokens,
+        max_queue_s=settings.max_queue_s,
+    )
+    metrics.PROCESS.watch_queue(lambda: batcher.queued_tokens)
+    turns = Turns(usable_cpus(), settings.max_queue_s)
+    catalogue = Catalogue(store, (device,))
+    return Inference(catalogue, cache, batcher, turns, settings.max_request_tokens)

@@ -1,0 +1,56 @@
+"""A name for each request: its caller's, or one that is made, in the answer and in each line of the log.
+
+Does not know what is asked. Stands around everything else, so that no answer is without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from functions.http.caller import log_without_content
+from shared.context import request_id
+from shared.errors import BlitzError
+
+
+class Identified:
+    """ASGI middleware: x-request-id on every answer.
+
+    What `app` raises is logged under that id and answered as `refuse` tells an error of a path.
+    """
+
+    def __init__(self, app: ASGIApp, refuse: Callable[[str, BlitzError], Response]) -> None:
+        self._app = app
+        self._refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        told = Headers(scope=scope)
+        azures = told.get(request_id.AZURE_HEADER, "")
+        chosen = request_id.choose(told.get(request_id.HEADER, ""), azures)
+        begun = False
+
+        async def naming(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                headers = MutableHeaders(scope=message)
+                headers[request_id.HEADER] = chosen
+                if request_id.is_sane(azures):
+                    headers[request_id.AZURE_HEADER] = azures
+            await send(message)
+
+        with request_id.working_on(chosen):
+            try:
+                await self._app(scope, receive, naming)
+            except Exception as error:
+                log_without_content(error)
+                if begun:
+                    raise  # the server closes what is not complete
+                response = self._refuse(scope["path"], BlitzError("internal error"))
+                await response(scope, receive, naming)

@@ -1,0 +1,244 @@
+"""The service on one machine, no Azure: router and CPU backend in one process, or each in its own.
+
+Serves the very app objects that Functions serves; only the HTTP server differs. BLITZ_ROLE picks the
+app, as in Azure: with cpu or gpu this is a backend by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shlex
+import signal
+import socket
+import sys
+import threading
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib import import_module
+from typing import Annotated
+
+import typer
+from starlette.types import ASGIApp
+
+from functions.api.app import create_app as create_router
+from functions.api.build import connect, connect_batches
+from functions.backend import app
+from functions.local.driver import (
+    Driver,
+    bulk_hint,
+    driver_of,
+    local_storage,
+)
+from functions.local.processes import BAD_START, running_backends
+from functions.local.server import (
+    Server,
+    accept_connections,
+    connection_limit,
+    listen,
+)
+from shared.contracts import Device, ModelCard
+from shared.errors import BlitzError, Misconfigured, Unavailable
+from shared.models.catalogue import Catalogue
+from shared.models.store import open_store
+from shared.observability import logs
+from shared.observability.start import start_export
+from shared.settings import Settings, log_format_of
+from shared.storage.connect import open_storage
+
+GRACE_S = 5
+"""Requests under way at the end are given so long."""
+
+_log = logging.getLogger("functions.local")  # this module's name is __main__ where it serves
+_start = logging.getLogger(logs.START)
+
+_HOW_TO_BUILD = "build one with: python -m model_build all-MiniLM-L6-v2 --target cpu-int8 --push "
+_DEVICES: dict[str, tuple[Device, ...]] = {"router": ("cpu", "gpu"), "cpu": ("cpu",), "gpu": ("gpu",)}
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 7071,
+    model_store: Annotated[str, typer.Option(help="file://FOLDER or a blob container's URL.")] = "",
+    separate: Annotated[
+        bool, typer.Option("--separate", help="CPU and GPU backend as processes, on the next two ports.")
+    ] = False,
+) -> None:
+    """Serve the router and the CPU backend in one process. BLITZ_ variables set everything else."""
+    leaving = _leave_on_signals()
+    with ExitStack() as stack:
+        logs.use(log_format_of(os.environ), "router")
+        try:
+            settings = Settings.from_env(os.environ)
+            logs.use(settings.log_format, settings.role)
+            if model_store:
+                settings = replace(settings, model_store=model_store)
+            if separate and settings.role != "router":
+                raise Misconfigured("--separate starts a router and its backends: unset BLITZ_ROLE")
+            _check_secret(settings, host)
+            cards = _cards(settings)
+            listener = stack.enter_context(listen(host, port))
+            bound = listener.getsockname()[1]
+            if separate:
+                settings = stack.enter_context(running_backends(settings, os.environ, bound + 1))
+            start_export(settings)
+            app, driver = _app(_warming(settings, cards or []))
+        except BlitzError as error:
+            _log.error("%s", error)
+            raise typer.Exit(BAD_START) from error
+        if leaving.is_set():
+            raise typer.Exit
+        # Once the app is there, since others wait for that; before it is said to be, to work at once.
+        accept_connections(listener)
+        if settings.role == "router":
+            _say_hello(f"http://{host}:{bound}", cards or [], len(settings.api_key_hashes))
+            if driver or separate:
+                _start.info("bulk:   %s", bulk_hint(settings, cards or []))
+            if not settings.api_key_hashes and host not in _LOOPBACK:
+                _log.warning("whoever reaches %s can use this service: no key is needed", host)
+            _check_default_model(settings, cards)
+        server = Server(
+            app,
+            max_connections=connection_limit(settings.max_connections),
+            keep_alive_s=settings.keep_alive_s,
+            grace_s=GRACE_S,
+        )
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+            runner.run(_serve(server, listener, driver))
+
+
+async def _serve(server: Server, listener: socket.socket, driver: Driver | None) -> None:
+    """HTTP, and bulk work in the same event loop: the models are for one loop."""
+    bulk = asyncio.create_task(driver.run()) if driver else None
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        if bulk:
+            bulk.cancel()
+            await asyncio.wait([bulk])
+
+
+def _leave_on_signals() -> threading.Event:
+    """Exit with code 0, and through every `finally`, whenever one of them comes.
+
+    uvicorn catches two of them while it serves, ends what is under way, and raises them again. The event
+    is for one that comes within a finaliser, as imports have them, where exceptions are ignored.
+    """
+    leaving = threading.Event()
+
+    def leave(*_: object) -> None:
+        leaving.set()
+        sys.exit(0)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # there is no SIGHUP on Windows
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, leave)
+    return leaving
+
+
+def _cards(settings: Settings) -> list[ModelCard] | None:
+    """What can be served; None if the store does not answer now, which it may do later.
+
+    For a router it is a mistake if there is none, or not even a folder: raises Misconfigured.
+    """
+    url = settings.model_store
+    try:
+        cards = asyncio.run(Catalogue(open_store(settings), _DEVICES[settings.role]).cards())
+    except Unavailable as error:
+        if url.startswith("file://") and settings.role == "router":
+            raise Misconfigured(
+                f"--model-store {url} is no folder that can be read; {_HOW_TO_BUILD}{url}"
+            ) from error
+        _log.warning("%s; models are found once that is mended", error.message)
+        return None
+    if not cards and settings.role == "router":
+        raise Misconfigured(f"--model-store {url} holds no model; {_HOW_TO_BUILD}{url}")
+    return cards
+
+
+def _check_default_model(settings: Settings, cards: list[ModelCard] | None) -> None:
+    """A warning, no error: a store may be filled later."""
+    names = dict.fromkeys(card.name for card in cards or ())
+    if cards is not None and settings.default_model and settings.default_model not in names:
+        _log.warning(
+            "BLITZ_DEFAULT_MODEL is %s, which is not in the store: requests that name no model get 404 "
+            "until it is; there are: %s",
+            settings.default_model,
+            ", ".join(names),
+        )
+
+
+def _warming(settings: Settings, cards: list[ModelCard]) -> Settings:
+    """With the first model to be loaded at the start, where models run in this process."""
+    role, elsewhere = settings.role, settings.role == "router" and settings.cpu_backend_url
+    device = "cpu" if role == "router" else role
+    names = [card.name for card in cards if card.device == device]
+    if settings.warm_models or elsewhere or not names:
+        return settings
+    return replace(settings, warm_models=(names[0],))
+
+
+def _app(settings: Settings) -> tuple[ASGIApp, Driver | None]:
+    """What serves HTTP, and what does the bulk work of the models in this process."""
+    bulk = _bulk_settings(settings)
+    batches = connect_batches(bulk) if bulk and settings.role == "router" else None
+    if settings.role == "router" and settings.cpu_backend_url:
+        return create_router(settings, *connect(settings), batches=batches), None
+    device: Device = "gpu" if settings.role == "gpu" else "cpu"
+    # Imported by name, so that the CPU backend never loads what the GPU's needs.
+    inference = import_module(f"functions.{device}").create_inference(settings)
+    driver = driver_of(bulk, inference, device) if bulk else None
+    if settings.role == "router":
+        connected = connect(settings, inference)
+        return create_router(settings, *connected, batches=batches), driver
+    return app.create_app(settings, inference), driver
+
+
+def _bulk_settings(settings: Settings) -> Settings | None:
+    """None where the account of the model store is no place for bulk jobs, and none was asked for."""
+    bulk = local_storage(settings)
+    try:
+        open_storage(bulk)
+    except Misconfigured as error:
+        if settings.storage:
+            raise
+        _start.info("bulk:   off, %s", error.message)
+        return None
+    return bulk
+
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def _check_secret(settings: Settings, host: str) -> None:
+    """A backend by itself: no platform asks for tokens, and without a secret anybody is its router."""
+    if settings.role != "router" and host not in _LOOPBACK and not settings.backend_secret:
+        raise Misconfigured(
+            f"a backend that others reach at {host} needs BLITZ_BACKEND_SECRET, the same as its "
+            "router's; without one it listens on 127.0.0.1 alone"
+        )
+
+
+def _say_hello(url: str, cards: list[ModelCard], keys: int) -> None:
+    turn_on = "off (local); python -m functions.keys makes one and its hash for BLITZ_API_KEY_HASHES"
+    names = dict.fromkeys(card.name for card in cards)
+    _start.info("models: %s", ", ".join(names) or "none yet")
+    _start.info("keys:   %s", f"on ({keys})" if keys else turn_on)
+    _start.info("docs:   %s/docs", url)
+    if not cards:
+        return
+    path: str
+    body: dict[str, object]
+    if embedding := next((card.name for card in cards if card.task == "embedding"), None):
+        path, body = "/v1/embeddings", {"model": embedding, "input": "hello world"}
+    else:
+        path, body = "/rerank", {"model": cards[0].name, "query": "hello", "texts": ["hello world"]}
+    headers = "-H 'Content-Type: application/json'" + (' -H "api-key: $KEY"' if keys else "")
+    _start.info("try:    curl -s %s%s %s -d %s", url, path, headers, shlex.quote(json.dumps(body)))
+
+
+if __name__ == "__main__":
+    typer.run(serve)

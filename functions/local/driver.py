@@ -1,0 +1,247 @@
+"""What calls the bulk pipeline on one machine: a task that polls, as the triggers would in Azure.
+
+Does not know what the steps do, nor HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from functions.bulk.steps import (
+    Step,
+    build_bulk,
+    steps_of,
+    unless_invalid,
+)
+from shared.backends.base import Backend
+from shared.bulk import jobs
+from shared.bulk.passed_over import is_input
+from shared.bulk.pipeline import Bulk
+from shared.contracts import Device, ModelCard
+from shared.errors import BlitzError
+from shared.settings import Settings
+from shared.storage.blobs import (
+    OUT,
+    SOURCE,
+    Message,
+    Queue,
+    Storage,
+)
+from shared.storage.connect import open_storage
+from shared.storage.shown_names import shown
+
+MAX_TRIES, RETRY_S = 8, 60.0
+"""As the Functions host does (maxDequeueCount and visibilityTimeout in host.json). It takes minutes of
+failing until rows are given up."""
+HIDDEN_S = 30.0
+"""After so long, others take what a killed process held."""
+_RENEWALS = 3
+"""In the time that a message is hidden: two may fail."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds.
+
+    hidden_s: how long a message that was received is hidden from others; renewed while it is worked on.
+    retry_s: until what failed is tried again.
+    poll_s: between looks at a queue that was empty, and at the inputs.
+    """
+
+    hidden_s: float = HIDDEN_S
+    retry_s: float = RETRY_S
+    poll_s: float = 1.0
+    reconcile_s: float = 60.0
+
+
+class Driver:
+    """Does the work of a device's app until it is cancelled. For the event loop of its backend."""
+
+    def __init__(self, bulk: Bulk, storage: Storage, device: Device, pace: Pace) -> None:
+        self._bulk = bulk
+        self._storage = storage
+        self._device = device
+        self._pace = pace
+        self._noticed: set[str] = set()
+        self._arriving: set[str] = set()
+
+    async def run(self) -> None:
+        """Until cancelled; what was begun then goes back to its queue."""
+        steps = steps_of(self._bulk, self._device)
+        readers = [self._read(step) for step in steps for _ in range(step.at_once)]
+        if self._device == "cpu":
+            readers.append(self._every(self._pace.poll_s, self.look))
+            readers.append(self._every(self._pace.reconcile_s, self._bulk.reconcile))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for reader in readers:
+                    group.create_task(reader)
+        finally:
+            self._bulk.stop()
+
+    async def look(self) -> None:
+        """Notice new versions of inputs. One that is still being copied has another ETag each time."""
+        arriving, there = set(), set()
+        for stat in await asyncio.to_thread(lambda: list(self._storage.source.list(""))):
+            version = jobs.event_key("source", stat.key, stat.etag)
+            there.add(version)
+            if version in self._noticed or not is_input(stat.key):
+                continue
+            if version in self._arriving:
+                await self._bulk.notice(stat.key, stat.etag)
+                self._noticed.add(version)
+            else:
+                arriving.add(version)
+        self._arriving = arriving
+        self._noticed &= there  # else they would be more and more
+
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except Exception as error:
+                _complain(work.__name__, error)
+            await asyncio.sleep(seconds)
+
+    async def _read(self, step: Step) -> None:
+        """One message after another."""
+        while True:
+            try:
+                found = await self._handle_next(step)
+            except _Told:
+                found = False
+            except Exception as error:
+                found = False
+                _complain(step.queue, error)
+            if not found:
+                await asyncio.sleep(self._pace.poll_s)
+
+    async def _handle_next(self, step: Step) -> bool:
+        """Whether there was a message. Raises what the step raises; the message then comes again."""
+        queue = self._storage.queue(step.queue)
+        hold: _Hold | None = None
+        receiving = asyncio.ensure_future(
+            asyncio.to_thread(queue.receive, visible_after_s=self._pace.hidden_s)
+        )
+        try:
+            message = await asyncio.shield(receiving)
+            if message is None:
+                return False
+            hold = _Hold(queue, message, self._pace.hidden_s)
+            try:
+                await self._handle(step, message)
+            except Exception:
+                await self._put_off(queue, await hold.end())
+                raise
+            if (held := await hold.end()) is not None:
+                await asyncio.to_thread(queue.delete, held)
+        except asyncio.CancelledError:
+            self._bulk.stop()
+            with suppress(Exception):  # if it does not go back now, it does after hidden_s
+                await _hand_back(queue, await (hold.end() if hold else receiving))
+            raise
+        finally:
+            if hold is not None:
+                await hold.end()
+        return True
+
+    async def _put_off(self, queue: Queue, message: Message | None) -> None:
+        if message is not None:
+            with suppress(BlitzError):  # then it comes again after hidden_s
+                await asyncio.to_thread(queue.renew, message, visible_after_s=self._pace.retry_s)
+
+    async def _handle(self, step: Step, message: Message) -> None:
+        async def give_up() -> None:
+            await unless_invalid(self._bulk.give_up, message.body, step.queue, message.id)
+
+        if message.dequeue_count > MAX_TRIES:  # whoever took it before died of it
+            await give_up()
+            return
+        try:
+            await unless_invalid(step.run, message.body, step.queue, message.id)
+        except Exception as error:
+            last = message.dequeue_count >= MAX_TRIES
+            then = "it is given up" if last else "it will be tried again"
+            _complain(f"{step.queue}, message {shown(message.id)}", error, then)
+            if not last:
+                raise _Told from error
+            await give_up()
+
+
+class _Told(Exception):
+    """A step failed, and the log says so."""
+
+
+class _Hold:
+    """Keeps a message hidden while it is worked on, as the Functions host does.
+
+    So a step may take as long as it likes, and what a killed process held is soon taken by another. If
+    another has it nevertheless, because renewing failed for too long, both do the step, for the same
+    bytes, and the message is the other's to delete.
+    """
+
+    def __init__(self, queue: Queue, message: Message, hidden_s: float) -> None:
+        self._queue = queue
+        self._hidden_s = hidden_s
+        self._over = asyncio.Event()
+        self._keeping = asyncio.create_task(self._keep(message))
+
+    async def end(self) -> Message | None:
+        """From now on it is not renewed. The message as it is then; None if another has it."""
+        self._over.set()
+        return await asyncio.shield(self._keeping)
+
+    async def _keep(self, message: Message | None) -> Message | None:
+        while message is not None and not await self._is_over_within(self._hidden_s / _RENEWALS):
+            with suppress(BlitzError):  # the step complains of the storage; a second try may do
+                message = await asyncio.to_thread(
+                    self._queue.renew, message, visible_after_s=self._hidden_s
+                )
+        return message
+
+    async def _is_over_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), seconds)
+        return self._over.is_set()
+
+
+async def _hand_back(queue: Queue, message: Message | None) -> None:
+    """As a new message, visible at once: that its process was stopped is no failed try of it."""
+    if message is not None:
+        await asyncio.to_thread(queue.send, message.body)
+        await asyncio.to_thread(queue.delete, message)
+
+
+def driver_of(settings: Settings, backend: Backend, device: Device) -> Driver:
+    """The driver of the app whose models `backend` are. Raises Misconfigured."""
+    storage = open_storage(settings)
+    return Driver(build_bulk(settings, storage, backend), storage, device, Pace())
+
+
+def local_storage(settings: Settings) -> Settings:
+    """With the bulk storage beside the model store's folder, where neither names another one."""
+    store = settings.model_store
+    if settings.storage or settings.storage_connection_string or not store.startswith("file://"):
+        return settings
+    return replace(settings, storage=f"file://{Path(store.removeprefix('file://')).parent / 'bulk'}")
+
+
+def bulk_hint(settings: Settings, cards: Sequence[ModelCard]) -> str:
+    """What to do with a file that is to be embedded."""
+    url = local_storage(settings).storage
+    where = f"{url.removeprefix('file://')}/" if url.startswith("file://") else "the account's "
+    name = next((card.name for card in cards if card.task == "embedding"), "MODEL")
+    return f"put a file into {where}{SOURCE}/{name}/, find its vectors in {where}{OUT}/{name}/"
+
+
+def _complain(what: str, error: Exception, then: str = "it will be tried again") -> None:
+    """Messages of our own errors are safe to show; others may quote a text."""
+    why = error.message if isinstance(error, BlitzError) else type(error).__name__
+    _log.warning("bulk: %s: %s; %s", what, why, then)

@@ -1,0 +1,255 @@
+"""One machine's HTTP server: uvicorn, with a bound on everything that a connection can hold.
+
+Does not know what is served. In Azure the platform is the server, and this module is not used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from shared.errors import Misconfigured
+
+try:
+    import resource
+except ImportError:  # Windows, which has no such limit
+    resource = None  # type: ignore[assignment]
+
+HEADERS_S = 20.0
+"""From a request's first byte to the last of its headers."""
+STALLED_S, STALLED_BYTES = 60.0, 64 * 1024
+"""A caller that takes no more than this of its answer in such a time is cut off."""
+
+_RESERVED_FILES = 100
+"""For everything but connections: model files, logs, calls to backends and to the storage."""
+_BACKLOG = 2048
+_SWEEP_S = 1.0
+_NO_FILES_S = 1.0
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+_log = logging.getLogger(__name__)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound TCP socket. Raises Misconfigured.
+
+    The protocol is named because asyncio turns Nagle's algorithm off only where it is; with it on, each
+    answer waits 40 ms for the client's delayed acknowledgement.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or "it is no address of this machine"
+        raise Misconfigured(f"cannot listen on {host}, port {port}: {reason}") from error
+    return listener
+
+
+def accept_connections(listener: socket.socket) -> None:
+    """From now on callers connect; a Server accepts them."""
+    listener.listen(_BACKLOG)
+
+
+def connection_limit(wanted: int) -> int:
+    """How many connections this process can hold, at most `wanted`. Raises its limit of open files."""
+    if resource is None:
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _RESERVED_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    # With very few files, half of them: a service that answers one by one is better than none.
+    limit = max(soft - _RESERVED_FILES, soft // 2)
+    _log.warning(
+        "this process may open %d files, so that it holds %d connections, not %d: see ulimit -n",
+        soft,
+        limit,
+        wanted,
+    )
+    return limit
+
+
+class Server(uvicorn.Server):
+    """Serves `app` on a socket that `accept_connections` was called for, until a signal.
+
+    max_connections: open at once. When there are as many and another comes, the one that has been idle
+    for longest is closed; if all are at work, the new one waits in the kernel's backlog.
+    keep_alive_s: an idle connection is closed after it. grace_s: requests under way at the end have it.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, max_connections: int, keep_alive_s: float, grace_s: int | None
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=_Connection,
+                ws="none",
+                log_config=None,  # ours is in shared.observability.logs
+                lifespan="off",
+                access_log=False,
+                timeout_keep_alive=round(keep_alive_s),
+                timeout_graceful_shutdown=grace_s,
+            )
+        )
+        self._max_connections = max_connections
+        self._keep_alive_s = keep_alive_s
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        loop = asyncio.get_running_loop()
+        for listener in sockets or ():
+            listener.setblocking(False)
+            self._tasks.append(loop.create_task(self._accept(listener)))
+        self._tasks.append(loop.create_task(self._sweep()))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        await super().shutdown(sockets)
+
+    @property
+    def _connections(self) -> Iterable[_Connection]:
+        return self.server_state.connections  # type: ignore[return-value]
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted = [(await loop.sock_accept(listener))[0]]
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    _log.warning("no connection can be accepted: %s", error.strerror)
+                    self._close_idlest()
+                    await asyncio.sleep(_NO_FILES_S)
+                continue
+            # Others that wait, at once: under load each round of the event loop takes long.
+            room = self._max_connections - len(self.server_state.connections)
+            with suppress(OSError):
+                while len(accepted) < room:
+                    accepted.append(listener.accept()[0])
+            try:
+                await self._make_room(len(accepted))
+            except asyncio.CancelledError:
+                for each in accepted:
+                    each.close()
+                raise
+            await asyncio.gather(*(self._serve_connection(each) for each in accepted))
+
+    async def _make_room(self, connections: int) -> None:
+        while len(self.server_state.connections) + connections > self._max_connections:
+            self._changed.clear()
+            self._close_idlest()
+            await self._changed.wait()
+
+    async def _serve_connection(self, accepted: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> _Connection:
+            return _Connection(self._changed, self.config, self.server_state, {}, loop)
+
+        try:
+            accepted.setblocking(False)
+            await loop.connect_accepted_socket(protocol, accepted)
+        except OSError:  # it left already
+            accepted.close()
+
+    def _close_idlest(self) -> bool:
+        """Whether there was a connection without a request under way, which is now closed."""
+        idle = [each for each in self._connections if each.is_idle and not each.is_closing]
+        if not idle:
+            return False
+        min(idle, key=lambda each: each.idle_since).drop()
+        return True
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = loop.time()
+            for connection in list(self._connections):
+                connection.end_if_over(now, self._keep_alive_s)
+
+
+class _Connection(H11Protocol):
+    """Knows since when it has waited for headers, or for its caller to take an answer.
+
+    changed: set when it has ended or is idle.
+    """
+
+    def __init__(self, changed: asyncio.Event, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._changed = changed
+        self.idle_since = self.loop.time()
+        self._headers_since: float | None = None
+        self._unsent = (0, self.idle_since)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way."""
+        return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def is_closing(self) -> bool:
+        return self.transport.is_closing()
+
+    def data_received(self, data: bytes) -> None:
+        if self.is_idle and self._headers_since is None:
+            self._headers_since = self.loop.time()
+        super().data_received(data)
+        if not self.is_idle:
+            self._headers_since = None
+
+    def on_response_complete(self) -> None:
+        self.idle_since = self.loop.time()
+        self._headers_since = None
+        super().on_response_complete()
+        self._changed.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._changed.set()
+
+    def end_if_over(self, now: float, keep_alive_s: float) -> None:
+        """Close it if its time for what it waits for is over."""
+        if self._is_stalled(now):
+            self.transport.abort()
+        elif self.is_closing or not self.is_idle:
+            return
+        elif self._headers_since is not None and now - self._headers_since > HEADERS_S:
+            if self.cycle is None:
+                self.transport.write(_TIMED_OUT)
+            self.drop()
+        elif now - self.idle_since > keep_alive_s:
+            self.drop()
+
+    def drop(self) -> None:
+        """Close it; what was answered is still sent."""
+        self.transport.close()
+
+    def _is_stalled(self, now: float) -> bool:
+        """Whether the caller takes its answer too slowly; what is not taken is in our memory."""
+        unsent, (before, since) = self.transport.get_write_buffer_size(), self._unsent
+        if unsent == 0 or unsent > before or before - unsent > STALLED_BYTES:
+            self._unsent = unsent, now
+            return False
+        return now - since > STALLED_S

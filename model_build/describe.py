@@ -1,0 +1,145 @@
+"""A folder of artefacts -> its manifest, revision and README card.
+
+It does not know how the artefacts were made or measured, nor where they are stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from safetensors.numpy import save_file
+
+from model_build.source import SourceModel
+from shared.models.manifest import (
+    SCHEMA_VERSION,
+    Dense,
+    File,
+    Manifest,
+    Source,
+    Target,
+)
+
+MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.json"
+CARD_FILE = "README.md"
+
+_TOOLS = ("numpy", "onnx", "onnxruntime", "sentence-transformers", "tokenizers", "torch", "transformers")
+# What was measured, when and with what differs from build to build of the same model.
+_NOT_CONTENT = ("revision", "quality", "memory", "tools", "created")
+
+
+def describe(folder: Path, source: SourceModel, origin: Source, name: str, target: Target) -> Manifest:
+    """Complete `folder`, which holds what `target` runs, and return its manifest, without quality.
+
+    That is MODEL_FILE for a CPU, WEIGHTS_FILE and CONFIG_FILE for a GPU.
+
+    Writes the tokenizer, Dense layers and card. The revision is a hash of all of it: the same content
+    has the same revision, however often it is built.
+    """
+    (folder / TOKENIZER_FILE).write_text(source.tokenizer_json, "utf-8")
+    dense = _write_dense(folder, source)
+    runs = (WEIGHTS_FILE, CONFIG_FILE) if target == "gpu-fp16" else (MODEL_FILE,)
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        revision="",
+        task=source.task,
+        target=target,
+        architecture=source.architecture,
+        source=origin,
+        files=(),
+        model_file=runs[0],
+        tokenizer_file=TOKENIZER_FILE,
+        pad_token_id=source.pad_token_id,
+        max_tokens=source.max_tokens,
+        dimensions=source.dimensions,
+        pooling=source.pooling,
+        normalize=source.normalize,
+        labels=source.labels,
+        matryoshka_dimensions=source.matryoshka_dimensions,
+        prompts=source.prompts,
+        default_prompt=source.default_prompt,
+        dense=dense,
+        tools={tool: importlib.metadata.version(tool) for tool in _TOOLS},
+        created=int(time.time()),
+    )
+    (folder / CARD_FILE).write_text(card(manifest), "utf-8")
+    names = (*runs, TOKENIZER_FILE, *(layer.file for layer in dense), CARD_FILE)
+    manifest = msgspec.structs.replace(manifest, files=tuple(_file(folder / each) for each in names))
+    return msgspec.structs.replace(manifest, revision=revision_of(manifest))
+
+
+def revision_of(manifest: Manifest) -> str:
+    """First 12 hex digits of the sha256 over the files' hashes and all that describes them."""
+    content = msgspec.to_builtins(manifest)
+    for field in _NOT_CONTENT:
+        content.pop(field)
+    return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()[:12]
+
+
+def card(manifest: Manifest) -> str:
+    """What a person who finds the folder needs to know, in Markdown.
+
+    Part of the content, so nothing measured and no version: those are in manifest.json.
+    """
+    if manifest.task == "embedding":
+        kind, facts = "Text embedding model", _embedding_facts(manifest)
+        prompts = "\n".join(f"- `{name}`: `{text}`" for name, text in sorted(manifest.prompts.items()))
+        more = f"\n## Prompts\n\n{prompts or 'none'}\n"
+    else:
+        kind, facts, more = "Cross-encoder", _cross_encoder_facts(manifest), ""
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return f"""# {manifest.name}
+
+{kind}, built for `{manifest.target}` from {manifest.source.name} ({manifest.source.revision}). \
+The original's licence applies.
+
+| | |
+|---|---|
+| architecture | {manifest.architecture} |
+| longest input | {manifest.max_tokens} tokens |
+{rows}
+{more}
+How close it is to the original, how fast, and which tools built it: `manifest.json`.
+"""
+
+
+def _embedding_facts(manifest: Manifest) -> dict[str, object]:
+    return {
+        "dimensions": manifest.dimensions,
+        "shorter vectors it was trained for": ", ".join(map(str, manifest.matryoshka_dimensions))
+        or "none stated",
+        "pooling": manifest.pooling,
+        "unit vectors": "yes" if manifest.normalize else "no",
+        "default prompt": manifest.default_prompt or "none",
+    }
+
+
+def _cross_encoder_facts(manifest: Manifest) -> dict[str, object]:
+    if manifest.dimensions == 1:
+        return {"answers with": "one score a pair, the sigmoid of its logit unless raw scores are asked"}
+    return {"labels": ", ".join(manifest.labels)}
+
+
+def _write_dense(folder: Path, source: SourceModel) -> tuple[Dense, ...]:
+    layers = []
+    for index, layer in enumerate(source.dense):
+        tensors = {"weight": np.ascontiguousarray(layer.weight)}
+        if layer.bias is not None:
+            tensors["bias"] = np.ascontiguousarray(layer.bias)
+        save_file(tensors, folder / f"dense_{index}.safetensors")
+        layers.append(Dense(f"dense_{index}.safetensors", layer.activation))
+    return tuple(layers)
+
+
+def _file(path: Path) -> File:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return File(path.name, path.stat().st_size, digest)

@@ -1,0 +1,224 @@
+"""What the router calls: a backend, in this process or over HTTP.
+
+Does not know models or dialects, nor which backend a request should go to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+import stamina
+
+from shared.backends.credential import Authorize
+from shared.context import deadline, request_id, trace
+from shared.contracts import (
+    EmbedRequest,
+    EmbedResult,
+    ModelState,
+    PredictRequest,
+    PredictResult,
+    Request,
+    RerankRequest,
+    RerankResult,
+    TokenizeRequest,
+    TokenizeResult,
+)
+from shared.errors import (
+    BackendFailed,
+    BlitzError,
+    DeadlineExceeded,
+    Overloaded,
+    Unauthorized,
+    Unavailable,
+)
+from shared.wire import codec, messages
+
+AnyResult = TypeVar("AnyResult", EmbedResult, RerankResult, PredictResult, TokenizeResult)
+
+CONNECT_S = 10.0
+ATTEMPTS = 3
+MAX_RETRY_AFTER_S = 2.0
+"""A backend that asks for a longer pause is not tried again: another one may answer sooner."""
+WAKE_S = 60.0
+"""An app that scales from zero is given so long to answer."""
+
+# Nothing of an answer was acted on, so the same request may be sent again.
+_BROKEN = (
+    aiohttp.ClientOSError,  # refused or reset
+    aiohttp.ServerDisconnectedError,  # an idle connection was closed just as it was used
+    aiohttp.ClientPayloadError,  # the answer stopped halfway
+    ConnectionError,
+)
+
+
+class _Ready(msgspec.Struct):
+    models: list[ModelState]
+
+
+class HttpBackend:
+    """A backend app at `url`, over keep-alive connections of the event loop that calls it.
+
+    timeout_s: for a whole call, retries included; less if the request being served has less time left,
+    and the backend is told how long. authorize: gives the Authorization header; None: there is none.
+
+    Calls are pure functions of the request, so repeating one is safe: up to ATTEMPTS times, while there
+    is time, if the connection breaks or the backend says 503. A caller that is cancelled closes its
+    connection, which is how the backend learns of it.
+
+    Errors of the backend come out as the class it raised. Raises Unavailable if nothing answers at
+    `url`, DeadlineExceeded when time is up, and BackendFailed if the connection breaks or the answer is
+    not the wire's.
+    """
+
+    def __init__(
+        self, url: str, timeout_s: float = 220.0, *, authorize: Authorize | None = None
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._authority = urlsplit(self._url).netloc
+        self._timeout_s = timeout_s
+        self._authorize = authorize
+        self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
+
+    async def embed(self, request: EmbedRequest) -> EmbedResult:
+        return await self._run("/embed", request, EmbedResult)
+
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        return await self._run("/rerank", request, RerankResult)
+
+    async def predict(self, request: PredictRequest) -> PredictResult:
+        return await self._run("/predict", request, PredictResult)
+
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+        return await self._run("/tokenize", request, TokenizeResult)
+
+    def check(self) -> None:
+        """Nothing is known here: whoever calls counts what is under way."""
+
+    async def states(self) -> list[ModelState]:
+        body = await self._call("GET", "/ready")
+        try:
+            return msgspec.json.decode(body, type=_Ready).models
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise BackendFailed("the backend's answer could not be read") from None
+
+    async def wake(self) -> None:
+        """Return once the app answers; it may be starting. Raises DeadlineExceeded after WAKE_S."""
+        async with deadline.within(WAKE_S):
+            async for attempt in stamina.retry_context(
+                on=(aiohttp.ClientError, ConnectionError, BlitzError),
+                attempts=None,
+                timeout=None,
+                wait_initial=0.5,
+                wait_max=2.0,
+                wait_jitter=0.5,
+            ):
+                with attempt:
+                    await self._send("GET", "/health")
+
+    async def close(self) -> None:
+        """Close the connections of the running event loop."""
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        if session is not None:
+            await session.close()
+
+    async def _run(self, path: str, request: Request, kind: type[AnyResult]) -> AnyResult:
+        return messages.unpack_result(
+            await self._call("POST", path, messages.pack_request(request)), kind
+        )
+
+    async def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        left_s = deadline.remaining_s()
+        if left_s is not None and left_s <= 0:
+            raise DeadlineExceeded("the request took too long")
+        with _translating():
+            async with deadline.within(self._timeout_s):
+                async for attempt in stamina.retry_context(
+                    on=_retry_after,
+                    attempts=ATTEMPTS,
+                    timeout=None,  # `within` ends it
+                    wait_initial=0.05,
+                    wait_max=0.5,
+                    wait_jitter=0.1,
+                ):
+                    with attempt:
+                        return await self._send(method, path, body)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _send(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        headers = {}
+        if body is not None:
+            headers["content-type"] = codec.CONTENT_TYPE
+        if self._authorize is not None:
+            headers["authorization"] = await self._authorize()
+        left_s = deadline.remaining_s()
+        if left_s is not None:
+            headers[deadline.HEADER] = str(max(1, int(left_s * 1000)))
+        with trace.calling(f"{method} {path}", self._authority) as span:
+            headers[trace.HEADER] = span.traceparent
+            if named := request_id.current():
+                headers[request_id.HEADER] = named
+            async with self._session().request(
+                method, self._url + path, data=body, headers=headers, allow_redirects=False
+            ) as response:
+                answer = await response.read()
+                span.status = response.status
+        # /ready answers 503 with JSON: "not yet" is an answer. Errors are msgpack.
+        if response.status == 200 or (method == "GET" and response.content_type == _JSON):
+            return answer
+        raise _error_of(response.status, response.headers.get("retry-after", ""), answer)
+
+    def _session(self) -> aiohttp.ClientSession:
+        """The running loop's, since a session belongs to one."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._sessions:
+            self._sessions[loop] = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+                connector=aiohttp.TCPConnector(limit=0),  # shared.routing.dispatch limits calls
+                # Azure's front end sets an affinity cookie: kept, all calls would go to one instance.
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._sessions[loop]
+
+
+_JSON = "application/json"
+
+
+def _retry_after(error: Exception) -> bool | float:
+    """Whether to try again; a number: after so many seconds, as the backend asked."""
+    if isinstance(error, Unavailable) and error.retry_after_s is not None:
+        wait_s = error.retry_after_s + random.uniform(0, 0.1)  # noqa: S311 - so that not all come at once
+        left_s = deadline.remaining_s()
+        in_time = left_s is None or wait_s < left_s
+        return float(wait_s) if error.retry_after_s <= MAX_RETRY_AFTER_S and in_time else False
+    return isinstance(error, (*_BROKEN, Unavailable))
+
+
+@contextmanager
+def _translating() -> Iterator[None]:
+    """aiohttp's errors as ours."""
+    try:
+        yield
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL):
+        raise Unavailable("the backend does not answer", retry_after_s=1.0) from None
+    except (aiohttp.ClientError, ConnectionError):
+        raise BackendFailed("the connection to the backend broke") from None
+
+
+def _error_of(status: int, retry_after: str, body: bytes) -> BlitzError:
+    """The backend's error, or what the platform in front of it means by a status of its own."""
+    error = messages.unpack_error(body)
+    if isinstance(error, Unauthorized):  # about the router's key, not about the caller's
+        return BackendFailed("the backend refused the router")
+    if isinstance(error, BackendFailed) and status in (429, 503):
+        wait_s = float(retry_after) if retry_after.isdecimal() and len(retry_after) < 6 else None
+        if status == 429:
+            return Overloaded("the backend has too much to do: retry later", retry_after_s=wait_s)
+        return Unavailable("the backend is not available now", retry_after_s=wait_s)
+    return error

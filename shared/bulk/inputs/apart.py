@@ -1,0 +1,232 @@
+"""Chunks of an input that is read in a process of its own: one whose memory and time the kernel bounds.
+
+For Parquet: pyarrow allocates what a page says it will be, follows a schema as deep as it goes, and an
+error in it ends the process; none of that can be seen beforehand in what a file declares. Other formats
+are read by code that holds a bounded piece at a time, and need no process. It does not know storage.
+
+Over the child's stdin: a line of JSON (_Task), then for each range that it asks for u64 length and
+bytes. Over its stdout frames: kind u8, length u64, payload; all numbers little-endian:
+    R  start u64, length u64: read that range, or a beginning of it
+    C  length u64 of bad rows, bad rows as JSON lines, the chunk's rows as an Arrow file
+    X  message and field as JSON: the input is refused
+    M  there was not enough memory
+    E  all was read
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import BinaryIO, NoReturn
+
+import msgspec
+
+from shared.bulk.inputs.allowance import Allowance, Limits
+from shared.bulk.inputs.detect import Format, ReadOptions, read_rows
+from shared.bulk.inputs.source import Source
+from shared.bulk.rows import BadRow, Chunk, cut_chunks
+from shared.errors import InvalidInput, Unavailable
+
+MEMORY_BYTES = 256 << 20
+"""For what is read, beside what Python and its modules take (about 100 MiB)."""
+SILENT_S = 120.0
+"""Without a row or a wish for bytes for so long, a file is given up: a batch takes milliseconds."""
+_CPU_S = 3600
+_RANGE_BYTES = 4 << 20
+_FRAME_BYTES = 256 << 20
+_FRAME, _RANGE, _LENGTH = struct.Struct("<cQ"), struct.Struct("<QQ"), struct.Struct("<Q")
+_START = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from shared.bulk.apart import main
+main()
+"""
+_UNREADABLE = "the file is not a Parquet file that can be read"
+_TOO_MUCH = "the file needs too much memory to be read: write smaller values, pages and row groups"
+
+
+class _Task(msgspec.Struct, frozen=True):
+    size: int
+    format: Format
+    options: ReadOptions
+    limits: Limits
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    message: str
+    field: str | None
+
+
+def cut_apart(
+    source: Source, format: Format, options: ReadOptions, allowance: Allowance
+) -> Iterator[Chunk]:
+    """As cut_chunks(read_rows(...)), with the same chunks.
+
+    Raises InvalidInput, too, if the reader needs more memory than MEMORY_BYTES, shows no progress for
+    SILENT_S or dies of the file; Unavailable if something else has ended it.
+    """
+    command = [sys.executable, "-c", _START, msgspec.json.encode(sys.path).decode()]
+    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+    # Out of our process group: Ctrl-C is for us, and we end it.
+    child = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+        command, stdin=pipe, stdout=pipe, stderr=nowhere, start_new_session=True, bufsize=0
+    )
+    with child:
+        try:
+            yield from _chunks(child, source, format, options, allowance)
+        finally:
+            child.kill()
+
+
+def _chunks(
+    child: subprocess.Popen[bytes],
+    source: Source,
+    format: Format,
+    options: ReadOptions,
+    allowance: Allowance,
+) -> Iterator[Chunk]:
+    task = _Task(source.size, format, options, allowance.limits)
+    index = 0
+    try:
+        _send(child, msgspec.json.encode(task) + b"\n")
+        while True:
+            kind, payload = _receive(child, allowance)
+            match kind:
+                case b"R":
+                    start, length = _RANGE.unpack(payload)
+                    data = source.read(start, min(length, _RANGE_BYTES))
+                    _send(child, _LENGTH.pack(len(data)) + data)
+                case b"C":
+                    yield _chunk(index, payload)
+                    index += 1
+                case b"X":
+                    refusal = msgspec.json.decode(payload, type=_Refusal)
+                    raise InvalidInput(refusal.message, field=refusal.field)
+                case b"M":
+                    raise InvalidInput(_TOO_MUCH)
+                case _:
+                    return
+    except (EOFError, BrokenPipeError):
+        _tell_death(child.wait())
+
+
+def _chunk(index: int, payload: bytes) -> Chunk:
+    (length,) = _LENGTH.unpack_from(payload)
+    rows = _LENGTH.size + length
+    bad = tuple(BadRow.from_json(line) for line in payload[_LENGTH.size : rows].splitlines())
+    return Chunk(index, Chunk.from_arrow(payload[rows:]).table, bad)
+
+
+def _tell_death(code: int) -> NoReturn:
+    """Raises InvalidInput if the file has ended its reader, and Unavailable if somebody else has."""
+    if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):
+        raise Unavailable("the process that reads the file was ended")
+    if code == -signal.SIGXCPU:
+        raise InvalidInput(f"the file takes more than {_CPU_S} s to read")
+    raise InvalidInput(_UNREADABLE)
+
+
+def _send(child: subprocess.Popen[bytes], data: bytes) -> None:
+    assert child.stdin is not None
+    view = memoryview(data)
+    while view:
+        view = view[child.stdin.write(view) :]
+
+
+def _receive(child: subprocess.Popen[bytes], allowance: Allowance) -> tuple[bytes, bytes]:
+    """The next frame. Raises EOFError if the child is gone, InvalidInput if it is silent too long."""
+    kind, length = _FRAME.unpack(_read(child, _FRAME.size, allowance))
+    if length > _FRAME_BYTES:
+        raise InvalidInput(_TOO_MUCH)
+    return kind, _read(child, length, allowance)
+
+
+def _read(child: subprocess.Popen[bytes], length: int, allowance: Allowance) -> bytes:
+    assert child.stdout is not None
+    fd, data = child.stdout.fileno(), bytearray()
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    heard = time.monotonic()
+    while len(data) < length:
+        allowance.go_on()
+        if poll.poll(500):
+            piece = os.read(fd, min(length - len(data), 1 << 20))
+            if not piece:
+                raise EOFError
+            data += piece
+            heard = time.monotonic()
+        elif time.monotonic() - heard > SILENT_S:
+            raise InvalidInput(f"the file is given up: no row could be read for {SILENT_S:.0f} s")
+    return bytes(data)
+
+
+def main() -> None:
+    """The child."""
+    asked, told = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # so that nothing else is written there
+    _bound()
+    with suppress(BrokenPipeError):
+        _serve(asked, told)
+        told.flush()
+    os._exit(0)  # nothing is left to be put away, and pyarrow's threads may not be waited for
+
+
+def _serve(asked: BinaryIO, told: BinaryIO) -> None:
+    task = msgspec.json.decode(asked.readline(), type=_Task)
+
+    def read(start: int, length: int) -> bytes:
+        _tell(told, b"R", _RANGE.pack(start, length))
+        told.flush()
+        (size,) = _LENGTH.unpack(_exactly(asked, _LENGTH.size))
+        return _exactly(asked, size)
+
+    allowance = Allowance(task.size, task.limits)
+    try:
+        for chunk in cut_chunks(
+            read_rows(Source(task.size, read), task.format, task.options, allowance)
+        ):
+            bad = chunk.bad_to_json()
+            _tell(told, b"C", _LENGTH.pack(len(bad)) + bad, chunk.to_arrow())
+            told.flush()
+        _tell(told, b"E")
+    except InvalidInput as error:
+        _tell(told, b"X", msgspec.json.encode(_Refusal(error.message, error.field)))
+    except MemoryError:
+        _tell(told, b"M")
+
+
+def _tell(told: BinaryIO, kind: bytes, *payload: bytes) -> None:
+    told.write(_FRAME.pack(kind, sum(map(len, payload))))
+    for part in payload:
+        told.write(part)
+
+
+def _exactly(stream: BinaryIO, length: int) -> bytes:
+    data = stream.read(length)
+    if len(data) != length:
+        os._exit(0)  # the parent is gone
+    return data
+
+
+def _bound() -> None:
+    """What goes beyond it fails, as MemoryError; without /proc (no Linux), nothing is bounded."""
+    import resource
+
+    import pyarrow as pa
+
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+    pa.set_memory_pool(pa.system_memory_pool())  # others reserve more than they need
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S + 1))
+    with suppress(OSError), open("/proc/self/status") as status:
+        held = next(line for line in status if line.startswith("VmData:"))
+        most = (int(held.split()[1]) << 10) + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))

@@ -1,0 +1,191 @@
+"""Bytes to records: a line each, or what CSV's quotes hold together. Long ones are never held whole.
+
+It does not know what a record holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from shared.bulk.inputs.source import Truncated
+from shared.bulk.rows import BadRow, Row
+from shared.errors import InvalidInput
+
+MAX_TEXT_BYTES = 1_000_000
+MAX_RECORD_BYTES = 8_000_000
+"""A text of MAX_TEXT_BYTES, each byte written as \\u00XX, and 2 MB for the other fields."""
+MAX_ID_BYTES = 1_000
+MAX_COLUMNS = 1_024
+"""Of a table; of a line of JSON, fields. A chunk has a buffer for each, however few its rows."""
+MAX_NAME_BYTES = 1_000
+"""Of a column's name: every chunk has them all."""
+
+_PIECE_BYTES = 256 << 10
+BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecord:
+    """A record's bytes with its newline, if it has one, and the 1-based line that it begins at."""
+
+    line: int
+    data: bytes
+
+
+class BadRecord(Exception):
+    """Why a record is a BadRow: raised by what parses it."""
+
+    def __init__(self, code: str, message: str, *, id: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.id = code, message, id
+
+
+class Quotes:
+    """Whether a CSV record goes on after a line end: quotes count as Python's csv module counts them.
+
+    A quote opens a field only as its first byte; elsewhere in a bare field it is an ordinary byte.
+    """
+
+    def __init__(self, delimiter: str) -> None:
+        self._end_of_field = re.compile(b"[%b\n]" % re.escape(delimiter.encode()))
+        self._ends = (ord(delimiter), ord("\n"))
+        self._state = "start"  # of a field; "bare"; "quoted"; "quote": behind one in a quoted field
+
+    def open_after(self, piece: bytes) -> bool:
+        """Read on, at most to the next newline; whether that is inside quotes."""
+        if b'"' not in piece:
+            if self._state != "quoted":
+                self._state = "start" if piece[-1] in self._ends else "bare"
+            return self._state == "quoted"
+        position = 0
+        while position < len(piece):
+            byte = piece[position]
+            match self._state:
+                case "start":
+                    self._state = "quoted" if byte == ord('"') else "bare"
+                    position += self._state == "quoted"
+                case "bare":
+                    found = self._end_of_field.search(piece, position)
+                    self._state = "start" if found else "bare"
+                    position = found.end() if found else len(piece)
+                case "quoted":
+                    at = piece.find(b'"', position)
+                    self._state = "quoted" if at < 0 else "quote"
+                    position = len(piece) if at < 0 else at + 1
+                case _:
+                    ended = "start" if byte in self._ends else "bare"
+                    self._state = "quoted" if byte == ord('"') else ended
+                    position += 1
+        return self._state == "quoted"
+
+
+def read_records(blocks: Iterable[bytes], quotes: Quotes | None = None) -> Iterator[RawRecord | BadRow]:
+    """Records, and BadRows for lines over MAX_RECORD_BYTES.
+
+    Raises InvalidInput with the line from which on nothing can be accounted for: a broken end, a quote
+    that is never closed, or not within MAX_RECORD_BYTES: what it holds together may be a million rows.
+    """
+    line = start = 1
+    size, inside, held = 0, False, list[bytes]()
+    try:
+        for piece in _pieces(blocks):
+            size += len(piece)
+            held.append(piece)
+            if size > MAX_RECORD_BYTES:
+                held.clear()
+            inside = quotes is not None and quotes.open_after(piece)
+            if not piece.endswith(b"\n"):
+                continue
+            line += 1
+            if size > MAX_RECORD_BYTES and quotes is not None and (inside or line - start > 1):
+                raise InvalidInput(
+                    f"the quote that opens in line {start} is not closed within {MAX_RECORD_BYTES} "
+                    "bytes: close it, or double it if it belongs to the text"
+                )
+            if not inside:
+                yield _record(start, size, held)
+                start, size = line, 0
+                held.clear()
+    except Truncated:
+        raise InvalidInput(
+            f"the file ends too early or is damaged in line {start}: send it again, whole"
+        ) from None
+    if inside:
+        raise InvalidInput(
+            f"the quote that opens in line {start} is never closed: close it, or double it if it "
+            "belongs to the text"
+        )
+    if size:
+        yield _record(start, size, held)
+
+
+def parse_records(
+    records: Iterable[RawRecord | BadRow],
+    parse: Callable[[int, RawRecord], Iterable[Row]],
+    blank: bytes = b" \t\r\n",
+) -> Iterator[Row | BadRow]:
+    """Number the records from 0, and give each to `parse`, which raises BadRecord.
+
+    Those that hold nothing but `blank` bytes are skipped and not counted.
+    """
+    row = 0
+    for record in records:
+        if isinstance(record, BadRow):
+            yield record
+        elif not record.data.strip(blank):
+            continue
+        else:
+            try:
+                yield from parse(row, record)
+            except BadRecord as bad:
+                yield BadRow(record.line, bad.id, bad.code, bad.message)
+        row += 1
+
+
+def decode(data: bytes) -> str:
+    """Raises BadRecord."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise BadRecord("invalid_utf8", "the line is not valid UTF-8") from None
+
+
+def check_text(text: str, name: str, *, id: str | None) -> str:
+    """Raises BadRecord. name: what the input calls it."""
+    if not text:
+        raise BadRecord("empty_text", f"{name} is empty", id=id)
+    if len(text) * 4 > MAX_TEXT_BYTES and len(text.encode()) > MAX_TEXT_BYTES:
+        raise BadRecord("text_too_long", f"{name} has more than {MAX_TEXT_BYTES} bytes", id=id)
+    return text
+
+
+def check_id(id: str, name: str) -> str:
+    """Raises BadRecord. name: what the input calls it. All texts of a Batch request have the same."""
+    if len(id) * 4 > MAX_ID_BYTES and len(id.encode()) > MAX_ID_BYTES:
+        raise BadRecord("id_too_long", f"{name} has more than {MAX_ID_BYTES} bytes")
+    return id
+
+
+def _record(line: int, size: int, held: list[bytes]) -> RawRecord | BadRow:
+    if size > MAX_RECORD_BYTES:
+        message = f"the line has more than {MAX_RECORD_BYTES} bytes"
+        return BadRow(line, None, "line_too_long", message)
+    data = held[0] if len(held) == 1 else b"".join(held)
+    return RawRecord(line, data.removeprefix(BOM) if line == 1 else data)
+
+
+def _pieces(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines with their newline; one longer than a piece in several, of which the last has it."""
+    tail = b""
+    for block in blocks:
+        lines = (tail + block).split(b"\n")
+        tail = lines.pop()
+        for line in lines:
+            yield line + b"\n"
+        if len(tail) > _PIECE_BYTES:
+            yield tail
+            tail = b""
+    if tail:
+        yield tail

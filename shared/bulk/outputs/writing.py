@@ -1,0 +1,203 @@
+"""Embedded parts to output files, part by part, as blocks of bytes: Parquet, JSONL, .npy and its ids.
+
+A part is an Arrow table as shared/bulk/rows.py describes it; parts come in the order of the input. Equal
+parts give equal bytes: there is no time and no chance in a file. It does not know storage or jobs.
+
+dtype of the vectors in the output:
+    float32  as they are
+    float16  rounded to the nearest
+    int8     scalar quantisation, symmetric, one scale for each vector: scale = max |v| / 127 (float32),
+             int8[i] = v[i] / scale rounded to the nearest, and v[i] is about scale * int8[i], off by at
+             most scale / 2. A vector of zeros has scale 0. The scale is a column or field of its own.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shared.bulk.outputs.json_columns import other_fields
+from shared.bulk.rows import embedded, vector_array, vectors_of
+from shared.contracts import FloatMatrix
+
+Dtype = Literal["float32", "float16", "int8"]
+Quantised: TypeAlias = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.int8]
+
+ROW_GROUP_BYTES = 16 << 20
+"""Parts are gathered to about so much: readers are slow with many small row groups."""
+_INTERNAL = ("line", "parts")  # for error files and for putting requests together
+
+
+def quantise(vectors: FloatMatrix, dtype: Dtype) -> tuple[Quantised, NDArray[np.float32] | None]:
+    """(N, D) float32 -> (N, D) of dtype, and for int8 the scales (N,) float32."""
+    if dtype == "float32":
+        return vectors, None
+    if dtype == "float16":
+        return vectors.astype(np.float16), None
+    scales = np.abs(vectors).max(axis=1) / np.float32(127)
+    divisors = np.where(scales > 0, scales, np.float32(1))
+    return np.rint(vectors / divisors[:, None]).astype(np.int8), scales
+
+
+def write_parquet(
+    parts: Iterable[pa.Table],
+    *,
+    dimensions: int,
+    dtype: Dtype = "float32",
+    metadata: Mapping[str, str] | None = None,
+) -> Iterator[bytes]:
+    """Columns: row, id, text, the input's others, tokens, truncated, scale (of int8), vector.
+
+    vector: fixed_size_list<dtype>[dimensions]. The file's metadata: what is given, and blitz.vector, a
+    JSON object that says how to read the vectors.
+    """
+    sink = _Sink()
+    about = {**(metadata or {}), "blitz.vector": _about(dimensions, dtype)}
+    writer: pq.ParquetWriter | None = None
+    empty = _nothing(dimensions)
+    for table in _row_groups(parts):
+        if not table.num_rows:
+            empty = table
+            continue
+        table = _output(table, dtype)
+        writer = writer or _writer(sink, table.schema, about)
+        writer.write_table(table, row_group_size=table.num_rows)
+        yield sink.take()
+    writer = writer or _writer(sink, _output(empty, dtype).schema, about)
+    writer.close()
+    yield sink.take()
+
+
+def write_jsonl(parts: Iterable[pa.Table], *, dtype: Dtype = "float32") -> Iterator[bytes]:
+    """A line for each row: {"id", "embedding", "scale" (of int8), "text", other input fields}.
+
+    An id that the input has as a number is a number. "part" is there for texts of OpenAI Batch, and
+    "truncated": true for texts that were cut.
+    """
+    for part in parts:
+        vectors, scales = quantise(vectors_of(part), dtype)
+        ids, texts = part["id"].to_pylist(), part["text"].to_pylist()
+        indices = part["part"].to_pylist() if "part" in part.column_names else None
+        lines: list[bytes] = []
+        cut = part["truncated"].to_pylist()
+        for at, others in enumerate(other_fields(part)):
+            line: dict[str, object] = {"id": ids[at], "embedding": vectors[at]}
+            if scales is not None:
+                line["scale"] = scales[at]
+            if indices is not None:
+                line["part"] = indices[at]
+            if cut[at]:
+                line["truncated"] = True
+            lines.append(_dump({**line, "text": texts[at], **others}))
+        yield b"".join(lines)
+
+
+def write_npy(
+    parts: Iterable[pa.Table], *, rows: int, dimensions: int, dtype: Dtype = "float32"
+) -> Iterator[bytes]:
+    """A numpy file (rows, dimensions). Raises ValueError at the end if the parts are not `rows`."""
+    header = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype).newbyteorder("<"))
+    shape = {"descr": descr, "fortran_order": False, "shape": (rows, dimensions)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    yield header.getvalue()
+    written = 0
+    for part in parts:
+        vectors, _ = quantise(vectors_of(part), dtype)
+        written += len(vectors)
+        yield vectors.astype(vectors.dtype.newbyteorder("<"), copy=False).tobytes()
+    if written != rows:
+        raise ValueError(f"the parts hold {written} rows, not {rows}")
+
+
+def write_ids(parts: Iterable[pa.Table], *, dtype: Dtype = "float32") -> Iterator[bytes]:
+    """What a .npy file's rows are, a line for each: {"row", "line", "id", "scale" (of int8)}.
+
+    And "truncated": true for texts that were cut.
+    """
+    for part in parts:
+        table = part.select(
+            [name for name in ("row", "line", "part", "id") if name in part.column_names]
+        )
+        _, scales = quantise(vectors_of(part), dtype)
+        lines: list[bytes] = []
+        cut = part["truncated"].to_pylist()
+        for at, line in enumerate(table.to_pylist()):
+            scale = {} if scales is None else {"scale": scales[at]}
+            lines.append(_dump({**line, **scale, **({"truncated": True} if cut[at] else {})}))
+        yield b"".join(lines)
+
+
+class _Sink(io.RawIOBase):
+    """A file that hands out what was written to it since the last time."""
+
+    def __init__(self) -> None:
+        self._held: list[bytes] = []
+
+    def write(self, data: Any, /) -> int:
+        self._held.append(bytes(data))
+        return len(self._held[-1])
+
+    def writable(self) -> bool:
+        return True
+
+    def take(self) -> bytes:
+        taken = b"".join(self._held)
+        self._held.clear()
+        return taken
+
+
+def _writer(sink: _Sink, schema: pa.Schema, metadata: Mapping[str, str]) -> pq.ParquetWriter:
+    # Vectors hardly ever repeat, and nobody searches for the least of their components.
+    searched = [name for name in schema.names if name != "vector"]
+    schema = schema.with_metadata(dict(metadata))
+    return pq.ParquetWriter(
+        sink, schema, compression="zstd", use_dictionary=searched, write_statistics=searched
+    )
+
+
+def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """What is written together. Parts of failed rows alone pass as they are, for their columns."""
+    gathered: list[pa.Table] = []
+    for part in parts:
+        if not part.num_rows:
+            yield part
+            continue
+        gathered.append(part)
+        if sum(table.nbytes for table in gathered) >= ROW_GROUP_BYTES:
+            yield pa.concat_tables(gathered)
+            gathered.clear()
+    if gathered:
+        yield pa.concat_tables(gathered)
+
+
+def _output(part: pa.Table, dtype: Dtype) -> pa.Table:
+    vectors, scales = quantise(vectors_of(part), dtype)
+    table = part.drop_columns(["vector", *(name for name in _INTERNAL if name in part.column_names)])
+    if scales is not None:
+        table = table.append_column("scale", pa.array(scales))
+    return table.append_column("vector", vector_array(vectors))
+
+
+def _nothing(dimensions: int) -> pa.Table:
+    names = {"row": pa.int64(), "id": pa.string(), "text": pa.string()}
+    return embedded(pa.schema(names).empty_table(), np.empty((0, dimensions), np.float32), [])
+
+
+def _about(dimensions: int, dtype: Dtype) -> str:
+    about: dict[str, object] = {"dtype": dtype, "dimensions": dimensions}
+    if dtype == "int8":
+        about["quantisation"] = "symmetric, one scale per vector"
+        about["dequantise"] = "scale * vector[i]"
+    return orjson.dumps(about).decode()
+
+
+def _dump(line: dict[str, object]) -> bytes:
+    return orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)

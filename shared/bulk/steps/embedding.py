@@ -1,0 +1,218 @@
+"""Rows of a chunk in, their vectors out; and which rows have none, with the reason.
+
+Does not know storage, nor which job is due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from shared.backends.base import Backend
+from shared.bulk.jobs import Job
+from shared.bulk.rows import BadRow, embedded
+from shared.contracts import EmbedRequest, EmbedResult, FloatMatrix
+from shared.errors import (
+    BlitzError,
+    DeadlineExceeded,
+    InvalidInput,
+    Misconfigured,
+    Overloaded,
+    Unavailable,
+)
+from shared.names import pinned_name
+
+ANSWER_S = 900.0
+"""One call takes so long at most, or it is a failed try: at a chunk's 256 KB, 300 bytes a second."""
+
+_ITEM = re.compile(r"input\[(\d+)\]")
+_NOT_OF_A_ROW = (Unavailable, Overloaded, DeadlineExceeded)
+"""Errors that a later try may not have, whatever they name."""
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """How a row's text is to be read. In a request of OpenAI Batch, None: as the job has it."""
+
+    prompt_name: str | None = None
+    truncate: bool | None = None
+
+
+class _Failure(NamedTuple):
+    code: str
+    why: str
+
+
+@dataclass(slots=True)
+class _Done:
+    """Rows that have vectors (N, D). cut: whether each text was cut."""
+
+    rows: list[int]
+    vectors: FloatMatrix
+    tokens: tuple[int, ...]
+    cut: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, rows: list[int], result: EmbedResult) -> _Done:
+        cut = tuple(at in result.cut for at in range(len(rows)))
+        return cls(rows, result.vectors, result.token_counts, cut)
+
+    def leave_out_not_finite(self, failed: dict[int, _Failure]) -> None:
+        """Rows whose numbers are none. The backend is to refuse them; an output must not have them."""
+        finite = np.isfinite(self.vectors).all(axis=1)
+        if finite.all():
+            return
+        why = "the model's numbers for this text are NaN or infinite"
+        failed |= {self.rows[at]: _Failure("embedding_failed", why) for at in np.flatnonzero(~finite)}
+        kept = np.flatnonzero(finite).tolist()
+        self.rows = [self.rows[at] for at in kept]
+        self.vectors = self.vectors[kept]
+        self.tokens = tuple(self.tokens[at] for at in kept)
+        self.cut = tuple(self.cut[at] for at in kept)
+
+
+class Embedder:
+    """For one event loop. One chunk is embedded at a time.
+
+    backend: None in a process that has no models. request_tokens: what one call of it may hold.
+    """
+
+    def __init__(self, backend: Backend | None, request_tokens: int) -> None:
+        self._backend = backend
+        self._request_tokens = request_tokens
+        # Side by side, two chunks would take turns in the engine and end together. In a row, the first
+        # is written while the second has the engine, and few are left to one process at a job's end.
+        self._turn = asyncio.Lock()
+
+    async def embed_rows(self, job: Job, table: pa.Table) -> tuple[pa.Table, list[BadRow]]:
+        """The rows with their vectors; those that the model refuses or fails at, with the reason.
+
+        Raises Misconfigured without a backend, and what the backend raises, unless it is an error that
+        names one of the texts and that no later try would mend; Overloaded it waits for.
+        """
+        texts = table["text"].to_pylist()
+        failed: dict[int, _Failure] = {}
+        done: list[_Done] = []
+        async with self._turn:
+            for asked, rows in _rows_by_asked(job, table).items():
+                for slice_ in _slices(texts, rows, self._request_tokens):
+                    done += await self._embed(job, asked, texts, slice_, failed)
+        for each in done:
+            each.leave_out_not_finite(failed)
+        rows = [row for each in done for row in each.rows]
+        order = np.argsort(rows, kind="stable")
+        vectors = np.concatenate([np.empty((0, job.dimensions), np.float32), *(d.vectors for d in done)])
+        tokens = [count for each in done for count in each.tokens]
+        cut = [is_cut for each in done for is_cut in each.cut]
+        chosen = table if len(rows) == len(texts) else table.take(pa.array(sorted(rows), pa.int64()))
+        names = list(_names(table)) if failed else []
+        bad = [_failed(names[row], failure.code, failure.why) for row, failure in sorted(failed.items())]
+        kept = embedded(chosen, vectors[order], [tokens[at] for at in order], [cut[at] for at in order])
+        return kept, bad
+
+    async def _embed(
+        self,
+        job: Job,
+        asked: _Asked,
+        texts: list[str],
+        rows: list[int],
+        failed: dict[int, _Failure],
+    ) -> list[_Done]:
+        """Those of `rows` that the model takes. The others are added to `failed`.
+
+        Around a row that fails, the others are asked for again in halves: of N rows that all fail, each
+        is read about log N times, and not N times.
+        """
+        done: list[_Done] = []
+        waiting = [rows]
+        while waiting:
+            some = waiting.pop()
+            try:
+                done.append(_Done.of(some, await self._ask(job, asked, [texts[row] for row in some])))
+            except BlitzError as error:
+                at = _ITEM.fullmatch(error.field or "")
+                if error.field == "prompt_name" and job.kind == "batch":
+                    why = f"body.prompt_name: {error.message}"
+                    failed |= dict.fromkeys(some, _Failure("input_refused", why))
+                elif at is None or int(at[1]) >= len(some) or isinstance(error, _NOT_OF_A_ROW):
+                    raise
+                else:
+                    code = "input_refused" if isinstance(error, InvalidInput) else "embedding_failed"
+                    why = _ITEM.sub("the text", error.message)  # its number is of the call alone
+                    failed[some.pop(int(at[1]))] = _Failure(code, why)
+                    middle = len(some) // 2
+                    waiting += [half for half in (some[middle:], some[:middle]) if half]
+        return done
+
+    async def _ask(self, job: Job, asked: _Asked, texts: list[str]) -> EmbedResult:
+        """Waits while the backend has too much to do: that is no reason to count a try."""
+        if self._backend is None:
+            raise Misconfigured("this process has no models to embed with")
+        request = EmbedRequest(
+            pinned_name(job.options.model, job.revision),
+            tuple(texts),
+            dimensions=job.options.dimensions,
+            truncate=asked.truncate is not False,
+            prompt_name=asked.prompt_name,
+        )
+        while True:
+            try:
+                async with asyncio.timeout(ANSWER_S):
+                    return await self._backend.embed(request)
+            except TimeoutError:
+                raise DeadlineExceeded(f"a chunk took more than {ANSWER_S:.0f} s") from None
+            except Overloaded as error:
+                await asyncio.sleep(error.retry_after_s or 1.0)
+
+
+def give_up_rows(job: Job, table: pa.Table) -> tuple[pa.Table, list[BadRow]]:
+    """As `embed_rows`, of a chunk that failed too often: no row has a vector."""
+    why = "the rows of this chunk could not be embedded, in several tries"
+    failed = [_failed(row, "embedding_failed", why) for row in _names(table)]
+    return embedded(table.slice(0, 0), np.empty((0, job.dimensions), np.float32), []), failed
+
+
+def _rows_by_asked(job: Job, table: pa.Table) -> dict[_Asked, list[int]]:
+    """Rows that one call of the backend may hold: those that are to be read alike."""
+    own = _Asked(job.options.prompt_name, job.options.truncate)
+    if job.kind != "batch":
+        return {own: list(range(table.num_rows))}
+    groups: dict[_Asked, list[int]] = {}
+    for row, fields in enumerate(table["fields"].to_pylist()):
+        given = msgspec.json.decode(fields or "{}", type=_Asked)
+        asked = _Asked(
+            own.prompt_name if given.prompt_name is None else given.prompt_name,
+            own.truncate if given.truncate is None else given.truncate,
+        )
+        groups.setdefault(asked, []).append(row)
+    return groups
+
+
+def _slices(texts: Sequence[str], rows: list[int], max_bytes: int) -> Iterator[list[int]]:
+    """Rows in order, as many at once as surely have no more tokens: a token has a byte at least."""
+    slice_: list[int] = []
+    size = 0
+    for row in rows:
+        more = len(texts[row].encode())
+        if slice_ and size + more > max_bytes:
+            yield slice_
+            slice_, size = [], 0
+        slice_.append(row)
+        size += more
+    if slice_:
+        yield slice_
+
+
+def _names(table: pa.Table) -> Iterator[tuple[int, str]]:
+    """Line and id of each row."""
+    return zip(table["line"].to_pylist(), table["id"].to_pylist(), strict=True)
+
+
+def _failed(row: tuple[int, str], code: str, why: str) -> BadRow:
+    return BadRow(row[0], row[1], code, why)

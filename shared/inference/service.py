@@ -1,0 +1,304 @@
+"""Running models in this process: lease one, tokenise, batch, finish. What every backend app serves.
+
+Does not know HTTP, dialects or how arrays are packed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence, Sized
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from shared.contracts import (
+    EmbedRequest,
+    EmbedResult,
+    FloatMatrix,
+    InputType,
+    ModelState,
+    PredictRequest,
+    PredictResult,
+    RerankRequest,
+    RerankResult,
+    Timings,
+    TokenizeRequest,
+    TokenizeResult,
+    Tokens,
+    is_cut,
+    texts_of,
+)
+from shared.engines import allocator
+from shared.errors import BlitzError, InputTooLong, InvalidInput, NotFinite
+from shared.inference.batcher import Batched, Batcher
+from shared.inference.model import Model
+from shared.inference.model_cache import ModelCache
+from shared.inference.steps import Steps, completed
+from shared.inference.turns import Turns
+from shared.models.catalogue import Catalogue
+from shared.partition import (
+    AnyRequest,
+    field_of,
+    in_whole,
+    split,
+)
+from shared.request_size import characters_of, check_characters, check_tokens, estimate_request
+from shared.vectors import finish, rows_not_finite, sigmoid, softmax
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=Tokens)
+S = TypeVar("S", bound=Sized)
+
+INLINE_CHARACTERS = 2_000
+"""Up to here tokenising takes less than a millisecond: a thread would cost more than it frees."""
+
+_LARGE_CHARACTERS = 500_000
+"""From here on what a request took is given back to the system once it is freed."""
+
+
+class Inference:
+    """A `shared.backends.base.Backend` in process. Safe to use from one event loop at a time.
+
+    `embed`, `rerank`, `predict` and `tokenize` raise UnknownModel, ModelLoadFailed, InvalidInput,
+    InputTooLong, PayloadTooLarge (more tokens than max_request_tokens), Overloaded and Unavailable.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        cache: ModelCache,
+        batcher: Batcher,
+        turns: Turns,
+        max_request_tokens: int,
+    ) -> None:
+        """turns: in which texts are tokenised."""
+        self._catalogue = catalogue
+        self._cache = cache
+        self._batcher = batcher
+        self._turns = turns
+        self._max_request_tokens = max_request_tokens
+
+    async def embed(self, request: EmbedRequest) -> EmbedResult:
+        """Vectors of all inputs, in order."""
+        async with self._cache.lease(request.model) as model:
+            batched, counts, timings, cut = await self._run(model, model.tokenize, request)
+        return EmbedResult(
+            finish(batched.rows, request.dimensions, request.normalize),
+            counts,
+            model.manifest.name,
+            model.manifest.revision,
+            timings,
+            model.manifest.device,
+            model.manifest.max_tokens,
+            cut,
+        )
+
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        """Scores of all documents, in order: a cross-encoder's, or an embedding model's cosines."""
+        async with self._cache.lease(request.model) as model:
+            if model.manifest.task == "embedding":
+                return await self._rerank_by_cosine(model, request)
+            batched, counts, timings, cut = await self._run(model, model.tokenize_pairs, request)
+        logits = np.ascontiguousarray(batched.rows[:, 0])
+        return RerankResult(
+            logits.astype(np.float64) if request.raw_scores else sigmoid(logits),
+            counts,
+            model.manifest.name,
+            model.manifest.revision,
+            "cross-encoder",
+            timings,
+            model.manifest.device,
+            logits,
+            cut,
+        )
+
+    async def predict(self, request: PredictRequest) -> PredictResult:
+        """Each label's score for all inputs, in order: softmax, or sigmoid of a single label."""
+        async with self._cache.lease(request.model) as model:
+            batched, counts, timings, cut = await self._run(model, model.tokenize_inputs, request)
+        logits = batched.rows
+        if request.raw_scores:
+            scores = logits.astype(np.float64)
+        else:
+            scores = softmax(logits) if logits.shape[1] > 1 else sigmoid(logits)
+        manifest = model.manifest
+        return PredictResult(
+            scores,
+            counts,
+            manifest.name,
+            manifest.revision,
+            manifest.labels,
+            timings,
+            manifest.device,
+            cut,
+        )
+
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+        """Tokens of all inputs, in order. Waits for no other request's batch."""
+        async with self._cache.lease(request.model) as model:
+            characters = characters_of(request)
+            rows, counts, tokenization_s = await self._tokenize(
+                lambda: model.spell(request, self._max_request_tokens), characters, "inputs"
+            )
+        manifest = model.manifest
+        return TokenizeResult(
+            np.concatenate([row.spans for row in rows]),
+            tuple(text for row in rows for text in row.texts),
+            counts,
+            manifest.name,
+            manifest.revision,
+            Timings(tokenization_s),
+            manifest.device,
+        )
+
+    def check(self) -> None:
+        self._batcher.check()
+
+    async def states(self) -> list[ModelState]:
+        """Every model the cache or the store knows, by name. Raises StoreUnavailable."""
+        cards = {card.name: card for card in await self._catalogue.cards()}
+        states = self._cache.states(cards)
+        usable = {
+            name: min(card.max_tokens, card.memory.tokens_within(self._batcher.max_bytes))
+            for name, card in cards.items()
+        }
+        return [replace(states[name], max_tokens=usable.get(name)) for name in sorted(states)]
+
+    async def close(self) -> None:
+        """Stop serving: waits for running batches, then frees the models."""
+        await asyncio.to_thread(self._batcher.close)
+        await asyncio.to_thread(self._turns.close)
+        await asyncio.to_thread(self._cache.close)
+
+    async def _rerank_by_cosine(self, model: Model, request: RerankRequest) -> RerankResult:
+        """Query and documents in one batch, with the model's prompts for each if it has them."""
+        if request.max_document_tokens is not None:
+            raise InvalidInput(
+                f"{model.manifest.name} is an embedding model: max_tokens_per_doc is for cross-encoders",
+                field="max_document_tokens",
+            )
+
+        queries = [request.query]
+
+        def tokenize(part: RerankRequest) -> Steps[list[list[int]]]:
+            query = []
+            if queries:
+                query = yield from _tokenize_as("query", (queries.pop(),), model, part)
+            return query + (yield from _tokenize_as("document", part.documents, model, part))
+
+        batched, counts, timings, cut = await self._run(model, tokenize, request)
+        vectors = finish(batched.rows, None, normalize=True)
+        # Not one matrix product: its rounding may depend on how many documents there are.
+        scores = np.array([float(vectors[0] @ row) for row in vectors[1:]], np.float64)
+        counts = (counts[0] + counts[1], *counts[2:])
+        manifest = model.manifest
+        return RerankResult(
+            scores,
+            counts,
+            manifest.name,
+            manifest.revision,
+            "cosine",
+            timings,
+            manifest.device,
+            cut=tuple(range(len(scores))) if cut[:1] == (0,) else tuple(row - 1 for row in cut),
+        )
+
+    async def _run(
+        self,
+        model: Model,
+        tokenize: Callable[[AnyRequest], Steps[Sequence[T]]],
+        request: AnyRequest,
+    ) -> tuple[Batched, tuple[int, ...], Timings, tuple[int, ...]]:
+        """Tokenise and batch what was let in: tokenising comes after, so that no refusal costs it."""
+        manifest = model.manifest
+        paired = manifest.task == "cross-encoder"
+        tokens = estimate_request(request, paired=paired, max_tokens=manifest.max_tokens)
+        with self._batcher.reserve(tokens) as reservation:
+            sequences, counts, tokenization_s = await self._tokenize(
+                lambda: self._in_slices(tokenize, request, manifest.max_tokens),
+                characters_of(request),
+                field_of(request),
+            )
+            batched = await self._batcher.submit(model, sequences, reservation)
+        _check_finite(batched.rows, model, request)
+        cut = tuple(row for row, tokens in enumerate(sequences) if is_cut(tokens))
+        return batched, counts, Timings(tokenization_s, batched.queue_s, batched.inference_s), cut
+
+    def _in_slices(
+        self, tokenize: Callable[[AnyRequest], Steps[Sequence[T]]], request: AnyRequest, max_tokens: int
+    ) -> Steps[list[T]]:
+        """All tokens, or PayloadTooLarge before many more are held than a request may have.
+
+        A query is a part of each pair, so few bytes can be many tokens.
+        """
+        size = max(1, self._max_request_tokens // max_tokens)
+        slices = split(request, size)
+        sequences: list[T] = []
+        total = 0
+        for number, part in enumerate(slices):
+            try:
+                rows = yield from tokenize(part)
+            except BlitzError as error:
+                raise in_whole(error, number * size) from error
+            total += sum(map(len, rows))
+            counted_all = number + 1 == len(slices)
+            check_tokens(total, self._max_request_tokens, field_of(request), counted_all=counted_all)
+            sequences += rows
+        return sequences
+
+    async def _tokenize(
+        self, tokenize: Callable[[], Steps[Sequence[S]]], characters: int, field: str
+    ) -> tuple[Sequence[S], tuple[int, ...], float]:
+        """What `tokenize` gives, in turns with others if it is long; how many tokens; seconds taken."""
+        check_characters(characters, self._max_request_tokens, field)
+        began = time.perf_counter()
+        if characters <= INLINE_CHARACTERS:
+            sequences = completed(tokenize())
+        else:
+            try:
+                sequences = await self._turns.finish(tokenize())
+            finally:
+                if characters >= _LARGE_CHARACTERS:
+                    allocator.give_back_soon()
+        tokenization_s = time.perf_counter() - began
+        counts = tuple(len(tokens) for tokens in sequences)
+        check_tokens(sum(counts), self._max_request_tokens, field)
+        return sequences, counts, tokenization_s
+
+
+def _check_finite(rows: FloatMatrix, model: Model, request: AnyRequest) -> None:
+    """Raises NotFinite naming the first input that the model has no numbers for."""
+    found = rows_not_finite(rows)
+    if not found:
+        return
+    query_rows = len(rows) - len(texts_of(request))  # one, if its own vector is compared with the others
+    index = found[0] - query_rows
+    field = "query" if index < 0 else f"{field_of(request)}[{index}]"
+    advice = "serve its CPU build" if model.manifest.device == "gpu" else "build it anew"
+    raise NotFinite(
+        f"{model.manifest.name} gives NaN or infinite numbers for {field}: leave it out, or {advice}",
+        field=field,
+    )
+
+
+def _tokenize_as(
+    input_type: InputType, texts: tuple[str, ...], model: Model, request: RerankRequest
+) -> Steps[list[list[int]]]:
+    embedding = EmbedRequest(
+        request.model,
+        texts,
+        truncate=request.truncate,
+        truncation_side=request.truncation_side,
+        input_type=input_type,
+    )
+    try:
+        return (yield from model.tokenize(embedding))
+    except InputTooLong as error:
+        # The model speaks of input[i], the caller sent a query and documents.
+        index = (error.field or "").removeprefix("input")
+        error.field = "query" if input_type == "query" else f"documents{index}"
+        raise

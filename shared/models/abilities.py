@@ -1,0 +1,31 @@
+"""Which model can do what is asked: vectors, scores of pairs, labels.
+
+Does not know requests' contents, nor where models are.
+"""
+
+from __future__ import annotations
+
+from shared.contracts import EmbedRequest, ModelCard, PredictRequest, Request, RerankRequest
+from shared.errors import InvalidInput
+from shared.models.manifest import Manifest
+
+
+def check_can(kind: type[Request], model: ModelCard | Manifest) -> None:
+    """Raises InvalidInput, with what would be right, if `model` answers no request of that kind."""
+    if kind is EmbedRequest and model.task != "embedding":
+        message = "is a cross-encoder, which has no vectors: rerank with it, or name an embedding model"
+    elif kind is PredictRequest and model.task != "cross-encoder":
+        message = "is an embedding model, which has no labels: name a cross-encoder"
+    elif kind is RerankRequest and model.task == "cross-encoder" and len(model.labels) != 1:
+        message = f"gives {len(model.labels)} labels and no one score: ask /predict, or name a reranker"
+    else:
+        return
+    raise InvalidInput(f"{model.name} {message}", field="model")
+
+
+def can(kind: type[Request], model: ModelCard | Manifest) -> bool:
+    try:
+        check_can(kind, model)
+    except InvalidInput:
+        return False
+    return True

@@ -1,0 +1,134 @@
+"""What models are published, for callers and for routing: the store's pointers and manifests, listed.
+
+Does not know which models are loaded, nor where.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from shared.contracts import Device, ModelCard
+from shared.errors import BlitzError, InvalidArtefact, UnknownModel
+from shared.models.manifest import Manifest
+from shared.models.store import ModelStore
+from shared.observability.logs import FAILURE, Failure
+
+_log = logging.getLogger(__name__)
+
+CARDS_S = 5.0
+"""How old a listing of the store may be before another is made, in seconds."""
+
+
+class Catalogue:
+    """The models of `store` that are published for any of `devices`, as they were last listed.
+
+    The store is listed when somebody asks, once for all who do, at most once in CARDS_S, in a thread of
+    its own: no caller's leaving or deadline ends it, and callers may be of any thread and event loop.
+    While the store does not answer, what was listed before counts. clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        store: ModelStore,
+        devices: Sequence[Device],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._devices = devices
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._listing: Future[None] | None = None  # the last one; done once it has ended, well or badly
+        self._next_listing = 0.0
+        self._cards: list[ModelCard] = []
+        self._by_name: dict[str, list[ModelCard]] = {}
+        self._error: Exception | None = None  # why no model is known
+
+    async def cards(self) -> list[ModelCard]:
+        """A card for each model and device, by name, as it was at most CARDS_S ago.
+
+        Raises StoreUnavailable if that is not known, nor what was there before.
+        """
+        await _end_of(self._last_listing())
+        if self._error is not None:
+            raise self._error.with_traceback(None)  # many raise it: their frames must not add up
+        return self._cards
+
+    async def cards_of(self, name: str) -> list[ModelCard]:
+        """A model's cards, one a device; none if it is not known. At the cost of a lock and a dict.
+
+        Waits only for a name that is not known. Others get what was listed last, however old, while a
+        new listing is made.
+        """
+        listing = self._last_listing()
+        if name not in self._by_name:
+            await _end_of(listing)
+        return self._by_name.get(name, [])
+
+    def _last_listing(self) -> Future[None]:
+        """A new one, if the last was too long ago."""
+        with self._lock:
+            last = self._listing
+            if last is None or (last.done() and self._clock() >= self._next_listing):
+                last = Future()
+                # A running future cannot be cancelled, so no caller that leaves can end it for others.
+                last.set_running_or_notify_cancel()
+                threading.Thread(target=self._list, args=(last,), name="catalogue", daemon=True).start()
+                self._listing = last
+            return last
+
+    def _list(self, listing: Future[None]) -> None:
+        try:
+            cards = [card for name in self._store.names() for card in self._cards_of(name)]
+            by_name: dict[str, list[ModelCard]] = {}
+            for card in cards:
+                by_name.setdefault(card.name, []).append(card)
+            self._cards, self._by_name, self._error = cards, by_name, None
+        except Exception as error:
+            known = isinstance(error, BlitzError)
+            reason = f": {error}" if known else ""
+            carried = None if known else {FAILURE: Failure.of(error)}
+            _log.warning("the models could not be listed%s", reason, extra=carried)
+            if not self._cards:
+                self._error = error
+        self._next_listing = self._clock() + CARDS_S
+        listing.set_result(None)
+
+    def _cards_of(self, name: str) -> list[ModelCard]:
+        """None for what cannot be served: one broken model must not hide the others."""
+        cards = []
+        try:
+            for device, revision in self._store.revisions(name).items():
+                if device in self._devices:
+                    cards.append(card_of(self._store.manifest(name, revision)))
+        except (UnknownModel, InvalidArtefact) as error:
+            _log.warning("model %s is not listed: %s", name, error.message)
+        return cards
+
+
+async def _end_of(listing: Future[None]) -> None:
+    if not listing.done():
+        await asyncio.wrap_future(listing)
+
+
+def card_of(manifest: Manifest) -> ModelCard:
+    return ModelCard(
+        name=manifest.name,
+        revision=manifest.revision,
+        target=manifest.target,
+        architecture=manifest.architecture,
+        pooling=manifest.pooling,
+        dimensions=manifest.dimensions,
+        max_tokens=manifest.max_tokens,
+        prompts=tuple(sorted(manifest.prompts)),
+        created=manifest.created,
+        device=manifest.device,
+        task=manifest.task,
+        labels=manifest.labels,
+        size_bytes=manifest.size,
+        memory=manifest.text_memory,
+    )

@@ -1,0 +1,205 @@
+"""What a published model is: the one description that builder, store and server share.
+
+A manifest is `NAME/REVISION/manifest.json`, written last, so that its presence means every file it
+lists is there. `NAME/current` (JSON, device -> revision) points at what is served. This module does
+not know where files live.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from shared.contracts import WEIGHTLESS, Device, Task, TextMemory
+from shared.errors import InvalidArtefact
+from shared.vectors import Activation, Pooling
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+POINTER_FILE = "current"
+
+MAX_FILE_BYTES = 1 << 40
+MAX_TOKENIZER_BYTES = 128 << 20
+"""The largest that models come with, of 260,000 tokens, have 35 MB."""
+MAX_TOKEN_ID = 2**31 - 1
+MAX_TOKENS = 1 << 20
+MAX_DIMENSIONS = 1 << 16
+MAX_NAMES = 1_000
+"""Of prompts, and of labels."""
+
+Target: TypeAlias = Literal["cpu-int8", "cpu-fp32", "gpu-fp16"]
+
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One artefact: a flat file name, size in bytes, sha256 as lower-case hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Dense(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A Dense layer after pooling. file: safetensors with `weight` (out, in) and maybe `bias` (out,)."""
+
+    file: str
+    activation: Activation
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the weights came from: a hub id, package or folder name; its revision or content hash."""
+
+    name: str
+    revision: str
+
+
+class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """Measured through the serving code against the FP32 original, on the machine that built it.
+
+    batch_max_abs_diff: how far anything in a result moves between an input alone and among 31 others.
+    inputs_per_s: texts, or pairs of a cross-encoder.
+    cosine_*: an embedding model's vectors with the original's.
+    rank_agreement_*: a cross-encoder's Spearman correlation with the original, over the documents of
+        each sample query. score_*_abs_diff: between their scores, 0 to 1.
+    """
+
+    batch_max_abs_diff: float
+    load_s: float
+    inputs_per_s: float
+    cosine_mean: float | None = None
+    cosine_p01: float | None = None
+    cosine_min: float | None = None
+    rank_agreement_mean: float | None = None
+    rank_agreement_min: float | None = None
+    score_mean_abs_diff: float | None = None
+    score_max_abs_diff: float | None = None
+    evaluations: dict[str, float] = {}
+
+
+_UNMEASURED: dict[str, TextMemory] = {
+    # ONNX Runtime, with attention of 16 heads that keeps four matrices of T * T floats each.
+    "cpu": TextMemory(65_536.0, 256.0),
+    # torch's attention keeps no such matrix, and an allocation that fails ends no process.
+    "gpu": WEIGHTLESS,
+}
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A published model.
+
+    max_tokens: longest input the model reads, special tokens included.
+    dimensions: length of the full vector; of a cross-encoder, the number of its labels.
+    pooling, normalize: of an embedding model only; normalize: whether the original ends in a Normalize
+        module (what "the model's own vector" means).
+    matryoshka_dimensions: lengths the vector was trained to be cut to.
+    labels: of a cross-encoder, what each logit means; empty for an embedding model.
+    prompts: name -> text prepended; default_prompt: the one used when a request names none.
+    tools: name -> version of what built it. created: when, in Unix seconds.
+    memory: measured when it was built; None: it was not, see text_memory.
+    """
+
+    schema_version: int
+    name: str
+    revision: str
+    task: Task
+    target: Target
+    architecture: str
+    source: Source
+    files: tuple[File, ...]
+    model_file: str
+    tokenizer_file: str
+    pad_token_id: int
+    max_tokens: int
+    dimensions: int
+    pooling: Pooling | None = None
+    normalize: bool = False
+    labels: tuple[str, ...] = ()
+    matryoshka_dimensions: tuple[int, ...] = ()
+    prompts: dict[str, str] = {}
+    default_prompt: str | None = None
+    dense: tuple[Dense, ...] = ()
+    tools: dict[str, str] = {}
+    created: int = 0
+    quality: Quality | None = None
+    memory: TextMemory | None = None
+
+    @property
+    def text_memory(self) -> TextMemory:
+        """As measured, or else what is assumed of a base model."""
+        return self.memory or _UNMEASURED[self.device]
+
+    @property
+    def device(self) -> Device:
+        return "gpu" if self.target.startswith("gpu") else "cpu"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Parse and check a manifest. Raises InvalidArtefact that says what is wrong."""
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise InvalidArtefact(f"the manifest is not valid: {error}") from error
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise InvalidArtefact(
+            f"the manifest has schema {manifest.schema_version}; this version reads {SCHEMA_VERSION}"
+        )
+    _check_numbers(manifest)
+    names = {file.name for file in manifest.files}
+    if len(names) < len(manifest.files):
+        raise InvalidArtefact("the manifest lists a file twice")
+    for name in names:
+        if not _FILE.fullmatch(name):
+            raise InvalidArtefact("the manifest lists a file name with a path or odd characters")
+    if MANIFEST_FILE in names:
+        raise InvalidArtefact(f"the manifest lists {MANIFEST_FILE} among its artefacts")
+    if (manifest.task == "embedding") != (manifest.pooling is not None):
+        raise InvalidArtefact("an embedding model needs a pooling, a cross-encoder has none")
+    if len(manifest.labels) != (manifest.dimensions if manifest.task == "cross-encoder" else 0):
+        raise InvalidArtefact("a cross-encoder has one label for each logit, an embedding model none")
+    needed = {manifest.model_file, manifest.tokenizer_file, *(d.file for d in manifest.dense)}
+    if missing := needed - names:
+        raise InvalidArtefact(f"the manifest does not list {', '.join(sorted(missing))}")
+    return manifest
+
+
+def _check_numbers(manifest: Manifest) -> None:
+    """What is reserved, read or sent by these numbers is so within bounds. Raises InvalidArtefact."""
+    sizes = {file.name: file.size for file in manifest.files}
+    bounds = (
+        ("a file's size", min(sizes.values(), default=0), 0, MAX_FILE_BYTES),
+        ("a file's size", max(sizes.values(), default=0), 0, MAX_FILE_BYTES),
+        ("the tokenizer's size", sizes.get(manifest.tokenizer_file, 0), 0, MAX_TOKENIZER_BYTES),
+        ("pad_token_id", manifest.pad_token_id, 0, MAX_TOKEN_ID),
+        ("max_tokens", manifest.max_tokens, 1, MAX_TOKENS),
+        ("dimensions", manifest.dimensions, 1, MAX_DIMENSIONS),
+        ("the number of prompts", len(manifest.prompts), 0, MAX_NAMES),
+        ("the number of labels", len(manifest.labels), 0, MAX_NAMES),
+    )
+    for what, number, least, most in bounds:
+        if not least <= number <= most:
+            raise InvalidArtefact(f"the manifest has {number} as {what}; {least} to {most} is right")
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Pretty JSON, stable field order, one trailing newline."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def decode_pointer(data: bytes) -> dict[Device, str]:
+    """Parse `NAME/current`: device -> revision. Raises InvalidArtefact."""
+    try:
+        return msgspec.json.decode(data, type=dict[Device, str])
+    except msgspec.DecodeError as error:
+        raise InvalidArtefact(f"the pointer '{POINTER_FILE}' is not valid: {error}") from error
+
+
+def encode_pointer(revisions: dict[Device, str]) -> bytes:
+    return msgspec.json.encode(revisions, order="sorted") + b"\n"

@@ -1,0 +1,314 @@
+"""A model store's keys to bytes, in a folder or in an Azure Blob container.
+
+It does not know models, revisions or hashes beyond the `File` it is asked about. azure is imported when
+a blob container is opened, so that a process which uses a folder does not pay for it at startup.
+
+Who writes a store is not who reads it: whatever is there is read up to a limit, and in a folder regular
+files alone. The folder itself may be behind a symbolic link, since the operator named it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from shared.errors import InvalidArtefact, Misconfigured, StoreUnavailable
+from shared.models.manifest import File
+from shared.storage.regular_files import (
+    FileRefused,
+    check_folders,
+    open_regular,
+    read_capped,
+)
+from shared.storage.translate import azure_errors, client_options, disk_errors
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobClient
+
+_CONCURRENCY = 4
+_CHUNK_BYTES = 4 << 20
+_POINTER_TRIES = 20
+
+MAX_OBJECT_BYTES = 256 << 10
+"""Of a pointer or manifest; those of real models have at most a few KB."""
+
+MAX_MODELS = 1_000
+"""In one store. Each is read again every few seconds where models are listed."""
+
+MAX_LISTED = 100_000
+"""Blobs of a container, entries of a folder, that a search for models goes through."""
+
+
+T = TypeVar("T")
+
+
+class ObjectStore(Protocol):
+    """Every method raises StoreUnavailable or Unavailable when the store or the disk does not serve."""
+
+    def prepare(self) -> None:
+        """Make the place for a first object, where it is missing and ours to make."""
+
+    def names(self, holding: str) -> list[str]:
+        """First parts of the keys "NAME/HOLDING", in no order. Misconfigured if there are too many."""
+
+    def read(self, key: str) -> bytes | None:
+        """A small object; None if there is none. InvalidArtefact if it is larger, or no file."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Readers see the old bytes or the new, never a mixture."""
+
+    def update(self, key: str, change: Callable[[bytes | None], bytes]) -> None:
+        """Read, change, write; `change` runs again if another writer came between."""
+
+    def holds(self, key: str, file: File) -> bool:
+        """Whether the object is there with the file's size and hash."""
+
+    def upload(self, key: str, path: Path, file: File) -> None:
+        """Store a file under `key`, replacing what is there."""
+
+    def download(self, key: str, path: Path, file: File) -> None:
+        """Fetch into `path`. InvalidArtefact if it is not there or has another size."""
+
+    def local(self) -> Path | None:
+        """The folder where objects can be read in place, each at its key; None if they are remote."""
+
+
+def difference(path: Path, file: File, *, inside: Path) -> str | None:
+    """What is wrong with the copy of `file` at `path`, after its name in a sentence; None: nothing.
+
+    inside: as in `open_regular`. All is asked of one opened file. Raises OSError.
+    """
+    try:
+        with open_regular(path, inside=inside) as stream:
+            if os.fstat(stream.fileno()).st_size != file.size:
+                return "does not have its manifest's size"
+            if hashlib.file_digest(stream, "sha256").hexdigest() != file.sha256:
+                return "does not have its manifest's sha256"
+    except FileRefused as refusal:
+        return refusal.reason
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return "is missing"
+    return None
+
+
+class FolderObjects:
+    """Objects are files below `root`. A missing one is no empty store: it may be a disk that is away."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        with disk_errors():
+            self._root.mkdir(parents=True, exist_ok=True)
+
+    def names(self, holding: str) -> list[str]:
+        with disk_errors(), os.scandir(self._root) as entries:
+            listed = _counted(MAX_LISTED, entries, "entries")
+            # What is no regular file is a name too: reading it says what is wrong.
+            found = (entry.name for entry in listed if os.path.lexists(f"{entry.path}/{holding}"))
+            return list(_counted(MAX_MODELS, found, "models"))
+
+    def read(self, key: str) -> bytes | None:
+        with disk_errors():
+            try:
+                return read_capped(self._root / key, MAX_OBJECT_BYTES, inside=self._root)
+            except FileRefused as refusal:
+                raise InvalidArtefact(f"{key} of the model store {refusal.reason}") from refusal
+            except (FileNotFoundError, NotADirectoryError):
+                os.scandir(self._root).close()  # raises if all is missing, not this object alone
+                return None
+
+    def write(self, key: str, data: bytes) -> None:
+        self._replace(key, lambda path: path.write_bytes(data))
+
+    def update(self, key: str, change: Callable[[bytes | None], bytes]) -> None:
+        with self._lock:
+            self.write(key, change(self.read(key)))
+
+    def holds(self, key: str, file: File) -> bool:
+        with disk_errors():
+            return difference(self._root / key, file, inside=self._root) is None
+
+    def upload(self, key: str, path: Path, file: File) -> None:
+        def copy(target: Path) -> None:
+            with open_regular(path) as source, target.open("wb") as sink:
+                while block := source.read(_CHUNK_BYTES):
+                    sink.write(block)
+
+        self._replace(key, copy)
+
+    def download(self, key: str, path: Path, file: File) -> None:
+        raise NotImplementedError("a folder's files are read in place")
+
+    def local(self) -> Path | None:
+        return self._root
+
+    def _replace(self, key: str, fill: Callable[[Path], object]) -> None:
+        target = self._root / key
+        with disk_errors():
+            try:
+                check_folders(target, inside=self._root)
+            except FileRefused as refusal:
+                raise InvalidArtefact(f"{key} of the model store {refusal.reason}") from refusal
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".partial-", dir=target.parent)
+            os.close(handle)
+            partial = Path(name)
+            try:
+                fill(partial)
+                partial.chmod(0o644)  # mkstemp makes 0600, which another user's server cannot read
+                partial.replace(target)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+
+
+class BlobObjects:
+    """Objects are blobs of one container, which must exist.
+
+    url: https://ACCOUNT.blob.core.windows.net/CONTAINER, or Azurite's http://HOST:PORT/ACCOUNT/CONTAINER.
+    connection_string: empty for DefaultAzureCredential, which needs https.
+    """
+
+    def __init__(self, url: str, connection_string: str) -> None:
+        from azure.storage.blob import ContainerClient, LinearRetry
+
+        options: dict[str, Any] = {
+            **client_options(LinearRetry),
+            "max_single_get_size": _CHUNK_BYTES,
+            "max_chunk_get_size": _CHUNK_BYTES,
+            "max_single_put_size": _CHUNK_BYTES,
+            "max_block_size": _CHUNK_BYTES,
+        }
+        url = url.rstrip("/")
+        if connection_string:
+            try:
+                self._container = ContainerClient.from_connection_string(
+                    connection_string, url.rpartition("/")[2], **options
+                )
+            except ValueError as error:
+                raise Misconfigured("the storage connection string is not valid") from error
+            if self._container.url.rstrip("/") != url:
+                raise Misconfigured("the storage connection string is of another account than the store")
+        elif url.startswith("http://"):
+            raise Misconfigured("a model store over http needs a storage connection string")
+        else:
+            from azure.identity import DefaultAzureCredential
+
+            self._container = ContainerClient.from_container_url(
+                url, DefaultAzureCredential(), **options
+            )
+
+    def prepare(self) -> None:
+        """The container was made with the account, by who may do that."""
+
+    def names(self, holding: str) -> list[str]:
+        with azure_errors():
+            listed = _counted(MAX_LISTED, self._container.list_blob_names(), "blobs")
+            parts = (key.partition("/") for key in listed)
+            found = (name for name, _, rest in parts if rest == holding)
+            return list(_counted(MAX_MODELS, found, "models"))
+
+    def read(self, key: str) -> bytes | None:
+        with azure_errors():
+            return _read(self._blob(key))[0]
+
+    def write(self, key: str, data: bytes) -> None:
+        with azure_errors():
+            self._blob(key).upload_blob(data, overwrite=True)
+
+    def update(self, key: str, change: Callable[[bytes | None], bytes]) -> None:
+        from azure.core import MatchConditions
+        from azure.core.exceptions import ResourceExistsError, ResourceModifiedError
+
+        blob = self._blob(key)
+        with azure_errors():
+            for _ in range(_POINTER_TRIES):
+                data, etag = _read(blob)
+                try:
+                    if etag is None:
+                        blob.upload_blob(change(None), overwrite=False)
+                    else:
+                        blob.upload_blob(
+                            change(data),
+                            overwrite=True,
+                            etag=etag,
+                            match_condition=MatchConditions.IfNotModified,
+                        )
+                    return
+                except (ResourceExistsError, ResourceModifiedError):
+                    continue  # another publisher wrote between our read and our write
+        raise StoreUnavailable("other publishers kept changing the model's pointer")
+
+    def holds(self, key: str, file: File) -> bool:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with azure_errors():
+            try:
+                properties = self._blob(key).get_blob_properties()
+            except ResourceNotFoundError:
+                return False
+        # Only what we uploaded carries the hash: a blob that something else wrote is uploaded anew.
+        return properties.size == file.size and (properties.metadata or {}).get("sha256") == file.sha256
+
+    def upload(self, key: str, path: Path, file: File) -> None:
+        with disk_errors(), azure_errors(), path.open("rb") as stream:
+            self._blob(key).upload_blob(
+                stream,
+                length=file.size,
+                overwrite=True,
+                metadata={"sha256": file.sha256},
+                max_concurrency=_CONCURRENCY,
+            )
+
+    def download(self, key: str, path: Path, file: File) -> None:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with disk_errors(), azure_errors():
+            try:
+                blob = self._blob(key).download_blob(max_concurrency=_CONCURRENCY)
+            except ResourceNotFoundError as error:
+                raise InvalidArtefact(
+                    f"the model's file {file.name} is missing from the store"
+                ) from error
+            if blob.size != file.size:
+                raise InvalidArtefact(f"the model's file {file.name} does not have its manifest's size")
+            with path.open("wb") as stream:
+                blob.readinto(stream)
+
+    def local(self) -> Path | None:
+        return None
+
+    def _blob(self, key: str) -> BlobClient:
+        return self._container.get_blob_client(key)
+
+
+def _counted(limit: int, found: Iterable[T], what: str) -> Iterator[T]:
+    """`found` as it comes, until there are too many. Raises Misconfigured."""
+    for count, each in enumerate(found, start=1):
+        if count > limit:
+            raise Misconfigured(f"the model store holds more than {limit} {what}")
+        yield each
+
+
+def _read(blob: BlobClient) -> tuple[bytes | None, str | None]:
+    """A small blob's bytes and ETag; (None, None) if it is not there. Raises InvalidArtefact."""
+    from azure.core.exceptions import ResourceNotFoundError
+
+    try:
+        download = blob.download_blob()  # its first _CHUNK_BYTES at most, and how large it is
+        if download.size > MAX_OBJECT_BYTES:
+            raise InvalidArtefact(
+                f"{blob.blob_name} of the model store has more than {MAX_OBJECT_BYTES} bytes"
+            )
+        return download.readall(), download.properties.etag
+    except ResourceNotFoundError as error:
+        if getattr(error, "error_code", None) == "ContainerNotFound":
+            raise
+        return None, None

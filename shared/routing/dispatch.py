@@ -1,0 +1,265 @@
+"""A backend over several: chooses one, splits what is large, falls back, and gives one answer.
+
+Does not know dialects or how a backend is called; which backend is best is `shared.routing.policy`'s
+business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import Context
+from dataclasses import replace
+from typing import Protocol
+
+from shared import partition
+from shared.backends.base import Backend
+from shared.context import deadline, preference
+from shared.contracts import (
+    Device,
+    EmbedRequest,
+    EmbedResult,
+    ModelCard,
+    ModelState,
+    PredictRequest,
+    PredictResult,
+    Request,
+    RerankRequest,
+    RerankResult,
+    TokenizeRequest,
+    TokenizeResult,
+    texts_of,
+)
+from shared.errors import BeyondMemory, BlitzError, Overloaded, Unavailable, UnknownModel
+from shared.observability import metrics
+from shared.observability.metrics import Telemetry
+from shared.partition import AnyRequest, AnyResult
+from shared.request_size import characters_of, check_characters, estimate_request
+from shared.routing.lane import Lane
+from shared.routing.parts import Parts
+from shared.routing.policy import (
+    Policy,
+    Work,
+    preferring,
+    wants_gpu,
+)
+
+_log = logging.getLogger(__name__)
+
+
+ESTIMATED_TOO_LOW = 2
+"""By how much an estimate of tokens may be too low; see shared.request_size for the worst."""
+
+
+class Cards(Protocol):
+    """What is needed of shared.models.catalogue.Catalogue."""
+
+    async def cards_of(self, name: str) -> Sequence[ModelCard]:
+        """A model's cards, one a device; none if it is not known."""
+
+
+class Dispatcher:
+    """A `shared.backends.base.Backend` over `backends`. For one event loop at a time.
+
+    A request goes to the devices that `policy` names, or first to the one that its sender prefers (see
+    shared.context.preference), in their order, until one answers; errors that are the caller's end that
+    at once. It is answered by one backend and one revision of the model. Of several devices left, each
+    has half of the time left, so that one that hangs does not use it up.
+
+    concurrency, max_queue_s: see Lane; no number for a device: its backend is in this process.
+    chunk_texts: larger requests are split into parts of so many texts, run side by side. Not for a
+    backend in this process, nor where it might be more than max_request_tokens in all: a backend that
+    sees the whole counts it before it runs any of it. timeout_s: what a request without a deadline may
+    take. gpu_idle_s: so long after its last answer the GPU is taken to be scaled to zero.
+    wake_gpu: returns once the GPU is up. clock: monotonic seconds.
+
+    Raises what backends raise. If several failed: the first error, unless that only says that one of
+    them does not have the model.
+    """
+
+    def __init__(
+        self,
+        backends: Mapping[Device, Backend],
+        catalogue: Cards,
+        policy: Policy,
+        *,
+        chunk_texts: int,
+        concurrency: Mapping[Device, int],
+        max_queue_s: float,
+        max_request_tokens: int,
+        timeout_s: float,
+        gpu_idle_s: float,
+        wake_gpu: Callable[[], Awaitable[None]] | None = None,
+        metrics: Telemetry = metrics.PROCESS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lanes = {
+            device: Lane(
+                device,
+                backend,
+                concurrency=concurrency.get(device),
+                max_queue_s=max_queue_s,
+                idle_s=gpu_idle_s if device == "gpu" else None,
+                patience_s=timeout_s / 4,
+                metrics=metrics,
+                clock=clock,
+            )
+            for device, backend in backends.items()
+        }
+        self._catalogue = catalogue
+        self._policy = policy
+        self._chunk_texts = chunk_texts
+        self._max_request_tokens = max_request_tokens
+        self._timeout_s = timeout_s
+        self._wake_gpu = wake_gpu
+        self._waking: asyncio.Task[None] | None = None
+        self._gpu_wanted: Callable[[], None] | None = None
+        self._metrics = metrics
+
+    async def embed(self, request: EmbedRequest) -> EmbedResult:
+        return await self._dispatch(request, lambda backend, part: backend.embed(part))
+
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        return await self._dispatch(request, lambda backend, part: backend.rerank(part))
+
+    async def predict(self, request: PredictRequest) -> PredictResult:
+        return await self._dispatch(request, lambda backend, part: backend.predict(part))
+
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+        with preference.stated("cpu"):  # a GPU has nothing to do here, and need not be woken
+            return await self._dispatch(request, lambda backend, part: backend.tokenize(part))
+
+    def watch_gpu_work(self, wanted: Callable[[], None]) -> None:
+        """Call `wanted` for each request that goes to the GPU, or would if that were up."""
+        self._gpu_wanted = wanted
+
+    async def wake_gpu(self) -> None:
+        """Ask the GPU to be up, also if it seems so. Return once it is, or did not wake (logged)."""
+        self._start_waking()
+        if self._waking is not None:
+            await asyncio.shield(self._waking)
+
+    def check(self) -> None:
+        """Raise Overloaded if no backend would take a request now."""
+        refusals = []
+        for lane in self._lanes.values():
+            try:
+                lane.check()
+            except Overloaded as error:
+                refusals.append(error)
+            else:
+                return
+        raise min(refusals, key=lambda error: error.retry_after_s or 0.0)
+
+    async def states(self) -> list[ModelState]:
+        """By name, of the CPU and of a GPU that is up: one that may sleep is not woken by asking."""
+        states = []
+        for device, lane in self._lanes.items():
+            try:
+                if lane.view.warm:
+                    states += [replace(state, device=device) for state in await lane.backend.states()]
+            except BlitzError as error:
+                if device == "cpu":
+                    raise
+                _log.warning("the GPU backend does not tell its state: %s", error.message)
+        return sorted(states, key=lambda state: state.name)
+
+    async def close(self) -> None:
+        if self._waking is not None:
+            self._waking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._waking
+        for lane in self._lanes.values():
+            await lane.backend.close()
+
+    async def _dispatch(
+        self, request: AnyRequest, ask: Callable[[Backend, AnyRequest], Awaitable[AnyResult]]
+    ) -> AnyResult:
+        field = partition.field_of(request)
+        check_characters(characters_of(request), self._max_request_tokens, field)
+        work = _work(request, await self._catalogue.cards_of(request.model))
+        views = {device: lane.view for device, lane in self._lanes.items()}
+        device = preference.preferred()
+        policy = preferring(device) if device else self._policy
+        decision = policy(work, views)
+        if self._gpu_wanted is not None and wants_gpu(policy, work, views):
+            self._gpu_wanted()
+        _log.debug("to %s: %s", decision.devices[0], decision.reason)
+        if decision.wake_gpu:
+            self._start_waking()
+        failures: list[BlitzError] = []
+        for tried, device in enumerate(decision.devices, 1):
+            is_last = tried == len(decision.devices)
+            try:
+                async with deadline.within(self._share_s(is_last)):
+                    return await self._attempt(self._lanes[device], request, work.tokens, ask)
+            except BlitzError as error:
+                if not _another_may_answer(error):
+                    raise
+                failures.append(error)
+                left_s = deadline.remaining_s()
+                if left_s is not None and left_s <= 0:
+                    break
+                if not is_last:
+                    self._metrics.backend_fell_back(device)
+        raise next((e for e in failures if not isinstance(e, UnknownModel)), failures[0])
+
+    def _share_s(self, is_last: bool) -> float:
+        left_s = deadline.remaining_s()
+        left_s = self._timeout_s if left_s is None else left_s
+        return left_s if is_last else left_s / 2
+
+    async def _attempt(
+        self,
+        lane: Lane,
+        request: AnyRequest,
+        tokens: int,
+        ask: Callable[[Backend, AnyRequest], Awaitable[AnyResult]],
+    ) -> AnyResult:
+        """The whole request on one backend, and one result."""
+        parts = [request]
+        if lane.is_remote and tokens * ESTIMATED_TOO_LOW <= self._max_request_tokens:
+            parts = partition.split(request, self._chunk_texts)
+        with lane.attempt(tokens, is_split=len(parts) > 1):
+            if len(parts) == 1:
+                return await lane.call(lambda backend: ask(backend, request))
+            results = await Parts(
+                parts,
+                lambda part: lane.call(lambda backend: ask(backend, part), is_part=True),
+                part_texts=self._chunk_texts,
+                max_tokens=self._max_request_tokens,
+            ).answer()
+        if len({result.revision for result in results}) > 1:
+            raise Unavailable("the model is being updated: retry", retry_after_s=1.0)
+        return partition.join(results)
+
+    def _start_waking(self) -> None:
+        """One wake at a time, in nobody's request: its deadline and its leaving must not end it."""
+        if self._wake_gpu is None or (self._waking is not None and not self._waking.done()):
+            return
+        self._metrics.gpu_woken()
+        wake = _waking(self._lanes["gpu"], self._wake_gpu)
+        self._waking = asyncio.get_running_loop().create_task(wake, context=Context())
+
+
+def _work(request: Request, cards: Sequence[ModelCard]) -> Work:
+    texts = texts_of(request)
+    cross_encoder = any(card.task == "cross-encoder" for card in cards)
+    max_tokens = max((card.max_tokens for card in cards), default=None)
+    tokens = estimate_request(request, paired=cross_encoder, max_tokens=max_tokens)
+    return Work(len(texts), tokens, cross_encoder, {card.device: card.size_bytes for card in cards})
+
+
+def _another_may_answer(error: BlitzError) -> bool:
+    """Not if the caller has to change something; 500 is about the files of one of the backends."""
+    return error.status >= 500 or isinstance(error, Overloaded | UnknownModel | BeyondMemory)
+
+
+async def _waking(lane: Lane, wake: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await lane.wake(wake)
+    except BlitzError as error:
+        _log.warning("the GPU backend did not wake: %s", error.message)

@@ -1,0 +1,205 @@
+"""The way to one backend: how many calls at once, its circuit, and what is seen of it from here.
+
+Does not know other backends, nor why a request comes this way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TypeVar
+
+from shared.backends.base import Backend
+from shared.context import deadline
+from shared.contracts import Device
+from shared.errors import BackendFailed, BlitzError, DeadlineExceeded, Overloaded, Unavailable
+from shared.observability.metrics import Telemetry
+from shared.routing.breaker import Breaker
+from shared.routing.policy import BackendView
+
+AnyResult = TypeVar("AnyResult")
+
+
+class Lane:
+    """One of a process's backends. For one event loop at a time.
+
+    concurrency: calls under way in this process, for all requests together; others wait, first come
+    first served. Parts of split requests have at most half of them, so that single texts are not kept
+    waiting behind thousands. None: no limit; the backend is in this process and has its own queue.
+    max_queue_s: a request that would have to wait longer is Overloaded at once.
+    idle_s: so long after its last answer the backend is taken to be scaled to zero; None: it never is.
+    patience_s: a deadline that passes sooner says nothing of the backend, only of a hurried caller.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        backend: Backend,
+        *,
+        concurrency: int | None,
+        max_queue_s: float,
+        idle_s: float | None,
+        patience_s: float,
+        metrics: Telemetry,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.device = device
+        self.backend = backend
+        self._concurrency = concurrency
+        self._max_queue_s = max_queue_s
+        self._idle_s = idle_s
+        self._patience_s = patience_s
+        self._metrics = metrics
+        self._clock = clock
+        self._breaker = Breaker(clock=clock)
+        self._queued_tokens = 0
+        self._queued_requests = 0
+        self._answered_at: float | None = None
+        self._woken_at: float | None = None
+        self._lines: dict[asyncio.AbstractEventLoop, tuple[_Line, _Line]] = {}
+        metrics.watch_backend(device, lambda: self._breaker.available)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether calls leave this process."""
+        return self._concurrency is not None
+
+    @property
+    def view(self) -> BackendView:
+        """What the routing policy is told."""
+        now = self._clock()
+        warm = self._idle_s is None or (
+            self._answered_at is not None and now - self._answered_at < self._idle_s
+        )
+        waking_s = None if self._woken_at is None else now - self._woken_at
+        return BackendView(
+            self._breaker.available, warm, waking_s, self._queued_tokens, self._queued_requests
+        )
+
+    def check(self) -> None:
+        """Raise Overloaded if a request would be refused now."""
+        for line in self._lines_of(is_part=False):
+            line.check(self._max_queue_s)
+        self.backend.check()
+
+    @contextmanager
+    def attempt(self, tokens: int, *, is_split: bool) -> Iterator[None]:
+        """Around all calls for one request: they pass the circuit once, and count for it once.
+
+        tokens: an estimate. Raises Unavailable while the circuit is open, and Overloaded.
+        """
+        for line in self._lines_of(is_split):
+            line.check(self._max_queue_s)
+        self._breaker.admit()
+        began = self._clock()
+        self._queued_tokens += tokens
+        self._queued_requests += 1
+        try:
+            yield
+        except BlitzError as error:
+            if not _is_silence(error):
+                self._breaker.succeeded()  # refusing is answering
+            elif not isinstance(error, DeadlineExceeded) or self._was_patient(began):
+                self._breaker.failed()
+            raise
+        except asyncio.CancelledError:
+            # By the deadline, or because the caller left: that says nothing.
+            left_s = deadline.remaining_s()
+            if left_s is not None and left_s <= 0 and self._was_patient(began):
+                self._breaker.failed()
+            raise
+        else:
+            self._breaker.succeeded()
+        finally:
+            self._queued_tokens -= tokens
+            self._queued_requests -= 1
+
+    async def call(
+        self, ask: Callable[[Backend], Awaitable[AnyResult]], *, is_part: bool = False
+    ) -> AnyResult:
+        """`ask` the backend once there is room. is_part: of a request that was split."""
+        async with self._room(is_part):
+            outcome = "cancelled"
+            try:
+                result = await ask(self.backend)
+                outcome = "ok"
+                self._answered_at = self._clock()
+            except BlitzError as error:
+                outcome = error.code
+                if not _is_silence(error):
+                    self._answered_at = self._clock()
+                raise
+            finally:
+                self._metrics.backend_called(self.device, outcome)
+        return result
+
+    async def wake(self, wake: Callable[[], Awaitable[None]]) -> None:
+        """See it as waking while `wake` runs, and as up once that returns. Raises what `wake` raises."""
+        self._woken_at = self._clock()
+        try:
+            await wake()
+            self._answered_at = self._clock()
+            self._breaker.succeeded()
+        finally:
+            self._woken_at = None
+
+    def _was_patient(self, began: float) -> bool:
+        return self._clock() - began >= self._patience_s
+
+    @asynccontextmanager
+    async def _room(self, is_part: bool) -> AsyncIterator[None]:
+        async with AsyncExitStack() as places:
+            for line in self._lines_of(is_part):
+                await places.enter_async_context(line.place())
+            yield
+
+    def _lines_of(self, is_part: bool) -> tuple[_Line, ...]:
+        """Where a call queues, one after the other."""
+        if self._concurrency is None:
+            return ()
+        loop = asyncio.get_running_loop()
+        if loop not in self._lines:  # here, and not in __init__: they belong to a loop
+            parts = _Line(max(1, self._concurrency // 2), self._clock)
+            self._lines[loop] = parts, _Line(self._concurrency, self._clock)
+        return self._lines[loop] if is_part else self._lines[loop][1:]
+
+
+class _Line:
+    """`places` at once; others wait, first come first served, as asyncio's semaphore does it."""
+
+    def __init__(self, places: int, clock: Callable[[], float]) -> None:
+        self._places = places
+        self._clock = clock
+        self._free = asyncio.Semaphore(places)
+        self._waiting = 0
+        self._mean_s = 0.0
+
+    def check(self, max_wait_s: float) -> None:
+        """Raise Overloaded if those who wait will take longer; with nobody waiting, never."""
+        excess_s = self._waiting * self._mean_s / self._places - max_wait_s
+        if excess_s > 0:
+            raise Overloaded(
+                "too many requests are waiting: retry later", retry_after_s=min(60.0, max(1.0, excess_s))
+            )
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        self._waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self._free.release()
+            held_s = self._clock() - began
+            self._mean_s += (held_s - self._mean_s) * (0.1 if self._mean_s else 1.0)
+
+
+def _is_silence(error: BlitzError) -> bool:
+    """Whether the backend as a whole seems gone. A model that does not load is no such thing."""
+    return isinstance(error, BackendFailed | DeadlineExceeded) or type(error) is Unavailable

@@ -1,0 +1,122 @@
+"""What was done otherwise than a caller may think is told: cut texts, prompts that there are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.settings import Settings
+from tests.functions.api.test_not_finite import (
+    ASKED,
+    BODIES,
+    GOOD,
+    client_of,
+    filled,
+)
+from tests.tiny import MAX_TOKENS, Tiny, publish_all
+
+pytestmark = pytest.mark.anyio
+
+FIRST = {"/", "/azure-search", "/api/embeddings"}
+PAIRED = {"/rerank", "/v1/rerank", "/v2/rerank", "/infinity/rerank"}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("told")
+    tinies = [
+        Tiny("embedder"),
+        Tiny("prompted", prompts={"query": "w1 "}),
+        Tiny("scorer", task="cross-encoder"),
+    ]
+    publish_all(tinies, f"file://{folder / 'models'}")
+    return Settings(
+        model_store=f"file://{folder / 'models'}", cache_dir=Path(folder / "cache"), threads=1
+    )
+
+
+def _words(path: str, model: str) -> int:
+    """How many fit, beside special tokens and the query."""
+    return MAX_TOKENS - (3 + len(GOOD.split()) if path in PAIRED and model == "scorer" else 2)
+
+
+@pytest.mark.parametrize(("path", "model"), ASKED)
+async def test_a_text_that_was_cut_is_told(settings: Settings, path: str, model: str) -> None:
+    """By its index in what was sent; one that just fits is not; /similarity's first is the source."""
+    body = BODIES[path][1]
+    words = _words(path, model)
+    async with client_of(settings) as client:
+        params = {"model": model}
+        fits = await client.post(path, params=params, json=filled(body, "w1 " * words))
+        cut = await client.post(path, params=params, json=filled(body, "w1 " * (words + 1)))
+    assert (fits.status_code, cut.status_code) == (200, 200)
+    assert "x-truncated" not in fits.headers
+    index = 0 if path in FIRST else 2 if path == "/similarity" else 1
+    assert cut.headers["x-truncated"] == f"1; {index}"
+    if path in ("/v1/rerank", "/v2/rerank", "/v1/embed", "/v2/embed"):
+        field = "texts" if "embed" in path else "documents"
+        told = f"1 {field} were cut to what the model reads: 1"
+        assert told in cut.json()["meta"]["warnings"]
+    if path == "/azure-search":
+        assert "was cut" in cut.json()["values"][0]["warnings"][0]["message"]
+
+
+@pytest.mark.parametrize("model", ["embedder", "scorer"])
+async def test_of_a_query_that_was_cut_every_document_is_told(settings: Settings, model: str) -> None:
+    """Each score is of the part that was read."""
+    async with client_of(settings) as client:
+        body = {"model": model, "query": "w1 " * 600, "documents": ["w2", "w3"]}
+        answer = await client.post("/v1/rerank", json=body)
+    assert answer.headers["x-truncated"] == "2; 0,1"
+
+
+async def test_of_many_that_were_cut_the_first_are_named(settings: Settings) -> None:
+    """A header has its limits; the number is exact, and so is the metric."""
+    async with client_of(settings) as client:
+        body = {"model": "embedder", "inputs": ["w1 " * 600] * 101}
+        answer = await client.post("/embed", json=body)
+        metrics = (await client.get("/metrics")).text
+    count, _, named = answer.headers["x-truncated"].partition("; ")
+    assert count == "101"
+    assert named == ",".join(map(str, range(100))) + ",..."
+    assert 'blitz_truncated_inputs{model="embedder"} 101.0' in metrics
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "meta"),
+    [
+        ("/v2/embed", {"texts": ["w1"], "input_type": "search_document"}, True),
+        ("/v1/embed", {"texts": ["w1"], "input_type": "classification"}, True),
+        ("/v1/embeddings", {"input": "w1", "input_type": "document"}, False),
+        ("/v1/embeddings", {"input": "w1", "task": "text-matching"}, False),
+    ],
+)
+@pytest.mark.parametrize("model", ["embedder", "prompted"])
+async def test_what_a_text_is_for_is_told_to_change_nothing(
+    settings: Settings, path: str, fields: dict[str, Any], meta: bool, model: str
+) -> None:
+    """Where the model has no prompt for it; those there are are named."""
+    async with client_of(settings) as client:
+        answer = await client.post(path, json={"model": model, **fields})
+    assert answer.status_code == 200
+    told = answer.headers["x-warning"]
+    assert " changes nothing: " in told
+    assert ("are query" if model == "prompted" else "has no prompts") in told
+    if meta:
+        assert told in answer.json()["meta"]["warnings"]
+
+
+async def test_a_prompt_that_there_is_is_not_told(settings: Settings) -> None:
+    """Nor one that is switched off."""
+    async with client_of(settings) as client:
+        body = {"model": "prompted", "input": "w1"}
+        used = await client.post("/v1/embeddings", json={**body, "input_type": "query"})
+        off = await client.post(
+            "/v1/embeddings", json={**body, "input_type": "query", "prompt_name": ""}
+        )
+        bare = await client.post("/v1/embeddings", json=body)
+    assert {"x-warning"} & {*used.headers, *off.headers, *bare.headers} == set()
+    assert used.json()["data"] != bare.json()["data"]
+    assert off.json()["data"] == bare.json()["data"]
