@@ -3,44 +3,132 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-ALLOWED = {
-    "shared": {"shared"},
-    "functions": {"functions", "shared"},
-    "model_build": {"model_build", "shared"},
+TREE = Path(__file__).parents[1]
+OURS = {"shared", "functions", "model_build"}
+
+# The rooms, and whom each may import beside itself and ROOT: the table of docs/architecture.md.
+ROOT = "errors settings contracts names vectors request_size partition compression"
+ROOMS = {
+    # shared: what every role is made of
+    "shared": "",
+    "shared.context": "",
+    "shared.wire": "",
+    "shared.storage": "",
+    "shared.observability": "context",
+    "shared.models": "storage observability",
+    "shared.engines": "models",
+    "shared.inference": "engines models observability",
+    "shared.backends": "wire context",
+    "shared.dialects": "wire",
+    "shared.routing": "backends context observability storage",
+    "shared.bulk": "storage models dialects backends routing observability context",
+    # functions: the hosts
+    "functions.http": "context observability",
+    "functions.api": "http context observability storage models backends routing wire dialects bulk",
+    "functions.bulk": "storage models backends routing bulk",
+    "functions.backend": (
+        "http functions.bulk storage observability models engines inference backends wire"
+    ),
+    "functions.local": "http api backend functions.bulk storage observability models backends bulk",
+    "functions": "api backend observability engines inference routing",
+    # what makes models
+    "model_build": "storage models engines inference",
 }
-OURS = {"shared", "functions", "model_build", "tests", "infra", "function_app"}
+
+
+def _room(module: str) -> str:
+    """The room of a dotted module: its folder, or the package at whose top level it stands."""
+    package, _, rest = module.partition(".")
+    inner = f"{package}.{rest.partition('.')[0]}"
+    return inner if inner in ROOMS else package
+
+
+def _imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and dotted module of each of our modules that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                module = f"{node.module}.{alias.name}"
+                file = TREE.joinpath(*module.split("."))
+                is_module = file.is_dir() or file.with_suffix(".py").exists()
+                yield node.lineno, module if is_module else node.module
+
+
+def _allowed(room: str) -> set[str]:
+    """Room names as the table abbreviates them: `storage` is shared.storage where there is one."""
+    written = (each if "." in each else f"shared.{each}" for each in ROOMS[room].split())
+    return {each if each in ROOMS else each.replace("shared.", "functions.") for each in written}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_the_table_says(room: str) -> None:
+    package = TREE.joinpath(*room.split("."))
+    is_top = any(other.startswith(f"{room}.") for other in ROOMS)
+    root = {"shared", *(f"shared.{name}" for name in ROOT.split())}
+    for path in sorted(package.glob("*.py") if is_top else package.rglob("*.py")):
+        for line, module in _imported(path):
+            if module.split(".")[0] not in OURS or _room(module) == room:
+                continue
+            where = f"{path.relative_to(TREE)}:{line}"
+            assert module in root or _room(module) in _allowed(room), f"{where}: {room} imports {module}"
+
+
+def test_the_table_names_every_room() -> None:
+    found = {
+        ".".join(path.relative_to(TREE).parts)
+        for package in ("shared", "functions")
+        for path in (TREE / package).iterdir()
+        if path.is_dir() and any(path.glob("*.py"))
+    }
+    assert found == {room for room in ROOMS if "." in room}
+    top = {path.stem for path in (TREE / "shared").glob("*.py")} - {"__init__"}
+    assert top == set(ROOT.split())
+    roles = {path.stem for path in (TREE / "functions").glob("*.py")} - {"__init__"}
+    assert roles == {"router", "cpu", "gpu", "keys"}
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Imports at the top of a module, which run in order; those within functions may go round."""
+    graph: dict[str, set[str]] = {}
+    for package in sorted(OURS):
+        for path in (TREE / package).rglob("*.py"):
+            module = ".".join(path.relative_to(TREE).with_suffix("").parts)
+            tree = ast.parse(path.read_text())
+            top = {node.lineno for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)}
+            graph[module] = {name for line, name in _imported(path) if line in top}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_calling_a_backend_is_apart_from_how_it_is_reached() -> None:
+    """A policy, a dispatcher or a host of another kind needs neither aiohttp nor stamina."""
+    code = (
+        "import sys, shared.backends.base, shared.routing.dispatch, shared.bulk.pipeline\n"
+        "print({'aiohttp', 'stamina'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=TREE, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "set()\n"), ran.stderr
 
 
 def _imports(path: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module.split(".")[0])
-    return names
-
-
-@pytest.mark.parametrize("package", sorted(ALLOWED))
-def test_imports_point_one_way(package: str) -> None:
-    """functions -> shared <- model_build, and nothing else."""
-    for path in (ROOT / package).rglob("*.py"):
-        assert _imports(path) & OURS <= ALLOWED[package], path.name
+    return {module.split(".")[0] for _, module in _imported(path)}
 
 
 def test_nothing_that_serves_imports_a_builder_or_a_pickle() -> None:
     """Only the GPU's engine reads models with transformers, and no served byte is unpickled."""
     for package in ("shared", "functions"):
-        for path in (ROOT / package).rglob("*.py"):
+        for path in (TREE / package).rglob("*.py"):
             forbidden = {"sentence_transformers", "transformers", "pickle", "msgpack_numpy"}
-            if path == ROOT / "shared" / "engines" / "torch.py":
+            if path == TREE / "shared" / "engines" / "torch.py":
                 forbidden.remove("transformers")
             assert not _imports(path) & forbidden, path.name
 
@@ -49,7 +137,7 @@ def test_nothing_that_serves_imports_a_builder_or_a_pickle() -> None:
 def test_router_and_cpu_app_load_no_torch(module: str) -> None:
     """It is not in their zip, and takes seconds and hundreds of megabytes."""
     code = f"import sys, {module}; print({{'torch', 'transformers'}} & set(sys.modules))"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    ran = subprocess.run([sys.executable, "-c", code], cwd=TREE, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "set()\n"
 
@@ -57,12 +145,12 @@ def test_router_and_cpu_app_load_no_torch(module: str) -> None:
 def test_only_settings_and_entry_points_touch_the_environment() -> None:
     """`os.environ` is handed to Settings.from_env by entry points and read nowhere else."""
     entry_points = {
-        ROOT / "functions" / "bulk.py",
-        ROOT / "functions" / "local.py",
-        ROOT / "model_build" / "__main__.py",
+        TREE / "functions" / "bulk" / "__main__.py",
+        TREE / "functions" / "local" / "__main__.py",
+        TREE / "model_build" / "__main__.py",
     }
     for package in ("shared", "functions", "model_build"):
-        for path in set((ROOT / package).rglob("*.py")) - entry_points:
+        for path in set((TREE / package).rglob("*.py")) - entry_points:
             used = {
                 n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)
             }

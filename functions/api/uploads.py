@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from functions.http.pace import MIN_BYTES_PER_S, at_least
 from functions.http.unpacked import coding_of
-from shared.bulk.inputs.source import compression_of
+from shared.compression import compression_of
 from shared.errors import (
     BlitzError,
     EmptyInput,

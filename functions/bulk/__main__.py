@@ -28,7 +28,6 @@ import msgspec
 import typer
 
 from functions.bulk.progress import Following, Sending, wait_for
-from functions.local.driver import local_storage
 from shared.bulk import control, jobs
 from shared.bulk.jobs import ENDED, Manifest, Status
 from shared.bulk.options import PREFIX
@@ -43,7 +42,7 @@ from shared.storage.blobs import (
     BlobStat,
     Storage,
 )
-from shared.storage.connect import open_storage
+from shared.storage.connect import local_storage, open_storage
 
 FAILED_ROWS, BAD_INPUT, JOB_FAILED, NO_ANSWER, INTERRUPTED = 1, 2, 3, 4, 130
 

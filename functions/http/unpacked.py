@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
-from shared.bulk.inputs.source import Truncated, unpack
+from shared.compression import Truncated, unpack
 from shared.errors import InvalidInput, UnsupportedMediaType
 
 Coding: TypeAlias = Literal["gzip", "deflate", "zstd"]

@@ -26,12 +26,7 @@ from starlette.types import ASGIApp
 from functions.api.app import create_app as create_router
 from functions.api.build import connect, connect_batches
 from functions.backend import app
-from functions.local.driver import (
-    Driver,
-    bulk_hint,
-    driver_of,
-    local_storage,
-)
+from functions.local.driver import Driver, bulk_hint, driver_of
 from functions.local.processes import BAD_START, running_backends
 from functions.local.server import (
     Server,
@@ -46,7 +41,7 @@ from shared.models.store import open_store
 from shared.observability import logs
 from shared.observability.start import start_export
 from shared.settings import Settings, log_format_of
-from shared.storage.connect import open_storage
+from shared.storage.connect import local_storage, open_storage
 
 GRACE_S = 5
 """Requests under way at the end are given so long."""

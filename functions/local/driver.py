@@ -9,8 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from functions.bulk.steps import (
     Step,
@@ -32,7 +31,7 @@ from shared.storage.blobs import (
     Queue,
     Storage,
 )
-from shared.storage.connect import open_storage
+from shared.storage.connect import local_storage, open_storage
 from shared.storage.shown_names import shown
 
 MAX_TRIES, RETRY_S = 8, 60.0
@@ -223,14 +222,6 @@ def driver_of(settings: Settings, backend: Backend, device: Device) -> Driver:
     """The driver of the app whose models `backend` are. Raises Misconfigured."""
     storage = open_storage(settings)
     return Driver(build_bulk(settings, storage, backend), storage, device, Pace())
-
-
-def local_storage(settings: Settings) -> Settings:
-    """With the bulk storage beside the model store's folder, where neither names another one."""
-    store = settings.model_store
-    if settings.storage or settings.storage_connection_string or not store.startswith("file://"):
-        return settings
-    return replace(settings, storage=f"file://{Path(store.removeprefix('file://')).parent / 'bulk'}")
 
 
 def bulk_hint(settings: Settings, cards: Sequence[ModelCard]) -> str:

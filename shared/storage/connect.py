@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from shared.settings import Settings
@@ -23,3 +24,11 @@ def open_storage(settings: Settings) -> Storage:
     from shared.storage.azure import open_account
 
     return open_account("", _AZURITE) if url == "azurite" else open_account(url, connection_string)
+
+
+def local_storage(settings: Settings) -> Settings:
+    """With the bulk storage beside the model store's folder, where neither names another one."""
+    store = settings.model_store
+    if settings.storage or settings.storage_connection_string or not store.startswith("file://"):
+        return settings
+    return replace(settings, storage=f"file://{Path(store.removeprefix('file://')).parent / 'bulk'}")

@@ -24,8 +24,8 @@ from shared.bulk.inputs.lines import (
     parse_records,
     read_records,
 )
-from shared.bulk.inputs.source import Truncated
 from shared.bulk.rows import OWN_COLUMNS, BadRow, Row, free_names
+from shared.compression import Truncated
 from shared.errors import InvalidInput
 
 DELIMITERS = (",", ";", "\t", "|")

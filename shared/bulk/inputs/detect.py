@@ -22,15 +22,14 @@ from shared.bulk.inputs.foreign import (
 from shared.bulk.inputs.jsonl import looks_like_object, read_jsonl, read_text
 from shared.bulk.inputs.lines import read_records
 from shared.bulk.inputs.parquet import read_parquet
-from shared.bulk.inputs.source import (
+from shared.bulk.inputs.source import Source, read_blocks
+from shared.bulk.rows import BadRow, Row
+from shared.compression import (
     Compression,
-    Source,
     Truncated,
     compression_of,
-    read_blocks,
     unpack,
 )
-from shared.bulk.rows import BadRow, Row
 from shared.errors import InvalidInput
 
 Kind = Literal["jsonl", "batch", "csv", "tsv", "parquet", "text"]

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from shared.bulk.inputs.source import Truncated
 from shared.bulk.rows import BadRow, Row
+from shared.compression import Truncated
 from shared.errors import InvalidInput
 
 MAX_TEXT_BYTES = 1_000_000

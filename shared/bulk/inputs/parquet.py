@@ -26,8 +26,9 @@ from shared.bulk.inputs.lines import (
     check_text,
 )
 from shared.bulk.inputs.row_sizes import row_sizes, value_sizes
-from shared.bulk.inputs.source import Source, Truncated, read_fully
+from shared.bulk.inputs.source import Source, read_fully
 from shared.bulk.rows import BadRow, Record, Row
+from shared.compression import Truncated
 from shared.errors import InvalidInput
 
 _WINDOW_BYTES = 32 << 20

@@ -15,13 +15,12 @@ from typer.testing import CliRunner, Result
 
 from functions.bulk.__main__ import app
 from functions.bulk.progress import PATIENCE_S, Following, wait_for
-from functions.local.driver import local_storage
 from shared.bulk.control import SPLIT
 from shared.bulk.jobs import Counts, State, Status
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
 from shared.storage.blobs import Storage
-from shared.storage.connect import open_storage
+from shared.storage.connect import local_storage, open_storage
 from tests.functions.api.test_batches import bulk_of, drain, take
 from tests.server import free_port, running_service
 from tests.tiny import Tiny, nearly, publish_all

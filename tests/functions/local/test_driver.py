@@ -30,7 +30,6 @@ from functions.local.driver import (
     Driver,
     Pace,
     bulk_hint,
-    local_storage,
 )
 from shared.backends.base import Backend
 from shared.bulk import jobs, passed_over
@@ -45,7 +44,7 @@ from shared.storage.blobs import (
     Queue,
     Storage,
 )
-from shared.storage.connect import open_storage
+from shared.storage.connect import local_storage, open_storage
 from tests.patience import PATIENCE_S, wait_until
 from tests.server import ROOT, free_port, metrics_of, started_service, wait_until_ready
 from tests.shared.bulk.test_pipeline import FakeBackend, FakeCatalogue
