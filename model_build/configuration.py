@@ -10,12 +10,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from shared.models.manifest import (
-    MAX_DIMENSIONS,
-    MAX_NAMES,
-    MAX_TOKEN_ID,
-    MAX_TOKENS,
-)
+from shared.models.manifest import MAX_DIMENSIONS, MAX_NAMES, MAX_TOKEN_ID, MAX_TOKENS
 
 # More than any model has. What is within is still held against the weights: see model_build.weights.
 Width: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_DIMENSIONS)]

@@ -15,14 +15,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from model_build.source import SourceModel
-from shared.models.manifest import (
-    SCHEMA_VERSION,
-    Dense,
-    File,
-    Manifest,
-    Source,
-    Target,
-)
+from shared.models.manifest import SCHEMA_VERSION, Dense, File, Manifest, Source, Target
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.safetensors"

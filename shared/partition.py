@@ -8,48 +8,28 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
-from shared.contracts import (
-    EmbedRequest,
-    EmbedResult,
-    PredictRequest,
-    PredictResult,
-    Request,
-    RerankRequest,
-    RerankResult,
-    Timings,
-    TokenizeRequest,
-    TokenizeResult,
-    texts_of,
-)
+from shared.contracts import RequestT, Result, ResultT, Timings
 from shared.errors import BlitzError
-
-AnyRequest = TypeVar("AnyRequest", EmbedRequest, RerankRequest, PredictRequest, TokenizeRequest)
-AnyResult = TypeVar("AnyResult", EmbedResult, RerankResult, PredictResult, TokenizeResult)
 
 _ITEM = re.compile(r"(\w+)\[(\d+)\](.*)", re.DOTALL)
 
 
-def split(request: AnyRequest, size: int) -> list[AnyRequest]:
+def split(request: RequestT, size: int) -> list[RequestT]:
     """Requests like `request` for `size` inputs or documents each, the last for what is left."""
-    if len(texts_of(request)) <= size:
+    texts = request.texts
+    if len(texts) <= size:
         return [request]
-    if isinstance(request, RerankRequest):
-        documents = request.documents
-        return [
-            replace(request, documents=documents[start : start + size])
-            for start in range(0, len(documents), size)
-        ]
-    inputs = request.inputs
     return [
-        replace(request, inputs=inputs[start : start + size]) for start in range(0, len(inputs), size)
+        replace(request, **{request.items: texts[start : start + size]})
+        for start in range(0, len(texts), size)
     ]
 
 
-def join(results: Sequence[AnyResult]) -> AnyResult:
+def join(results: Sequence[ResultT]) -> ResultT:
     """One result for all parts, in their order; all are of one model and revision.
 
     timings: of the slowest part in each step, since parts run side by side. token_counts are of what
@@ -58,46 +38,31 @@ def join(results: Sequence[AnyResult]) -> AnyResult:
     first = results[0]
     if len(results) == 1:
         return first
-    counts = tuple(count for result in results for count in result.token_counts)
-    timings = Timings(
-        *(max(getattr(result.timings, field.name) for result in results) for field in fields(Timings))
+    whole: dict[str, Any] = {name: _joined(results, name) for name in ("token_counts", *first.joined)}
+    whole["timings"] = Timings(
+        *(max(getattr(result.timings, each.name) for result in results) for each in fields(Timings))
     )
-    if isinstance(first, TokenizeResult):
-        spans = np.concatenate([result.spans for result in results])
-        texts = tuple(text for result in results for text in result.texts)
-        return replace(first, spans=spans, texts=texts, token_counts=counts, timings=timings)
-    cut = _cut_in_whole(results)
-    if isinstance(first, EmbedResult):
-        vectors = np.concatenate([result.vectors for result in results])
-        return replace(first, vectors=vectors, token_counts=counts, timings=timings, cut=cut)
-    scores = np.concatenate([result.scores for result in results])
-    if isinstance(first, RerankResult):
-        logits = [result.logits for result in results if result.logits is not None]
-        all_logits = np.concatenate(logits) if len(logits) == len(results) else None
-        return replace(
-            first, scores=scores, logits=all_logits, token_counts=counts, timings=timings, cut=cut
-        )
-    return replace(first, scores=scores, token_counts=counts, timings=timings, cut=cut)
+    whole["cut"] = _cut_in_whole(results)
+    return replace(first, **whole)
 
 
-def _cut_in_whole(results: Sequence[EmbedResult | RerankResult | PredictResult]) -> tuple[int, ...]:
+def _joined(results: Sequence[Result], name: str) -> object:
+    """One field's entries of all results; None if one of them has none."""
+    values = [getattr(result, name) for result in results]
+    if any(value is None for value in values):
+        return None
+    if isinstance(values[0], np.ndarray):
+        return np.concatenate(values)
+    return tuple(each for value in values for each in value)
+
+
+def _cut_in_whole(results: Sequence[Result]) -> tuple[int, ...]:
     cut: list[int] = []
     start = 0
     for result in results:
         cut += (start + index for index in result.cut)
         start += len(result.token_counts)
     return tuple(cut)
-
-
-def field_of(request: Request) -> str:
-    """The name of what `request` has one row of the result for, as errors call it."""
-    match request:
-        case EmbedRequest():
-            return "input"
-        case RerankRequest():
-            return "documents"
-        case PredictRequest() | TokenizeRequest():
-            return "inputs"
 
 
 def in_whole(error: BlitzError, start: int) -> BlitzError:

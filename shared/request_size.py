@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from shared.contracts import Request, RerankRequest, TextInput, TokenizeRequest, texts_of
+from shared.contracts import AnyRequest, RerankRequest, TextInput, TokenizeRequest
 from shared.errors import PayloadTooLarge
 
 BYTES_PER_TOKEN = 4
@@ -18,10 +18,10 @@ CHARACTERS_PER_TOKEN = 16
 """More than in any language. Beyond it a request is refused unread: tokenising takes 1 s a megabyte."""
 
 
-def characters_of(request: Request) -> int:
+def characters_of(request: AnyRequest) -> int:
     """What there is to tokenise. A token id counts as its digits, though nothing is done to it."""
     query = len(request.query) if isinstance(request, RerankRequest) else 0
-    return query + _characters(texts_of(request))
+    return query + _characters(request.texts)
 
 
 def check_characters(characters: int, max_tokens: int, field: str) -> None:
@@ -49,14 +49,14 @@ def _characters(inputs: Sequence[TextInput | tuple[str, str]]) -> int:
     return sum(len(item) if isinstance(item, str) else sum(map(len, map(str, item))) for item in inputs)
 
 
-def estimate_request(request: Request, *, paired: bool, max_tokens: int | None) -> int:
+def estimate_request(request: AnyRequest, *, paired: bool, max_tokens: int | None) -> int:
     """Tokens that a model is fed. paired: it reads a query with each document, and not by itself.
 
     max_tokens: what the model reads of a text or pair; None: not known.
     """
     if isinstance(request, TokenizeRequest):
         return estimate_tokens(request.inputs)  # told of the whole, though not all of it would be read
-    texts, query = texts_of(request), ""
+    texts, query = request.texts, ""
     if isinstance(request, RerankRequest):
         query = request.query
         if not paired:

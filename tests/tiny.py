@@ -25,13 +25,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from shared.contracts import FloatMatrix, Task
-from shared.models.manifest import (
-    SCHEMA_VERSION,
-    File,
-    Manifest,
-    Source,
-    Target,
-)
+from shared.models.manifest import SCHEMA_VERSION, File, Manifest, Source, Target
 from shared.models.store import ModelStore, open_store_url
 
 WORDS = 400

@@ -16,25 +16,15 @@ from functions.api.docs_page import add_docs_page
 from functions.api.endpoints import VERSION, Endpoints
 from functions.api.openapi import DescribedApp, describe_get, describe_post
 from functions.api.paths import MODEL_IN_PATH, KnownPaths
-from functions.api.responses import (
-    answer_unrouted,
-    error_response,
-)
+from functions.api.responses import answer_unrouted, error_response
 from functions.http.admission import Admission, Admitted
-from functions.http.caller import (
-    Endpoint,
-)
+from functions.http.caller import Endpoint
 from functions.http.framing import OneLength
 from functions.http.identified import Identified
 from functions.http.tracing import Observed
 from shared.dialects import ollama, openai, tei
 from shared.dialects.body import JSON
-from shared.dialects.operations import (
-    PATHS,
-    error_format_at,
-    is_operation,
-    operations_at,
-)
+from shared.dialects.operations import PATHS, error_format_at, is_operation, operations_at
 from shared.errors import BlitzError
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry

@@ -36,31 +36,19 @@ from functions.http.caller import (
 from functions.http.readiness import say_not_ready, say_ready
 from shared.context import preference
 from shared.contracts import (
+    AnyRequest,
     EmbedRequest,
     EmbedResult,
     ModelCard,
-    PredictRequest,
-    RerankRequest,
     RerankResult,
     Result,
     Task,
-    TokenizeRequest,
-    TokenizeResult,
     prompt_for,
-    texts_of,
 )
-from shared.contracts import Request as Asked
 from shared.dialects import ollama, openai, tei
 from shared.dialects.body import JSON, decode_body, fill_from_query, read_marks, read_model
 from shared.dialects.fields import check_fields, read_fields, warning_of
-from shared.dialects.operations import (
-    KNOWN,
-    FormatError,
-    Operation,
-    asks_for,
-    choose,
-    supported_by,
-)
+from shared.dialects.operations import KNOWN, FormatError, Operation, asks_for, choose, supported_by
 from shared.errors import BlitzError, InvalidInput, UnknownModel
 from shared.models.abilities import can, check_can
 from shared.names import is_name
@@ -122,7 +110,7 @@ class Endpoints:
         named, body, asked, unknown = await self._read(request, operation, data)
         cards = await self._catalogue.cards_of(asked.model)
         _hold_answer(request, asked, cards, self._settings.max_request_tokens)
-        inputs = len(texts_of(asked))
+        inputs = len(asked.texts)
         with preference.stated(request.headers.get(preference.HEADER)):
             self._metrics.request_arrived(inputs)
             result = await while_connected(request, self._ask(asked, named))
@@ -142,7 +130,7 @@ class Endpoints:
             tokens=result.total_tokens,
             duration_s=total_s,
             timings=result.timings,
-            truncated=0 if isinstance(result, TokenizeResult) else len(result.cut),
+            truncated=len(result.cut),
         )
         media_type = codec.CONTENT_TYPE if packed else JSON
         headers = headers_of(asked, result, total_s)
@@ -152,7 +140,7 @@ class Endpoints:
 
     async def _read(
         self, request: Request, operation: Operation, data: bytes
-    ) -> tuple[str, Any, Asked, list[str]]:
+    ) -> tuple[str, Any, AnyRequest, list[str]]:
         """The model as it was named ("": not at all), the body, what it asks for, fields unknown here.
 
         What cannot be is told before what is missing: a wrong body may be for a model that is not there,
@@ -186,7 +174,7 @@ class Endpoints:
             or self._settings.default_model
         )
 
-    async def _check_model(self, named: str, kind: type[Asked], *, is_known: bool = False) -> None:
+    async def _check_model(self, named: str, kind: type[AnyRequest], *, is_known: bool = False) -> None:
         """Raises InvalidInput if a model cannot do this; UnknownModel if none can be of that name.
 
         A backend knows what was published in the last seconds, unless is_known: all are listed.
@@ -200,7 +188,7 @@ class Endpoints:
         for card in cards[:1]:
             check_can(kind, card)
 
-    async def _unknown(self, named: str, kind: type[Asked] | None = None) -> UnknownModel:
+    async def _unknown(self, named: str, kind: type[AnyRequest] | None = None) -> UnknownModel:
         cards = [card for card in await self._named_cards() if kind is None or can(kind, card)]
         return UnknownModel.among((card.name for card in cards), named)
 
@@ -234,17 +222,10 @@ class Endpoints:
     async def metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(), media_type=metrics.CONTENT_TYPE)
 
-    async def _ask(self, asked: Asked, named: str) -> Result:
+    async def _ask(self, asked: AnyRequest, named: str) -> Result:
         try:
-            match asked:
-                case EmbedRequest():
-                    return await self._backend.embed(asked)
-                case RerankRequest():
-                    return await self._backend.rerank(asked)
-                case PredictRequest():
-                    return await self._backend.predict(asked)
-                case TokenizeRequest():
-                    return await self._backend.tokenize(asked)
+            result: Result = await self._backend.run(asked)
+            return result
         except UnknownModel:
             raise await self._unknown(named or asked.model, type(asked)) from None
 
@@ -280,7 +261,7 @@ class Endpoints:
         raise await self._unknown(name)
 
     async def _default_card(
-        self, task: Task | None = None, kind: type[Asked] | None = None
+        self, task: Task | None = None, kind: type[AnyRequest] | None = None
     ) -> ModelCard:
         """The card of the model that a request of some kind gets when it names none.
 
@@ -296,14 +277,16 @@ class Endpoints:
         raise InvalidInput(f"name a model, {place}; there are: {_names(fit or able)}", field="model")
 
 
-def _hold_answer(request: Request, asked: Asked, cards: Sequence[ModelCard], max_tokens: int) -> None:
+def _hold_answer(
+    request: Request, asked: AnyRequest, cards: Sequence[ModelCard], max_tokens: int
+) -> None:
     """Before there is any of it: requests are worked on side by side, and all fill at once."""
     dimensions = max((card.dimensions for card in cards), default=0)
     hold(request.scope, answer_bytes=answer_bytes(asked, dimensions, max_tokens))
 
 
 def _warnings_of(
-    asked: Asked, body: object, cards: Sequence[ModelCard], unknown: Sequence[str]
+    asked: AnyRequest, body: object, cards: Sequence[ModelCard], unknown: Sequence[str]
 ) -> list[str]:
     """What was asked and made no difference, in sentences."""
     warnings = [warning_of(unknown)] if unknown else []

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from functions.api.paths import allowed, nearest
 from functions.http.pace import MIN_BYTES_PER_S, PAUSE_S, MinimumRate
 from shared.contracts import (
+    AnyRequest,
     EmbedRequest,
     EmbedResult,
     RerankRequest,
@@ -23,7 +24,6 @@ from shared.contracts import (
     TokenizeRequest,
     TokenizeResult,
 )
-from shared.contracts import Request as Asked
 from shared.dialects.body import JSON
 from shared.dialects.operations import FormatError
 from shared.errors import BlitzError, RequestTimeout, shown
@@ -55,7 +55,7 @@ def is_large(result: Result) -> bool:
     return isinstance(result, EmbedResult) and result.vectors.size > LARGE_RESULT_FLOATS
 
 
-def headers_of(asked: Asked, result: Result, total_s: float) -> dict[str, str]:
+def headers_of(asked: AnyRequest, result: Result, total_s: float) -> dict[str, str]:
     """TEI's, in whole milliseconds; and what a reranker's score is. total_s: since the request came."""
     timings = result.timings
     milliseconds = {
@@ -73,7 +73,7 @@ def headers_of(asked: Asked, result: Result, total_s: float) -> dict[str, str]:
     }
     if isinstance(result, RerankResult):
         headers["x-rerank-method"] = result.method
-    if not isinstance(result, TokenizeResult) and result.cut:
+    if result.cut:
         headers["x-truncated"] = _truncated(result.cut)
     return headers
 
@@ -84,9 +84,9 @@ def _truncated(cut: tuple[int, ...]) -> str:
     return f"{len(cut)}; {','.join(map(str, cut[:NAMED_CUTS]))}{more}"
 
 
-def _characters(asked: Asked) -> int:
+def _characters(asked: AnyRequest) -> int:
     """Of all texts; ids have none."""
-    texts = [asked.query, *asked.documents] if isinstance(asked, RerankRequest) else asked.inputs
+    texts = [asked.query, *asked.texts] if isinstance(asked, RerankRequest) else asked.texts
     return sum(
         len(part)
         for text in texts
@@ -116,7 +116,7 @@ class PacedResponse(Response):
                 return  # the server closes what was not completed
 
 
-def answer_bytes(asked: Asked, dimensions: int, max_tokens: int) -> int:
+def answer_bytes(asked: AnyRequest, dimensions: int, max_tokens: int) -> int:
     """About what the answer holds: arrays, and their text form.
 
     dimensions: of the model's vectors. max_tokens: of a request.

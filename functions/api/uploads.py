@@ -18,13 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from functions.http.pace import MIN_BYTES_PER_S, at_least
 from functions.http.unpacked import coding_of
 from shared.compression import compression_of
-from shared.errors import (
-    BlitzError,
-    EmptyInput,
-    InvalidInput,
-    PayloadTooLarge,
-    UnsupportedMediaType,
-)
+from shared.errors import BlitzError, EmptyInput, InvalidInput, PayloadTooLarge, UnsupportedMediaType
 from shared.storage.blobs import Blobs, Metadata
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hmac
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -32,16 +32,7 @@ from functions.http.identified import Identified
 from functions.http.readiness import say_ready
 from functions.http.tracing import Observed
 from shared.backends.base import Backend
-from shared.contracts import (
-    Device,
-    EmbedRequest,
-    PredictRequest,
-    RerankRequest,
-    Result,
-    TokenizeRequest,
-    TokenizeResult,
-    texts_of,
-)
+from shared.contracts import REQUESTS, AnyRequest, Device
 from shared.errors import BlitzError, Unauthorized, UnsupportedMediaType
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry
@@ -59,10 +50,8 @@ class _Endpoints:
         self._inference = inference
         self._metrics = metrics
 
-    async def run(
-        self, request: Request, kind: type[Any], work: Callable[[Any], Awaitable[Result]]
-    ) -> Response:
-        """Read a `kind` of request, do `work`, pack its result."""
+    async def run(self, request: Request, kind: type[AnyRequest]) -> Response:
+        """Read a `kind` of request, run it, pack its result."""
         began = time.perf_counter()
         self._check_secret(request)
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -72,13 +61,9 @@ class _Endpoints:
         data = await read_body(request, limit)
         unpack = partial(messages.unpack_request, data, kind, max_bytes=limit)
         asked = await off_loop_if(len(data) > LARGE_BODY_BYTES, unpack)
-        inputs = len(texts_of(asked))
+        inputs = len(asked.texts)
         self._metrics.request_arrived(inputs)
-
-        async def answer() -> Result:
-            return await work(asked)
-
-        result = await while_connected(request, answer())
+        result = await while_connected(request, self._inference.run(asked))
         content = messages.pack_result(result)
         self._metrics.request_succeeded(
             model=result.model,
@@ -86,7 +71,7 @@ class _Endpoints:
             tokens=result.total_tokens,
             duration_s=time.perf_counter() - began,
             timings=result.timings,
-            truncated=0 if isinstance(result, TokenizeResult) else len(result.cut),
+            truncated=len(result.cut),
         )
         return Response(content, media_type=codec.CONTENT_TYPE)
 
@@ -119,10 +104,7 @@ def create_app(
     """A backend's ASGI app over `inference`. No lifespan."""
     endpoints = _Endpoints(settings, inference, metrics)
     table: list[tuple[str, str, Endpoint]] = [
-        ("POST", "/embed", partial(endpoints.run, kind=EmbedRequest, work=inference.embed)),
-        ("POST", "/rerank", partial(endpoints.run, kind=RerankRequest, work=inference.rerank)),
-        ("POST", "/predict", partial(endpoints.run, kind=PredictRequest, work=inference.predict)),
-        ("POST", "/tokenize", partial(endpoints.run, kind=TokenizeRequest, work=inference.tokenize)),
+        *(("POST", f"/{kind.operation}", partial(endpoints.run, kind=kind)) for kind in REQUESTS),
         ("GET", "/health", endpoints.health),
         ("GET", "/ready", endpoints.ready),
         ("GET", "/metrics", endpoints.metrics),

@@ -36,12 +36,7 @@ from shared.bulk.steps.splitting import check_outputs
 from shared.errors import BlitzError, InvalidInput, SourceChanged, Unavailable
 from shared.names import check_name
 from shared.settings import Settings
-from shared.storage.blobs import (
-    OUT,
-    SOURCE,
-    BlobStat,
-    Storage,
-)
+from shared.storage.blobs import OUT, SOURCE, BlobStat, Storage
 from shared.storage.connect import local_storage, open_storage
 
 FAILED_ROWS, BAD_INPUT, JOB_FAILED, NO_ANSWER, INTERRUPTED = 1, 2, 3, 4, 130

@@ -28,12 +28,7 @@ from functions.api.build import connect, connect_batches
 from functions.backend import app
 from functions.local.driver import Driver, bulk_hint, driver_of
 from functions.local.processes import BAD_START, running_backends
-from functions.local.server import (
-    Server,
-    accept_connections,
-    connection_limit,
-    listen,
-)
+from functions.local.server import Server, accept_connections, connection_limit, listen
 from shared.contracts import Device, ModelCard
 from shared.errors import BlitzError, Misconfigured, Unavailable
 from shared.models.catalogue import Catalogue

@@ -11,12 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from functions.bulk.steps import (
-    Step,
-    build_bulk,
-    steps_of,
-    unless_invalid,
-)
+from functions.bulk.steps import Step, build_bulk, steps_of, unless_invalid
 from shared.backends.base import Backend
 from shared.bulk import jobs
 from shared.bulk.passed_over import is_input
@@ -24,13 +19,7 @@ from shared.bulk.pipeline import Bulk
 from shared.contracts import Device, ModelCard
 from shared.errors import BlitzError
 from shared.settings import Settings
-from shared.storage.blobs import (
-    OUT,
-    SOURCE,
-    Message,
-    Queue,
-    Storage,
-)
+from shared.storage.blobs import OUT, SOURCE, Message, Queue, Storage
 from shared.storage.connect import local_storage, open_storage
 from shared.storage.shown_names import shown
 

@@ -4,33 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from shared.contracts import (
-    EmbedRequest,
-    EmbedResult,
-    ModelState,
-    PredictRequest,
-    PredictResult,
-    RerankRequest,
-    RerankResult,
-    TokenizeRequest,
-    TokenizeResult,
-)
+from shared.contracts import ModelState, Request, ResultT
 
 
 class Backend(Protocol):
-    """Runs models. All methods raise classes of shared.errors only."""
+    """Runs models. Its methods raise classes of shared.errors only."""
 
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
-        """Vectors of all inputs, in order."""
-
-    async def rerank(self, request: RerankRequest) -> RerankResult:
-        """Scores of all documents, in order."""
-
-    async def predict(self, request: PredictRequest) -> PredictResult:
-        """Scores of all inputs' labels, in order."""
-
-    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
-        """Tokens of all inputs, in order. Runs no model, but needs it to be loaded."""
+    async def run(self, request: Request[ResultT]) -> ResultT:
+        """The result of all inputs or documents, in order. See shared.contracts for which there are."""
 
     def check(self) -> None:
         """Raise Overloaded if it is known without asking that no request would be taken now."""

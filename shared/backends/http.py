@@ -9,7 +9,6 @@ import asyncio
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -18,18 +17,7 @@ import stamina
 
 from shared.backends.credential import Authorize
 from shared.context import deadline, request_id, trace
-from shared.contracts import (
-    EmbedRequest,
-    EmbedResult,
-    ModelState,
-    PredictRequest,
-    PredictResult,
-    Request,
-    RerankRequest,
-    RerankResult,
-    TokenizeRequest,
-    TokenizeResult,
-)
+from shared.contracts import ModelState, Request, ResultT
 from shared.errors import (
     BackendFailed,
     BlitzError,
@@ -39,8 +27,6 @@ from shared.errors import (
     Unavailable,
 )
 from shared.wire import codec, messages
-
-AnyResult = TypeVar("AnyResult", EmbedResult, RerankResult, PredictResult, TokenizeResult)
 
 CONNECT_S = 10.0
 ATTEMPTS = 3
@@ -86,17 +72,10 @@ class HttpBackend:
         self._authorize = authorize
         self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
 
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
-        return await self._run("/embed", request, EmbedResult)
-
-    async def rerank(self, request: RerankRequest) -> RerankResult:
-        return await self._run("/rerank", request, RerankResult)
-
-    async def predict(self, request: PredictRequest) -> PredictResult:
-        return await self._run("/predict", request, PredictResult)
-
-    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
-        return await self._run("/tokenize", request, TokenizeResult)
+    async def run(self, request: Request[ResultT]) -> ResultT:
+        answer = await self._call("POST", f"/{request.operation}", messages.pack_request(request))
+        kind: type[ResultT] = request.result
+        return messages.unpack_result(answer, kind)
 
     def check(self) -> None:
         """Nothing is known here: whoever calls counts what is under way."""
@@ -127,11 +106,6 @@ class HttpBackend:
         session = self._sessions.pop(asyncio.get_running_loop(), None)
         if session is not None:
             await session.close()
-
-    async def _run(self, path: str, request: Request, kind: type[AnyResult]) -> AnyResult:
-        return messages.unpack_result(
-            await self._call("POST", path, messages.pack_request(request)), kind
-        )
 
     async def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         left_s = deadline.remaining_s()

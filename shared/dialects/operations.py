@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, get_type_hints
 
 import msgspec
 
-from shared.contracts import Request, Task
+from shared.contracts import AnyRequest, Task
 from shared.dialects import (
     azure_search,
     cohere,
@@ -49,7 +49,7 @@ class Operation:
     summary: str
     paths: tuple[str, ...]
     body: type[Any]
-    request_from: Callable[..., Request]
+    request_from: Callable[..., AnyRequest]
     format_result: Callable[[Any, Any], bytes]
     format_result_msgpack: Callable[[Any, Any], bytes]
     format_error: FormatError
@@ -249,9 +249,9 @@ def operations_at(path: str) -> tuple[Operation, ...]:
 
 @cache
 @cache
-def asks_for(operation: Operation) -> type[Request]:
+def asks_for(operation: Operation) -> type[AnyRequest]:
     """The kind of request that an operation's bodies become."""
-    kind: type[Request] = get_type_hints(operation.request_from)["return"]
+    kind: type[AnyRequest] = get_type_hints(operation.request_from)["return"]
     return kind
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from shared.contracts import Request, Result
+from shared.contracts import AnyRequest, Result
 from shared.errors import InvalidInput
 from shared.settings import Settings
 
@@ -27,7 +27,7 @@ class NothingBody(msgspec.Struct, frozen=True):
     model: str | None = None
 
 
-def nothing_from(body: NothingBody, *, model: str, settings: Settings) -> Request:
+def nothing_from(body: NothingBody, *, model: str, settings: Settings) -> AnyRequest:
     """Raises InvalidInput."""
     raise InvalidInput("this path is not served")
 

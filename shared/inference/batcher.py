@@ -22,12 +22,7 @@ import numpy as np
 
 from shared.contracts import FloatMatrix
 from shared.errors import BlitzError, EmptyInput, Overloaded, Unavailable
-from shared.inference.schedule import (
-    LOOKAHEAD,
-    Offer,
-    choose,
-    plan_batches,
-)
+from shared.inference.schedule import LOOKAHEAD, Offer, choose, plan_batches
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Awaitable, Callable, Sequence, Sized
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from shared.contracts import (
+    AnyRequest,
     EmbedRequest,
     EmbedResult,
     FloatMatrix,
@@ -22,14 +23,16 @@ from shared.contracts import (
     ModelState,
     PredictRequest,
     PredictResult,
+    Request,
+    RequestT,
     RerankRequest,
     RerankResult,
+    ResultT,
     Timings,
     TokenizeRequest,
     TokenizeResult,
     Tokens,
     is_cut,
-    texts_of,
 )
 from shared.engines import allocator
 from shared.errors import BlitzError, InputTooLong, InvalidInput, NotFinite
@@ -39,12 +42,7 @@ from shared.inference.model_cache import ModelCache
 from shared.inference.steps import Steps, completed
 from shared.inference.turns import Turns
 from shared.models.catalogue import Catalogue
-from shared.partition import (
-    AnyRequest,
-    field_of,
-    in_whole,
-    split,
-)
+from shared.partition import in_whole, split
 from shared.request_size import characters_of, check_characters, check_tokens, estimate_request
 from shared.vectors import finish, rows_not_finite, sigmoid, softmax
 
@@ -63,7 +61,7 @@ _LARGE_CHARACTERS = 500_000
 class Inference:
     """A `shared.backends.base.Backend` in process. Safe to use from one event loop at a time.
 
-    `embed`, `rerank`, `predict` and `tokenize` raise UnknownModel, ModelLoadFailed, InvalidInput,
+    `run` raises UnknownModel, ModelLoadFailed, InvalidInput,
     InputTooLong, PayloadTooLarge (more tokens than max_request_tokens), Overloaded and Unavailable.
     """
 
@@ -81,11 +79,22 @@ class Inference:
         self._batcher = batcher
         self._turns = turns
         self._max_request_tokens = max_request_tokens
+        self._handlers: dict[type[AnyRequest], Callable[[Model, Any], Awaitable[Any]]] = {
+            EmbedRequest: self._embed,
+            RerankRequest: self._rerank,
+            PredictRequest: self._predict,
+            TokenizeRequest: self._spell,
+        }
 
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
-        """Vectors of all inputs, in order."""
+    async def run(self, request: Request[ResultT]) -> ResultT:
+        """The result of all inputs or documents, in order."""
         async with self._cache.lease(request.model) as model:
-            batched, counts, timings, cut = await self._run(model, model.tokenize, request)
+            answered: ResultT = await self._handlers[type(request)](model, request)
+            return answered
+
+    async def _embed(self, model: Model, request: EmbedRequest) -> EmbedResult:
+        """Vectors of all inputs, in order."""
+        batched, counts, timings, cut = await self._run(model, model.tokenize, request)
         return EmbedResult(
             finish(batched.rows, request.dimensions, request.normalize),
             counts,
@@ -97,12 +106,11 @@ class Inference:
             cut,
         )
 
-    async def rerank(self, request: RerankRequest) -> RerankResult:
+    async def _rerank(self, model: Model, request: RerankRequest) -> RerankResult:
         """Scores of all documents, in order: a cross-encoder's, or an embedding model's cosines."""
-        async with self._cache.lease(request.model) as model:
-            if model.manifest.task == "embedding":
-                return await self._rerank_by_cosine(model, request)
-            batched, counts, timings, cut = await self._run(model, model.tokenize_pairs, request)
+        if model.manifest.task == "embedding":
+            return await self._rerank_by_cosine(model, request)
+        batched, counts, timings, cut = await self._run(model, model.tokenize_pairs, request)
         logits = np.ascontiguousarray(batched.rows[:, 0])
         return RerankResult(
             logits.astype(np.float64) if request.raw_scores else sigmoid(logits),
@@ -116,10 +124,9 @@ class Inference:
             cut,
         )
 
-    async def predict(self, request: PredictRequest) -> PredictResult:
+    async def _predict(self, model: Model, request: PredictRequest) -> PredictResult:
         """Each label's score for all inputs, in order: softmax, or sigmoid of a single label."""
-        async with self._cache.lease(request.model) as model:
-            batched, counts, timings, cut = await self._run(model, model.tokenize_inputs, request)
+        batched, counts, timings, cut = await self._run(model, model.tokenize_inputs, request)
         logits = batched.rows
         if request.raw_scores:
             scores = logits.astype(np.float64)
@@ -137,13 +144,12 @@ class Inference:
             cut,
         )
 
-    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+    async def _spell(self, model: Model, request: TokenizeRequest) -> TokenizeResult:
         """Tokens of all inputs, in order. Waits for no other request's batch."""
-        async with self._cache.lease(request.model) as model:
-            characters = characters_of(request)
-            rows, counts, tokenization_s = await self._tokenize(
-                lambda: model.spell(request, self._max_request_tokens), characters, "inputs"
-            )
+        characters = characters_of(request)
+        rows, counts, tokenization_s = await self._tokenize(
+            lambda: model.spell(request, self._max_request_tokens), characters, "inputs"
+        )
         manifest = model.manifest
         return TokenizeResult(
             np.concatenate([row.spans for row in rows]),
@@ -210,8 +216,8 @@ class Inference:
     async def _run(
         self,
         model: Model,
-        tokenize: Callable[[AnyRequest], Steps[Sequence[T]]],
-        request: AnyRequest,
+        tokenize: Callable[[RequestT], Steps[Sequence[T]]],
+        request: RequestT,
     ) -> tuple[Batched, tuple[int, ...], Timings, tuple[int, ...]]:
         """Tokenise and batch what was let in: tokenising comes after, so that no refusal costs it."""
         manifest = model.manifest
@@ -221,7 +227,7 @@ class Inference:
             sequences, counts, tokenization_s = await self._tokenize(
                 lambda: self._in_slices(tokenize, request, manifest.max_tokens),
                 characters_of(request),
-                field_of(request),
+                request.items_as_told,
             )
             batched = await self._batcher.submit(model, sequences, reservation)
         _check_finite(batched.rows, model, request)
@@ -229,7 +235,7 @@ class Inference:
         return batched, counts, Timings(tokenization_s, batched.queue_s, batched.inference_s), cut
 
     def _in_slices(
-        self, tokenize: Callable[[AnyRequest], Steps[Sequence[T]]], request: AnyRequest, max_tokens: int
+        self, tokenize: Callable[[RequestT], Steps[Sequence[T]]], request: RequestT, max_tokens: int
     ) -> Steps[list[T]]:
         """All tokens, or PayloadTooLarge before many more are held than a request may have.
 
@@ -246,7 +252,7 @@ class Inference:
                 raise in_whole(error, number * size) from error
             total += sum(map(len, rows))
             counted_all = number + 1 == len(slices)
-            check_tokens(total, self._max_request_tokens, field_of(request), counted_all=counted_all)
+            check_tokens(total, self._max_request_tokens, request.items_as_told, counted_all=counted_all)
             sequences += rows
         return sequences
 
@@ -270,14 +276,14 @@ class Inference:
         return sequences, counts, tokenization_s
 
 
-def _check_finite(rows: FloatMatrix, model: Model, request: AnyRequest) -> None:
+def _check_finite(rows: FloatMatrix, model: Model, request: RequestT) -> None:
     """Raises NotFinite naming the first input that the model has no numbers for."""
     found = rows_not_finite(rows)
     if not found:
         return
-    query_rows = len(rows) - len(texts_of(request))  # one, if its own vector is compared with the others
+    query_rows = len(rows) - len(request.texts)  # one, if its own vector is compared with the others
     index = found[0] - query_rows
-    field = "query" if index < 0 else f"{field_of(request)}[{index}]"
+    field = "query" if index < 0 else f"{request.items_as_told}[{index}]"
     advice = "serve its CPU build" if model.manifest.device == "gpu" else "build it anew"
     raise NotFinite(
         f"{model.manifest.name} gives NaN or infinite numbers for {field}: leave it out, or {advice}",

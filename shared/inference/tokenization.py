@@ -18,31 +18,11 @@ from tokenizers import Tokenizer as HfTokenizer
 
 from shared.contracts import CutIds, TextInput, TokenPair, Tokens, TruncationSide
 from shared.engines.panics import panics_are_errors
-from shared.errors import (
-    BeyondMemory,
-    InputTooLong,
-    InvalidArtefact,
-    InvalidInput,
-)
+from shared.errors import BeyondMemory, InputTooLong, InvalidArtefact, InvalidInput
 from shared.inference.cuts import Cuts
-from shared.inference.layout import (
-    Layout,
-    cut,
-    kept,
-    layout_of,
-)
-from shared.inference.long_texts import (
-    SLICE_CHARACTERS,
-    LongTexts,
-    each,
-    weight,
-)
-from shared.inference.spelling import (
-    Spelling,
-    joined,
-    special_around,
-    spelling_of,
-)
+from shared.inference.layout import Layout, cut, kept, layout_of
+from shared.inference.long_texts import SLICE_CHARACTERS, LongTexts, each, weight
+from shared.inference.spelling import Spelling, joined, special_around, spelling_of
 from shared.inference.steps import Steps
 from shared.request_size import check_tokens
 

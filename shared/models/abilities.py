@@ -5,12 +5,12 @@ Does not know requests' contents, nor where models are.
 
 from __future__ import annotations
 
-from shared.contracts import EmbedRequest, ModelCard, PredictRequest, Request, RerankRequest
+from shared.contracts import AnyRequest, EmbedRequest, ModelCard, PredictRequest, RerankRequest
 from shared.errors import InvalidInput
 from shared.models.manifest import Manifest
 
 
-def check_can(kind: type[Request], model: ModelCard | Manifest) -> None:
+def check_can(kind: type[AnyRequest], model: ModelCard | Manifest) -> None:
     """Raises InvalidInput, with what would be right, if `model` answers no request of that kind."""
     if kind is EmbedRequest and model.task != "embedding":
         message = "is a cross-encoder, which has no vectors: rerank with it, or name an embedding model"
@@ -23,7 +23,7 @@ def check_can(kind: type[Request], model: ModelCard | Manifest) -> None:
     raise InvalidInput(f"{model.name} {message}", field="model")
 
 
-def can(kind: type[Request], model: ModelCard | Manifest) -> bool:
+def can(kind: type[AnyRequest], model: ModelCard | Manifest) -> bool:
     try:
         check_can(kind, model)
     except InvalidInput:

@@ -19,12 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from shared.errors import InvalidArtefact, Misconfigured, StoreUnavailable
 from shared.models.manifest import File
-from shared.storage.regular_files import (
-    FileRefused,
-    check_folders,
-    open_regular,
-    read_capped,
-)
+from shared.storage.regular_files import FileRefused, check_folders, open_regular, read_capped
 from shared.storage.translate import azure_errors, client_options, disk_errors
 
 if TYPE_CHECKING:

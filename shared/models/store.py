@@ -28,12 +28,7 @@ from shared.models.manifest import (
     encode_manifest,
     encode_pointer,
 )
-from shared.models.objects import (
-    BlobObjects,
-    FolderObjects,
-    ObjectStore,
-    difference,
-)
+from shared.models.objects import BlobObjects, FolderObjects, ObjectStore, difference
 from shared.names import check_name, is_name
 from shared.settings import Settings
 from shared.storage.translate import disk_errors

@@ -44,13 +44,7 @@ from opencensus.ext.azure.common.transport import TransportMixin, TransportStatu
 from shared.context import trace
 from shared.context.trace import Span
 from shared.errors import Misconfigured
-from shared.observability.logs import (
-    FAILURE,
-    OURS,
-    Failure,
-    failure_of,
-    fields_of,
-)
+from shared.observability.logs import FAILURE, OURS, Failure, failure_of, fields_of
 from shared.observability.metrics import Telemetry
 
 QUEUE_ITEMS = 20_000

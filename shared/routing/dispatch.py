@@ -18,34 +18,14 @@ from typing import Protocol
 from shared import partition
 from shared.backends.base import Backend
 from shared.context import deadline, preference
-from shared.contracts import (
-    Device,
-    EmbedRequest,
-    EmbedResult,
-    ModelCard,
-    ModelState,
-    PredictRequest,
-    PredictResult,
-    Request,
-    RerankRequest,
-    RerankResult,
-    TokenizeRequest,
-    TokenizeResult,
-    texts_of,
-)
+from shared.contracts import AnyRequest, Device, ModelCard, ModelState, Request, ResultT
 from shared.errors import BeyondMemory, BlitzError, Overloaded, Unavailable, UnknownModel
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry
-from shared.partition import AnyRequest, AnyResult
 from shared.request_size import characters_of, check_characters, estimate_request
 from shared.routing.lane import Lane
 from shared.routing.parts import Parts
-from shared.routing.policy import (
-    Policy,
-    Work,
-    preferring,
-    wants_gpu,
-)
+from shared.routing.policy import Policy, Work, preferring, wants_gpu
 
 _log = logging.getLogger(__name__)
 
@@ -119,18 +99,11 @@ class Dispatcher:
         self._gpu_wanted: Callable[[], None] | None = None
         self._metrics = metrics
 
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
-        return await self._dispatch(request, lambda backend, part: backend.embed(part))
-
-    async def rerank(self, request: RerankRequest) -> RerankResult:
-        return await self._dispatch(request, lambda backend, part: backend.rerank(part))
-
-    async def predict(self, request: PredictRequest) -> PredictResult:
-        return await self._dispatch(request, lambda backend, part: backend.predict(part))
-
-    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+    async def run(self, request: Request[ResultT]) -> ResultT:
+        if request.runs_model:
+            return await self._dispatch(request)
         with preference.stated("cpu"):  # a GPU has nothing to do here, and need not be woken
-            return await self._dispatch(request, lambda backend, part: backend.tokenize(part))
+            return await self._dispatch(request)
 
     def watch_gpu_work(self, wanted: Callable[[], None]) -> None:
         """Call `wanted` for each request that goes to the GPU, or would if that were up."""
@@ -175,11 +148,8 @@ class Dispatcher:
         for lane in self._lanes.values():
             await lane.backend.close()
 
-    async def _dispatch(
-        self, request: AnyRequest, ask: Callable[[Backend, AnyRequest], Awaitable[AnyResult]]
-    ) -> AnyResult:
-        field = partition.field_of(request)
-        check_characters(characters_of(request), self._max_request_tokens, field)
+    async def _dispatch(self, request: Request[ResultT]) -> ResultT:
+        check_characters(characters_of(request), self._max_request_tokens, request.items_as_told)
         work = _work(request, await self._catalogue.cards_of(request.model))
         views = {device: lane.view for device, lane in self._lanes.items()}
         device = preference.preferred()
@@ -195,7 +165,7 @@ class Dispatcher:
             is_last = tried == len(decision.devices)
             try:
                 async with deadline.within(self._share_s(is_last)):
-                    return await self._attempt(self._lanes[device], request, work.tokens, ask)
+                    return await self._attempt(self._lanes[device], request, work.tokens)
             except BlitzError as error:
                 if not _another_may_answer(error):
                     raise
@@ -215,20 +185,19 @@ class Dispatcher:
     async def _attempt(
         self,
         lane: Lane,
-        request: AnyRequest,
+        request: Request[ResultT],
         tokens: int,
-        ask: Callable[[Backend, AnyRequest], Awaitable[AnyResult]],
-    ) -> AnyResult:
+    ) -> ResultT:
         """The whole request on one backend, and one result."""
         parts = [request]
         if lane.is_remote and tokens * ESTIMATED_TOO_LOW <= self._max_request_tokens:
             parts = partition.split(request, self._chunk_texts)
         with lane.attempt(tokens, is_split=len(parts) > 1):
             if len(parts) == 1:
-                return await lane.call(lambda backend: ask(backend, request))
+                return await lane.call(lambda backend: backend.run(request))
             results = await Parts(
                 parts,
-                lambda part: lane.call(lambda backend: ask(backend, part), is_part=True),
+                lambda part: lane.call(lambda backend: backend.run(part), is_part=True),
                 part_texts=self._chunk_texts,
                 max_tokens=self._max_request_tokens,
             ).answer()
@@ -245,8 +214,8 @@ class Dispatcher:
         self._waking = asyncio.get_running_loop().create_task(wake, context=Context())
 
 
-def _work(request: Request, cards: Sequence[ModelCard]) -> Work:
-    texts = texts_of(request)
+def _work(request: AnyRequest, cards: Sequence[ModelCard]) -> Work:
+    texts = request.texts
     cross_encoder = any(card.task == "cross-encoder" for card in cards)
     max_tokens = max((card.max_tokens for card in cards), default=None)
     tokens = estimate_request(request, paired=cross_encoder, max_tokens=max_tokens)

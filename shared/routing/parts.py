@@ -11,15 +11,15 @@ from contextlib import suppress
 from typing import Any, Generic
 
 from shared import partition
+from shared.contracts import Request, ResultT
 from shared.errors import BlitzError, Overloaded
-from shared.partition import AnyRequest, AnyResult
 from shared.request_size import check_tokens
 
 RETRY_S = 1.0
 """A backend that has too much to do and does not say for how long is asked again after this."""
 
 
-class Parts(Generic[AnyRequest, AnyResult]):
+class Parts(Generic[ResultT]):
     """Answers `parts` by `call`. part_texts: how many texts each has, but the last. max_tokens: of all.
 
     A backend sees parts as requests, and its queue may have room for the first of them only. A request
@@ -30,22 +30,22 @@ class Parts(Generic[AnyRequest, AnyResult]):
 
     def __init__(
         self,
-        parts: Sequence[AnyRequest],
-        call: Callable[[AnyRequest], Awaitable[AnyResult]],
+        parts: Sequence[Request[ResultT]],
+        call: Callable[[Request[ResultT]], Awaitable[ResultT]],
         *,
         part_texts: int,
         max_tokens: int,
     ) -> None:
-        self._parts: Sequence[AnyRequest] = parts
-        self._call: Callable[[AnyRequest], Awaitable[AnyResult]] = call
+        self._parts: Sequence[Request[ResultT]] = parts
+        self._call: Callable[[Request[ResultT]], Awaitable[ResultT]] = call
         self._part_texts = part_texts
         self._max_tokens = max_tokens
-        self._results: dict[int, AnyResult] = {}
+        self._results: dict[int, ResultT] = {}
         self._newest = ""
         self._under_way = 0
         self._answered = asyncio.Condition()
 
-    async def answer(self) -> list[AnyResult]:
+    async def answer(self) -> list[ResultT]:
         """Results in order. Parts that an older revision answered are asked once more.
 
         Raises the first error of a part, which ends the others, and PayloadTooLarge as soon as those
@@ -69,9 +69,9 @@ class Parts(Generic[AnyRequest, AnyResult]):
         self._newest = result.revision
         tokens = sum(each.total_tokens for each in self._results.values())
         complete = len(self._results) == len(self._parts)
-        check_tokens(tokens, self._max_tokens, partition.field_of(part), counted_all=complete)
+        check_tokens(tokens, self._max_tokens, part.items_as_told, counted_all=complete)
 
-    async def _admitted(self, part: AnyRequest) -> AnyResult:
+    async def _admitted(self, part: Request[ResultT]) -> ResultT:
         """The answer, however often the backend says that it has too much to do."""
         while True:
             self._under_way += 1

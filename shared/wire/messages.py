@@ -10,38 +10,17 @@ Error:   {"code": str, "message": str, "field": str | nil, "retry_after_s": floa
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from shared.contracts import (
-    EmbedResult,
-    PredictResult,
-    Request,
-    RerankResult,
-    Result,
-    TokenizeResult,
-)
+from shared.contracts import AnyRequest, RequestT, Result, ResultT
 from shared.errors import BackendFailed, BlitzError, InvalidInput
 from shared.wire.codec import pack, unpack
 
 MAX_RESPONSE_BYTES = 256_000_000
 """What a result may take: 2,048 vectors of 8,192 dimensions are 67 MB."""
-
-
-_ARRAYS: dict[type[object], tuple[str, str, int]] = {
-    EmbedResult: ("vectors", "<f4", 2),
-    RerankResult: ("scores", "<f8", 1),
-    PredictResult: ("scores", "<f8", 2),
-    TokenizeResult: ("spans", "<i4", 2),
-}
-"""The field of a result that is an array, its type and dimensions. One row or entry a token count, or a
-token."""
-
-
-AnyRequest = TypeVar("AnyRequest", bound=Request)
-AnyResult = TypeVar("AnyResult", EmbedResult, RerankResult, PredictResult, TokenizeResult)
 
 
 class _Error(msgspec.Struct):
@@ -51,45 +30,45 @@ class _Error(msgspec.Struct):
     retry_after_s: float | None = None
 
 
-def pack_request(request: Request) -> bytes:
+def pack_request(request: AnyRequest) -> bytes:
     return pack(msgspec.to_builtins(request))
 
 
-def unpack_request(data: bytes, kind: type[AnyRequest], *, max_bytes: int) -> AnyRequest:
+def unpack_request(data: bytes, kind: type[RequestT], *, max_bytes: int) -> RequestT:
     """Raises InvalidInput and EmptyInput."""
     value = unpack(data, max_bytes=max_bytes)
     try:
-        return msgspec.convert(value, kind)
+        request = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the request is not valid: {error}") from None
+    return request
 
 
 def pack_result(result: Result) -> bytes:
     return pack(msgspec.to_builtins(result, builtin_types=(np.ndarray,)))
 
 
-def unpack_result(
-    data: bytes, kind: type[AnyResult], *, max_bytes: int = MAX_RESPONSE_BYTES
-) -> AnyResult:
+def unpack_result(data: bytes, kind: type[ResultT], *, max_bytes: int = MAX_RESPONSE_BYTES) -> ResultT:
     """Raises BackendFailed: a backend, not a caller, wrote this."""
-    name, dtype, dimensions = _ARRAYS[kind]
     try:
-        value = unpack(data, max_bytes=max_bytes)
-        array = value[name]
-        result = msgspec.convert(value, kind)
-        if not isinstance(array, np.ndarray) or array.dtype.str != dtype or array.ndim != dimensions:
-            raise TypeError(name)
-        logits = result.logits if isinstance(result, RerankResult) else None
-        if logits is not None and (logits.dtype.str, logits.shape) != ("<f4", array.shape):
-            raise TypeError("logits")
-        if isinstance(result, TokenizeResult):
-            if not array.shape == (len(result.texts), 4) == (result.total_tokens, 4):
-                raise ValueError("texts")
-        elif array.shape[0] != len(result.token_counts):
-            raise ValueError("token_counts")
-    except (InvalidInput, msgspec.ValidationError, LookupError, TypeError, ValueError):
+        result = msgspec.convert(unpack(data, max_bytes=max_bytes), kind)
+        for name in kind.joined:
+            _check_rows(kind, name, getattr(result, name), result.rows)
+    except (InvalidInput, msgspec.ValidationError, TypeError, ValueError):
         raise BackendFailed("the backend's answer could not be read") from None
     return result
+
+
+def _check_rows(kind: type[Result], name: str, value: Any, rows: int) -> None:
+    """Raises TypeError or ValueError if a field of a result is not as its class says."""
+    if value is None:
+        return  # a field that may be, or msgspec would have said so
+    if name in kind.arrays:
+        dtype, dimensions = kind.arrays[name]
+        if not isinstance(value, np.ndarray) or (value.dtype.str, value.ndim) != (dtype, dimensions):
+            raise TypeError(name)
+    if len(value) != rows:
+        raise ValueError(name)
 
 
 def pack_error(error: BlitzError) -> bytes:

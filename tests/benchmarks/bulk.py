@@ -40,14 +40,14 @@ from shared.bulk.connection import open_storage
 from shared.contracts import EmbedRequest, EmbedResult
 from shared.settings import Settings
 class Free:
-    async def embed(self, request):
+    async def run(self, request):
         n = len(request.inputs)
         return EmbedResult(np.zeros((n, 384), np.float32), (1,) * n, request.model, "")
 async def work():
     settings = Settings.from_env(os.environ)
     inference = Free() if sys.argv[1] == "free" else create_inference(settings)
     storage = open_storage(settings)
-    await inference.embed(EmbedRequest("{MODEL}", ("hello",)))
+    await inference.run(EmbedRequest("{MODEL}", ("hello",)))
     print("ready", flush=True)
     bulk = build_bulk(settings, storage, inference)
     await Driver(bulk, storage, "cpu", Pace(poll_s={_POLL_S})).run()

@@ -24,12 +24,13 @@ from shared.errors import Overloaded
 from shared.models.catalogue import Catalogue
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
+from tests.fakes import ByOperation
 
 REQUESTS, WARM_UP, CLIENTS = 5_000, 500, 8
 BODY = {"model": "free", "input": "how do I reset my password?", "encoding_format": "base64"}
 
 
-class Free:
+class Free(ByOperation):
     """A model that needs no time. full: its queue has no room."""
 
     def __init__(self, full: bool) -> None:

@@ -12,15 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shared.contracts import Device
-from shared.routing.policy import (
-    SPEEDS,
-    BackendView,
-    Decision,
-    Policy,
-    Speed,
-    adaptive,
-    fixed,
-)
+from shared.routing.policy import SPEEDS, BackendView, Decision, Policy, Speed, adaptive, fixed
 from tests.benchmarks.traffic import DAY_S, Arrival, day_of, recorded_days, synthetic_counts
 
 SEED = 3

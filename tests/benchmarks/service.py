@@ -163,7 +163,7 @@ settings = Settings(role="cpu", model_store=sys.argv[1])
 inference = cpu.create_inference(settings)
 backend.create_app(settings, inference)
 async def main(texts):
-    await inference.embed(EmbedRequest(sys.argv[2], texts))
+    await inference.run(EmbedRequest(sys.argv[2], texts))
 asyncio.run(main(("hello",)))
 if len(sys.argv) > 3:
     for _ in range(20):

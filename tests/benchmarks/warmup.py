@@ -24,13 +24,7 @@ from shared.routing.forecast import (
     should_wake,
     slot_at,
 )
-from shared.routing.policy import (
-    BackendView,
-    Policy,
-    adaptive,
-    fixed,
-    wants_gpu,
-)
+from shared.routing.policy import BackendView, Policy, adaptive, fixed, wants_gpu
 from tests.benchmarks.routing import GPU_IDLE_S, GPU_WAKE_S, SEED, Outcome, Simulation
 from tests.benchmarks.traffic import (
     DAY_S,

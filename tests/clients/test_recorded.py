@@ -17,12 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.functions.api.test_router import (
-    FakeBackend,
-    client_of,
-    post,
-    vector_of,
-)
+from tests.functions.api.test_router import FakeBackend, client_of, post, vector_of
 
 pytestmark = pytest.mark.anyio
 

@@ -91,7 +91,7 @@ async def test_on_the_cpu_it_serves_if_allowed(
     settings = Settings(role="gpu", model_store=store, cache_dir=tmp_path / "b", allow_cpu=True)
     inference = gpu.create_inference(settings)
     try:
-        result = await inference.embed(EmbedRequest("tiny", ("a b", "c")))
+        result = await inference.run(EmbedRequest("tiny", ("a b", "c")))
         assert result.vectors.shape == (2, 32)
         assert np.isfinite(result.vectors).all()
         assert result.token_counts == (4, 3)

@@ -234,7 +234,7 @@ async def test_no_log_holds_a_key(caplog: pytest.LogCaptureFixture) -> None:
 async def test_a_callers_key_is_not_passed_on_to_a_backend() -> None:
     """Nothing of the four places arrives in what the backend gets."""
     received: list[str] = []
-    answer = messages.pack_result(await FakeInference().embed(EmbedRequest("m", ("a",))))
+    answer = messages.pack_result(await FakeInference().run(EmbedRequest("m", ("a",))))
 
     async def serve(request: web.Request) -> web.Response:
         received.append(f"{request.raw_path} {request.raw_headers!r} {await request.read()!r}")

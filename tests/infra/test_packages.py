@@ -43,7 +43,7 @@ from functions.gpu import create_inference
 from shared.contracts import EmbedRequest
 from shared.settings import Settings
 inference = create_inference(Settings.from_env(os.environ))
-result = asyncio.run(inference.embed(EmbedRequest("tiny", ("w1 w2", "w3"))))
+result = asyncio.run(inference.run(EmbedRequest("tiny", ("w1 w2", "w3"))))
 print(json.dumps(result.vectors.tolist()))
 """
 

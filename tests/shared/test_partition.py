@@ -21,12 +21,7 @@ from shared.contracts import (
     TokenizeResult,
 )
 from shared.errors import EmptyInput, InputTooLong
-from shared.partition import (
-    field_of,
-    in_whole,
-    join,
-    split,
-)
+from shared.partition import in_whole, join, split
 
 TEXTS = st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=40).map(tuple)
 SIZES = st.integers(1, 45)
@@ -152,4 +147,4 @@ def test_fields_are_called_as_the_contracts_call_them(request_, make_empty) -> N
     """The same name as in the error that an empty request gets."""
     with pytest.raises(EmptyInput) as caught:
         make_empty()
-    assert field_of(request_) == caught.value.field
+    assert request_.items_as_told == caught.value.field

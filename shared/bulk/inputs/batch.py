@@ -10,19 +10,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from shared.bulk.inputs.jsonl import (
-    read_line,
-    read_object,
-    read_string,
-    write_object,
-)
-from shared.bulk.inputs.lines import (
-    BadRecord,
-    RawRecord,
-    check_id,
-    check_text,
-    parse_records,
-)
+from shared.bulk.inputs.jsonl import read_line, read_object, read_string, write_object
+from shared.bulk.inputs.lines import BadRecord, RawRecord, check_id, check_text, parse_records
 from shared.bulk.inputs.seen import Seen
 from shared.bulk.rows import BadRow, Row
 from shared.dialects.body import read_inputs

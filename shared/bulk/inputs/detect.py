@@ -13,23 +13,13 @@ from typing import Literal, get_args
 from shared.bulk.inputs.allowance import NO_LIMITS, Allowance
 from shared.bulk.inputs.batch import looks_like_batch, read_batch
 from shared.bulk.inputs.delimited import read_delimited
-from shared.bulk.inputs.foreign import (
-    refuse_binary,
-    refuse_foreign,
-    refuse_markup,
-    refuse_name,
-)
+from shared.bulk.inputs.foreign import refuse_binary, refuse_foreign, refuse_markup, refuse_name
 from shared.bulk.inputs.jsonl import looks_like_object, read_jsonl, read_text
 from shared.bulk.inputs.lines import read_records
 from shared.bulk.inputs.parquet import read_parquet
 from shared.bulk.inputs.source import Source, read_blocks
 from shared.bulk.rows import BadRow, Row
-from shared.compression import (
-    Compression,
-    Truncated,
-    compression_of,
-    unpack,
-)
+from shared.compression import Compression, Truncated, compression_of, unpack
 from shared.errors import InvalidInput
 
 Kind = Literal["jsonl", "batch", "csv", "tsv", "parquet", "text"]

@@ -164,7 +164,7 @@ class Embedder:
         while True:
             try:
                 async with asyncio.timeout(ANSWER_S):
-                    return await self._backend.embed(request)
+                    return await self._backend.run(request)
             except TimeoutError:
                 raise DeadlineExceeded(f"a chunk took more than {ANSWER_S:.0f} s") from None
             except Overloaded as error:

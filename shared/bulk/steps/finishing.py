@@ -16,12 +16,7 @@ import pyarrow as pa
 from shared.bulk import jobs
 from shared.bulk.jobs import Counts, Job, Manifest, Output, Split
 from shared.bulk.outputs.batch import write_batch, write_batch_errors
-from shared.bulk.outputs.writing import (
-    write_ids,
-    write_jsonl,
-    write_npy,
-    write_parquet,
-)
+from shared.bulk.outputs.writing import write_ids, write_jsonl, write_npy, write_parquet
 from shared.bulk.rows import BadRow, unpack_part
 from shared.bulk.steps.expiry import expiring
 from shared.errors import Unavailable

@@ -20,16 +20,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from functions.api.app import create_app
-from shared.contracts import (
-    EmbedRequest,
-    EmbedResult,
-    PredictRequest,
-    PredictResult,
-    RerankRequest,
-    RerankResult,
-    TokenizeRequest,
-    TokenizeResult,
-)
+from shared.contracts import AnyRequest, PredictRequest
 from shared.dialects.operations import OPERATIONS, PATHS, Operation, asks_for
 from shared.errors import InvalidInput
 from shared.models.catalogue import Catalogue
@@ -60,17 +51,8 @@ VALID: tuple[dict[str, Any], ...] = (
 class OverTheWire(FakeInference):
     """As HttpBackend: a request must be packed, and read by a backend."""
 
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
-        return await super().embed(_repacked(request))
-
-    async def rerank(self, request: RerankRequest) -> RerankResult:
-        return await super().rerank(_repacked(request))
-
-    async def predict(self, request: PredictRequest) -> PredictResult:
-        return await super().predict(_repacked(request))
-
-    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
-        return await super().tokenize(_repacked(request))
+    async def run(self, request: AnyRequest) -> Any:
+        return await super().run(_repacked(request))
 
 
 def _repacked(request: Any) -> Any:

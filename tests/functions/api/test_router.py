@@ -27,6 +27,7 @@ from functions.router import function_app
 from shared import errors
 from shared.context import preference
 from shared.contracts import (
+    AnyRequest,
     Device,
     EmbedRequest,
     EmbedResult,
@@ -34,26 +35,19 @@ from shared.contracts import (
     ModelState,
     PredictRequest,
     PredictResult,
-    Request,
     RerankRequest,
     RerankResult,
     Timings,
     TokenizeRequest,
     TokenizeResult,
-    texts_of,
 )
 from shared.dialects.operations import OPERATIONS, PATHS, operations_at
-from shared.errors import (
-    BackendFailed,
-    InputTooLong,
-    ModelLoadFailed,
-    Overloaded,
-    UnknownModel,
-)
+from shared.errors import BackendFailed, InputTooLong, ModelLoadFailed, Overloaded, UnknownModel
 from shared.models.catalogue import Catalogue
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
 from shared.wire import codec
+from tests.fakes import ByOperation
 from tests.patience import PATIENCE_S
 
 MSGPACK = {"content-type": "application/msgpack"}
@@ -65,7 +59,7 @@ COHERE_ERROR = {"message", "detail", "error"}
 TIMINGS = Timings(tokenization_s=0.001, queue_s=0.002, inference_s=0.003)
 
 
-class FakeBackend:
+class FakeBackend(ByOperation):
     """A backend and the catalogue of its models, both at once.
 
     What it answers depends on nothing but the text. Raises `error` instead if there is one. Models
@@ -84,7 +78,7 @@ class FakeBackend:
         self.error = error
         self.delay_s = delay_s
         self.device = device
-        self.requests: list[Request] = []
+        self.requests: list[AnyRequest] = []
         self.model_states = [ModelState(name, "warm") for name in self.model_names]
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
@@ -130,7 +124,7 @@ class FakeBackend:
 
     async def close(self) -> None: ...
 
-    async def _receive(self, request: Request) -> None:
+    async def _receive(self, request: AnyRequest) -> None:
         self.requests.append(request)
         await asyncio.sleep(self.delay_s)
         if self.error:
@@ -153,8 +147,8 @@ def score_of(query: str, item: Any) -> float:
     return hashlib.sha256(f"{query}|{item}".encode()).digest()[0] / 255
 
 
-def _counts(request: Request) -> tuple[int, ...]:
-    return tuple(len(item) for item in texts_of(request))
+def _counts(request: AnyRequest) -> tuple[int, ...]:
+    return tuple(len(item) for item in request.texts)
 
 
 def vector_of(item: Any, dimensions: int) -> np.ndarray[Any, np.dtype[np.float32]]:

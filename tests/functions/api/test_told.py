@@ -8,13 +8,7 @@ from typing import Any
 import pytest
 
 from shared.settings import Settings
-from tests.functions.api.test_not_finite import (
-    ASKED,
-    BODIES,
-    GOOD,
-    client_of,
-    filled,
-)
+from tests.functions.api.test_not_finite import ASKED, BODIES, GOOD, client_of, filled
 from tests.tiny import MAX_TOKENS, Tiny, publish_all
 
 pytestmark = pytest.mark.anyio

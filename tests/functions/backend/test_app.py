@@ -19,12 +19,12 @@ from functions.backend import app
 from shared import errors
 from shared.context import deadline
 from shared.contracts import (
+    AnyRequest,
     EmbedRequest,
     EmbedResult,
     ModelState,
     PredictRequest,
     PredictResult,
-    Request,
     RerankRequest,
     RerankResult,
     TokenizeRequest,
@@ -33,6 +33,7 @@ from shared.contracts import (
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
 from shared.wire import codec, messages
+from tests.fakes import ByOperation
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
@@ -47,11 +48,11 @@ BODIES: dict[str, bytes] = {
 }
 
 
-class FakeInference:
+class FakeInference(ByOperation):
     """Rows are [length, 1]; `error` is raised instead, `hang` never answers. Keeps what it was asked."""
 
     def __init__(self) -> None:
-        self.asked: list[Request] = []
+        self.asked: list[AnyRequest] = []
         self.error: Exception | None = None
         self.hang = False
         self.started = asyncio.Event()
@@ -90,7 +91,7 @@ class FakeInference:
     async def close(self) -> None:
         pass
 
-    async def _rows(self, request: Request, inputs: tuple[Any, ...]) -> Any:
+    async def _rows(self, request: AnyRequest, inputs: tuple[Any, ...]) -> Any:
         self.asked.append(request)
         self.started.set()
         if self.hang:

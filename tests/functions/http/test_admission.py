@@ -14,12 +14,7 @@ from functions.http.admission import PROBES, SMALL_BYTES, Admission
 from shared.dialects.operations import PATHS, error_format_at
 from shared.errors import Overloaded
 from shared.wire import messages
-from tests.functions.api.test_hostile_http import (
-    BODY,
-    exchange,
-    http,
-    serving,
-)
+from tests.functions.api.test_hostile_http import BODY, exchange, http, serving
 from tests.functions.api.test_router import FakeBackend, app_of
 from tests.functions.backend import test_app
 from tests.functions.backend.test_app import FakeInference

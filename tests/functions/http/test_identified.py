@@ -138,7 +138,7 @@ async def test_backends_and_every_log_line_have_it(
             class Remote(FakeBackend):
                 async def _receive(self, request: object) -> None:
                     try:
-                        await backend.embed(asked)
+                        await backend.run(asked)
                     finally:
                         await backend.close()
 

@@ -24,13 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from functions.bulk.steps import build_bulk
-from functions.local.driver import (
-    MAX_TRIES,
-    RETRY_S,
-    Driver,
-    Pace,
-    bulk_hint,
-)
+from functions.local.driver import MAX_TRIES, RETRY_S, Driver, Pace, bulk_hint
 from shared.backends.base import Backend
 from shared.bulk import jobs, passed_over
 from shared.bulk.inputs.allowance import NO_LIMITS
@@ -38,12 +32,7 @@ from shared.bulk.pipeline import SPLITS, Bulk
 from shared.errors import StoreUnavailable, Unavailable
 from shared.routing.policy import fixed
 from shared.settings import Settings
-from shared.storage.blobs import (
-    Blobs,
-    Message,
-    Queue,
-    Storage,
-)
+from shared.storage.blobs import Blobs, Message, Queue, Storage
 from shared.storage.connect import local_storage, open_storage
 from tests.patience import PATIENCE_S, wait_until
 from tests.server import ROOT, free_port, metrics_of, started_service, wait_until_ready

@@ -10,12 +10,7 @@ import pytest
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError
 
-from shared.backends.credential import (
-    REFRESH_BEFORE_S,
-    EntraToken,
-    authorization_of,
-    shared_secret,
-)
+from shared.backends.credential import REFRESH_BEFORE_S, EntraToken, authorization_of, shared_secret
 from shared.errors import Misconfigured, Unavailable
 from shared.settings import Settings
 

@@ -36,6 +36,7 @@ from shared.contracts import (
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
 from shared.wire import codec, messages
+from tests.fakes import ByOperation
 from tests.patience import PATIENCE_S
 from tests.server import free_port
 
@@ -56,7 +57,7 @@ def _no_waiting() -> Iterator[None]:
         yield
 
 
-class FakeInference:
+class FakeInference(ByOperation):
     """Answers with fixed values, keeps the requests, raises `error` when there is one."""
 
     def __init__(self) -> None:
@@ -187,10 +188,10 @@ async def test_a_call_over_http_is_the_call_in_process() -> None:
     """Requests and results of each kind arrive equal, arrays bit for bit; states too."""
     inference = FakeInference()
     async with serving(inference) as url, backend_at(url + "/") as backend:
-        embedded = await backend.embed(REQUEST)
-        reranked = await backend.rerank(RERANK)
-        predicted = await backend.predict(PREDICT)
-        spelled = await backend.tokenize(TOKENIZE)
+        embedded = await backend.run(REQUEST)
+        reranked = await backend.run(RERANK)
+        predicted = await backend.run(PREDICT)
+        spelled = await backend.run(TOKENIZE)
         assert await backend.states() == STATES  # 503: not ready is an answer
     assert inference.requests == [REQUEST, RERANK, PREDICT, TOKENIZE, "states"]
     assert embedded.vectors.tolist() == [[3, 1], [2, 1]]
@@ -216,10 +217,10 @@ async def test_errors_arrive_as_the_class_that_was_raised(error: errors.BlitzErr
     inference.error = error
     async with serving(inference) as url, backend_at(url) as backend:
         calls: list[Callable[[], Awaitable[Any]]] = [
-            lambda: backend.embed(REQUEST),
-            lambda: backend.rerank(RERANK),
-            lambda: backend.predict(PREDICT),
-            lambda: backend.tokenize(TOKENIZE),
+            lambda: backend.run(REQUEST),
+            lambda: backend.run(RERANK),
+            lambda: backend.run(PREDICT),
+            lambda: backend.run(TOKENIZE),
             backend.states,
         ]
         for call in calls:
@@ -233,7 +234,7 @@ async def test_nothing_listening_is_unavailable() -> None:
     """A refused connection: 503, worth a retry."""
     async with backend_at(f"http://127.0.0.1:{free_port()}") as backend:
         with pytest.raises(errors.Unavailable) as caught:
-            await backend.embed(REQUEST)
+            await backend.run(REQUEST)
     assert caught.value.retry_after_s == 1.0
 
 
@@ -248,7 +249,7 @@ async def test_a_connection_that_breaks_each_time_is_the_backends_failure() -> N
 
     async with raw_server(hang_up) as url, backend_at(url) as backend:
         with pytest.raises(errors.BackendFailed):
-            await backend.embed(REQUEST)
+            await backend.run(REQUEST)
     assert connections == ATTEMPTS == 3
 
 
@@ -271,7 +272,7 @@ async def test_a_connection_that_breaks_once_is_tried_again(sent: int) -> None:
         await writer.drain()
 
     async with raw_server(break_off) as url, backend_at(url) as backend:
-        result = await backend.embed(REQUEST)
+        result = await backend.run(REQUEST)
     assert np.array_equal(result.vectors, RESULT.vectors)
     assert connections == 2
 
@@ -297,7 +298,7 @@ async def test_calls_share_a_connection_and_survive_its_closing() -> None:
 
     async with raw_server(close_after_two) as url, backend_at(url) as backend:
         for _ in range(4):
-            await backend.embed(REQUEST)
+            await backend.run(REQUEST)
     assert requests == [2, 2]
 
 
@@ -307,7 +308,7 @@ async def test_503_is_tried_again() -> None:
         errors.Unavailable("starting"), errors.StoreUnavailable("soon", retry_after_s=0.5), OK
     )
     async with http_server(script) as url, backend_at(url) as backend:
-        result = await backend.embed(REQUEST)
+        result = await backend.run(REQUEST)
     assert np.array_equal(result.vectors, RESULT.vectors)
     assert len(script.requests) == 3
 
@@ -317,7 +318,7 @@ async def test_503_for_ever_is_raised_as_it_came() -> None:
     script = Script(errors.ModelLoadFailed("it does not load"))
     async with http_server(script) as url, backend_at(url) as backend:
         with pytest.raises(errors.ModelLoadFailed, match="it does not load"):
-            await backend.embed(REQUEST)
+            await backend.run(REQUEST)
     assert len(script.requests) == ATTEMPTS
 
 
@@ -338,7 +339,7 @@ async def test_what_a_retry_does_not_help_is_not_tried_again(answer: errors.Blit
     script = Script(answer)
     async with http_server(script) as url, backend_at(url) as backend:
         with pytest.raises(type(answer)):
-            await backend.embed(REQUEST)
+            await backend.run(REQUEST)
     assert len(script.requests) == 1
 
 
@@ -348,7 +349,7 @@ async def test_no_retry_that_would_come_after_the_deadline(monkeypatch: pytest.M
     script = Script(errors.Unavailable("starting", retry_after_s=2 * PATIENCE_S))
     async with http_server(script) as url, backend_at(url) as backend, deadline.within(PATIENCE_S):
         with pytest.raises(errors.Unavailable, match="starting"):
-            await backend.embed(REQUEST)
+            await backend.run(REQUEST)
     assert len(script.requests) == 1
 
 
@@ -357,7 +358,7 @@ async def test_an_answer_that_is_not_the_wires_is_the_backends_failure(status: i
     """HTML of a proxy, whatever its status, for every method; it is not asked again."""
     script = Script(web.Response(status=status, body=b"<html>", content_type="text/html"))
     async with http_server(script) as url, backend_at(url) as backend:
-        calls: list[Callable[[], Awaitable[Any]]] = [lambda: backend.embed(REQUEST), backend.states]
+        calls: list[Callable[[], Awaitable[Any]]] = [lambda: backend.run(REQUEST), backend.states]
         for call in calls:
             with pytest.raises(errors.BackendFailed):
                 await call()
@@ -374,7 +375,7 @@ async def test_the_platforms_own_refusals_are_understood(
     script = Script(web.Response(status=status, headers={"retry-after": "2"}))
     async with http_server(script) as url, backend_at(url) as backend:
         with pytest.raises(kind) as caught:
-            await backend.embed(REQUEST)
+            await backend.run(REQUEST)
     assert type(caught.value) is kind
     assert caught.value.retry_after_s == 2
     assert len(script.requests) == tries
@@ -385,7 +386,7 @@ async def test_a_redirect_is_not_followed() -> None:
     script = Script(web.Response(status=307, headers={"location": "/elsewhere"}))
     async with http_server(script) as url, backend_at(url) as backend:
         with pytest.raises(errors.BackendFailed):
-            await backend.embed(REQUEST)
+            await backend.run(REQUEST)
     assert [request.path for request in script.requests] == ["/embed"]
 
 
@@ -398,8 +399,8 @@ async def test_cookies_are_not_kept() -> None:
         http_server(script) as url,
         backend_at(url.replace("127.0.0.1", "localhost")) as backend,  # none are kept for addresses
     ):
-        await backend.embed(REQUEST)
-        await backend.embed(REQUEST)
+        await backend.run(REQUEST)
+        await backend.run(REQUEST)
     assert [request.headers.get("cookie") for request in script.requests] == [None, None]
 
 
@@ -416,7 +417,7 @@ async def test_a_backend_that_does_not_answer_in_time_is_a_deadline() -> None:
         for timeout_s in (0.05, 0.5, 5.0, 50.0):  # until that is enough to connect
             async with backend_at(url, timeout_s=timeout_s) as backend:
                 with pytest.raises(errors.DeadlineExceeded):
-                    await backend.embed(REQUEST)
+                    await backend.run(REQUEST)
             if connections:
                 break
     assert connections == 1
@@ -432,7 +433,7 @@ async def test_the_backend_is_told_how_long_it_has(timeout_s: float, request_s: 
         backend_at(url, timeout_s=timeout_s) as backend,
         deadline.within(request_s),
     ):
-        await backend.embed(REQUEST)
+        await backend.run(REQUEST)
     took_ms = 1000 * (time.monotonic() - began)
     assert 200_000 - took_ms - 1 < int(script.requests[0].headers[deadline.HEADER]) <= 200_000
 
@@ -443,10 +444,10 @@ async def test_nothing_is_sent_when_no_time_is_left() -> None:
 
     async def late() -> None:
         async with deadline.within(-1):
-            await backend.embed(REQUEST)
+            await backend.run(REQUEST)
 
     async with http_server(script) as url, backend_at(url) as backend:
-        await backend.embed(REQUEST)  # now there is a connection that could be used at once
+        await backend.run(REQUEST)  # now there is a connection that could be used at once
         with pytest.raises(errors.DeadlineExceeded):
             await late()
     assert len(script.requests) == 1
@@ -468,25 +469,25 @@ async def test_the_backend_sees_a_caller_that_leaves() -> None:
         raise AssertionError
 
     async with http_server(work) as url, backend_at(url) as backend:
-        call = asyncio.create_task(backend.rerank(RERANK))
+        call = asyncio.create_task(backend.run(RERANK))
         await arrived.wait()
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
         async with asyncio.timeout(PATIENCE_S):
             await left.wait()
-        await backend.embed(REQUEST)
+        await backend.run(REQUEST)
 
 
 async def test_the_backends_secret_opens_it() -> None:
     """With the secret it answers; without, the failure is the router's and not the caller's 401."""
     async with serving(FakeInference(), backend_secret="s3cret") as url:
         async with backend_at(url, authorize=shared_secret("s3cret")) as backend:
-            assert (await backend.embed(REQUEST)).token_counts == (3, 2)
+            assert (await backend.run(REQUEST)).token_counts == (3, 2)
             assert await backend.states() == STATES
         async with backend_at(url) as backend:
             with pytest.raises(errors.BackendFailed) as caught:
-                await backend.embed(REQUEST)
+                await backend.run(REQUEST)
     assert "secret" not in str(caught.value)
 
 
@@ -518,7 +519,7 @@ def test_each_event_loop_has_its_own_connections() -> None:
 
     async def call() -> None:
         with pytest.raises(errors.Unavailable):
-            await backend.embed(REQUEST)
+            await backend.run(REQUEST)
         await backend.close()
 
     asyncio.run(call())

@@ -9,13 +9,7 @@ from pathlib import Path
 from shared.bulk.control import FINISH, SPLIT, queue_of
 from shared.bulk.pipeline import Bulk
 from shared.errors import BlitzError, SourceChanged
-from shared.storage.blobs import (
-    BlobStat,
-    Message,
-    Metadata,
-    Storage,
-    check_metadata,
-)
+from shared.storage.blobs import BlobStat, Message, Metadata, Storage, check_metadata
 
 
 class Died(BaseException):

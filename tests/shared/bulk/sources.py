@@ -7,12 +7,7 @@ from collections.abc import Callable
 
 import zstandard
 
-from shared.bulk.inputs.detect import (
-    HEAD_BYTES,
-    ReadOptions,
-    detect_format,
-    read_rows,
-)
+from shared.bulk.inputs.detect import HEAD_BYTES, ReadOptions, detect_format, read_rows
 from shared.bulk.inputs.source import Source
 from shared.bulk.rows import BadRow, Row
 

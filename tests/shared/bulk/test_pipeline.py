@@ -34,6 +34,7 @@ from shared.errors import BackendFailed, BlitzError, InputTooLong, InvalidInput,
 from shared.observability.metrics import Telemetry
 from shared.routing.policy import fixed
 from shared.storage.blobs import BlobStat
+from tests.fakes import ByOperation
 from tests.shared.bulk.memory import Died, Memory, drain
 
 pytestmark = pytest.mark.anyio
@@ -71,7 +72,7 @@ class FakeCatalogue:
         return cards + [card(name, "cpu") for name in self.others]
 
 
-class FakeBackend:
+class FakeBackend(ByOperation):
     """A vector of the bytes of a text and its prompt's name; raises what `refuses` says of a text.
 
     Like a model, it refuses prompts that it does not have, and long texts that it must not cut.

@@ -13,12 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.bulk.inputs.detect import (
-    Format,
-    Kind,
-    ReadOptions,
-    read_rows,
-)
+from shared.bulk.inputs.detect import Format, Kind, ReadOptions, read_rows
 from shared.bulk.rows import BadRow, Chunk, Row, cut_chunks, embedded, free_names, vectors_of
 from tests.shared.bulk.sources import memory_source
 

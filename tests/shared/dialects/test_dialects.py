@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from shared.contracts import (
+    AnyRequest,
     EmbedRequest,
     EmbedResult,
     ModelCard,
     PredictRequest,
     PredictResult,
-    Request,
     RerankRequest,
     RerankResult,
     TokenizeRequest,
@@ -22,14 +22,7 @@ from shared.contracts import (
 )
 from shared.dialects import cohere, openai, tei
 from shared.dialects.body import decode_body, read_marks
-from shared.dialects.operations import (
-    OPERATIONS,
-    PATHS,
-    FormatError,
-    Operation,
-    choose,
-    operations_at,
-)
+from shared.dialects.operations import OPERATIONS, PATHS, FormatError, Operation, choose, operations_at
 from shared.errors import (
     BackendFailed,
     BlitzError,
@@ -252,7 +245,7 @@ def test_models_and_info_have_their_clients_shapes() -> None:
     assert info["version"] == "1.2.3"
 
 
-def _asked(path: str, body: Any, **settings: Any) -> tuple[Operation, Any, Request]:
+def _asked(path: str, body: Any, **settings: Any) -> tuple[Operation, Any, AnyRequest]:
     """What the router makes of a body: the operation, the struct and the contract."""
     data = json.dumps(body).encode()
     operation = choose(operations_at(path), read_marks(data, ""))
@@ -342,7 +335,7 @@ def _packed(path: str, body: Any, result: Any) -> Any:
         ),
     ],
 )
-def test_each_body_becomes_its_contract(path: str, body: Any, expected: Request) -> None:
+def test_each_body_becomes_its_contract(path: str, body: Any, expected: AnyRequest) -> None:
     """By path, and by the body's shape where several dialects share one; nulls are as if left out."""
     assert _asked(path, body)[2] == expected
 

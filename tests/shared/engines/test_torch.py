@@ -38,13 +38,7 @@ from model_build.source import inspect_source
 from shared import vectors
 from shared.contracts import EmbedRequest, TokenPair
 from shared.engines import torch as torch_engine
-from shared.engines.torch import (
-    BYTES_PER_TOKEN,
-    TorchEngine,
-    capacity,
-    pool_on_device,
-    split_by_length,
-)
+from shared.engines.torch import BYTES_PER_TOKEN, TorchEngine, capacity, pool_on_device, split_by_length
 from shared.errors import InvalidArtefact, Unavailable
 from shared.inference.model import load_model
 from shared.inference.steps import completed

@@ -160,7 +160,7 @@ def served() -> Iterator[Served]:
 
 async def test_a_request_becomes_vectors_counts_and_timings(served: Served) -> None:
     """Normalised by default; the counts are the ids fed; the model is leased while it runs."""
-    result = await served.inference.embed(EmbedRequest("a", ("abc", "a", (1, 2, 3, 4))))
+    result = await served.inference.run(EmbedRequest("a", ("abc", "a", (1, 2, 3, 4))))
     assert result.token_counts == (3, 1, 4)
     assert result.total_tokens == 8
     assert (result.model, result.revision, result.max_tokens) == ("a", "r1", 16)
@@ -176,7 +176,7 @@ async def test_a_request_becomes_vectors_counts_and_timings(served: Served) -> N
 async def test_dimensions_and_normalize_are_obeyed(served: Served) -> None:
     """Cut first, then not normalised when the request says so."""
     request = EmbedRequest("a", ("abc",), dimensions=1, normalize=False)
-    assert (await served.inference.embed(request)).vectors.tolist() == [[3.0]]
+    assert (await served.inference.run(request)).vectors.tolist() == [[3.0]]
 
 
 @pytest.mark.parametrize(("length", "on_the_loop"), [(10, True), (4000, False)])
@@ -192,7 +192,7 @@ async def test_long_requests_are_tokenised_off_the_loop(
         return [[1]]
 
     served.model.tokenize = tokenize  # type: ignore[method-assign]
-    await served.inference.embed(EmbedRequest("a", ("x" * length,)))
+    await served.inference.run(EmbedRequest("a", ("x" * length,)))
     assert (used == [threading.current_thread()]) == on_the_loop
 
 
@@ -210,14 +210,14 @@ async def test_tokenising_ends_with_the_step_in_which_its_caller_leaves(served: 
         return [[1]]
 
     served.model.tokenize, plain = tokenize, served.model.tokenize  # type: ignore[method-assign]
-    embedding = asyncio.create_task(served.inference.embed(EmbedRequest("a", ("x" * 4000,))))
+    embedding = asyncio.create_task(served.inference.run(EmbedRequest("a", ("x" * 4000,))))
     await asyncio.to_thread(begun.wait, 10)
     embedding.cancel()
     with pytest.raises(asyncio.CancelledError):
         await embedding
     go_on.set()
     served.model.tokenize = plain  # type: ignore[method-assign]
-    await served.inference.embed(EmbedRequest("a", ("x" * 4000,)))
+    await served.inference.run(EmbedRequest("a", ("x" * 4000,)))
     assert taken == [0]
     assert served.model.leases == 0
 
@@ -225,7 +225,7 @@ async def test_tokenising_ends_with_the_step_in_which_its_caller_leaves(served: 
 async def test_too_many_tokens_are_refused_and_nothing_runs(served: Served) -> None:
     """Over max_request_tokens: 413 that names the field; the lease ends."""
     with pytest.raises(PayloadTooLarge, match=r"5001 tokens.* 5000:") as refused:
-        await served.inference.embed(EmbedRequest("a", ("x" * 3000, "y" * 2001)))
+        await served.inference.run(EmbedRequest("a", ("x" * 3000, "y" * 2001)))
     assert refused.value.field == "input"
     assert served.model.leased_while_embedding == []
     assert served.model.leases == 0
@@ -259,10 +259,8 @@ async def test_what_has_too_many_tokens_is_not_tokenised_to_its_end(
     monkeypatch.setattr(FakeModel, "tokenize", counting(FakeModel.tokenize))
     for name in ("tokenize_pairs", "tokenize_inputs"):
         monkeypatch.setattr(FakeReranker, name, counting(getattr(FakeReranker, name)))
-    asked = {EmbedRequest: served.inference.embed, RerankRequest: served.inference.rerank}
-    ask: Any = asked.get(type(request_), served.inference.predict)
     with pytest.raises(PayloadTooLarge, match=r"at least \d+ tokens.* 5000:"):
-        await ask(request_)
+        await served.inference.run(request_)
     assert 5000 < held <= 10_000
 
 
@@ -280,7 +278,7 @@ async def test_an_error_in_a_later_slice_names_the_text_as_the_caller_numbered_i
 
     monkeypatch.setattr(FakeModel, "tokenize", tokenize)
     with pytest.raises(InvalidInput) as caught:
-        await served.inference.embed(EmbedRequest("a", (*("x",) * 700, "bad")))
+        await served.inference.run(EmbedRequest("a", (*("x",) * 700, "bad")))
     assert caught.value.field == "input[700]"
 
 
@@ -288,7 +286,7 @@ async def test_far_too_many_characters_are_refused_unread(served: Served) -> Non
     """Tokenising megabytes only to refuse them would keep a core busy for seconds."""
     served.model.tokenize = lambda request: pytest.fail("it was tokenised")  # type: ignore
     with pytest.raises(PayloadTooLarge, match="characters") as refused:
-        await served.inference.embed(EmbedRequest("a", ("x" * 80_001,)))
+        await served.inference.run(EmbedRequest("a", ("x" * 80_001,)))
     assert refused.value.field == "input"
 
 
@@ -303,7 +301,7 @@ async def test_a_full_queue_refuses_before_anything_is_tokenised(
     monkeypatch.setattr(served.batcher, "reserve", refuse)
     monkeypatch.setattr(served.model, "tokenize", lambda request: pytest.fail("it was tokenised"))
     with pytest.raises(Overloaded):
-        await served.inference.embed(EmbedRequest("a", ("abc",)))
+        await served.inference.run(EmbedRequest("a", ("abc",)))
 
 
 @pytest.mark.parametrize(
@@ -332,37 +330,31 @@ async def test_what_may_succeed_is_let_in_as_a_whole(request_: Any) -> None:
         timeout_s=60,
         gpu_idle_s=300,
     )
-    asked: dict[type, Any] = {
-        EmbedRequest: dispatcher.embed,
-        RerankRequest: dispatcher.rerank,
-        PredictRequest: dispatcher.predict,
-        TokenizeRequest: dispatcher.tokenize,
-    }
     for _ in range(2):  # the second time the rate is known
-        assert len((await asked[type(request_)](request_)).token_counts) == 600
+        assert len((await dispatcher.run(request_)).token_counts) == 600
     served.batcher.close()
 
 
 async def test_an_unknown_model_is_unknown(served: Served) -> None:
     """What the cache raises comes through."""
     with pytest.raises(UnknownModel):
-        await served.inference.embed(EmbedRequest("z", ("x",)))
+        await served.inference.run(EmbedRequest("z", ("x",)))
 
 
 async def test_a_rerankers_scores_are_sigmoids_or_logits(served: Served) -> None:
     """In the documents' order; raw on request; the counts are those of the pairs."""
     request = RerankRequest("ranker", "query", ("abcde", "a"))
-    result = await served.inference.rerank(request)
+    result = await served.inference.run(request)
     assert result.scores.tolist() == pytest.approx([0.5, 1 / (1 + np.exp(4))])
     assert (result.method, result.token_counts) == ("cross-encoder", (10, 6))
-    raw = await served.inference.rerank(replace(request, raw_scores=True))
+    raw = await served.inference.run(replace(request, raw_scores=True))
     assert raw.scores.tolist() == [0, -4]
 
 
 async def test_logits_whose_sigmoids_tie_are_still_ranked(served: Served) -> None:
     """From 17 on float32 has one sigmoid for all, float64 from 37 on; equals stay in their order."""
     documents = tuple("d" * (10 + logit - 1) for logit in (17, 19, 18, 50, 51, 51))
-    result = await served.inference.rerank(RerankRequest("ranker", "q", documents))
+    result = await served.inference.run(RerankRequest("ranker", "q", documents))
     assert result.ranking == [4, 5, 3, 1, 2, 0]
     assert 1 - result.scores[2] == pytest.approx(1.52e-8, rel=1e-2)
     assert result.logits is not None
@@ -374,13 +366,13 @@ async def test_an_embedding_model_reranks_by_cosine_and_says_so(served: Served) 
     asked: list[EmbedRequest] = []
     tokenize = served.model.tokenize
     served.model.tokenize = lambda request: asked.append(request) or tokenize(request)  # type: ignore
-    result = await served.inference.rerank(RerankRequest("a", "abc", ("abc", "a")))
+    result = await served.inference.run(RerankRequest("a", "abc", ("abc", "a")))
     assert result.method == "cosine"
     assert result.scores.tolist() == pytest.approx([1, 4 / np.sqrt(20)])
     assert result.token_counts == (6, 1)
     assert [request.input_type for request in asked] == ["query", "document"]
     with pytest.raises(InvalidInput) as refused:
-        await served.inference.rerank(RerankRequest("a", "q", ("d",), max_document_tokens=3))
+        await served.inference.run(RerankRequest("a", "q", ("d",), max_document_tokens=3))
     assert refused.value.field == "max_document_tokens"
 
 
@@ -398,34 +390,34 @@ async def test_too_long_texts_of_a_cosine_rerank_have_their_own_names(
 
     monkeypatch.setattr(FakeModel, "tokenize", tokenize)
     with pytest.raises(InputTooLong) as caught:
-        await served.inference.rerank(RerankRequest("a", query, ("d", "d" * 99), truncate=False))
+        await served.inference.run(RerankRequest("a", query, ("d", "d" * 99), truncate=False))
     assert caught.value.field == field
 
 
 async def test_predictions_are_probabilities_or_logits_of_each_label(served: Served) -> None:
     """Softmax over several labels, sigmoid of one; raw on request."""
     request = PredictRequest("classifier", ("a" * 10, "b" * 12))
-    result = await served.inference.predict(request)
+    result = await served.inference.run(request)
     assert result.labels == ("no", "yes")
     np.testing.assert_allclose(result.scores.sum(axis=1), [1, 1], rtol=1e-6)
     assert result.scores[0, 0] == pytest.approx(1 / (1 + np.exp(-1)))
-    raw = await served.inference.predict(replace(request, raw_scores=True))
+    raw = await served.inference.run(replace(request, raw_scores=True))
     assert raw.scores.tolist() == [[0, -1], [2, 1]]
-    one = await served.inference.predict(PredictRequest("ranker", ("a" * 10,)))
+    one = await served.inference.run(PredictRequest("ranker", ("a" * 10,)))
     assert one.scores.tolist() == [[0.5]]
 
 
 async def test_tokens_are_told_without_a_batch(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is run and a full queue is no hindrance; what is too much is refused as elsewhere."""
     monkeypatch.setattr(served.batcher, "reserve", lambda tokens: pytest.fail("it asked the queue"))
-    result = await served.inference.tokenize(TokenizeRequest("a", ("ab", "c")))
+    result = await served.inference.run(TokenizeRequest("a", ("ab", "c")))
     assert (result.texts, result.token_counts) == (("a", "b", "c"), (2, 1))
     assert result.spans[:, 0].tolist() == [97, 98, 99]
     assert (result.model, result.revision, result.device) == ("a", "r1", "cpu")
     assert result.timings.tokenization_s > 0
     assert served.model.leased_while_embedding == []
     with pytest.raises(PayloadTooLarge) as refused:
-        await served.inference.tokenize(TokenizeRequest("a", ("x" * 3000, "y" * 2001)))
+        await served.inference.run(TokenizeRequest("a", ("x" * 3000, "y" * 2001)))
     assert refused.value.field == "inputs"
     assert served.model.leases == 0
 
@@ -455,8 +447,8 @@ async def test_settings_build_the_real_thing(minilm_store: Path) -> None:
     try:
         name = "all-MiniLM-L6-v2"
         texts = ("a cat sits on the mat", "a kitten on a rug", "quarterly revenue fell")
-        result = await inference.embed(EmbedRequest(name, texts))
-        alone = await inference.embed(EmbedRequest(name, texts[:1]))
+        result = await inference.run(EmbedRequest(name, texts))
+        alone = await inference.run(EmbedRequest(name, texts[:1]))
         states = await inference.states()
     finally:
         await inference.close()

@@ -10,13 +10,7 @@ from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import models, pre_tokenizers, processors
 
 from shared.contracts import TextInput, TokenPair, TruncationSide, is_cut
-from shared.errors import (
-    BeyondMemory,
-    InputTooLong,
-    InvalidArtefact,
-    InvalidInput,
-    PayloadTooLarge,
-)
+from shared.errors import BeyondMemory, InputTooLong, InvalidArtefact, InvalidInput, PayloadTooLarge
 from shared.inference.spelling import spelling_of
 from shared.inference.steps import Steps, completed
 from shared.inference.tokenization import Tokenizer

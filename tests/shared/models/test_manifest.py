@@ -5,13 +5,7 @@ import pytest
 
 from shared.contracts import TextMemory
 from shared.errors import InvalidArtefact, InvalidInput
-from shared.models.manifest import (
-    File,
-    decode_manifest,
-    decode_pointer,
-    encode_manifest,
-    encode_pointer,
-)
+from shared.models.manifest import File, decode_manifest, decode_pointer, encode_manifest, encode_pointer
 from shared.names import check_name
 from tests.tiny import manifest_of
 

@@ -25,12 +25,7 @@ from shared.errors import (
     Unavailable,
     UnknownModel,
 )
-from shared.models.manifest import (
-    File,
-    Manifest,
-    Target,
-    encode_pointer,
-)
+from shared.models.manifest import File, Manifest, Target, encode_pointer
 from shared.models.objects import BlobObjects, FolderObjects
 from shared.models.store import LocalCopies, ModelStore, open_store_url
 from shared.storage.translate import azure_errors

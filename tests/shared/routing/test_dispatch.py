@@ -28,13 +28,13 @@ from shared.contracts import (
     RerankResult,
     TokenizeRequest,
     TokenizeResult,
-    texts_of,
 )
 from shared.errors import BlitzError, DeadlineExceeded, Unavailable
 from shared.observability.metrics import Telemetry
 from shared.routing.breaker import FAILURES, OPEN_S
 from shared.routing.dispatch import Dispatcher
 from shared.routing.policy import BackendView, Decision, Work
+from tests.fakes import ByOperation
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +51,7 @@ class Clock:
         return self.now
 
 
-class FakeBackend:
+class FakeBackend(ByOperation):
     """A row of each text's length and device; `before` is awaited with each request and may raise."""
 
     def __init__(self, device: Device) -> None:
@@ -70,7 +70,7 @@ class FakeBackend:
             await self.before(request)
         if self.error is not None:
             raise self.error
-        lengths = [len(text) for text in texts_of(request)]
+        lengths = [len(text) for text in request.texts]
         return np.array([[n, n + 0.5] for n in lengths], np.float32), tuple(lengths), revision
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
@@ -163,7 +163,7 @@ class Setup:
     async def view(self, device: Device) -> BackendView:
         """What the policy is told of `device` now; asked of the CPU, which answers."""
         before, self.decision = self.decision, Decision(("cpu",), False, "")
-        await self.dispatcher.embed(ONE)
+        await self.dispatcher.run(ONE)
         self.decision = before
         return self.told[-1][1][device]
 
@@ -203,7 +203,7 @@ async def running(call: Awaitable[Any]) -> AsyncIterator[asyncio.Future[Any]]:
 async def test_the_policy_is_told_what_is_known_and_obeyed() -> None:
     """Texts, estimated tokens, sizes on each device; the answer is of the device that it names."""
     setup = Setup("gpu", "cpu")
-    result = await setup.dispatcher.embed(EmbedRequest("m", ("abcdefgh", "b")))
+    result = await setup.dispatcher.run(EmbedRequest("m", ("abcdefgh", "b")))
     assert result.device == "gpu"
     assert not setup.cpu.calls
     work, views = setup.told[0]
@@ -218,12 +218,12 @@ async def test_a_preference_goes_before_the_policy_and_only_within_its_block() -
     """Also in a task that was begun there; the policy's backend answers when the preferred one fails."""
     setup = Setup("cpu", "gpu")
     with preference.stated("gpu"):
-        first = asyncio.ensure_future(setup.dispatcher.embed(ONE))
+        first = asyncio.ensure_future(setup.dispatcher.run(ONE))
     assert (await first).device == "gpu"
-    assert (await setup.dispatcher.embed(ONE)).device == "cpu"
+    assert (await setup.dispatcher.run(ONE)).device == "cpu"
     setup.gpu.error = Unavailable("down")
     with preference.stated("gpu"):
-        assert (await setup.dispatcher.embed(ONE)).device == "cpu"
+        assert (await setup.dispatcher.run(ONE)).device == "cpu"
 
 
 async def test_what_is_sent_to_the_gpu_counts_as_wanting_it() -> None:
@@ -232,19 +232,19 @@ async def test_what_is_sent_to_the_gpu_counts_as_wanting_it() -> None:
     wanted: list[bool] = []
     setup.dispatcher.watch_gpu_work(lambda: wanted.append(True))
     with preference.stated("cpu"):
-        await setup.dispatcher.embed(ONE)
+        await setup.dispatcher.run(ONE)
     assert not wanted
     setup.decision = Decision(("cpu", "gpu"), False, "")
     with preference.stated("gpu"):
-        await setup.dispatcher.embed(ONE)
+        await setup.dispatcher.run(ONE)
     assert wanted == [True]
 
 
 async def test_every_kind_of_request_goes_its_way() -> None:
     """Each comes back as its own result, from its own method."""
     setup = Setup("gpu")
-    reranked = await setup.dispatcher.rerank(RerankRequest("m", "q", ("a", "bb")))
-    predicted = await setup.dispatcher.predict(PredictRequest("m", (("a", "b"), "ccc")))
+    reranked = await setup.dispatcher.run(RerankRequest("m", "q", ("a", "bb")))
+    predicted = await setup.dispatcher.run(PredictRequest("m", (("a", "b"), "ccc")))
     assert reranked.scores.tolist() == [1, 2]
     assert predicted.labels == ("x", "y")
     assert [type(call) for call in setup.gpu.calls] == [RerankRequest, PredictRequest]
@@ -256,7 +256,7 @@ async def test_tokens_are_told_by_the_cpu() -> None:
     wanted: list[bool] = []
     setup.dispatcher.watch_gpu_work(lambda: wanted.append(True))
     with preference.stated("gpu"):
-        result = await setup.dispatcher.tokenize(TokenizeRequest("m", ("ab", "", "c")))
+        result = await setup.dispatcher.run(TokenizeRequest("m", ("ab", "", "c")))
     assert (result.texts, result.token_counts) == (("a", "b", "c"), (2, 0, 1))
     assert (len(setup.cpu.calls), setup.gpu.calls, wanted) == (1, [], [])
 
@@ -266,7 +266,7 @@ async def test_a_cross_encoder_reads_the_query_with_each_document() -> None:
     for task, tokens in (("cross-encoder", 2 * 3 + 2 * 6), ("embedding", 2 * 3 + 6)):
         setup = Setup()
         setup.catalogue.listed = [card("cpu", 10, task=task)]
-        await setup.dispatcher.rerank(RerankRequest("m", "q" * 16, ("a", "b")))
+        await setup.dispatcher.run(RerankRequest("m", "q" * 16, ("a", "b")))
         work = setup.told[0][0]
         assert (work.cross_encoder, work.tokens) == (task == "cross-encoder", tokens)
 
@@ -284,7 +284,7 @@ async def test_tokens_under_way_are_told_and_forgotten() -> None:
     for ending in ("ok", "error", "cancelled"):
         arrived.clear()
         go.clear()
-        async with running(setup.dispatcher.embed(EmbedRequest("m", ("abcdefgh",)))) as task:
+        async with running(setup.dispatcher.run(EmbedRequest("m", ("abcdefgh",)))) as task:
             await arrived.wait()
             assert (await setup.view("gpu")).queued_tokens == 4
             setup.gpu.error = errors.InvalidInput("no") if ending == "error" else None
@@ -298,7 +298,7 @@ async def test_tokens_under_way_are_told_and_forgotten() -> None:
 async def test_a_model_that_is_not_known_is_told_as_such() -> None:
     """The policy decides where to ask for it; a backend may have found it since."""
     setup = Setup("cpu")
-    await setup.dispatcher.embed(EmbedRequest("new", ("a",)))
+    await setup.dispatcher.run(EmbedRequest("new", ("a",)))
     assert setup.told[0][0].size_bytes == {}
     assert len(setup.cpu.calls) == 1
 
@@ -328,7 +328,7 @@ async def test_what_another_backend_may_answer_goes_to_it(error: BlitzError) -> 
     """One answer, of the second; the metrics say what happened."""
     setup = Setup("gpu", "cpu")
     setup.gpu.error = error
-    assert (await setup.dispatcher.embed(ONE)).device == "cpu"
+    assert (await setup.dispatcher.run(ONE)).device == "cpu"
     assert len(setup.gpu.calls) == len(setup.cpu.calls) == 1
     assert setup.metric("blitz_backend_requests", backend="gpu", outcome=error.code) == 1
     assert setup.metric("blitz_backend_requests", backend="cpu", outcome="ok") == 1
@@ -341,7 +341,7 @@ async def test_the_callers_errors_end_it(error: BlitzError) -> None:
     setup = Setup("gpu", "cpu")
     setup.gpu.error = error
     with pytest.raises(type(error)):
-        await setup.dispatcher.embed(ONE)
+        await setup.dispatcher.run(ONE)
     assert not setup.cpu.calls
     assert setup.metric("blitz_backend_fallbacks", backend="gpu") == 0
 
@@ -363,7 +363,7 @@ async def test_of_several_failures_the_telling_one_is_raised(
     setup = Setup("gpu", "cpu")
     setup.gpu.error, setup.cpu.error = first, second
     with pytest.raises(BlitzError, match=raised):
-        await setup.dispatcher.embed(ONE)
+        await setup.dispatcher.run(ONE)
 
 
 async def test_a_backend_that_hangs_leaves_time_for_the_other() -> None:
@@ -377,7 +377,7 @@ async def test_a_backend_that_hangs_leaves_time_for_the_other() -> None:
     for within_s in (0.5, 5.0, 50.0):  # half of it is enough for any machine in the end
         with suppress(DeadlineExceeded):
             async with deadline.within(within_s):
-                assert (await setup.dispatcher.embed(ONE)).device == "cpu"
+                assert (await setup.dispatcher.run(ONE)).device == "cpu"
             break
     else:
         pytest.fail("no time was left for the other")
@@ -390,7 +390,7 @@ async def test_without_time_left_nothing_more_is_tried() -> None:
 
     async def late() -> None:
         async with deadline.within(-1):
-            await setup.dispatcher.embed(ONE)
+            await setup.dispatcher.run(ONE)
 
     with pytest.raises(errors.BackendFailed):
         await late()
@@ -410,7 +410,7 @@ async def test_a_caller_that_leaves_ends_the_call_and_starts_no_other() -> None:
             cancelled.set()
 
     setup.gpu.before = hang
-    async with running(setup.dispatcher.embed(ONE)) as task:
+    async with running(setup.dispatcher.run(ONE)) as task:
         task.cancel()
     assert cancelled.is_set()
     assert task.cancelled()
@@ -423,7 +423,7 @@ async def test_a_caller_that_leaves_ends_the_call_and_starts_no_other() -> None:
 
 async def fail_often(setup: Setup, times: int = FAILURES) -> None:
     for _ in range(times):
-        await setup.dispatcher.embed(ONE)
+        await setup.dispatcher.run(ONE)
 
 
 @pytest.mark.parametrize(
@@ -436,12 +436,12 @@ async def test_a_backend_that_keeps_failing_is_left_alone_for_a_while(error: Bli
     await fail_often(setup)
     assert not (await setup.view("gpu")).available
     calls = len(setup.gpu.calls)
-    assert (await setup.dispatcher.embed(ONE)).device == "cpu"
+    assert (await setup.dispatcher.run(ONE)).device == "cpu"
     assert len(setup.gpu.calls) == calls
     setup.clock.now += OPEN_S
     setup.gpu.error = None
     assert (await setup.view("gpu")).available
-    assert (await setup.dispatcher.embed(ONE)).device == "gpu"
+    assert (await setup.dispatcher.run(ONE)).device == "gpu"
     assert (await setup.view("gpu")).available
 
 
@@ -451,10 +451,10 @@ async def test_with_no_other_backend_an_open_circuit_fails_at_once_and_says_when
     setup.gpu.error = errors.BackendFailed("no")
     for _ in range(FAILURES):
         with pytest.raises(errors.BackendFailed):
-            await setup.dispatcher.embed(ONE)
+            await setup.dispatcher.run(ONE)
     setup.clock.now += 4
     with pytest.raises(Unavailable) as caught:
-        await setup.dispatcher.embed(ONE)
+        await setup.dispatcher.run(ONE)
     assert caught.value.retry_after_s == OPEN_S - 4
     assert len(setup.gpu.calls) == FAILURES
 
@@ -471,7 +471,7 @@ async def test_an_answer_that_is_an_error_opens_no_circuit(error: BlitzError) ->
     setup.gpu.error = error
     for _ in range(3 * FAILURES):
         with pytest.raises(type(error)):
-            await setup.dispatcher.embed(ONE)
+            await setup.dispatcher.run(ONE)
     assert (await setup.view("gpu")).available
 
 
@@ -491,7 +491,7 @@ async def test_a_deadline_speaks_against_a_backend_only_after_a_fair_wait(
 
     async def ask() -> None:
         async with deadline.within(0.005 if by_cancelling else 60.0):
-            await setup.dispatcher.embed(ONE)
+            await setup.dispatcher.run(ONE)
 
     setup.gpu.before = hang
     for _ in range(FAILURES):
@@ -510,7 +510,7 @@ async def test_callers_that_leave_say_nothing_of_a_backend() -> None:
 
     setup.gpu.before = hang
     for _ in range(FAILURES):
-        async with deadline.within(60), running(setup.dispatcher.embed(ONE)) as task:
+        async with deadline.within(60), running(setup.dispatcher.run(ONE)) as task:
             task.cancel()
     assert (await setup.view("gpu")).available
 
@@ -520,11 +520,11 @@ async def test_a_large_request_counts_once_and_passes_once() -> None:
     setup = Setup("gpu", "cpu")
     setup.gpu.error = errors.BackendFailed("no")
     await fail_often(setup, FAILURES - 1)
-    assert (await setup.dispatcher.embed(EmbedRequest("m", texts(35)))).device == "cpu"
+    assert (await setup.dispatcher.run(EmbedRequest("m", texts(35)))).device == "cpu"
     assert not (await setup.view("gpu")).available
     setup.gpu.error = None
     setup.clock.now += OPEN_S
-    assert (await setup.dispatcher.embed(EmbedRequest("m", texts(35)))).device == "gpu"
+    assert (await setup.dispatcher.run(EmbedRequest("m", texts(35)))).device == "gpu"
     assert (await setup.view("gpu")).available
 
 
@@ -538,15 +538,15 @@ async def test_the_gpu_is_warm_for_a_while_after_each_answer() -> None:
     for error in (None, errors.Overloaded("no")):
         setup.gpu.error = error
         if error is None:
-            await setup.dispatcher.embed(ONE)
+            await setup.dispatcher.run(ONE)
         else:
             with pytest.raises(type(error)):
-                await setup.dispatcher.embed(ONE)
+                await setup.dispatcher.run(ONE)
         setup.clock.now += 299
         assert (await setup.view("gpu")).warm
         setup.gpu.error = errors.BackendFailed("no")
         with pytest.raises(errors.BackendFailed):
-            await setup.dispatcher.embed(ONE)
+            await setup.dispatcher.run(ONE)
         setup.clock.now += 1
         view = await setup.view("gpu")
         assert not view.warm
@@ -559,7 +559,7 @@ async def test_the_gpu_is_woken_once_while_the_cpu_answers() -> None:
     setup.decision = Decision(("cpu", "gpu"), True, "")
     async with deadline.within(60):
         for _ in range(3):
-            assert (await setup.dispatcher.embed(ONE)).device == "cpu"
+            assert (await setup.dispatcher.run(ONE)).device == "cpu"
     await settle()
     setup.clock.now += 7
     view = await setup.view("gpu")
@@ -597,10 +597,10 @@ async def test_requests_that_the_gpu_is_wanted_for_are_told() -> None:
     setup = Setup()
     wanted: list[bool] = []
     setup.dispatcher.watch_gpu_work(lambda: wanted.append(True))
-    await setup.dispatcher.embed(ONE)
+    await setup.dispatcher.run(ONE)
     assert not wanted
     setup.decide = lambda view: ("gpu", "cpu") if view.warm else ("cpu", "gpu")
-    assert (await setup.dispatcher.embed(ONE)).device == "cpu"
+    assert (await setup.dispatcher.run(ONE)).device == "cpu"
     assert wanted == [True]
 
 
@@ -610,7 +610,7 @@ async def test_a_gpu_that_woke_is_available_at_once() -> None:
     setup.gpu.error = errors.Unavailable("starting")
     await fail_often(setup)
     setup.decision = Decision(("cpu",), True, "")
-    await setup.dispatcher.embed(ONE)
+    await setup.dispatcher.run(ONE)
     await settle()
     assert setup.wake_ends is not None
     assert not (await setup.view("gpu")).available
@@ -623,14 +623,14 @@ async def test_a_wake_that_failed_is_tried_again_when_the_policy_says_so() -> No
     """It is over, not warm, and the next decision starts another."""
     setup = Setup()
     setup.decision = Decision(("cpu",), True, "")
-    await setup.dispatcher.embed(ONE)
+    await setup.dispatcher.run(ONE)
     await settle()
     assert setup.wake_ends is not None
     setup.wake_ends.set_exception(DeadlineExceeded("it did not wake"))
     await settle()
     view = await setup.view("gpu")
     assert (view.waking_s, view.warm) == (None, False)
-    await setup.dispatcher.embed(ONE)
+    await setup.dispatcher.run(ONE)
     await settle()
     assert setup.wakes == 2
     await setup.dispatcher.close()
@@ -640,7 +640,7 @@ async def test_closing_ends_the_wake_and_closes_every_backend() -> None:
     """Nothing goes on afterwards."""
     setup = Setup()
     setup.decision = Decision(("cpu",), True, "")
-    await setup.dispatcher.embed(ONE)
+    await setup.dispatcher.run(ONE)
     await settle()
     await setup.dispatcher.close()
     assert setup.wake_ends is not None
@@ -654,7 +654,7 @@ async def test_states_never_ask_a_gpu_that_may_sleep() -> None:
     setup = Setup("gpu")
     assert [state.device for state in await setup.dispatcher.states()] == ["cpu", "cpu"]
     assert setup.gpu.asked_states == 0
-    await setup.dispatcher.embed(ONE)
+    await setup.dispatcher.run(ONE)
     states = await setup.dispatcher.states()
     assert [(state.name, state.device) for state in states] == [
         ("m", "cpu"),
@@ -672,7 +672,7 @@ async def test_states_never_ask_a_gpu_that_may_sleep() -> None:
 async def test_states_without_the_gpu_when_it_fails_but_not_without_the_cpu() -> None:
     """The CPU answers for the service."""
     setup = Setup("gpu")
-    await setup.dispatcher.embed(ONE)
+    await setup.dispatcher.run(ONE)
     setup.gpu.error = errors.BackendFailed("no")
     assert {state.device for state in await setup.dispatcher.states()} == {"cpu"}
     setup.cpu.error = errors.Unavailable("no")
@@ -694,13 +694,7 @@ LARGE = [
 
 async def answered(setup: Setup, request: Any) -> list[int]:
     """The token counts of the answer to any kind of request."""
-    asked: dict[type, Callable[[Any], Awaitable[Any]]] = {
-        EmbedRequest: setup.dispatcher.embed,
-        RerankRequest: setup.dispatcher.rerank,
-        PredictRequest: setup.dispatcher.predict,
-        TokenizeRequest: setup.dispatcher.tokenize,
-    }
-    return list((await asked[type(request)](request)).token_counts)
+    return list((await setup.dispatcher.run(request)).token_counts)
 
 
 def kind_of(request: Any) -> str:
@@ -720,12 +714,12 @@ def test_any_splitting_joins_in_order(count: int, chunk: int, slots: int, random
                 await asyncio.sleep(0)
 
         setup.gpu.before = dawdle
-        result = await setup.dispatcher.embed(EmbedRequest("m", texts(count)))
+        result = await setup.dispatcher.run(EmbedRequest("m", texts(count)))
         assert result.vectors[:, 0].tolist() == lengths(count)
         assert list(result.token_counts) == lengths(count)
-        ranked = await setup.dispatcher.rerank(RerankRequest("m", "q", texts(count)))
+        ranked = await setup.dispatcher.run(RerankRequest("m", "q", texts(count)))
         assert ranked.scores.tolist() == lengths(count)
-        assert all(len(texts_of(call)) <= chunk for call in setup.gpu.calls)
+        assert all(len(call.texts) <= chunk for call in setup.gpu.calls)
         assert len(setup.gpu.calls) == 2 * -(-count // chunk)
 
     asyncio.run(run())
@@ -748,7 +742,7 @@ async def test_the_first_error_of_a_part_cancels_the_rest_and_is_the_callers() -
 
     setup.gpu.before = fail_third
     with pytest.raises(errors.InputTooLong) as caught:
-        await setup.dispatcher.embed(EmbedRequest("m", texts(45)))
+        await setup.dispatcher.run(EmbedRequest("m", texts(45)))
     assert caught.value.field == "input[24]"
     assert ended["cancelled"] == 4
     assert not setup.cpu.calls
@@ -763,7 +757,7 @@ async def test_a_part_that_fails_sends_the_whole_request_elsewhere() -> None:
             raise errors.BackendFailed("it died")
 
     setup.gpu.before = fail_last
-    result = await setup.dispatcher.embed(EmbedRequest("m", texts(35)))
+    result = await setup.dispatcher.run(EmbedRequest("m", texts(35)))
     assert (result.device, result.revision) == ("cpu", "cpu-1")
     assert result.vectors[:, 0].tolist() == lengths(35)
 
@@ -788,7 +782,7 @@ async def test_too_many_tokens_in_all_end_it_as_soon_as_they_are_known() -> None
 
     setup.gpu.before = work
     with pytest.raises(errors.PayloadTooLarge, match=r"at least 820 tokens.* 800:") as caught:
-        await setup.dispatcher.embed(EmbedRequest("m", texts(45)))
+        await setup.dispatcher.run(EmbedRequest("m", texts(45)))
     assert caught.value.field == "input"
     assert len(worked_on) == 4  # of 55, 155, 255 and 355 tokens, one after the other
     setup.gpu.before = None
@@ -805,7 +799,7 @@ async def test_parts_of_an_older_revision_are_asked_again() -> None:
             setup.gpu.revision = "gpu-2"
 
     setup.gpu.before = update
-    result = await setup.dispatcher.embed(EmbedRequest("m", texts(35)))
+    result = await setup.dispatcher.run(EmbedRequest("m", texts(35)))
     assert result.revision == "gpu-2"
     assert result.vectors[:, 0].tolist() == lengths(35)
     asked = [len(call.inputs[0]) for call in setup.gpu.calls]
@@ -822,7 +816,7 @@ async def test_a_model_that_keeps_changing_is_an_honest_503() -> None:
     setup.gpu.before = update
     for _ in range(2 * FAILURES):
         with pytest.raises(Unavailable, match="updated"):
-            await setup.dispatcher.embed(EmbedRequest("m", texts(25)))
+            await setup.dispatcher.run(EmbedRequest("m", texts(25)))
     assert (await setup.view("gpu")).available
 
 
@@ -923,7 +917,7 @@ async def test_the_limit_is_for_all_requests_together() -> None:
     setup = Setup("gpu", concurrency={"gpu": 4})
     gate = setup.gpu.before = Gate()
     requests = [EmbedRequest("m", texts(n)) for n in (1, 35, 1, 50, 1, 1, 1, 1, 1, 25, 1)]
-    async with running(asyncio.gather(*map(setup.dispatcher.embed, requests))) as task:
+    async with running(asyncio.gather(*map(setup.dispatcher.run, requests))) as task:
         while gate.inside:
             await gate.let_one_go()
         results = await task
@@ -936,9 +930,9 @@ async def test_large_requests_leave_room_for_small_ones() -> None:
     setup = Setup("gpu", concurrency={"gpu": 4})
     gate = setup.gpu.before = Gate()
     large = EmbedRequest("m", texts(100))
-    async with running(setup.dispatcher.embed(large)), running(setup.dispatcher.embed(large)):
+    async with running(setup.dispatcher.run(large)), running(setup.dispatcher.run(large)):
         assert len(gate.inside) == 2
-        async with running(setup.dispatcher.embed(ONE)):
+        async with running(setup.dispatcher.run(ONE)):
             assert gate.inside[-1][0] == ONE
             assert len(gate.inside) == 3
 
@@ -948,9 +942,9 @@ async def test_small_requests_do_not_starve_large_ones() -> None:
     setup = Setup("gpu", concurrency={"gpu": 1})
     gate = setup.gpu.before = Gate()
     async with (
-        running(setup.dispatcher.embed(ONE)),
-        running(setup.dispatcher.embed(EmbedRequest("m", texts(20)))),
-        running(asyncio.gather(*(setup.dispatcher.embed(ONE) for _ in range(5)))),
+        running(setup.dispatcher.run(ONE)),
+        running(setup.dispatcher.run(EmbedRequest("m", texts(20)))),
+        running(asyncio.gather(*(setup.dispatcher.run(ONE) for _ in range(5)))),
     ):
         await gate.let_one_go()
         assert len(gate.inside) == 1
@@ -961,10 +955,10 @@ async def test_a_caller_that_leaves_while_waiting_takes_no_room() -> None:
     """Its place goes to the next."""
     setup = Setup("gpu", concurrency={"gpu": 1})
     gate = setup.gpu.before = Gate()
-    async with running(setup.dispatcher.embed(ONE)):
-        async with running(setup.dispatcher.embed(ONE)):
+    async with running(setup.dispatcher.run(ONE)):
+        async with running(setup.dispatcher.run(ONE)):
             pass
-        async with running(setup.dispatcher.embed(EmbedRequest("m", ("next",)))) as last:
+        async with running(setup.dispatcher.run(EmbedRequest("m", ("next",)))) as last:
             await gate.let_one_go()
             assert gate.inside[0][0].inputs == ("next",)
             await gate.let_one_go()
@@ -975,17 +969,15 @@ async def test_a_wait_that_would_be_too_long_is_refused_at_once() -> None:
     """By how long calls took before: the other backend if there is one, else 429 that says when."""
     setup = Setup("gpu", concurrency={"gpu": 1}, max_queue_s=30.0)
     gate = setup.gpu.before = Gate()
-    async with running(setup.dispatcher.embed(ONE)):
+    async with running(setup.dispatcher.run(ONE)):
         setup.clock.now += 20.0
         await gate.let_one_go()
-    async with running(
-        asyncio.gather(*(setup.dispatcher.embed(ONE) for _ in range(3)))
-    ):  # two wait: 40 s
+    async with running(asyncio.gather(*(setup.dispatcher.run(ONE) for _ in range(3)))):  # two wait: 40 s
         with pytest.raises(errors.Overloaded) as caught:
-            await asyncio.wait_for(setup.dispatcher.embed(ONE), PATIENCE_S)
+            await asyncio.wait_for(setup.dispatcher.run(ONE), PATIENCE_S)
         assert caught.value.retry_after_s == 10.0
         setup.decision = Decision(("gpu", "cpu"), False, "")
-        assert (await setup.dispatcher.embed(ONE)).device == "cpu"
+        assert (await setup.dispatcher.run(ONE)).device == "cpu"
 
 
 async def test_a_request_alone_is_never_too_much() -> None:
@@ -997,7 +989,7 @@ async def test_a_request_alone_is_never_too_much() -> None:
 
     setup.gpu.before = take_a_while
     for _ in range(2):
-        result = await setup.dispatcher.embed(EmbedRequest("m", texts(95)))
+        result = await setup.dispatcher.run(EmbedRequest("m", texts(95)))
         assert len(result.token_counts) == 95
 
 
@@ -1005,7 +997,7 @@ async def test_a_backend_in_process_is_not_limited_here() -> None:
     """It has a queue of its own, which needs to see the texts to batch them."""
     setup = Setup("cpu", concurrency={})
     gate = setup.cpu.before = Gate()
-    async with running(asyncio.gather(*(setup.dispatcher.embed(ONE) for _ in range(40)))):
+    async with running(asyncio.gather(*(setup.dispatcher.run(ONE) for _ in range(40)))):
         assert len(gate.inside) == 40
 
 
@@ -1018,7 +1010,7 @@ def test_one_dispatcher_serves_event_loops_one_after_the_other() -> None:
             await asyncio.sleep(0)
 
         setup.gpu.before = dawdle
-        await asyncio.gather(*(setup.dispatcher.embed(ONE) for _ in range(4)))
+        await asyncio.gather(*(setup.dispatcher.run(ONE) for _ in range(4)))
 
     asyncio.run(run())
     asyncio.run(run())

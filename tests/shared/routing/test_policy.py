@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import pytest
 
 from shared.contracts import (
+    AnyRequest,
     Device,
     EmbedRequest,
     PredictRequest,
-    Request,
     RerankRequest,
     TokenizeRequest,
 )
@@ -219,7 +219,7 @@ def test_tokens_are_estimated_without_a_tokenizer(texts: list[str], tokens: int)
     ],
 )
 def test_a_request_is_estimated_by_what_a_model_is_fed(
-    request_: Request, paired: bool, max_tokens: int | None, tokens: int
+    request_: AnyRequest, paired: bool, max_tokens: int | None, tokens: int
 ) -> None:
     """What is cut off costs nothing, and a query as often as it is read."""
     assert estimate_request(request_, paired=paired, max_tokens=max_tokens) == tokens

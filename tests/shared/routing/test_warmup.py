@@ -14,15 +14,7 @@ import pytest
 
 from shared.errors import Misconfigured, StoreUnavailable
 from shared.routing import warmup
-from shared.routing.forecast import (
-    SLOT_S,
-    SLOTS,
-    WEEK_S,
-    State,
-    add_counts,
-    begin,
-    slot_at,
-)
+from shared.routing.forecast import SLOT_S, SLOTS, WEEK_S, State, add_counts, begin, slot_at
 from shared.routing.warmup import KEY, WarmUp
 from shared.settings import Settings
 from shared.storage.blobs import BlobStat

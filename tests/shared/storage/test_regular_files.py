@@ -9,12 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.storage.regular_files import (
-    FileRefused,
-    open_regular,
-    read_capped,
-    stat_regular,
-)
+from shared.storage.regular_files import FileRefused, open_regular, read_capped, stat_regular
 
 
 def _link_to_a_file(path: Path) -> None:

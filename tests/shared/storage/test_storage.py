@@ -33,14 +33,7 @@ from shared.errors import InvalidInput, Misconfigured, SourceChanged, StoreUnava
 from shared.settings import Settings
 from shared.storage import azure, folder
 from shared.storage.azure import AzureBlobs, AzureQueue
-from shared.storage.blobs import (
-    OUT,
-    SOURCE,
-    Blobs,
-    Message,
-    Queue,
-    Storage,
-)
+from shared.storage.blobs import OUT, SOURCE, Blobs, Message, Queue, Storage
 from shared.storage.connect import open_storage
 from shared.storage.folder import FolderBlobs
 from tests.azurite import Azurite, running_azurite

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from shared import errors
 from shared.contracts import (
+    AnyRequest,
     EmbedRequest,
     EmbedResult,
     PredictRequest,
     PredictResult,
-    Request,
     RerankRequest,
     RerankResult,
     Timings,
@@ -226,7 +226,7 @@ def _reads_or_refuses(data: bytes) -> None:
         TokenizeRequest("m", ("a", ""), False, "query"),
     ],
 )
-def test_requests_come_back_equal(request_: Request) -> None:
+def test_requests_come_back_equal(request_: AnyRequest) -> None:
     """Every field survives, the defaults and the others."""
     packed = messages.pack_request(request_)
     assert messages.unpack_request(packed, type(request_), max_bytes=LIMIT) == request_

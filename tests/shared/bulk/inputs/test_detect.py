@@ -12,13 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.bulk.inputs.detect import (
-    HEAD_BYTES,
-    Format,
-    ReadOptions,
-    detect_format,
-    read_rows,
-)
+from shared.bulk.inputs.detect import HEAD_BYTES, Format, ReadOptions, detect_format, read_rows
 from shared.bulk.inputs.lines import MAX_RECORD_BYTES, MAX_TEXT_BYTES
 from shared.bulk.inputs.source import Source
 from shared.bulk.rows import BadRow, Row, cut_chunks

@@ -21,12 +21,7 @@ import pytest
 import zstandard
 from pyarrow import feather, orc
 
-from shared.bulk.inputs.detect import (
-    HEAD_BYTES,
-    Format,
-    ReadOptions,
-    detect_format,
-)
+from shared.bulk.inputs.detect import HEAD_BYTES, Format, ReadOptions, detect_format
 from shared.errors import InvalidInput
 from tests.server import ROOT
 from tests.shared.bulk.sources import read_all

@@ -16,14 +16,7 @@ import pytest
 
 from shared.bulk.inputs.detect import ReadOptions
 from shared.bulk.outputs import writing
-from shared.bulk.outputs.writing import (
-    Dtype,
-    quantise,
-    write_ids,
-    write_jsonl,
-    write_npy,
-    write_parquet,
-)
+from shared.bulk.outputs.writing import Dtype, quantise, write_ids, write_jsonl, write_npy, write_parquet
 from shared.bulk.rows import cut_chunks, embedded, pack_table, unpack_table
 from shared.contracts import FloatMatrix
 from tests.shared.bulk.sources import read_all
