@@ -88,13 +88,14 @@ class Timings:
 class Result:
     """What all results have.
 
-    arrays: which of its fields are arrays, with type and number of dimensions, as they go over the wire.
+    arrays: which of its fields are arrays, with their type and the shape of a row (None: any length), as
+    they go over the wire.
     joined: its fields with an entry an item (or a token): what parts of a request have in turn.
     """
 
     __slots__ = ()
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # subclasses are dataclasses
-    arrays: ClassVar[Mapping[str, tuple[str, int]]]
+    arrays: ClassVar[Mapping[str, tuple[str, tuple[int | None, ...]]]]
     joined: ClassVar[tuple[str, ...]]
 
     token_counts: tuple[int, ...]
@@ -123,7 +124,7 @@ class EmbedResult(Result):
     caller should know, in sentences.
     """
 
-    arrays: ClassVar = {"vectors": ("<f4", 2)}
+    arrays: ClassVar = {"vectors": ("<f4", (None,))}
     joined = ("vectors",)
 
     vectors: FloatMatrix
@@ -146,7 +147,7 @@ class RerankResult(Result):
     cut: the documents that were cut, alone or beside the query; all of them if the query was.
     """
 
-    arrays: ClassVar = {"scores": ("<f8", 1), "logits": ("<f4", 1)}
+    arrays: ClassVar = {"scores": ("<f8", ()), "logits": ("<f4", ())}
     joined = ("scores", "logits")
 
     scores: DoubleMatrix
@@ -178,7 +179,7 @@ class PredictResult(Result):
     cut: the inputs that were cut, ascending.
     """
 
-    arrays: ClassVar = {"scores": ("<f8", 2)}
+    arrays: ClassVar = {"scores": ("<f8", (None,))}
     joined = ("scores",)
 
     scores: DoubleMatrix
@@ -200,7 +201,7 @@ class TokenizeResult(Result):
     texts: what stands there; of a special token its name. cut: none, since inputs are told uncut.
     """
 
-    arrays: ClassVar = {"spans": ("<i4", 2)}
+    arrays: ClassVar = {"spans": ("<i4", (4,))}
     joined = ("spans", "texts")
 
     spans: IntMatrix

@@ -64,9 +64,11 @@ def _check_rows(kind: type[Result], name: str, value: Any, rows: int) -> None:
     if value is None:
         return  # a field that may be, or msgspec would have said so
     if name in kind.arrays:
-        dtype, dimensions = kind.arrays[name]
-        if not isinstance(value, np.ndarray) or (value.dtype.str, value.ndim) != (dtype, dimensions):
+        dtype, row = kind.arrays[name]
+        if not isinstance(value, np.ndarray) or (value.dtype.str, value.ndim) != (dtype, 1 + len(row)):
             raise TypeError(name)
+        if any(length not in (None, each) for length, each in zip(row, value.shape[1:], strict=True)):
+            raise ValueError(name)
     if len(value) != rows:
         raise ValueError(name)
 
