@@ -1,43 +1,78 @@
-# make run | make test | make check | make bench. Each sets up what it needs.
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
-BIN := .venv/bin
+# The first run of each sets up what it needs, in .venv and .blitz. `make help` lists the targets.
+SAMPLE := all-MiniLM-L6-v2
+MODEL := $(SAMPLE)
+PORT := 7071
 STORE := file://.blitz/models
-MODEL := all-MiniLM-L6-v2
+BIN := .venv/bin
+IS_SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+# The first that runs and is supported: a name on the PATH may be a stand-in, as pyenv's are.
+ifndef PYTHON
+PYTHON := $(shell for each in python3.11 python3.12 python3 python; do \
+	$$each -c '$(IS_SUPPORTED)' 2> /dev/null && { echo $$each; break; }; done)
+endif
 # Lock files are complete and have the hashes of all packages, so pip looks for nothing and takes nothing else.
-INSTALL := $(BIN)/python -m pip install -q --no-deps --require-hashes
+INSTALL := $(BIN)/python -m pip install --no-deps --require-hashes
 
-.PHONY: run test check bench lock clean
+.PHONY: help run test check bench lock clean npm
 
-run: .venv/build .blitz/models/$(MODEL)/current
-	$(BIN)/python -m functions.local --host 127.0.0.1 --port 7071 --model-store $(STORE)
+help:   ## this list
+	@sed -n 's/^\([a-z]*\):.*## */make \1|/p' Makefile | while IFS='|' read -r target what; \
+		do printf '%-12s %s\n' "$$target" "$$what"; done
 
-.blitz/models/$(MODEL)/current: | .venv/build
-	$(BIN)/python -m model_build $(MODEL) --target cpu-int8 --push $(STORE)
+run: .venv/serve .blitz/models/$(MODEL)/current  ## serve on http://127.0.0.1:7071; elsewhere: make run PORT=7193
+	$(BIN)/python -m functions.local --host 127.0.0.1 --port $(PORT) --model-store $(STORE)
 
-test: .venv/test tests/node_modules/.package-lock.json
+# The sample model is put together from its weights, to the bytes that a build gave: that takes no torch.
+.blitz/models/$(SAMPLE)/current: | .venv/serve
+	@echo "Assembling the sample model $(SAMPLE): seconds."
+	$(BIN)/python -m model_build.assemble $(SAMPLE) --target cpu-int8 --push $(STORE)
+
+# Any other one is built and measured here.
+.blitz/models/%/current: | .venv/serve
+	@echo "$* is built here, with torch, which is installed first if need be: 1.3 GB, or 5 GB where it is PyPI's."
+	$(MAKE) .venv/build
+	$(BIN)/python -m model_build $* --target cpu-int8 --push $(STORE)
+
+test: npm .venv/test .venv/clients/installed tests/node_modules/.package-lock.json  ## run all tests
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
-check: .venv/test
+check: .venv/test  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/bench tests/node_modules/.package-lock.json .blitz/models/$(MODEL)/current
+bench: npm .venv/bench tests/node_modules/.package-lock.json .blitz/models/$(MODEL)/current  ## measure what the README claims
 	$(BIN)/python -m tests.benchmarks
 
-# Lock files from their .in; make lock UPGRADE=--upgrade takes the newest versions that fit.
-lock: .venv/test
+lock: .venv/test  ## write the lock files from their .in; UPGRADE=--upgrade takes the newest versions that fit
 	PATH="$(CURDIR)/$(BIN):$$PATH" .ci/lock $(UPGRADE)
 
-clean:
-	rm -rf .venv .blitz tests/node_modules
+clean:  ## remove what the others set up, but not what bulk jobs wrote
+	rm -rf .venv .blitz/models tests/node_modules
+	@! test -d .blitz/bulk || echo "Kept .blitz/bulk, your bulk files: rm -r .blitz/bulk removes them."
 
-# The CPU build of torch where its index answers; PyPI's (several GB on Linux) where it does not.
-.venv/build: requirements.txt model_build/requirements.txt model_build/requirements-torch.txt \
+# A venv that is not whole (it was interrupted, or Python's ensurepip is missing) is made anew.
+define VENV
+@$(or $(PYTHON),false) -c '$(IS_SUPPORTED)' 2> /dev/null || { echo "BlitzEmbedding needs Python 3.11 or 3.12;" \
+	"$(or $(PYTHON),python3) is $$($(or $(PYTHON),python3) --version 2> /dev/null || echo not there)." \
+	"Install one, or name it: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+@$(BIN)/python -c 'import pip; $(IS_SUPPORTED)' 2> /dev/null || \
+	{ echo "Making .venv with $$($(PYTHON) --version)."; rm -rf .venv && $(PYTHON) -m venv .venv; }
+endef
+
+# What serves, and the sample model's weights.
+.venv/serve: requirements.txt model_build/requirements-sample.txt
+	$(VENV)
+	@echo "Installing what serves, once: 210 MB to download, 0.6 GB on disk."
+	$(INSTALL) -r requirements.txt -r model_build/requirements-sample.txt
+	touch $@
+
+# What builds models. The CPU build of torch where its index answers; PyPI's (several GB on Linux) where it does not.
+.venv/build: .venv/serve model_build/requirements.txt model_build/requirements-torch.txt \
 		infra/gpu/requirements-torch.txt
-	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 12), "needs Python 3.11 or 3.12: make PYTHON=..."'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(INSTALL) -r requirements.txt -r model_build/requirements.txt
+	@echo "Installing what builds models, once: 80 MB to download, besides torch."
+	$(INSTALL) -r model_build/requirements.txt
+	@echo "Installing torch: its CPU build where download.pytorch.org answers, 200 MB; else PyPI's, on Linux 2.6 GB."
 	{ $(INSTALL) --retries 0 --timeout 15 --index-url https://download.pytorch.org/whl/cpu \
 		-r model_build/requirements-torch.txt && $(BIN)/python -c 'import torch'; } 2>/dev/null \
 		|| $(INSTALL) -r infra/gpu/requirements-torch.txt
@@ -48,9 +83,20 @@ clean:
 	$(INSTALL) --ignore-requires-python -r tests/requirements-worker.txt
 	touch $@
 
+# Clients of other services, with pins of their own.
+.venv/clients/installed: tests/clients/requirements.txt | .venv/build
+	$(BIN)/python -m venv --clear .venv/clients
+	.venv/clients/bin/python -m pip install -q --no-compile --no-deps --require-hashes -r $<
+	touch $@
+
 .venv/bench: .venv/test tests/benchmarks/requirements.txt
 	$(INSTALL) -r tests/benchmarks/requirements.txt
 	touch $@
+
+# Before minutes of installing Python's packages.
+npm:
+	@command -v npm > /dev/null || { echo "The tests need npm, which comes with Node.js, for Azurite (Azure's storage" \
+		"on this machine): install Node.js 22 or newer from https://nodejs.org. make run needs none."; exit 1; }
 
 tests/node_modules/.package-lock.json: tests/package.json tests/package-lock.json
 	npm ci --prefix tests --no-audit --no-fund --loglevel=error

@@ -1,7 +1,7 @@
 """What the service costs: a calculator over rates and prices that you state.
 
-`python docs/costs.py {cpu,gpu,idle,ahead} --help`. Knows no tariff: prices with a default are what
-others published (docs/costs.md tells where and when); those without were not found: look them up.
+`.venv/bin/python docs/costs.py {cpu,gpu,idle,ahead} --help`. Knows no tariff: prices with a default are
+what others published (docs/costs.md tells where and when); those without were not found: look them up.
 Standard library only.
 """
 

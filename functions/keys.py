@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from functions.api.auth import owner_name
+from shared.command_line import command_of
 
 # The hashes have no salt: what keeps a key from being guessed is its length.
 _KEY = re.compile(r"[!-~]{16,}")
@@ -17,7 +18,7 @@ _KEY = re.compile(r"[!-~]{16,}")
 
 def make(arguments: Sequence[str]) -> int:
     """Print a new random key and its hash, or the hash of a key given on stdin; the exit code."""
-    parser = argparse.ArgumentParser("python -m functions.keys")
+    parser = argparse.ArgumentParser(command_of("functions.keys"))
     parser.add_argument("--stdin", action="store_true", help="hash the key on stdin, make none")
     given = parser.parse_args(arguments).stdin
     key = sys.stdin.readline().rstrip("\r\n") if given else secrets.token_urlsafe(32)

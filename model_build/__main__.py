@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -27,7 +28,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from model_build.locate import Located, locate
 from model_build.prompts import parse_prompts
-from shared.errors import BlitzError, InvalidArtefact, InvalidInput
+from shared.command_line import command_of
+from shared.errors import BlitzError, InvalidArtefact, InvalidInput, Misconfigured
 from shared.models.manifest import MANIFEST_FILE, Manifest, encode_manifest
 from shared.models.store import ModelStore, open_store
 from shared.names import check_name
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from model_build.source import SourceModel
 
 BAD_INPUT, GATE_FAILED, PUSH_FAILED = 2, 3, 4
+_PACKAGES = ("torch", "transformers", "sentence_transformers", "onnx", "onnxscript", "scipy")
 
 # Measured on a 6-layer BERT trained on TREC QA, with one value channel a layer made larger and larger,
 # which FP32 does not notice. INT8 as trained: rank agreement 0.993, MAP lower by 0.005; channel x 64:
@@ -115,6 +118,13 @@ def build(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also keep the built files in this folder.")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the recipe from which model_build.assemble makes the same files without "
+            "torch: model_build/recipes/NAME.TARGET.json."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")
     ] = False,
@@ -127,6 +137,7 @@ def build(
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         try:
+            _check_packages()
             given = parse_prompts(prompt or [])
             store = _open(push, folder / "cache") if push else None
             located = locate(model, revision)
@@ -148,12 +159,23 @@ def build(
                 _keep(folder, manifest, out)
         except OSError:
             _fail("the folder of --out cannot be written", BAD_INPUT, as_json, manifest)
+        if recipe is not None:
+            _record(folder, manifest, located.folder, recipe, as_json)
         try:
             if store is not None:
                 status = "published" if store.publish(folder, manifest) else "unchanged"
         except BlitzError as error:
             _fail(f"the push failed: {error.message}", PUSH_FAILED, as_json, manifest)
     _report(status, manifest, origin, as_json)
+
+
+def _check_packages() -> None:
+    """Raises Misconfigured where only what serves is installed, as after `make run`."""
+    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
+        raise Misconfigured(
+            f"building a model takes packages that are not installed ({', '.join(missing)}); "
+            "make .venv/build installs them"
+        )
 
 
 def _open(url: str, cache: Path) -> ModelStore:
@@ -239,6 +261,17 @@ def _keep(folder: Path, manifest: Manifest, out: Path) -> None:
     (out / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
 
 
+def _record(folder: Path, manifest: Manifest, source: Path, recipe: Path, as_json: bool) -> None:
+    from model_build.recipe import encode_recipe, write_recipe
+
+    try:
+        recipe.write_bytes(encode_recipe(write_recipe(folder, manifest, source)))
+    except BlitzError as error:
+        _fail(error.message, BAD_INPUT, as_json, manifest)
+    except OSError:
+        _fail("the file of --recipe cannot be written", BAD_INPUT, as_json, manifest)
+
+
 def _fail(message: str, code: int, as_json: bool, manifest: Manifest | None = None) -> NoReturn:
     typer.echo(f"error: {message}", err=True)
     if as_json:
@@ -299,4 +332,4 @@ def _print_json(value: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    app(prog_name="python -m model_build")
+    app(prog_name=command_of("model_build"))

@@ -9,13 +9,16 @@ import hashlib
 import importlib.metadata
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 from safetensors.numpy import save_file
 
-from model_build.source import SourceModel
 from shared.models.manifest import SCHEMA_VERSION, Dense, File, Manifest, Source, Target
+
+if TYPE_CHECKING:  # it brings torch, which a model that is assembled does without
+    from model_build.source import SourceModel
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.safetensors"
@@ -65,7 +68,7 @@ def describe(folder: Path, source: SourceModel, origin: Source, name: str, targe
     )
     (folder / CARD_FILE).write_text(card(manifest), "utf-8")
     names = (*runs, TOKENIZER_FILE, *(layer.file for layer in dense), CARD_FILE)
-    manifest = msgspec.structs.replace(manifest, files=tuple(_file(folder / each) for each in names))
+    manifest = msgspec.structs.replace(manifest, files=tuple(file_of(folder / each) for each in names))
     return msgspec.structs.replace(manifest, revision=revision_of(manifest))
 
 
@@ -132,7 +135,8 @@ def _write_dense(folder: Path, source: SourceModel) -> tuple[Dense, ...]:
     return tuple(layers)
 
 
-def _file(path: Path) -> File:
+def file_of(path: Path) -> File:
+    """Name, size and sha256 of the file at `path`."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return File(path.name, path.stat().st_size, digest)

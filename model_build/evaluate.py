@@ -5,6 +5,7 @@ It does not know how the model was made or where it will be published.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -83,7 +84,12 @@ def shortfalls(
     if quality.cosine_mean is not None and not quality.cosine_mean >= min_cosine:
         found.append(f"mean cosine {quality.cosine_mean:.6f} is below --min-cosine {min_cosine:g}")
     agreement = quality.rank_agreement_mean
-    if agreement is not None and not agreement >= min_rank_agreement:
+    if agreement is not None and math.isnan(agreement):
+        found.append(
+            "its ranking cannot be judged (--min-rank-agreement): it gives all documents of a sample "
+            "query the same score, as a model does that reads too few tokens to come to the document"
+        )
+    elif agreement is not None and not agreement >= min_rank_agreement:
         found.append(
             f"mean rank agreement {agreement:.4f} is below --min-rank-agreement {min_rank_agreement:g}"
         )

@@ -6,11 +6,12 @@ It does not know what safetensors hold.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from model_build.configuration import Adapter
 from model_build.folder import fields_of, read_json, refused
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, shown
 
 ADAPTER = "adapter_config.json"
 
@@ -58,20 +59,42 @@ def no_model(folder: Path) -> InvalidInput:
 
 def no_weights(folder: Path, name: str) -> InvalidInput:
     """The error for a folder without the safetensors file `name`."""
-    if pickles := _pickles(folder):
-        kinds = ", ".join(sorted({"*" + path.suffix for path in pickles}))
+    if pickles := pickles_of(path.name for path in folder.glob("*") if path.is_file()):
         return refused(
-            f"the weights are pickles only ({kinds}), which run code when they are read; this builder "
-            "reads safetensors. In the model's folder, "
-            f"this converts them: {conversion(pickles)}"
+            f"{_only_pickles(pickles)} In the model's folder, this converts them: {conversion(pickles)}"
         )
     said = _other_format(folder)
     return refused(f"there is no {name}{f': {said}' if said else ''}")
 
 
-def conversion(pickles: list[Path]) -> str:
+def no_weights_at_hub(repository: str, revision: str | None, names: Iterable[str]) -> InvalidInput:
+    """The error for a model of the hub that has no safetensors. names: of the repository's files."""
+    listed = list(names)
+    for parent in sorted({name.rpartition("/")[0] for name in listed}):
+        pickles = pickles_of(Path(name).name for name in listed if name.rpartition("/")[0] == parent)
+        if pickles:
+            break
+    else:
+        return refused(f"{repository} has no *.safetensors at the hub, and this builder reads no others")
+    folder = repository.rpartition("/")[2]
+    at = f" --revision {revision}" if revision and _PLAIN.fullmatch(revision) else ""
+    inside = f"{folder}/{parent}".rstrip("/")
+    return refused(
+        f"{_only_pickles(pickles)} Fetch the model: hf download {repository}{at} --local-dir {folder}; "
+        f"this, in {shown(inside)}, converts them: {conversion(pickles)}; then build {folder}"
+    )
+
+
+def _only_pickles(names: list[str]) -> str:
+    kinds = ", ".join(sorted({"*" + Path(name).suffix for name in names}))
+    return (
+        f"the weights are pickles only ({kinds}), which run code when they are read; this builder reads "
+        "safetensors."
+    )
+
+
+def conversion(names: list[str]) -> str:
     """A command that writes model.safetensors from PyTorch's files, and runs no code of theirs."""
-    names = [path.name for path in pickles]
     said = repr(names if all(map(_PLAIN.fullmatch, names)) and len(names) <= 4 else ["FILE"])
     if len(names) > 4 and all(map(_PLAIN.fullmatch, names)):
         said = f"sorted(map(str, pathlib.Path().glob('{_common(names)}')))"
@@ -91,9 +114,10 @@ def _common(names: list[str]) -> str:
     return f"{first[:same]}*{Path(first).suffix}"
 
 
-def _pickles(folder: Path) -> list[Path]:
-    found = [path for path in sorted(folder.glob("*")) if path.suffix in _PICKLES and path.is_file()]
-    return [path for path in found if not _NO_WEIGHTS.fullmatch(path.name)]
+def pickles_of(names: Iterable[str]) -> list[str]:
+    """Those of a folder's files that are PyTorch's weights, sorted."""
+    found = [name for name in sorted(names) if Path(name).suffix in _PICKLES]
+    return [name for name in found if not _NO_WEIGHTS.fullmatch(name)]
 
 
 def _other_format(folder: Path) -> str | None:

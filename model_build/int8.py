@@ -12,12 +12,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from model_build.rounding import quantize_columns, quantize_rows
+
 # Names of constants every quantised layer shares.
 _ONE = "int8_one"
 _ZERO_POINT = "int8_zero_point"
 _INVERSE_127 = "int8_inverse_127"
 _FLOOR = "int8_floor"
-_LARGEST_PAIR = 128  # 255 * 128 <= 32767 < 255 * 129
 
 
 def quantize_per_row(src: Path, out: Path) -> int:
@@ -49,30 +50,6 @@ def quantize_per_row(src: Path, out: Path) -> int:
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     onnx.save(model, out)
     return layers
-
-
-def quantize_columns(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """(K, N) float32 -> (K, N) int8 and (N,) scales, weight ~ int8 * scale, safe in pairs.
-
-    For each even k, the same-signed parts of rows k and k + 1 sum to at most 128 in every column
-    (see `quantize_per_row`). An odd K is paired with a row of zeros.
-    """
-    largest = np.abs(weight).max(axis=0)
-    scale = np.maximum(np.maximum(largest, _largest_pair(weight)) / 127, 1e-12).astype(np.float32)
-    quantized = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
-    # Two roundings add at most one to a sum of at most 127.
-    assert _largest_pair(quantized.astype(np.float32)).max() <= _LARGEST_PAIR
-    return quantized, scale
-
-
-def _largest_pair(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(K, N) -> (N,): the largest sum of magnitudes of one sign in rows 0+1, 2+3, ..."""
-    even = np.pad(weight, ((0, weight.shape[0] % 2), (0, 0)))
-    pairs = even.reshape(-1, 2, weight.shape[1])
-    positive = np.maximum(pairs, 0).sum(axis=1).max(axis=0)
-    negative = np.maximum(-pairs, 0).sum(axis=1).max(axis=0)
-    largest: NDArray[np.float32] = np.maximum(positive, negative)
-    return largest
 
 
 class _Rewriter:
@@ -153,9 +130,8 @@ class _Rewriter:
         """Word embeddings (V, H): INT8 rows and one scale a row, multiplied after the look-up."""
         table, ids = node.input
         y = node.output[0]
-        rows = numpy_helper.to_array(self._initializers[table])
-        scale = np.maximum(np.abs(rows).max(axis=1, keepdims=True) / 127, 1e-12).astype(np.float32)
-        self._constant(f"{table}_int8", np.rint(rows / scale).astype(np.int8))
+        quantized, scale = quantize_rows(numpy_helper.to_array(self._initializers[table]))
+        self._constant(f"{table}_int8", quantized)
         self._constant(f"{table}_int8_scale", scale)
         self._add("Gather", [f"{table}_int8", ids], f"{y}_int8", axis=0)
         self._add("Cast", [f"{y}_int8"], f"{y}_float", to=TensorProto.FLOAT)

@@ -16,8 +16,9 @@ from pathlib import Path
 import msgspec
 
 from model_build.folder import check_folder
+from model_build.formats import no_weights_at_hub
 from shared.engines.memory import usable_memory
-from shared.errors import InvalidInput, Unavailable
+from shared.errors import InvalidInput, Unavailable, shown
 from shared.models.manifest import Source
 
 CATALOGUE = Path(__file__).with_name("models.toml")
@@ -78,19 +79,33 @@ def locate(model: str, revision: str | None = None) -> Located:
             return _from_hub(entry.hub, revision or entry.revision, model)
         _refuse_revision(revision)
         return _from_package(entry, model)
-    if len(model) <= _MAX_HUB_ID and _HUB_ID.fullmatch(model) and not Path(model).exists():
+    if len(model) <= _MAX_HUB_ID and _HUB_ID.fullmatch(model) and not _is_file(model):
         return _from_hub(model, revision, model.rpartition("/")[2])
+    if _is_file(model):
+        raise InvalidInput(
+            f"{shown(model)!r} is a file: give the folder that it is in; a model is a folder with "
+            "config.json, model.safetensors and tokenizer.json, as save_pretrained() writes it",
+            field="model",
+        )
     known = ", ".join(sorted(catalogue))
     raise InvalidInput(
-        f"{model[:_MAX_HUB_ID]} is neither a folder, nor a hub id (ORG/NAME), nor one of: {known}",
+        f"{shown(model)!r} is neither a folder, nor a hub id (ORG/NAME), nor one of: {known}",
         field="model",
     )
 
 
 def _is_folder(model: str) -> bool:
     try:
-        return Path(model).is_dir()
-    except OSError:  # a name that is too long for the file system
+        return model != "" and Path(model).is_dir()
+    except (OSError, ValueError):  # a name that is too long for the file system, or has a NUL
+        return False
+
+
+def _is_file(model: str) -> bool:
+    """A device or the like is none either, and no folder."""
+    try:
+        return model != "" and Path(model).exists()
+    except (OSError, ValueError):
         return False
 
 
@@ -103,7 +118,7 @@ def _from_package(entry: Entry, name: str) -> Located:
     spec = importlib.util.find_spec(entry.module)
     if spec is None or not spec.submodule_search_locations:
         raise InvalidInput(
-            f"the package {entry.package} is not installed: see model_build/requirements.txt",
+            f"the package {entry.package} is not installed: see model_build/requirements-sample.txt",
             field="model",
         )
     folder = Path(next(iter(spec.submodule_search_locations))) / entry.folder
@@ -113,7 +128,7 @@ def _from_package(entry: Entry, name: str) -> Located:
 def _from_hub(repository: str, revision: str | None, name: str) -> Located:
     # Slow to import, and most builds do not need it.
     import httpx
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import list_repo_files, snapshot_download
     from huggingface_hub.errors import (
         HFValidationError,
         LocalEntryNotFoundError,
@@ -130,6 +145,9 @@ def _from_hub(repository: str, revision: str | None, name: str) -> Located:
                 ignore_patterns=list(_OTHER_FORMATS),
             )
         )
+        # No weights came: the hub says what it has.
+        found = any(folder.rglob("*.safetensors"))
+        others = None if found else list_repo_files(repository, revision=revision)
     except RevisionNotFoundError as error:
         raise InvalidInput(f"{repository} has no revision {revision}", field="revision") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
@@ -141,6 +159,8 @@ def _from_hub(repository: str, revision: str | None, name: str) -> Located:
             f"{repository} cannot be downloaded: the model hub does not answer. "
             "Give a folder that holds the model instead"
         ) from error
+    if others is not None:
+        raise no_weights_at_hub(repository, revision, others)
     check_folder(folder, usable_memory())
     # The snapshot's folder is named after the commit, whatever branch or tag was asked for.
     commit = folder.name if _COMMIT.fullmatch(folder.name) else (revision or "unknown")

@@ -61,6 +61,11 @@ def prompt_for(input_type: InputType | None, prompts: Collection[str]) -> str | 
     return next((name for name in meant if name in prompts), None)
 
 
+def is_blank(text: str) -> bool:
+    """Whether there is nothing in it but spaces and line ends."""
+    return not text or text.isspace()
+
+
 class CutIds(list[int]):
     """Ids of a text of which there were more."""
 
@@ -218,6 +223,22 @@ class TokenizeResult(Result):
         return self.total_tokens
 
 
+@dataclass(frozen=True, slots=True)
+class DecodeResult(Result):
+    """texts: one an input. token_counts: the ids of each. cut: none."""
+
+    arrays: ClassVar = {}
+    joined = ("texts",)
+
+    texts: tuple[str, ...]
+    token_counts: tuple[int, ...]
+    model: str
+    revision: str
+    timings: Timings = field(default_factory=Timings)
+    device: Device = "cpu"
+    cut: tuple[int, ...] = ()
+
+
 class Request(Generic[ResultT]):
     """What a backend is asked, and ResultT is what it answers.
 
@@ -281,7 +302,7 @@ class EmbedRequest(Request[EmbedResult]):
 
 @dataclass(frozen=True, slots=True)
 class RerankRequest(Request[RerankResult]):
-    """Score each of `documents` against `query` with `model`.
+    """Score each of `documents` against `query` with `model`. Blank documents get the lowest score.
 
     raw_scores: a cross-encoder's logits instead of their sigmoid.
     truncate: cut pairs longer than the model reads, longest text first; if False they are an
@@ -302,7 +323,8 @@ class RerankRequest(Request[RerankResult]):
     def __post_init__(self) -> None:
         if not self.query:
             raise EmptyInput("the query is empty: give a text", field="query")
-        _check_texts(self.documents, "documents")
+        if not self.documents:
+            raise EmptyInput("documents is empty: give at least one text", field="documents")
         if self.max_document_tokens is not None and self.max_document_tokens < 1:
             raise InvalidInput("max_document_tokens must be 1 or more", field="max_document_tokens")
 
@@ -323,7 +345,11 @@ class PredictRequest(Request[PredictResult]):
     truncation_side: TruncationSide = "right"
 
     def __post_init__(self) -> None:
-        _check_texts(self.inputs, "inputs")
+        if not self.inputs:
+            raise EmptyInput("inputs is empty: give at least one text", field="inputs")
+        for index, item in enumerate(self.inputs):
+            if not (item if isinstance(item, str) else any(item)):  # of a pair, one may be empty
+                raise EmptyInput(f"inputs[{index}] is empty: give a text", field=f"inputs[{index}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,18 +372,38 @@ class TokenizeRequest(Request[TokenizeResult]):
             raise EmptyInput("inputs is empty: give at least one text", field="inputs")
 
 
-def _check_texts(texts: tuple[str | tuple[str, str], ...], field: str) -> None:
-    if not texts:
-        raise EmptyInput(f"{field} is empty: give at least one text", field=field)
-    for index, item in enumerate(texts):
-        if not all((item,) if isinstance(item, str) else item):
-            raise EmptyInput(f"{field}[{index}] is empty: give a text", field=f"{field}[{index}]")
+@dataclass(frozen=True, slots=True)
+class DecodeRequest(Request[DecodeResult]):
+    """Tell the text of each of `inputs`, ids of the model's vocabulary, however many.
+
+    skip_special_tokens: those that stand for no text are left out.
+    """
+
+    operation, result, items, items_as_told = "decode", DecodeResult, "inputs", "ids"
+    runs_model = False
+
+    model: str
+    inputs: tuple[tuple[int, ...], ...]
+    skip_special_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise EmptyInput("ids is empty: give at least one id", field="ids")
+        for index, ids in enumerate(self.inputs):
+            if not ids:
+                raise EmptyInput(f"ids[{index}] is empty: give an id", field=f"ids[{index}]")
 
 
 AnyRequest: TypeAlias = Request[Any]
 RequestT = TypeVar("RequestT", bound=AnyRequest)
 
-REQUESTS: tuple[type[AnyRequest], ...] = (EmbedRequest, RerankRequest, PredictRequest, TokenizeRequest)
+REQUESTS: tuple[type[AnyRequest], ...] = (
+    EmbedRequest,
+    RerankRequest,
+    PredictRequest,
+    TokenizeRequest,
+    DecodeRequest,
+)
 """All there are."""
 
 

@@ -6,7 +6,7 @@ Does not know where parts run.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -67,8 +67,14 @@ def _cut_in_whole(results: Sequence[Result]) -> tuple[int, ...]:
 
 def in_whole(error: BlitzError, start: int) -> BlitzError:
     """The error of a part that begins at item `start` as the whole's: input[3] is renumbered."""
+    return renumbered(error, lambda index: start + index)
+
+
+def renumbered(error: BlitzError, number: Callable[[int], int]) -> BlitzError:
+    """`error` with the item that it names, in its message too, at `number` of its index."""
     item = _ITEM.fullmatch(error.field or "")
     if item is None:
         return error
-    field = f"{item[1]}[{int(item[2]) + start}]{item[3]}"
-    return type(error)(error.message, field=field, retry_after_s=error.retry_after_s)
+    right = f"{item[1]}[{number(int(item[2]))}]"
+    message = error.message.replace(f"{item[1]}[{item[2]}]", right)
+    return type(error)(message, field=right + item[3], retry_after_s=error.retry_after_s)

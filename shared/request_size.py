@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from shared.contracts import AnyRequest, RerankRequest, TextInput, TokenizeRequest
+from shared.contracts import AnyRequest, DecodeRequest, RerankRequest, TextInput, TokenizeRequest
 from shared.errors import PayloadTooLarge
 
 BYTES_PER_TOKEN = 4
@@ -19,7 +19,12 @@ CHARACTERS_PER_TOKEN = 16
 
 
 def characters_of(request: AnyRequest) -> int:
-    """What there is to tokenise. A token id counts as its digits, though nothing is done to it."""
+    """What there is to tokenise. A token id counts as its digits, though nothing is done to it.
+
+    Of what is to be decoded the ids count, each as one.
+    """
+    if isinstance(request, DecodeRequest):
+        return sum(map(len, request.inputs))
     query = len(request.query) if isinstance(request, RerankRequest) else 0
     return query + _characters(request.texts)
 
@@ -54,7 +59,7 @@ def estimate_request(request: AnyRequest, *, paired: bool, max_tokens: int | Non
 
     max_tokens: what the model reads of a text or pair; None: not known.
     """
-    if isinstance(request, TokenizeRequest):
+    if isinstance(request, TokenizeRequest | DecodeRequest):
         return estimate_tokens(request.inputs)  # told of the whole, though not all of it would be read
     texts, query = request.texts, ""
     if isinstance(request, RerankRequest):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from shared.command_line import command_of
 from shared.errors import Misconfigured
 from shared.names import is_name
 
@@ -24,18 +25,21 @@ PREFIX = "BLITZ_"
 class Settings:
     """What operators can change. Each field is BLITZ_<NAME>; units are in the names.
 
+    `python -m docs.settings` writes docs/settings.md from what follows.
+
     role: which app this process is: router, cpu or gpu.
-    applicationinsights_connection_string: where telemetry goes; empty: nowhere.
-    applicationinsights_authentication_string: how it is let in: Authorization=AAD;ClientId=GUID, as that
-        managed identity; empty: by its instrumentation key alone. Both are without BLITZ_: they are
-        Azure's variables, which the Functions host reads too.
-    log_format: "text" or "json", one object a line. In Functions the host writes the logs.
+    applicationinsights_connection_string: where telemetry goes; empty: nowhere. Azure's own variable,
+        which the Functions host reads too.
+    applicationinsights_authentication_string: how telemetry is authenticated:
+        Authorization=AAD;ClientId=GUID, as that managed identity; empty: by the instrumentation key
+        alone. Azure's own variable, too.
+    log_format: "json" writes one object a line. In Functions the host writes the logs.
     model_store: file://FOLDER, or https://ACCOUNT.blob.core.windows.net/CONTAINER.
     storage: where bulk jobs live: file://FOLDER; https://ACCOUNT.blob.core.windows.net; azurite (its
         published account, ports 10000 and 10001 of this machine); empty: the account of
         storage_connection_string, or file://.blitz/bulk where there is none.
     storage_connection_string: for Azurite or key access; otherwise DefaultAzureCredential.
-    default_model: what a request that names no model gets; empty: the only model there is.
+    default_model: what a request or bulk input that names no model gets; empty: the only model there is.
     cpu_backend_url: where the router finds the CPU backend; empty: in this process.
     gpu_backend_url: where the router finds the GPU backend; empty: there is none.
     backend_audience: Entra audience (api://...) of the backends, for which the router gets a token with
@@ -45,48 +49,58 @@ class Settings:
     cors_origins: comma-separated origins (https://app.example.com) of web pages that may use the router
         from a browser; *: all; empty: none. A page that holds a key shows it to whoever opens the page.
     routing: "fixed" (by the number of texts) or "adaptive" (by the expected time).
-    gpu_min_texts: with "fixed", requests of at least so many texts go to the GPU.
-    gpu_idle_s, gpu_wake_s: after so long without a request the GPU app is taken to be scaled to zero,
-        and it is expected to take so long to come back.
-    gpu_ahead_s: wake the GPU before it is wanted, by what past weeks were like, where sparing one
-        request the cold start costs at most so many GPU seconds; 0: never. Needs storage; only in Azure.
+    gpu_min_texts: with routing "fixed", requests of at least so many texts go to the GPU.
+    gpu_idle_s: after so long without a request the router takes the GPU app to be scaled to zero.
+    gpu_wake_s: how long a GPU app that is scaled to zero is expected to take to come back.
+    gpu_ahead_s: wake the GPU before it is wanted, as past weeks suggest, where sparing one request the
+        cold start costs at most so many GPU seconds; 0: never. Needs storage; only in Azure.
     chunk_texts: larger requests are split into parts of so many texts.
     backend_concurrency: HTTP calls that the router has under way at one backend; others wait.
     allow_cpu: let the GPU app run on the CPU, in FP32, where there is no CUDA: tests and local runs.
-    torch_compile: compile models in the GPU app; see docs/decisions.md for when that pays.
-    cache_dir, cache_disk_bytes: local copies of blobs, and how much they may take
-        (Flex Consumption has 0.8 GB of temporary storage).
-    cache_models, cache_memory_bytes: how many loaded models, and how many bytes of them.
-    model_aliases: comma-separated ALIAS=NAME: HTTP requests that name ALIAS (BAAI/bge-m3,
-        text-embedding-3-small) get the model NAME; goes before a model that is called so. Bulk folders,
-        sidecars, batch lines and warm_models name the model itself.
+    torch_compile: compile models in the GPU app; docs/decisions/013-no-torch-compile.md says when.
+    cache_dir: where local copies of a remote store's models lie. Mode 700, of the user that runs the
+        service.
+    cache_disk_bytes: how much those copies may take (Flex Consumption has 0.8 GB of temporary storage).
+    cache_models: how many models are loaded at a time.
+    cache_memory_bytes: how many bytes the loaded models may have together.
+    model_aliases: comma-separated ALIAS=NAME: what names ALIAS (BAAI/bge-m3, text-embedding-3-small)
+        means the model NAME: requests, bulk folders, metadata, sidecars and batch lines, default_model
+        and warm_models. Goes before a model that is called so. The same for the router and the CPU app,
+        which reads bulk inputs.
     warm_models: comma-separated names loaded at startup.
     refresh_s: how often a served model's pointer is checked for a new revision.
     threads: engine threads; 0: as many as the container's CPU quota.
-    batch_tokens, batch_texts: a micro-batch's limits, padded tokens and texts; 0: what suits the role
-        (CPU: 384 and 128; GPU: by the free memory, and 1,024).
+    batch_tokens: padded tokens in a micro-batch; 0: what suits the role (CPU 384; GPU by its free
+        memory).
+    batch_texts: texts in a micro-batch; 0: what suits the role (CPU 128; GPU 1,024).
     max_wait_ms: how long a free engine waits for a batch to fill; 0 never waits.
-    batch_memory_bytes: what running models may take, all micro-batches under way together; 0: what the
-        container's memory has beside cache_memory_bytes and 0.6 GB. On a CPU it bounds how long a text
-        may be, since attention takes memory by its square.
-    queue_tokens, max_queue_s: tokens waiting in this process, and the seconds they are expected to wait,
-        beyond which requests get 429; tests/benchmarks/overload.py says how to choose the second.
-    max_connections: open at once in functions.local; when that many are open, the one idle for longest
-        gives way, or the next waits. Fewer where the process may not open so many files.
-    keep_alive_s: how long an idle connection stays open: longer than proxies keep theirs (60 to 120 s),
-        so that it is never closed under a request.
+    batch_memory_bytes: memory for all micro-batches under way; 0: the container's memory less
+        cache_memory_bytes and 0.6 GB. On a CPU it limits the length of a text, since attention takes
+        memory by the square of the length.
+    queue_tokens: tokens that may wait in this process; beyond it requests get 429.
+    max_queue_s: how long a new request may be expected to wait; beyond it requests get 429.
+        tests/benchmarks/overload.py says how to choose it.
+    max_connections: open at once in functions.local. At the limit the connection that is idle for
+        longest is closed; if none is idle, the next one waits. Fewer where the process may not open so
+        many files.
+    keep_alive_s: how long an idle connection stays open. It should be longer than proxies keep theirs
+        (60 to 120 s), so that the service does not close one under a request.
     max_requests: requests under way in this process; more get 429 before their body is read.
-    max_pending_bytes: of the bodies and answers of requests under way, as far as one's are over 64 KiB;
-        beyond it 429 too.
-    max_body_bytes, max_inputs, max_request_tokens: a request's limits.
+    max_pending_bytes: bodies and answers of all requests under way, beyond the first 64 KiB of each;
+        more get 429.
+    max_body_bytes: a request's body; larger ones get 413.
     max_file_bytes: the largest file that /v1/files takes.
-    key_files, key_file_bytes, key_batches: how many files one key may have, outputs included, and how
-        many batches that have ended; bytes of those files; and batches under way. Without keys: in all.
-    file_expiry_days: files of /v1/files and outputs of batches are deleted after so many days, if their
-        caller names no other time; 0: never.
-    max_job_bytes, max_job_rows: what the input of one bulk job may come to, unpacked; beyond it the job
-        fails.
-    allow_token_ids: accept OpenAI inputs of token ids as ids of the model's own vocabulary.
+    key_files: files that one key may have, outputs included, and batches that it may have, ended ones
+        included. Without keys: in all.
+    key_file_bytes: bytes of those files together.
+    key_batches: batches under way that one key may have. Without keys: in all.
+    file_expiry_days: files of /v1/files and outputs of batches are deleted after so many days, unless
+        the caller names another time; 0: never.
+    max_job_bytes: unpacked bytes of a bulk job's input; beyond it the job fails.
+    max_job_rows: rows of a bulk job's input; beyond it the job fails.
+    max_inputs: texts in a request; more get 400 (422 in the TEI dialect).
+    max_request_tokens: tokens in a request; more get 413.
+    allow_token_ids: accept OpenAI inputs of token ids, as ids of the model's own vocabulary.
     request_timeout_s: after that a request is answered 504 (Functions cuts HTTP at 230 s).
     """
 
@@ -145,14 +159,14 @@ class Settings:
     request_timeout_s: float = 220.0
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise Misconfigured(f"{PREFIX}{name.upper()} must be one of: {', '.join(choices)}")
         for key_hash in self.api_key_hashes:
             if not _SHA256.fullmatch(key_hash):
                 raise Misconfigured(
                     "BLITZ_API_KEY_HASHES must be sha256 hashes, 64 hex digits each, commas between; "
-                    "python -m functions.keys makes a key and its hash"
+                    f"{command_of('functions.keys')} makes a key and its hash"
                 )
         for origin in self.cors_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
@@ -168,10 +182,16 @@ class Settings:
             if getattr(self, name) <= 0:
                 raise Misconfigured(f"{PREFIX}{name.upper()} must be more than 0")
 
+    @property
+    def names_to_warm(self) -> tuple[str, ...]:
+        """warm_models, each model once by its own name."""
+        aliases = aliases_of(self.model_aliases)
+        return tuple(dict.fromkeys(aliases.get(name, name) for name in self.warm_models))
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """Read a mapping such as os.environ. Raises Misconfigured naming the variable."""
-        types = {_variable_of(field.name): field for field in fields(cls)}
+        types = {variable_of(field.name): field for field in fields(cls)}
         values: dict[str, Any] = {}
         for key, raw in environ.items():
             if not key.startswith(PREFIX) and key not in _AZURES:
@@ -189,14 +209,19 @@ def aliases_of(items: tuple[str, ...]) -> dict[str, str]:
     return dict(item.split("=") for item in items)
 
 
+def can_be_asked_for(name: str) -> bool:
+    """Whether it could be a model's name, or an alias in some service's settings."""
+    return is_name(name) or _ALIAS.fullmatch(name) is not None
+
+
 def log_format_of(environ: Mapping[str, str]) -> str:
     """BLITZ_LOG_FORMAT alone: in which form to say what is wrong with the others."""
     log_format = environ.get("BLITZ_LOG_FORMAT", "")
-    return log_format if log_format in _CHOICES["log_format"] else "text"
+    return log_format if log_format in CHOICES["log_format"] else "text"
 
 
 _AZURES = ("APPLICATIONINSIGHTS_CONNECTION_STRING", "APPLICATIONINSIGHTS_AUTHENTICATION_STRING")
-_CHOICES = {
+CHOICES = {
     "role": ("router", "cpu", "gpu"),
     "log_format": ("text", "json"),
     "routing": ("fixed", "adaptive"),
@@ -266,7 +291,8 @@ def _check_aliases(items: tuple[str, ...]) -> None:
             )
 
 
-def _variable_of(field: str) -> str:
+def variable_of(field: str) -> str:
+    """The environment variable that sets a field: BLITZ_ and its name, or Azure's own name."""
     name = field.upper()
     return name if name in _AZURES else PREFIX + name
 

@@ -55,7 +55,7 @@ def told() -> Iterator[list[Span]]:
 
 @pytest.fixture(scope="session")
 def minilm_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model store folder holding all-MiniLM-L6-v2, built and published as `make run` does."""
+    """A model store folder holding all-MiniLM-L6-v2, built and published by torch's build."""
     return _built("all-MiniLM-L6-v2", tmp_path_factory)
 
 

@@ -15,12 +15,12 @@ TREE = Path(__file__).parents[1]
 OURS = {"shared", "functions", "model_build"}
 
 # The rooms, and whom each may import beside itself and ROOT: the table of docs/architecture.md.
-ROOT = "errors settings contracts names vectors request_size partition compression"
+ROOT = "errors settings contracts names vectors request_size partition compression command_line"
 ROOMS = {
     # shared: what every role is made of
     "shared": "",
     "shared.context": "",
-    "shared.wire": "",
+    "shared.wire.codec": "",
     "shared.storage": "",
     "shared.observability": "context",
     "shared.models": "storage observability",
@@ -28,17 +28,17 @@ ROOMS = {
     "shared.inference": "engines models observability",
     "shared.backends": "wire context",
     "shared.dialects": "wire",
-    "shared.routing": "backends context observability storage",
+    "shared.routing.policy": "backends context observability storage",
     "shared.bulk": "storage models dialects backends routing observability context",
     # functions: the hosts
-    "functions.http": "context observability",
+    "functions.http": "context observability models",
     "functions.api": "http context observability storage models backends routing wire dialects bulk",
     "functions.bulk": "storage models backends routing bulk",
-    "functions.backend": (
+    "functions.backend.app": (
         "http functions.bulk storage observability models engines inference backends wire"
     ),
     "functions.local": "http api backend functions.bulk storage observability models backends bulk",
-    "functions": "api backend observability engines inference routing",
+    "functions": "http api backend observability engines inference routing",
     # what makes models
     "model_build": "storage models engines inference",
 }
@@ -148,6 +148,7 @@ def test_only_settings_and_entry_points_touch_the_environment() -> None:
         TREE / "functions" / "bulk" / "__main__.py",
         TREE / "functions" / "local" / "__main__.py",
         TREE / "model_build" / "__main__.py",
+        TREE / "model_build" / "assemble.py",
     }
     for package in ("shared", "functions", "model_build"):
         for path in set((TREE / package).rglob("*.py")) - entry_points:

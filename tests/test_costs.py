@@ -1,4 +1,7 @@
-"""The arithmetic of docs/costs.py, against sums done by hand; and that unknown prices are asked for."""
+"""The arithmetic of docs/costs.py, against sums done by hand; and that unknown prices are asked for.
+
+That the page shows what the calculator prints is in tests/test_docs_commands.py, as for all pages.
+"""
 
 from __future__ import annotations
 
@@ -117,19 +120,6 @@ def test_each_command_prints_its_answer(
     """With the prices that it was given."""
     costs.main(arguments)
     assert printed in capsys.readouterr().out
-
-
-def test_the_page_shows_what_the_calculator_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each `python docs/costs.py ...` of the page that has an answer below it."""
-    page = (ROOT / "docs" / "costs.md").read_text("utf-8")
-    examples = re.findall(r"^    python docs/costs\.py (.+)\n((?:    .*USD.*\n)+)", page, re.MULTILINE)
-    assert len(examples) >= 3
-    for command, answer in examples:
-        costs.main(command.split())
-        printed = capsys.readouterr().out.split("\n")
-        assert [line.strip() for line in answer.splitlines()] == [
-            line.strip() for line in printed if line.strip()
-        ]
 
 
 def test_every_default_price_has_a_publisher() -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from shared import __version__
 
 ROOT = Path(__file__).parents[1]
 HOST_SCHEMA = ROOT.parent / "shared" / "data" / "schemas" / "host.json"
@@ -75,3 +79,26 @@ def test_the_zip_holds_what_is_served_and_no_secrets() -> None:
     assert not [name for name in ignored if set(name) & set("*?[!/")]
     assert SERVED.isdisjoint(ignored)
     assert {"tests", "model_build", "infra", ".venv", ".azure", "local.settings.json"} <= set(ignored)
+
+
+def test_the_version_stands_in_one_place() -> None:
+    """pyproject.toml reads it there, and the changelog's newest release is that version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert "version" not in project["project"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "shared.__version__"}
+    releases = re.findall(
+        r"(?m)^## (\d+\.\d+\.\d+) - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text()
+    )
+    assert releases[0] == __version__
+
+
+def test_commits_are_checked_by_the_tools_of_the_lock() -> None:
+    """pre-commit has no versions of its own, and does what `make check` does."""
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+    assert re.findall(r"repo: (\S+)", hooks) == ["local"]
+    recipe = (ROOT / "Makefile").read_text("utf-8").partition("\ncheck:")[2].partition("\n\n")[0]
+    checks = re.findall(r"\$\(BIN\)/(.+)", recipe)
+    assert checks
+    for check in checks:
+        command = " ".join(word for word in check.split() if word not in (".", "--check"))
+        assert f"entry: .venv/bin/{command}" in hooks

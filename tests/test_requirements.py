@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from sys import version_info
 
 import pytest
 from packaging.requirements import Requirement
@@ -14,6 +16,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 SERVED = "requirements.txt"
+SAMPLE = "model_build/requirements-sample.txt"
 BUILDER = "model_build/requirements.txt"
 CPU_TORCH = "model_build/requirements-torch.txt"
 GPU = "infra/gpu/requirements.txt"
@@ -21,24 +24,33 @@ GPU_TORCH = "infra/gpu/requirements-torch.txt"
 TESTS = "tests/requirements.txt"
 WORKER = "tests/requirements-worker.txt"
 BENCH = "tests/benchmarks/requirements.txt"
+CLIENTS = "tests/clients/requirements.txt"
 AUDIT = ".github/requirements.txt"
 
 INSTALLED_WITH = {
     SERVED: (),
-    BUILDER: (SERVED, CPU_TORCH),
-    CPU_TORCH: (SERVED, BUILDER),
+    SAMPLE: (SERVED,),
+    BUILDER: (SERVED, SAMPLE, CPU_TORCH),
+    CPU_TORCH: (SERVED, SAMPLE, BUILDER),
     GPU: (SERVED, GPU_TORCH),
     GPU_TORCH: (SERVED, GPU),
-    TESTS: (SERVED, BUILDER, CPU_TORCH),
-    WORKER: (SERVED, BUILDER, CPU_TORCH, TESTS),
-    BENCH: (SERVED, BUILDER, CPU_TORCH, TESTS),
+    TESTS: (SERVED, SAMPLE, BUILDER, CPU_TORCH),
+    WORKER: (SERVED, SAMPLE, BUILDER, CPU_TORCH, TESTS),
+    BENCH: (SERVED, SAMPLE, BUILDER, CPU_TORCH, TESTS),
+    CLIENTS: (),
     AUDIT: (),
 }
 """Each lock file, and those that are always in the same environment."""
-HERE = (SERVED, BUILDER, CPU_TORCH, TESTS, WORKER)
+HERE = (SERVED, SAMPLE, BUILDER, CPU_TORCH, TESTS, WORKER)
 """What `make test` installs, and so whoever runs this."""
-NOT_NEEDED = {"azurefunctions-extensions-base"}
-"""Only SDK-type bindings need it, of which no app has one: see tests/requirements-worker.in."""
+NOT_NEEDED = {"azurefunctions-extensions-base", "sentence-transformers"}
+"""Only SDK-type bindings need the first, of which no app has one: see tests/requirements-worker.in. Only
+the code of the sample model's package needs the other: see model_build/requirements-sample.in."""
+APART = (CLIENTS, AUDIT)
+"""Environments of their own, which need not agree with the others."""
+CLIENTS_PACKAGES = (
+    ROOT / ".venv" / "clients" / "lib" / f"python{version_info[0]}.{version_info[1]}" / "site-packages"
+)
 
 
 def _entries(lock: str) -> list[str]:
@@ -126,10 +138,10 @@ def test_files_that_are_installed_together_agree(lock: str) -> None:
 
 
 def test_all_lock_files_agree() -> None:
-    """What serves in a test serves in the image; only the audit is an environment of its own."""
+    """What serves in a test serves in the image."""
     versions: dict[str, Version] = {}
     for lock in INSTALLED_WITH:
-        if lock != AUDIT:
+        if lock not in APART:
             for name, each in _locked(lock).items():
                 assert versions.setdefault(name, _version(each)) == _version(each), name
 
@@ -144,7 +156,22 @@ def test_what_is_installed_is_what_is_locked() -> None:
                 assert Version(installed.public) == _version(each), name
 
 
-@pytest.mark.parametrize("lock", INSTALLED_WITH)
+def test_the_clients_are_what_is_locked_and_need_only_boto3() -> None:
+    """In their own environment, where litellm lacks what only its Bedrock provider imports."""
+    found = list(metadata.distributions(path=[str(CLIENTS_PACKAGES)]))
+    if not found and "CI" not in os.environ:
+        pytest.skip("the clients are not installed: make .venv/clients/installed")
+    installed: dict[str, metadata.Distribution] = {canonicalize_name(each.name): each for each in found}
+    missing: set[str] = set()
+    for name, each in _locked(CLIENTS).items():
+        if _applies(each):
+            assert Version(installed[name].version) == _version(each), name
+            needs = [need for need in map(Requirement, installed[name].requires or ()) if _applies(need)]
+            missing |= {canonicalize_name(need.name) for need in needs} - installed.keys()
+    assert missing == {"boto3"}
+
+
+@pytest.mark.parametrize("lock", [each for each in INSTALLED_WITH if each != CLIENTS])
 def test_what_locked_packages_need_is_locked(lock: str) -> None:
     """The whole tree, as the packages themselves tell it: pip is told to look for nothing more."""
     together = _together(lock)
@@ -163,12 +190,14 @@ def test_what_locked_packages_need_is_locked(lock: str) -> None:
 
 
 def test_torch_is_in_its_own_lock_files_alone() -> None:
-    """Flex Consumption builds requirements.txt into router and CPU app, which have no room for it."""
+    """Flex Consumption builds requirements.txt into router and CPU app, which have no room for it; and a
+    newcomer's first minute has none either."""
     holds = {lock for lock in INSTALLED_WITH if "torch" in _locked(lock)}
     assert holds == {CPU_TORCH, GPU_TORCH}
     heavy = {"sentence-transformers", "transformers", "onnx", "scipy"}
-    assert not heavy & _locked(SERVED).keys()
-    assert not [name for name in _locked(SERVED) if name.startswith(("nvidia", "cuda", "triton"))]
+    front_door = _together(SAMPLE).keys()
+    assert not heavy & front_door
+    assert not [name for name in front_door if name.startswith(("nvidia", "cuda", "triton"))]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from fastapi import FastAPI, Response
 from starlette.exceptions import HTTPException
 
@@ -13,8 +14,8 @@ from functions.api.build import connect_batches as connect_batches
 from functions.api.confidential import Confidential, has_key_in_address
 from functions.api.cors import Cors
 from functions.api.docs_page import add_docs_page
-from functions.api.endpoints import VERSION, Endpoints
-from functions.api.openapi import DescribedApp, describe_get, describe_post
+from functions.api.endpoints import Endpoints
+from functions.api.openapi import DescribedApp, describe, describe_get, describe_post
 from functions.api.paths import MODEL_IN_PATH, KnownPaths
 from functions.api.responses import answer_unrouted, error_response
 from functions.http.admission import Admission, Admitted
@@ -22,6 +23,7 @@ from functions.http.caller import Endpoint
 from functions.http.framing import OneLength
 from functions.http.identified import Identified
 from functions.http.tracing import Observed
+from shared import __version__
 from shared.dialects import ollama, openai, tei
 from shared.dialects.body import JSON
 from shared.dialects.operations import PATHS, error_format_at, is_operation, operations_at
@@ -48,7 +50,11 @@ def create_app(
     batches: what /v1/files and /v1/batches are, where there is a bulk storage.
     """
     app = DescribedApp(
-        title="BlitzEmbedding", version=VERSION, docs_url=None, redoc_url=None, redirect_slashes=False
+        title="BlitzEmbedding",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
     )
     add_docs_page(app)
     app.add_exception_handler(HTTPException, answer_unrouted)
@@ -93,16 +99,27 @@ def create_app(
         summary = "; or ".join(each.summary for each in operations)
         add("POST", path, summary, endpoints.posting(operations), describe_post(path, operations))
     models, info, tags = openai.format_error, tei.format_error, ollama.format_error
-    for path, summary, format_error, endpoint, described in (
-        ("/v1/models", "The models there are", models, endpoints.models, describe_get(JSON)),
-        ("/v1/models/{model}", "One model", models, endpoints.model, describe_get(JSON, model="path")),
-        ("/api/tags", "The models there are (Ollama)", tags, endpoints.tags, describe_get(JSON)),
-        ("/info", "One model (TEI)", info, endpoints.info, describe_get(JSON, model="query")),
-        ("/health", "Whether this process lives", info, endpoints.health, describe_get(None)),
-        ("/ready", "The state of each model", info, endpoints.ready, describe_get(JSON)),
-        ("/metrics", "Prometheus metrics", info, endpoints.metrics, describe_get("text/plain")),
+    _, schemas = msgspec.json.schema_components((ollama.ShowBody,))
+    show = describe(JSON, body={JSON: schemas["ShowBody"]})
+    for method, path, summary, format_error, endpoint, described in (
+        ("GET", "/v1/models", "The models there are", models, endpoints.models, describe_get(JSON)),
+        (
+            "GET",
+            "/v1/models/{model}",
+            "One model",
+            models,
+            endpoints.model,
+            describe_get(JSON, model="path"),
+        ),
+        ("GET", "/api/tags", "The models there are (Ollama)", tags, endpoints.tags, describe_get(JSON)),
+        ("POST", "/api/show", "One model (Ollama)", tags, endpoints.show, show),
+        ("GET", "/api/version", "Ollama's version", tags, endpoints.version, describe_get(JSON)),
+        ("GET", "/info", "One model (TEI)", info, endpoints.info, describe_get(JSON, model="query")),
+        ("GET", "/health", "Whether this process lives", info, endpoints.health, describe_get(None)),
+        ("GET", "/ready", "The state of each model", info, endpoints.ready, describe_get(JSON)),
+        ("GET", "/metrics", "Prometheus metrics", info, endpoints.metrics, describe_get("text/plain")),
     ):
-        add("GET", path, summary, endpoints.answering(format_error, endpoint), described)
+        add(method, path, summary, endpoints.answering(format_error, endpoint), described)
     for route in batches.routes() if batches else ():
         answer = endpoints.answering(openai.format_error, route.endpoint)
         add(route.method, route.path, route.summary, answer, route.described)

@@ -34,19 +34,22 @@ from functions.http.caller import (
     while_connected,
 )
 from functions.http.readiness import say_not_ready, say_ready
+from shared import __version__
 from shared.context import preference
 from shared.contracts import (
     AnyRequest,
     EmbedRequest,
     EmbedResult,
     ModelCard,
+    RerankRequest,
     RerankResult,
     Result,
     Task,
+    is_blank,
     prompt_for,
 )
 from shared.dialects import ollama, openai, tei
-from shared.dialects.body import JSON, decode_body, fill_from_query, read_marks, read_model
+from shared.dialects.body import JSON, decode_body, fill_from_query, listed, read_marks, read_model
 from shared.dialects.fields import check_fields, read_fields, warning_of
 from shared.dialects.operations import KNOWN, FormatError, Operation, asks_for, choose, supported_by
 from shared.errors import BlitzError, InvalidInput, UnknownModel
@@ -60,8 +63,6 @@ from shared.wire import codec
 if TYPE_CHECKING:
     from shared.backends.base import Backend
     from shared.models.catalogue import Catalogue
-
-VERSION = "0.1.0"
 
 
 class Endpoints:
@@ -105,8 +106,8 @@ class Endpoints:
         self, request: Request, operation: Operation, data: bytes, started: float
     ) -> Response:
         """Decode, ask the backend, format. started: a perf_counter."""
-        if operation.refusal:
-            raise InvalidInput(operation.refusal)
+        if operation.refusal is not None:
+            raise InvalidInput(operation.refusal(await self._card_asked(request, data)))
         named, body, asked, unknown = await self._read(request, operation, data)
         cards = await self._catalogue.cards_of(asked.model)
         _hold_answer(request, asked, cards, self._settings.max_request_tokens)
@@ -117,9 +118,8 @@ class Endpoints:
         warnings = _warnings_of(asked, body, cards, unknown)
         if isinstance(result, EmbedResult | RerankResult):
             result = replace(result, warnings=tuple(warnings))
-        answered = result
-        if named in self._aliases:
-            answered = replace(result, model=named)  # clients look for what they asked for
+        # Clients look for what they asked for.
+        answered = replace(result, model=named) if named not in ("", asked.model) else result
         packed = accepts_msgpack(request)
         encode = operation.format_result_msgpack if packed else operation.format_result
         content = await off_loop_if(is_large(result), partial(encode, answered, body))
@@ -155,16 +155,30 @@ class Endpoints:
             if operation.query:
                 body = fill_from_query(body, request.query_params, operation.query)
             named = self._named(request, body.model)
-            model = (
-                self._aliases.get(named, named) or (await self._default_card(operation.task, kind)).name
-            )
-            await self._check_model(named or model, kind)
+            model = self._model(operation.spellings(named)) if named else ""
+            model = model or (await self._default_card(operation.task, kind)).name
+            await self._check_model(named, model, kind)
             asked = operation.request_from(body, model=model, settings=self._settings)
             return named, body, asked, unknown
         except InvalidInput:
-            told = await off_loop_if(large, partial(read_model, data, content_type))
-            await self._check_model(self._named(request, told), kind, is_known=True)
+            named = self._named(
+                request, await off_loop_if(large, partial(read_model, data, content_type))
+            )
+            if named:
+                model = self._model(operation.spellings(named))
+                await self._check_model(named, model, kind, is_known=True)
             raise
+
+    async def _card_asked(self, request: Request, data: bytes) -> ModelCard | None:
+        """That of the model that is named, or the only one; None if there is none such.
+
+        Raises UnknownModel.
+        """
+        read = partial(read_model, data, request.headers.get("content-type", ""))
+        if named := self._named(request, await off_loop_if(len(data) > LARGE_BODY_BYTES, read)):
+            return await self._card(named)
+        cards = await self._cards()
+        return cards[0] if len(cards) == 1 else None
 
     def _named(self, request: Request, in_body: str | None) -> str:
         return str(
@@ -174,16 +188,21 @@ class Endpoints:
             or self._settings.default_model
         )
 
-    async def _check_model(self, named: str, kind: type[AnyRequest], *, is_known: bool = False) -> None:
-        """Raises InvalidInput if a model cannot do this; UnknownModel if none can be of that name.
+    def _model(self, spellings: Sequence[str]) -> str:
+        """The name of what is called so: an alias goes before a model."""
+        aliased = (self._aliases[each] for each in spellings if each in self._aliases)
+        return next(aliased, next(filter(is_name, spellings), spellings[0]))
 
-        A backend knows what was published in the last seconds, unless is_known: all are listed.
+    async def _check_model(
+        self, named: str, model: str, kind: type[AnyRequest], *, is_known: bool = False
+    ) -> None:
+        """Raises InvalidInput if `model` cannot do this; UnknownModel if none can be of that name.
+
+        named: as the caller has it. A backend knows what was published in the last seconds, unless
+        is_known: all are listed.
         """
-        if not named:
-            return
-        name = self._aliases.get(named, named)
-        cards = await self._catalogue.cards_of(name) if is_name(name) else []
-        if not cards and (is_known or not is_name(name)):
+        cards = await self._catalogue.cards_of(model) if is_name(model) else []
+        if not cards and (is_known or not is_name(model)):
             raise await self._unknown(named, kind)
         for card in cards[:1]:
             check_can(kind, card)
@@ -201,11 +220,22 @@ class Endpoints:
     async def tags(self, request: Request) -> Response:
         return json_response(ollama.format_tags(await self._named_cards()))
 
+    async def show(self, request: Request) -> Response:
+        data = await read_body(request, self._settings.max_body_bytes)
+        body = decode_body(data, request.headers.get("content-type", ""), ollama.ShowBody)
+        named = body.model or body.name or self._settings.default_model
+        card = await self._card(*ollama.spellings(named)) if named else await self._default_card()
+        tokens = min(await self._usable_tokens(card), self._settings.max_request_tokens)
+        return json_response(ollama.format_show(card, tokens))
+
+    async def version(self, request: Request) -> Response:
+        return json_response(ollama.format_version())
+
     async def info(self, request: Request) -> Response:
         name = request.query_params.get("model") or self._settings.default_model
         card = await self._card(name) if name else await self._default_card()
         return json_response(
-            tei.format_info(card, self._settings, VERSION, await self._usable_tokens(card))
+            tei.format_info(card, self._settings, __version__, await self._usable_tokens(card))
         )
 
     async def health(self, request: Request) -> Response:
@@ -217,7 +247,7 @@ class Endpoints:
             states = await self._backend.states()
         except BlitzError as error:
             return say_not_ready(error.message, self._metrics)
-        return say_ready(states, self._settings.warm_models or None, self._metrics)
+        return say_ready(states, self._settings.names_to_warm or None, self._metrics)
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(), media_type=metrics.CONTENT_TYPE)
@@ -254,11 +284,11 @@ class Endpoints:
         told = by_model.get((card.name, card.device))
         return card.max_tokens if told is None or told.max_tokens is None else told.max_tokens
 
-    async def _card(self, name: str) -> ModelCard:
+    async def _card(self, *spellings: str) -> ModelCard:
         for card in await self._named_cards():
-            if card.name == name:
+            if card.name in spellings:
                 return card
-        raise await self._unknown(name)
+        raise await self._unknown(spellings[0])
 
     async def _default_card(
         self, task: Task | None = None, kind: type[AnyRequest] | None = None
@@ -288,7 +318,7 @@ def _hold_answer(
 def _warnings_of(
     asked: AnyRequest, body: object, cards: Sequence[ModelCard], unknown: Sequence[str]
 ) -> list[str]:
-    """What was asked and made no difference, in sentences."""
+    """What a caller may not expect, in sentences: what made no difference, what was not scored."""
     warnings = [warning_of(unknown)] if unknown else []
     if isinstance(asked, EmbedRequest) and asked.prompt_name is None and cards:
         field = next((name for name in ("input_type", "task") if getattr(body, name, None)), None)
@@ -296,6 +326,10 @@ def _warnings_of(
             had = ", ".join(cards[0].prompts)
             has = f"the prompts of {asked.model} are {had}" if had else f"{asked.model} has no prompts"
             warnings.append(f"{field} changes nothing: {has}")
+    if isinstance(asked, RerankRequest):
+        blank = [index for index, text in enumerate(asked.documents) if is_blank(text)]
+        if blank:
+            warnings.append(f"{len(blank)} documents are empty and come last: {listed(blank)}")
     return warnings
 
 

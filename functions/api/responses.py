@@ -16,6 +16,8 @@ from functions.api.paths import allowed, nearest
 from functions.http.pace import MIN_BYTES_PER_S, PAUSE_S, MinimumRate
 from shared.contracts import (
     AnyRequest,
+    DecodeRequest,
+    DecodeResult,
     EmbedRequest,
     EmbedResult,
     RerankRequest,
@@ -39,7 +41,7 @@ LARGE_RESULT_TOKENS = 2 * 1024
 NAMED_CUTS = 100
 """Indices in x-truncated: each takes up to 5 characters, and a proxy may refuse 4 kB of headers."""
 SLICE_BYTES = 64 * 1024
-_BYTES_PER_FLOAT, _BYTES_PER_TOKEN = 16, 128
+_BYTES_PER_FLOAT, _BYTES_PER_TOKEN, _BYTES_PER_ID = 16, 128, 32
 
 
 def accepts_msgpack(request: Request) -> bool:
@@ -50,8 +52,8 @@ def accepts_msgpack(request: Request) -> bool:
 
 def is_large(result: Result) -> bool:
     """Whether it is to be coded in a thread."""
-    if isinstance(result, TokenizeResult):
-        return len(result.texts) > LARGE_RESULT_TOKENS
+    if isinstance(result, TokenizeResult | DecodeResult):
+        return result.total_tokens > LARGE_RESULT_TOKENS
     return isinstance(result, EmbedResult) and result.vectors.size > LARGE_RESULT_FLOATS
 
 
@@ -125,6 +127,8 @@ def answer_bytes(asked: AnyRequest, dimensions: int, max_tokens: int) -> int:
         return len(asked.inputs) * dimensions * _BYTES_PER_FLOAT
     if isinstance(asked, TokenizeRequest):
         return min(_characters(asked), max_tokens) * _BYTES_PER_TOKEN
+    if isinstance(asked, DecodeRequest):
+        return sum(map(len, asked.inputs)) * _BYTES_PER_ID
     return 0
 
 

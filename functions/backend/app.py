@@ -30,6 +30,7 @@ from functions.http.caller import (
 from functions.http.framing import OneLength
 from functions.http.identified import Identified
 from functions.http.readiness import say_ready
+from functions.http.started import say_requests
 from functions.http.tracing import Observed
 from shared.backends.base import Backend
 from shared.contracts import REQUESTS, AnyRequest, Device
@@ -84,7 +85,7 @@ class _Endpoints:
         states = await self._inference.states()
         memory = self._metrics.gpu_memory()
         more = {"gpu_memory": memory} if memory else {}
-        return say_ready(states, self._settings.warm_models, self._metrics, **more)
+        return say_ready(states, self._settings.names_to_warm, self._metrics, **more)
 
     async def metrics(self, request: Request) -> Response:
         self._check_secret(request)
@@ -147,6 +148,7 @@ def function_app(
     from shared.storage.connect import open_storage
 
     start_export(settings)
+    say_requests(settings)
     inference = create_inference(settings)
     app = func.AsgiFunctionApp(
         app=create_app(settings, inference), http_auth_level=func.AuthLevel.ANONYMOUS

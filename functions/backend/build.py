@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from functions.http.started import say_engine
 from shared.contracts import Device
 from shared.engines import allocator
 from shared.engines.base import Capacity, OpenEngine
@@ -60,9 +61,18 @@ def build_inference(
         refresh_s=settings.refresh_s,
         observer=metrics.PROCESS,
     )
-    cache.warm(settings.warm_models)
+    cache.warm(settings.names_to_warm)
+    threads, tokenizer_threads = settings.threads or capacity.threads, usable_cpus()
+    say_engine(
+        device,
+        threads=threads,
+        tokenizer_threads=tokenizer_threads,
+        models=settings.cache_models,
+        models_bytes=settings.cache_memory_bytes,
+        batches_bytes=max_bytes,
+    )
     batcher = Batcher(
-        threads=settings.threads or capacity.threads,
+        threads=threads,
         budget_tokens=settings.batch_tokens or capacity.batch_tokens,
         max_texts=settings.batch_texts or capacity.batch_texts,
         max_bytes=max_bytes,
@@ -71,6 +81,6 @@ def build_inference(
         max_queue_s=settings.max_queue_s,
     )
     metrics.PROCESS.watch_queue(lambda: batcher.queued_tokens)
-    turns = Turns(usable_cpus(), settings.max_queue_s)
+    turns = Turns(tokenizer_threads, settings.max_queue_s)
     catalogue = Catalogue(store, (device,))
     return Inference(catalogue, cache, batcher, turns, settings.max_request_tokens)

@@ -1,8 +1,8 @@
 """`python -m functions.bulk`: give files to be embedded, follow them, fetch what became of them.
 
-    submit FILE --model M     put a file into bulk-in; --wait follows it to its end
-    status | cancel | fetch JOB     a job's id, or the key of its input
-    list                      all jobs, newest first
+    submit FILE --model M                 put a file into bulk-in; --wait follows it to its end
+    status JOB, cancel JOB, fetch JOB     a job's id, or the key of its input
+    list                                  all jobs, newest first
 
 Talks to the storage alone (--to, or what BLITZ_STORAGE names), as anyone may: no service need run.
 It does not know how jobs are worked on.
@@ -33,15 +33,16 @@ from shared.bulk.jobs import ENDED, Manifest, Status
 from shared.bulk.options import PREFIX
 from shared.bulk.passed_over import why_no_input
 from shared.bulk.steps.splitting import check_outputs
+from shared.command_line import command_of
 from shared.errors import BlitzError, InvalidInput, SourceChanged, Unavailable
-from shared.names import check_name
-from shared.settings import Settings
+from shared.settings import Settings, can_be_asked_for
 from shared.storage.blobs import OUT, SOURCE, BlobStat, Storage
 from shared.storage.connect import local_storage, open_storage
 
 FAILED_ROWS, BAD_INPUT, JOB_FAILED, NO_ANSWER, INTERRUPTED = 1, 2, 3, 4, 130
 
 _BLOCK_BYTES = 4 << 20
+_COMMAND = command_of("functions.bulk")
 _JOB = re.compile(r"[0-9a-f]{24}")
 
 app = typer.Typer(
@@ -106,7 +107,13 @@ def submit(
             "truncate": "false" if no_truncate else "",
         }
         metadata = {f"{PREFIX}{name}": str(value) for name, value in given.items() if value}
-        key = f"{check_name(model, field='model')}/{file.name}" if model else file.name
+        if model and not can_be_asked_for(model):
+            raise InvalidInput(
+                "a model's name is 1 to 128 letters, digits, '.', '_' and '-', an alias has ':' and "
+                "single slashes too; each part begins and ends with a letter or digit",
+                field="model",
+            )
+        key = f"{model}/{file.name}" if model else file.name
         if (why := why_no_input(key)) is not None:
             raise InvalidInput(f"{file.name} is {why}: it would be passed over", field="FILE")
         storage, where = _open(to)
@@ -119,7 +126,7 @@ def submit(
         if not wait:
             _print(as_json, {"input": f"{SOURCE}/{key}"}, f"sent to {SOURCE}/{key}; follow it with:")
             if not as_json:
-                print(f"  python -m functions.bulk status {key}{f' --to {to}' if to else ''}")
+                print(f"  {_COMMAND} status {key}{f' --to {to}' if to else ''}")
             return
         with Following(key) as following:
             status = wait_for(lambda: _find(storage, sent), lambda job: _status(storage, job), following)
@@ -339,4 +346,4 @@ def _print(as_json: bool, value: Any, text: str) -> None:
 
 
 if __name__ == "__main__":
-    app(prog_name="python -m functions.bulk")
+    app(prog_name=_COMMAND)

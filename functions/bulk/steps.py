@@ -18,7 +18,7 @@ from shared.errors import InvalidMessage
 from shared.models.catalogue import Catalogue
 from shared.models.store import open_store
 from shared.routing.policy import policy_of
-from shared.settings import Settings
+from shared.settings import Settings, aliases_of
 from shared.storage.blobs import Storage
 from shared.storage.shown_names import shown
 
@@ -61,6 +61,7 @@ def build_bulk(settings: Settings, storage: Storage, backend: Backend | None) ->
         max_inputs=settings.max_inputs,
         limits=Limits(settings.max_job_bytes, settings.max_job_rows),
         default_model=settings.default_model,
+        aliases=aliases_of(settings.model_aliases),
     )
 
 

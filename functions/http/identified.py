@@ -5,6 +5,8 @@ Does not know what is asked. Stands around everything else, so that no answer is
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,13 +15,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from functions.http.caller import log_without_content
 from shared.context import request_id
-from shared.errors import BlitzError
+from shared.errors import BlitzError, Unavailable
+
+_log = logging.getLogger(__name__)
 
 
 class Identified:
     """ASGI middleware: x-request-id on every answer.
 
-    What `app` raises is logged under that id and answered as `refuse` tells an error of a path.
+    What `app` raises is logged under that id and answered as `refuse` tells an error of a path. So is
+    its cancellation, by a server that stops.
     """
 
     def __init__(self, app: ASGIApp, refuse: Callable[[str, BlitzError], Response]) -> None:
@@ -46,11 +51,18 @@ class Identified:
             await send(message)
 
         with request_id.working_on(chosen):
+            failure: BlitzError
             try:
                 await self._app(scope, receive, naming)
+                return
+            except asyncio.CancelledError:
+                failure = Unavailable("the service is stopping", retry_after_s=1.0)
+                if begun:  # the server closes what is not complete
+                    _log.warning("an answer breaks off: the service stops, and its caller was slow")
+                    return
             except Exception as error:
                 log_without_content(error)
+                failure = BlitzError("internal error")
                 if begun:
-                    raise  # the server closes what is not complete
-                response = self._refuse(scope["path"], BlitzError("internal error"))
-                await response(scope, receive, naming)
+                    raise
+            await self._refuse(scope["path"], failure)(scope, receive, naming)

@@ -26,9 +26,11 @@ from starlette.types import ASGIApp
 from functions.api.app import create_app as create_router
 from functions.api.build import connect, connect_batches
 from functions.backend import app
-from functions.local.driver import Driver, bulk_hint, driver_of
+from functions.http.started import check_names, say_requests
+from functions.local.driver import Driver, bulk_hint, driver_of, make_inboxes
 from functions.local.processes import BAD_START, running_backends
 from functions.local.server import Server, accept_connections, connection_limit, listen
+from shared.command_line import command_of
 from shared.contracts import Device, ModelCard
 from shared.errors import BlitzError, Misconfigured, Unavailable
 from shared.models.catalogue import Catalogue
@@ -44,7 +46,10 @@ GRACE_S = 5
 _log = logging.getLogger("functions.local")  # this module's name is __main__ where it serves
 _start = logging.getLogger(logs.START)
 
-_HOW_TO_BUILD = "build one with: python -m model_build all-MiniLM-L6-v2 --target cpu-int8 --push "
+_HOW_TO_PUBLISH = (
+    "publish the sample model with: "
+    f"{command_of('model_build.assemble')} all-MiniLM-L6-v2 --target cpu-int8 --push "
+)
 _DEVICES: dict[str, tuple[Device, ...]] = {"router": ("cpu", "gpu"), "cpu": ("cpu",), "gpu": ("gpu",)}
 
 
@@ -82,16 +87,20 @@ def serve(
             raise typer.Exit
         # Once the app is there, since others wait for that; before it is said to be, to work at once.
         accept_connections(listener)
+        connections = connection_limit(settings.max_connections)
+        say_requests(settings, connections)
         if settings.role == "router":
             _say_hello(f"http://{host}:{bound}", cards or [], len(settings.api_key_hashes))
             if driver or separate:
+                make_inboxes(settings, cards or [])
                 _start.info("bulk:   %s", bulk_hint(settings, cards or []))
             if not settings.api_key_hashes and host not in _LOOPBACK:
                 _log.warning("whoever reaches %s can use this service: no key is needed", host)
-            _check_default_model(settings, cards)
+            if cards is not None:
+                check_names(settings, cards)
         server = Server(
             app,
-            max_connections=connection_limit(settings.max_connections),
+            max_connections=connections,
             keep_alive_s=settings.keep_alive_s,
             grace_s=GRACE_S,
         )
@@ -140,25 +149,13 @@ def _cards(settings: Settings) -> list[ModelCard] | None:
     except Unavailable as error:
         if url.startswith("file://") and settings.role == "router":
             raise Misconfigured(
-                f"--model-store {url} is no folder that can be read; {_HOW_TO_BUILD}{url}"
+                f"--model-store {url} is no folder that can be read; {_HOW_TO_PUBLISH}{url}"
             ) from error
         _log.warning("%s; models are found once that is mended", error.message)
         return None
     if not cards and settings.role == "router":
-        raise Misconfigured(f"--model-store {url} holds no model; {_HOW_TO_BUILD}{url}")
+        raise Misconfigured(f"--model-store {url} holds no model; {_HOW_TO_PUBLISH}{url}")
     return cards
-
-
-def _check_default_model(settings: Settings, cards: list[ModelCard] | None) -> None:
-    """A warning, no error: a store may be filled later."""
-    names = dict.fromkeys(card.name for card in cards or ())
-    if cards is not None and settings.default_model and settings.default_model not in names:
-        _log.warning(
-            "BLITZ_DEFAULT_MODEL is %s, which is not in the store: requests that name no model get 404 "
-            "until it is; there are: %s",
-            settings.default_model,
-            ", ".join(names),
-        )
 
 
 def _warming(settings: Settings, cards: list[ModelCard]) -> Settings:
@@ -213,7 +210,9 @@ def _check_secret(settings: Settings, host: str) -> None:
 
 
 def _say_hello(url: str, cards: list[ModelCard], keys: int) -> None:
-    turn_on = "off (local); python -m functions.keys makes one and its hash for BLITZ_API_KEY_HASHES"
+    turn_on = (
+        f"off (local); {command_of('functions.keys')} makes one and its hash for BLITZ_API_KEY_HASHES"
+    )
     names = dict.fromkeys(card.name for card in cards)
     _start.info("models: %s", ", ".join(names) or "none yet")
     _start.info("keys:   %s", f"on ({keys})" if keys else turn_on)

@@ -10,17 +10,19 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from functions.bulk.steps import Step, build_bulk, steps_of, unless_invalid
 from shared.backends.base import Backend
 from shared.bulk import jobs
+from shared.bulk.options import SIDECAR
 from shared.bulk.passed_over import is_input
 from shared.bulk.pipeline import Bulk
 from shared.contracts import Device, ModelCard
 from shared.errors import BlitzError
 from shared.settings import Settings
 from shared.storage.blobs import OUT, SOURCE, Message, Queue, Storage
-from shared.storage.connect import local_storage, open_storage
+from shared.storage.connect import DEFAULT, local_storage, open_storage
 from shared.storage.shown_names import shown
 
 MAX_TRIES, RETRY_S = 8, 60.0
@@ -80,7 +82,7 @@ class Driver:
         for stat in await asyncio.to_thread(lambda: list(self._storage.source.list(""))):
             version = jobs.event_key("source", stat.key, stat.etag)
             there.add(version)
-            if version in self._noticed or not is_input(stat.key):
+            if version in self._noticed or not (stat.key.endswith(SIDECAR) or is_input(stat.key)):
                 continue
             if version in self._arriving:
                 await self._bulk.notice(stat.key, stat.etag)
@@ -213,12 +215,37 @@ def driver_of(settings: Settings, backend: Backend, device: Device) -> Driver:
     return Driver(build_bulk(settings, storage, backend), storage, device, Pace())
 
 
+def make_inboxes(settings: Settings, cards: Sequence[ModelCard]) -> None:
+    """In a folder, `bulk-in/MODEL/` for each embedding model: people drop files there.
+
+    Without it `cp FILE bulk-in/MODEL` would make a file of the model's name.
+    """
+    if (folder := _folder(settings)) is None:
+        return
+    for name in _embedding(cards):
+        try:
+            (folder / SOURCE / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            _log.warning("bulk: %s cannot be made: %s", folder / SOURCE / name, error.strerror)
+
+
 def bulk_hint(settings: Settings, cards: Sequence[ModelCard]) -> str:
     """What to do with a file that is to be embedded."""
-    url = local_storage(settings).storage
-    where = f"{url.removeprefix('file://')}/" if url.startswith("file://") else "the account's "
-    name = next((card.name for card in cards if card.task == "embedding"), "MODEL")
+    folder = _folder(settings)
+    where = "the account's " if folder is None else f"{folder}/"
+    name = next(iter(_embedding(cards)), "MODEL")
     return f"put a file into {where}{SOURCE}/{name}/, find its vectors in {where}{OUT}/{name}/"
+
+
+def _folder(settings: Settings) -> Path | None:
+    """The bulk storage's; None if it is an account's."""
+    named = local_storage(settings)
+    url = named.storage or ("" if named.storage_connection_string else DEFAULT)
+    return Path(url.removeprefix("file://")) if url.startswith("file://") else None
+
+
+def _embedding(cards: Sequence[ModelCard]) -> list[str]:
+    return list(dict.fromkeys(card.name for card in cards if card.task == "embedding"))
 
 
 def _complain(what: str, error: Exception, then: str = "it will be tried again") -> None:

@@ -141,9 +141,13 @@ def _stop(children: list[_Child]) -> None:
 def _check_port(device: Device, port: int) -> None:
     """Or its backend would seem to have started when something else answers there."""
     if port > _LAST_PORT:
-        raise Misconfigured(f"--separate needs the next two ports as well: {port} is none")
+        raise Misconfigured(
+            f"--separate needs the next two ports as well: {port} is none, --port picks others"
+        )
     if _answers(port):
-        raise Misconfigured(f"port {port} is in use, and the {device} backend needs it")
+        raise Misconfigured(
+            f"port {port} is in use, and the {device} backend needs it: --port picks another three"
+        )
 
 
 def _answers(port: int) -> bool:

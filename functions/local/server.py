@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import signal
 import socket
-from collections.abc import Iterable
-from contextlib import suppress
+import threading
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -35,6 +37,12 @@ _BACKLOG = 2048
 _SWEEP_S = 1.0
 _NO_FILES_S = 1.0
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_OTHER_PORT = "; take another one with --port NUMBER (make run PORT=NUMBER)"
+_REMEDIES = {
+    errno.EADDRINUSE: _OTHER_PORT,
+    errno.EACCES: _OTHER_PORT,
+    errno.EADDRNOTAVAIL: "; --host takes an address of this machine",
+}
 _TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 _log = logging.getLogger(__name__)
@@ -54,7 +62,8 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         reason = error.strerror or "it is no address of this machine"
-        raise Misconfigured(f"cannot listen on {host}, port {port}: {reason}") from error
+        remedy = _REMEDIES.get(error.errno or 0, "")
+        raise Misconfigured(f"cannot listen on {host}, port {port}: {reason}{remedy}") from error
     return listener
 
 
@@ -112,6 +121,22 @@ class Server(uvicorn.Server):
         self._keep_alive_s = keep_alive_s
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """A closed terminal's SIGHUP as well lets requests under way end, as uvicorn's own two do."""
+        number = getattr(signal, "SIGHUP", None)  # there is none on Windows
+        in_main = threading.current_thread() is threading.main_thread()  # others hear no signals
+        if number is None or not in_main or signal.getsignal(number) is signal.SIG_IGN:
+            with super().capture_signals():
+                yield
+            return
+        before = signal.signal(number, self.handle_exit)
+        try:
+            with super().capture_signals():
+                yield
+        finally:
+            signal.signal(number, before)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=[])

@@ -11,14 +11,23 @@ $pause = if ($env:HOOK_PAUSE_S) { $env:HOOK_PAUSE_S } else { 30 }
 
 $python = if ($IsWindows) { '.venv/Scripts/python.exe' } else { '.venv/bin/python' }
 if (-not (Test-Path $python)) { python -m venv .venv }
-# Each time: an installation that was cut off is not to be trusted, and one that is whole takes seconds.
-& $python -m pip install --quiet --no-deps --require-hashes --requirement requirements.txt `
-    --requirement model_build/requirements.txt --requirement infra/gpu/requirements-torch.txt
-if ($LASTEXITCODE -ne 0) { throw 'the requirements of model_build cannot be installed' }
 
 foreach ($target in $targets) {
+    # What there is a recipe of is put together without torch, to the bytes that a build gives.
+    $builder = 'model_build'
+    $files = 'requirements.txt', 'model_build/requirements-sample.txt', 'model_build/requirements.txt', `
+        'infra/gpu/requirements-torch.txt'
+    if (Test-Path "model_build/recipes/$model.$target.json") {
+        $builder = 'model_build.assemble'
+        $files = $files[0..1]
+    }
+    $requirements = $files | ForEach-Object { '--requirement', $_ }
+    # Each time: an installation that was cut off is not to be trusted, and one that is whole takes seconds.
+    & $python -m pip install --quiet --no-deps --require-hashes $requirements
+    if ($LASTEXITCODE -ne 0) { throw "what $builder needs cannot be installed" }
+
     for ($try = 1; ; $try++) {
-        & $python -m model_build $model --target $target --push $env:MODEL_STORE_URL
+        & $python -m $builder $model --target $target --push $env:MODEL_STORE_URL
         if ($LASTEXITCODE -eq 0) { break }
         # A new role takes minutes to be known everywhere: exit code 4 is a store that refused or did not answer.
         if ($LASTEXITCODE -ne 4 -or $try -ge 10) { exit $LASTEXITCODE }

@@ -9,14 +9,18 @@ model=${SAMPLE_MODEL:-all-MiniLM-L6-v2}
 targets=cpu-int8
 [ "${GPU_ENABLED:-true}" != true ] || targets="cpu-int8 gpu-fp16"
 
-# -B: an installation that was cut off leaves a stamp too, and one that is whole takes seconds.
-make -B .venv/build
-python=.venv/bin/python
-
 for target in $targets; do
+    # What there is a recipe of is put together without torch, to the bytes that a build gives.
+    builder=model_build environment=.venv/build
+    if [ -f "model_build/recipes/$model.$target.json" ]; then
+        builder=model_build.assemble environment=.venv/serve
+    fi
+    # -B: an installation that was cut off leaves a stamp too, and one that is whole takes seconds.
+    make -B "$environment"
+
     tries=1
     # A new role takes minutes to be known everywhere: exit code 4 is a store that refused or did not answer.
-    until "$python" -m model_build "$model" --target "$target" --push "$MODEL_STORE_URL"; do
+    until .venv/bin/python -m "$builder" "$model" --target "$target" --push "$MODEL_STORE_URL"; do
         code=$?
         if [ "$code" -ne 4 ] || [ "$tries" -ge 10 ]; then
             exit "$code"

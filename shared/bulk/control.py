@@ -64,6 +64,12 @@ def read_manifest(out: Blobs, job_id: str) -> Manifest | None:
     return None if data is None else jobs.decode(data, Manifest)
 
 
+def made_job(out: Blobs, job_id: str) -> Job | None:
+    """The same; also of a job that could not begin, as far as it came."""
+    manifest = read_manifest(out, job_id)
+    return manifest.job if manifest else read_job(out, job_id)
+
+
 def read_status(out: Blobs, job_id: str) -> Status | None:
     """What is true now, from what is there; None if there is no such job."""
     job = read_job(out, job_id)

@@ -6,7 +6,7 @@ Does not know jobs or storage.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -51,17 +51,22 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     truncate: bool = True
 
 
-def options_of(container: Container, stat: BlobStat, sidecar: bytes | None) -> Options:
+def options_of(
+    container: Container, stat: BlobStat, sidecar: bytes | None, aliases: Mapping[str, str]
+) -> Options:
     """The sidecar's, over the metadata's, over the path's (MODEL/... in bulk-in), over the defaults.
 
-    Without a model, if none of them names one. Raises InvalidInput naming the option.
+    aliases: what else models are called -> their names, of which the options have one; an alias with
+    slashes is as many folders. Without a model, if none of them names one.
+
+    Raises InvalidInput naming the option.
     """
     given: dict[str, Any] = {}
     folder, slash, _ = stat.key.partition("/")
     if container == "source" and slash and folder in OWN_FOLDERS:
         raise InvalidInput(f"the folder {folder} is the service's own: put the file into another one")
-    if container == "source" and slash and is_name(folder):
-        given["model"] = folder
+    if container == "source" and (named := _model_of(stat.key, aliases)):
+        given["model"] = named
     given |= {
         name.removeprefix(PREFIX): value
         for name, value in stat.metadata.items()
@@ -76,9 +81,19 @@ def options_of(container: Container, stat: BlobStat, sidecar: bytes | None) -> O
         raise InvalidInput(f"{stat.key}{SIDECAR} is not a JSON object") from None
     try:
         # Metadata are strings; strict=False reads "64" as a number.
-        return msgspec.convert(given, Options, strict=False)
+        options = msgspec.convert(given, Options, strict=False)
     except msgspec.ValidationError as error:
         raise _bad_option(error) from None
+    return msgspec.structs.replace(options, model=aliases.get(options.model, options.model))
+
+
+def _model_of(key: str, aliases: Mapping[str, str]) -> str:
+    """What the folders of a key name: the longest alias that they begin with, else the first; or ""."""
+    folders = key.split("/")[:-1]
+    for count in range(len(folders), 0, -1):
+        if (name := "/".join(folders[:count])) in aliases:
+            return name
+    return folders[0] if folders and is_name(folders[0]) else ""
 
 
 def _bad_option(error: msgspec.ValidationError) -> InvalidInput:

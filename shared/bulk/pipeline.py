@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from shared.bulk.inputs.allowance import Limits
 from shared.bulk.jobs import Job, Message, Status
 from shared.bulk.ledger import REPORT_S, Ledger
 from shared.bulk.observed import belongs_to, observed
+from shared.bulk.options import SIDECAR
 from shared.bulk.passed_over import is_input
 from shared.bulk.steps.cutting import Cutter
 from shared.bulk.steps.embedding import Embedder
@@ -43,6 +44,7 @@ from shared.observability import metrics
 from shared.observability.metrics import Telemetry
 from shared.routing.policy import Policy
 from shared.storage.blobs import Storage
+from shared.storage.shown_names import tell
 
 SPLITS, FINISHES = 4, 2
 """Long steps that one process has under way: a job that takes long must not keep others waiting."""
@@ -54,8 +56,8 @@ class Bulk:
     """The steps, over one storage. For one event loop at a time; any number of processes.
 
     backend: embeds chunks; None in a process that has no models. devices: those that have an app.
-    request_tokens: what one call of the backend may hold. limits: of one job. clock: Unix seconds.
-    metrics: what steps tell.
+    request_tokens: what one call of the backend may hold. limits: of one job. aliases: what else models
+    are called -> their names. clock: Unix seconds. metrics: what steps tell.
 
     Every method may raise what storage and backend raise: whoever calls repeats it later; and
     InvalidMessage for what is no message of its queue: to repeat that is no use.
@@ -73,6 +75,7 @@ class Bulk:
         max_inputs: int,
         limits: Limits,
         default_model: str,
+        aliases: Mapping[str, str] = {},
         clock: Callable[[], float] = time.time,
         metrics: Telemetry = metrics.PROCESS,
     ) -> None:
@@ -86,6 +89,7 @@ class Bulk:
             storage,
             limits=limits,
             max_inputs=max_inputs,
+            aliases=aliases,
             clock=clock,
             go_on=self._go_on,
             metrics=metrics,
@@ -99,6 +103,7 @@ class Bulk:
             self._threads,
             devices=devices,
             default_model=default_model,
+            aliases=aliases,
             clock=clock,
         )
         self._embedder = Embedder(backend, request_tokens)
@@ -114,12 +119,26 @@ class Bulk:
         """An event: a version of an input is there. As `submit`, but once for each version.
 
         Nothing is lost if this dies in between: a mark that no splitter has signed is `reconcile`'s.
+        Of a sidecar that came after its input's job was made the log tells.
         """
+        if key.endswith(SIDECAR):
+            await asyncio.to_thread(self._tell_if_late, key)
         if not is_input(key):
             return
         mark = jobs.event_key("source", key, etag)
         if await asyncio.to_thread(self._storage.out.create, mark, b""):
             await self.submit(key, etag)
+
+    def _tell_if_late(self, sidecar: str) -> None:
+        stat = self._storage.source.stat(sidecar.removesuffix(SIDECAR))
+        found = stat and control.find_job(self._storage.out, "source", stat.key, stat.etag)
+        job = found and control.made_job(self._storage.out, found)
+        if job and job.sidecar is False:
+            tell(
+                "bulk-in",
+                sidecar,
+                "came after its file, whose job was made without it: put the file again to have it read",
+            )
 
     def stop(self) -> None:
         """Long steps under way raise Unavailable soon, and so does every later one."""

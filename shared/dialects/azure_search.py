@@ -25,10 +25,13 @@ _STAND_IN = "."
 
 
 class Record(msgspec.Struct, frozen=True, rename="camel"):
-    """One document's part of the request. data: names of a skill's inputs -> values."""
+    """One document's part of the request. data: names of a skill's inputs -> values.
+
+    Whatever else comes as data fails this record, and no other.
+    """
 
     record_id: str
-    data: dict[str, Any] | None = None
+    data: Any = None
 
 
 class RecordsBody(msgspec.Struct, frozen=True):
@@ -93,7 +96,7 @@ def _answer(result: EmbedResult, body: RecordsBody) -> dict[str, object]:
     field = f"data.{body.input or 'text'}"
     values = []
     for index, (record, vector) in rows:
-        wrong = _fault_of(_text_of(record, body), field)
+        wrong = _fault_of(record, body, field)
         cut = [_cut_at(result.max_tokens, field)] if index in result.cut else []
         values.append(
             {
@@ -118,11 +121,14 @@ def _cut_at(max_tokens: int, field: str) -> str:
 
 
 def _text_of(record: Record, body: RecordsBody) -> object:
-    return (record.data or {}).get(body.input or "text")
+    return record.data.get(body.input or "text") if isinstance(record.data, dict) else None
 
 
-def _fault_of(text: object, field: str) -> str | None:
+def _fault_of(record: Record, body: RecordsBody, field: str) -> str | None:
     """What to tell of a record that has no text; None if it has one."""
+    text = _text_of(record, body)
+    if not isinstance(record.data, dict | None):
+        return f"data is not an object: give one with the text in it, as {field}"
     if text is None:
         return f"{field} is missing: give a text, or name the skill's input in the URL, as ?input=NAME"
     if isinstance(text, list):

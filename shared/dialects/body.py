@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args
 
 import msgspec
 
-from shared.contracts import TextInput
+from shared.contracts import TextInput, is_blank
 from shared.dialects import unreadable
 from shared.dialects.wanted import NAME
 from shared.errors import BlitzError, EmptyInput, InvalidInput, UnsupportedMediaType
@@ -31,6 +31,7 @@ Inputs: TypeAlias = Text | Annotated[list[Text | TokenId | TokenIds], NOT_EMPTY]
 
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s;\"]+)", re.IGNORECASE)
 _UTF_8 = ("utf-8", "utf8", "utf-8-sig")
+_LISTED = 100
 _ABSENT = msgspec.Raw(b"null")
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -104,15 +105,17 @@ def decode_body(data: bytes, content_type: str, kind: type[T]) -> T:
 def fill_from_query(body: T, query: Mapping[str, str], names: Sequence[str]) -> T:
     """`body`, a Struct, with those of `names` that it leaves None as the query string has them.
 
+    An empty value says something where any text does, as prompt_name=, and nothing elsewhere.
     Raises InvalidInput naming the parameter.
     """
-    said = {name: query[name] for name in names if query.get(name) and getattr(body, name) is None}
+    said = {name: query[name] for name in names if name in query and getattr(body, name) is None}
     if not said:
         return body
     for field in msgspec.structs.fields(type(body)):
-        if field.name in said:
+        kind = value_type(field.type)
+        if field.name in said and (said[field.name] or kind is str):
             try:
-                value = msgspec.convert(said[field.name], value_type(field.type), strict=False)
+                value = msgspec.convert(said[field.name], kind, strict=False)
             except msgspec.ValidationError as error:
                 raise unreadable.not_a_value(field.name, field.type) from error
             body = msgspec.structs.replace(body, **{field.name: value})
@@ -151,6 +154,23 @@ def check_count(count: int, *, field: str, max_inputs: int) -> None:
     """Raises InvalidInput naming `field` if a request has more inputs than it may."""
     if count > max_inputs:
         raise InvalidInput(f"{field} has {count} items: at most {max_inputs} are read", field=field)
+
+
+def read_documents(texts: Sequence[str], *, field: str, max_inputs: int) -> tuple[str, ...]:
+    """What a rerank is asked to score. Some may be blank: they fail no others, and come last.
+
+    Raises InvalidInput for too many, EmptyInput if all are blank.
+    """
+    check_count(len(texts), field=field, max_inputs=max_inputs)
+    if all(map(is_blank, texts)):
+        raise EmptyInput(f"{field} has no text: give at least one", field=field)
+    return tuple(texts)
+
+
+def listed(indices: Sequence[int]) -> str:
+    """For a sentence: "0, 17"; of many the first."""
+    named = ", ".join(map(str, indices[:_LISTED]))
+    return f"{named} and others" if len(indices) > _LISTED else named
 
 
 def rename(field: str, names: Mapping[str, str]) -> str:

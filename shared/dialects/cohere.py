@@ -17,7 +17,16 @@ import numpy as np
 import orjson
 
 from shared.contracts import EmbedResult, RerankRequest, RerankResult
-from shared.dialects.body import NOT_EMPTY, Count, Text, check_count, message_of, rename
+from shared.dialects.body import (
+    NOT_EMPTY,
+    Count,
+    Text,
+    check_count,
+    listed,
+    message_of,
+    read_documents,
+    rename,
+)
 from shared.errors import BlitzError
 from shared.settings import Settings
 from shared.wire.codec import pack
@@ -29,40 +38,41 @@ _NAMES = {
 }
 
 
-_NAMED_CUTS = 100
-
-
 class Document(msgspec.Struct, frozen=True):
     """A document as an object: its `text` is ranked, whatever else it has (`rank_fields` too) is not."""
 
-    text: Text
+    text: str
 
 
 class DocumentsBody(msgspec.Struct, frozen=True):
     """POST /v1/rerank, /v2/rerank and /rerank with `documents`."""
 
     query: Text
-    documents: Annotated[list[Text | Document], NOT_EMPTY]
+    documents: Annotated[list[str | Document], NOT_EMPTY]
     model: str | None = None
     top_n: Count | None = None
     return_documents: bool | None = None
     max_tokens_per_doc: Count | None = None
     truncation: bool | None = None
 
-    def text(self, index: int) -> str:
-        document = self.documents[index]
-        return document if isinstance(document, str) else document.text
+    @property
+    def texts(self) -> list[str]:
+        return [each if isinstance(each, str) else each.text for each in self.documents]
 
 
 class VoyageBody(msgspec.Struct, frozen=True):
     """POST /v1/rerank as Voyage's clients send it, known by `top_k` or `truncation`."""
 
     query: Text
-    documents: Annotated[list[Text], NOT_EMPTY]
+    documents: Annotated[list[str], NOT_EMPTY]
     model: str | None = None
     top_k: Count | None = None
     return_documents: bool | None = None
     truncation: bool | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        return self.documents
 
 
 class WeaviateBody(msgspec.Struct, frozen=True):
@@ -74,35 +84,24 @@ class WeaviateBody(msgspec.Struct, frozen=True):
     model: str | None = None
 
 
-def request_from(body: DocumentsBody, *, model: str, settings: Settings) -> RerankRequest:
+def request_from(body: DocumentsBody | VoyageBody, *, model: str, settings: Settings) -> RerankRequest:
     """The contract that `body` asks for. Raises InvalidInput and EmptyInput naming the field."""
-    check_count(len(body.documents), field="documents", max_inputs=settings.max_inputs)
     return RerankRequest(
         model=model,
         query=body.query,
-        documents=tuple(body.text(index) for index in range(len(body.documents))),
+        documents=read_documents(body.texts, field="documents", max_inputs=settings.max_inputs),
         truncate=body.truncation is not False,
-        max_document_tokens=body.max_tokens_per_doc,
-    )
-
-
-def voyage_request_from(body: VoyageBody, *, model: str, settings: Settings) -> RerankRequest:
-    """The contract that `body` asks for. Raises InvalidInput and EmptyInput naming the field."""
-    check_count(len(body.documents), field="documents", max_inputs=settings.max_inputs)
-    return RerankRequest(
-        model=model,
-        query=body.query,
-        documents=tuple(body.documents),
-        truncate=body.truncation is not False,
+        max_document_tokens=body.max_tokens_per_doc if isinstance(body, DocumentsBody) else None,
     )
 
 
 def weaviate_request_from(body: WeaviateBody, *, model: str, settings: Settings) -> RerankRequest:
-    """The contract that `body` asks for. Raises InvalidInput and EmptyInput."""
+    """The contract that `body` asks for. Raises InvalidInput and EmptyInput.
+
+    An object without the property comes as "": not even a search that found no others fails.
+    """
     check_count(len(body.documents), field="documents", max_inputs=settings.max_inputs)
-    # An object without the property comes as "": it must not fail the search for all the others.
-    documents = tuple(document or " " for document in body.documents)
-    return RerankRequest(model=model, query=body.query, documents=documents)
+    return RerankRequest(model=model, query=body.query, documents=tuple(body.documents))
 
 
 def format_v1(result: RerankResult, body: DocumentsBody) -> bytes:
@@ -119,8 +118,9 @@ def format_infinity(result: RerankResult, body: DocumentsBody) -> bytes:
     """As v1's JSON, but a document is a string: litellm reads it so, and v1's otherwise."""
     results = _results(result, body.top_n)
     if body.return_documents:
+        texts = body.texts
         for each in results:
-            each["document"] = body.text(each["index"])
+            each["document"] = texts[each["index"]]
     return _dump(_v1(result, results))
 
 
@@ -175,9 +175,7 @@ def warnings_of(result: EmbedResult | RerankResult, field: str) -> list[str]:
     """What `meta` has room for, in sentences. field: what was cut is called so."""
     if not result.cut:
         return [*result.warnings]
-    named = ", ".join(map(str, result.cut[:_NAMED_CUTS]))
-    more = " and others" if len(result.cut) > _NAMED_CUTS else ""
-    cut = f"{len(result.cut)} {field} were cut to what the model reads: {named}{more}"
+    cut = f"{len(result.cut)} {field} were cut to what the model reads: {listed(result.cut)}"
     return [cut, *result.warnings]
 
 
@@ -189,15 +187,17 @@ def _results(result: RerankResult, most: int | None) -> list[dict[str, Any]]:
 def _results_with_documents(result: RerankResult, body: DocumentsBody) -> list[dict[str, Any]]:
     results = _results(result, body.top_n)
     if body.return_documents:
+        texts = body.texts
         for each in results:
-            each["document"] = {"text": body.text(each["index"])}
+            each["document"] = {"text": texts[each["index"]]}
     return results
 
 
 def _columns_with_texts(result: RerankResult, body: DocumentsBody) -> dict[str, object]:
     columns = _columns(result, body.top_n)
     if body.return_documents:
-        columns["text"] = [body.text(index) for index in result.ranking[: body.top_n]]
+        texts = body.texts
+        columns["text"] = [texts[index] for index in result.ranking[: body.top_n]]
     return columns
 
 

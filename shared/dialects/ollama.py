@@ -1,4 +1,4 @@
-"""Ollama's /api/embed, /api/embeddings, /api/tags and errors: body to contract, result to body.
+"""Ollama's /api/embed, /api/embeddings, /api/tags, /api/show: body to contract, result to body; errors.
 
 Does not know HTTP headers, backends or how a body was decoded. Shapes:
 https://github.com/ollama/ollama/blob/main/docs/api.md
@@ -20,6 +20,9 @@ from shared.errors import BlitzError
 from shared.settings import Settings
 from shared.wire.codec import pack
 
+API_VERSION = "0.11.11"
+"""The first Ollama with all that is read here; clients ask for it, and refuse to talk to an old one."""
+LATEST = ":latest"
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -37,6 +40,20 @@ class OllamaPromptBody(msgspec.Struct, frozen=True):
 
     prompt: Text
     model: str | None = None
+
+
+class ShowBody(msgspec.Struct, frozen=True):
+    """POST /api/show. `name` is what `model` was called; what else clients send is of generating."""
+
+    model: str | None = None
+    name: str | None = None
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """What the same model is called: one without a tag is the latest."""
+    if name.endswith(LATEST):
+        return name, name.removesuffix(LATEST)
+    return (name,) if _has_tag(name) else (name, name + LATEST)
 
 
 def request_from(body: OllamaBody, *, model: str, settings: Settings) -> EmbedRequest:
@@ -77,8 +94,29 @@ def format_prompt_msgpack(result: EmbedResult, body: OllamaPromptBody) -> bytes:
 
 
 def format_tags(cards: Sequence[ModelCard]) -> bytes:
-    """GET /api/tags. Names are as they are here: :latest is of nobody's use."""
+    """GET /api/tags. Names have a tag, as everywhere in Ollama's lists."""
     return orjson.dumps({"models": [_tag(card) for card in cards]})
+
+
+def format_version() -> bytes:
+    """GET /api/version."""
+    return orjson.dumps({"version": API_VERSION})
+
+
+def format_show(card: ModelCard, usable_tokens: int) -> bytes:
+    """POST /api/show. usable_tokens: the longest input that the model's backend takes.
+
+    What is of generating, such as a template, is empty.
+    """
+    family = card.architecture
+    info: dict[str, object] = {
+        "general.architecture": family,
+        f"{family}.context_length": usable_tokens,
+    }
+    if card.task == "embedding":
+        info[f"{family}.embedding_length"] = card.dimensions
+    empty = dict.fromkeys(("license", "modelfile", "parameters", "template"), "")
+    return orjson.dumps({**empty, **_described(card), "model_info": info})
 
 
 def format_error(error: BlitzError) -> tuple[int, bytes]:
@@ -106,12 +144,14 @@ def _answer(result: EmbedResult) -> dict[str, object]:
 
 
 def _tag(card: ModelCard) -> dict[str, object]:
+    name = card.name if _has_tag(card.name) else card.name + LATEST
+    named = {"name": name, "model": name, "size": card.size_bytes, "digest": card.revision}
+    return {**named, **_described(card)}
+
+
+def _described(card: ModelCard) -> dict[str, object]:
     return {
-        "name": card.name,
-        "model": card.name,
         "modified_at": datetime.fromtimestamp(card.created, UTC).isoformat(),
-        "size": card.size_bytes,
-        "digest": card.revision,
         "details": {
             "parent_model": "",
             "format": card.target,
@@ -120,4 +160,10 @@ def _tag(card: ModelCard) -> dict[str, object]:
             "parameter_size": "",
             "quantization_level": card.target.rpartition("-")[2].upper(),
         },
+        "capabilities": ["embedding"] if card.task == "embedding" else [],
     }
+
+
+def _has_tag(name: str) -> bool:
+    """A colon before a slash is of a host's port."""
+    return ":" in name.rpartition("/")[2]

@@ -198,4 +198,6 @@ def _agreed(one: tuple[str, T | None], other: tuple[str, T | None]) -> T | None:
 
 
 def _model(card: ModelCard) -> dict[str, object]:
-    return {"id": card.name, "object": "model", "created": card.created, "owned_by": OWNER}
+    """Mistral's client reads no list without the last two."""
+    named = {"id": card.name, "object": "model", "created": card.created, "owned_by": OWNER}
+    return {**named, "type": "base", "capabilities": {"completion_chat": False}}

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, get_type_hints
 
 import msgspec
 
-from shared.contracts import AnyRequest, Task
+from shared.contracts import AnyRequest, ModelCard, Task
 from shared.dialects import (
     azure_search,
     cohere,
@@ -43,7 +43,9 @@ class Operation:
     fits: whether a body is meant for it, where several share a path; the first that fits gets it, and
         the last at each path gets what fits none.
     query: fields of the body that the query string may give too.
-    refusal: why nobody gets an answer; empty for what is served.
+    spellings: what else its clients call a model that they call so, the name itself first.
+    refusal: why nobody gets an answer, by the card of the model that is asked, None if that is not
+        known; no function for what is served.
     """
 
     summary: str
@@ -56,7 +58,8 @@ class Operation:
     task: Task = "embedding"
     fits: Callable[[Marks], bool] = lambda marks: True
     query: tuple[str, ...] = ()
-    refusal: str = ""
+    spellings: Callable[[str], tuple[str, ...]] = lambda name: (name,)
+    refusal: Callable[[ModelCard | None], str] | None = None
 
 
 OPERATIONS = (
@@ -124,6 +127,15 @@ OPERATIONS = (
         tei.format_error,
     ),
     Operation(
+        "Tell the texts of ids (Text Embeddings Inference)",
+        ("/decode",),
+        tei_tokens.DecodeBody,
+        tei_tokens.decode_request_from,
+        tei_tokens.format_texts,
+        tei_tokens.format_texts_msgpack,
+        tei.format_error,
+    ),
+    Operation(
         "Score documents (Weaviate)",
         ("/rerank",),
         cohere.WeaviateBody,
@@ -148,7 +160,7 @@ OPERATIONS = (
         "Rerank documents (Voyage)",
         ("/v1/rerank",),
         cohere.VoyageBody,
-        cohere.voyage_request_from,
+        cohere.request_from,
         cohere.format_voyage,
         cohere.format_voyage_msgpack,
         cohere.format_error,
@@ -201,6 +213,7 @@ OPERATIONS = (
         ollama.format_result,
         ollama.format_result_msgpack,
         ollama.format_error,
+        spellings=ollama.spellings,
     ),
     Operation(
         "Embed one text (Ollama, the older way)",
@@ -210,6 +223,7 @@ OPERATIONS = (
         ollama.format_prompt,
         ollama.format_prompt_msgpack,
         ollama.format_prompt_error,
+        spellings=ollama.spellings,
     ),
     *(
         Operation(
@@ -222,7 +236,7 @@ OPERATIONS = (
             tei.format_error,
             refusal=why,
         )
-        for path, why in tei_missing.WHY.items()
+        for path, why in tei_missing.REFUSALS.items()
     ),
     Operation(
         "Embed records (Azure AI Search: custom Web API skill and vectorizer)",

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from shared.contracts import PredictRequest, PredictResult, RerankRequest, RerankResult
-from shared.dialects.body import NOT_EMPTY, Text, check_count
+from shared.dialects.body import NOT_EMPTY, Count, Text, check_count, read_documents
 from shared.dialects.tei import Options
 from shared.errors import EmptyInput, InvalidInput
 from shared.settings import Settings
@@ -19,13 +19,14 @@ from shared.wire.codec import pack
 
 
 class RerankBody(Options, frozen=True):
-    """POST /rerank with `texts`."""
+    """POST /rerank with `texts`. `top_n` is litellm's, which sends it as if TEI knew it."""
 
     query: Text
-    texts: Annotated[list[Text], NOT_EMPTY]
+    texts: Annotated[list[str], NOT_EMPTY]
     model: str | None = None
     raw_scores: bool | None = None
     return_text: bool | None = None
+    top_n: Count | None = None
 
 
 class PredictBody(Options, frozen=True):
@@ -46,11 +47,10 @@ class PredictBody(Options, frozen=True):
 
 def rerank_request_from(body: RerankBody, *, model: str, settings: Settings) -> RerankRequest:
     """The contract that `body` asks for. Raises InvalidInput and EmptyInput."""
-    check_count(len(body.texts), field="texts", max_inputs=settings.max_inputs)
     return RerankRequest(
         model=model,
         query=body.query,
-        documents=tuple(body.texts),
+        documents=read_documents(body.texts, field="texts", max_inputs=settings.max_inputs),
         raw_scores=body.raw_scores is True,
         truncate=body.truncates,
         truncation_side=body.side,
@@ -81,7 +81,7 @@ def predict_request_from(body: PredictBody, *, model: str, settings: Settings) -
 def format_ranks(result: RerankResult, body: RerankBody) -> bytes:
     """JSON [{index, score, text?}], best first. Nothing else: Elasticsearch refuses unknown fields."""
     ranks = []
-    for index in result.ranking:
+    for index in result.ranking[: body.top_n]:
         rank: dict[str, object] = {"index": index, "score": result.scores[index]}
         if body.return_text:
             rank["text"] = body.texts[index]
@@ -90,8 +90,8 @@ def format_ranks(result: RerankResult, body: RerankBody) -> bytes:
 
 
 def format_ranks_msgpack(result: RerankResult, body: RerankBody) -> bytes:
-    """The JSON's columns: {index: (N,) int32, score: (N,) float64, text?: [str]}, best first."""
-    order = result.ranking
+    """The JSON's columns: {index: (M,) int32, score: (M,) float64, text?: [str]}, best first."""
+    order = result.ranking[: body.top_n]
     ranks: dict[str, object] = {"index": np.array(order, np.int32), "score": result.scores[order]}
     if body.return_text:
         ranks["text"] = [body.texts[index] for index in order]

@@ -1,4 +1,4 @@
-"""Text Embeddings Inference's /tokenize: body to contract, result to body.
+"""Text Embeddings Inference's /tokenize and /decode: body to contract, result to body.
 
 Does not know HTTP headers, backends or how a body was decoded. Errors are in tei's shape.
 """
@@ -11,8 +11,10 @@ import msgspec
 import numpy as np
 import orjson
 
-from shared.contracts import TokenizeRequest, TokenizeResult
-from shared.dialects.body import NOT_EMPTY, check_count
+from shared.contracts import DecodeRequest, DecodeResult, TokenizeRequest, TokenizeResult
+from shared.dialects.body import NOT_EMPTY, TokenId, TokenIds, check_count
+from shared.errors import InvalidInput
+from shared.request_size import check_tokens
 from shared.settings import Settings
 from shared.wire.codec import pack
 
@@ -24,6 +26,14 @@ class TokenizeBody(msgspec.Struct, frozen=True):
     model: str | None = None
     add_special_tokens: bool | None = None
     prompt_name: str | None = None
+
+
+class DecodeBody(msgspec.Struct, frozen=True):
+    """POST /decode. ids: of one text, or a list for each."""
+
+    ids: Annotated[list[TokenId | TokenIds], NOT_EMPTY]
+    model: str | None = None
+    skip_special_tokens: bool | None = None
 
 
 def request_from(body: TokenizeBody, *, model: str, settings: Settings) -> TokenizeRequest:
@@ -61,3 +71,25 @@ def format_result_msgpack(result: TokenizeResult, body: TokenizeBody) -> bytes:
     """By columns: {counts: (N,) int32, spans: (T, 4) int32, texts: [str]}, see TokenizeResult."""
     counts = np.array(result.token_counts, np.int32)
     return pack({"counts": counts, "spans": result.spans, "texts": list(result.texts)})
+
+
+def decode_request_from(body: DecodeBody, *, model: str, settings: Settings) -> DecodeRequest:
+    """The contract that `body` asks for. Raises InvalidInput, EmptyInput and PayloadTooLarge."""
+    single = tuple(each for each in body.ids if isinstance(each, int))
+    lists = tuple(tuple(each) for each in body.ids if not isinstance(each, int))
+    if single and lists:
+        raise InvalidInput("ids and lists are mixed: send [[1], [2, 3]]", field="ids")
+    check_count(len(lists), field="ids", max_inputs=settings.max_inputs)
+    inputs = lists or (single,) if body.ids else ()
+    check_tokens(sum(map(len, inputs)), settings.max_request_tokens, "ids")
+    return DecodeRequest(model, inputs, body.skip_special_tokens is not False)
+
+
+def format_texts(result: DecodeResult, body: DecodeBody) -> bytes:
+    """JSON [str], a list for the ids of a single text too."""
+    return orjson.dumps(result.texts)
+
+
+def format_texts_msgpack(result: DecodeResult, body: DecodeBody) -> bytes:
+    """As the JSON."""
+    return pack(list(result.texts))

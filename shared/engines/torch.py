@@ -167,7 +167,7 @@ class TorchEngine:
     """Runs the transformer of a folder with config.json and model.safetensors.
 
     device: "cuda" or "cpu". dtype: of weights and activations; pooling is FP32 always.
-    compile: torch.compile, see docs/decisions.md.
+    compile: torch.compile; docs/decisions/013-no-torch-compile.md says when it pays.
 
     Raises InvalidArtefact if the files are no such model, Unavailable if the GPU has no room for it.
     """

@@ -1,7 +1,7 @@
 """Where a text may be cut so that a tokenizer makes the same tokens of the part as of the whole.
 
-Proven from the tokenizer's own parts, or denied; docs/decisions.md has the argument. Does not know how
-long a text may be, nor what becomes of the tokens.
+Proven from the tokenizer's own parts, or denied; docs/decisions/017-long-texts-cut.md has the argument.
+Does not know how long a text may be, nor what becomes of the tokens.
 """
 
 from __future__ import annotations

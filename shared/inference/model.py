@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from shared.contracts import (
+    DecodeRequest,
     EmbedRequest,
     FloatMatrix,
     InputType,
@@ -101,6 +102,12 @@ class Model:
             limit=limit,
             prefix=self._prompt(request.prompt_name),
             special_tokens=request.special_tokens,
+        )
+
+    def decode(self, request: DecodeRequest, limit: int) -> Steps[list[str]]:
+        """The text of each input. limit: of all ids. Raises InvalidInput and PayloadTooLarge."""
+        return self.tokenizer.decode(
+            request.inputs, limit=limit, skip_special_tokens=request.skip_special_tokens
         )
 
     def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:

@@ -268,7 +268,8 @@ class ModelCache:
         known = isinstance(error, BlitzError)
         passed_on = isinstance(error, BlitzError) and error.status < 500
         reason = f"the model {name} did not load" + (f": {error}" if known else "")
-        if not passed_on:  # callers can send any name: theirs are not worth a log line each
+        is_news = self._wanted.get(name, reason) != reason
+        if is_news or not passed_on:  # callers can send any name: theirs are not worth a line each
             _log.warning("%s", reason, extra=None if known else {FAILURE: Failure.of(error)})
         now = self._clock()
         with self._lock:

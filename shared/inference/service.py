@@ -16,6 +16,8 @@ import numpy as np
 
 from shared.contracts import (
     AnyRequest,
+    DecodeRequest,
+    DecodeResult,
     EmbedRequest,
     EmbedResult,
     FloatMatrix,
@@ -37,12 +39,13 @@ from shared.contracts import (
 from shared.engines import allocator
 from shared.errors import BlitzError, InputTooLong, InvalidInput, NotFinite
 from shared.inference.batcher import Batched, Batcher
+from shared.inference.blank import LOWEST_COSINE, scored_indices, with_blank, without_blank
 from shared.inference.model import Model
 from shared.inference.model_cache import ModelCache
 from shared.inference.steps import Steps, completed
 from shared.inference.turns import Turns
 from shared.models.catalogue import Catalogue
-from shared.partition import in_whole, split
+from shared.partition import in_whole, renumbered, split
 from shared.request_size import characters_of, check_characters, check_tokens, estimate_request
 from shared.vectors import finish, rows_not_finite, sigmoid, softmax
 
@@ -50,6 +53,10 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Tokens)
 S = TypeVar("S", bound=Sized)
+U = TypeVar("U")
+
+_LEAST_COSINE = np.nextafter(LOWEST_COSINE, 0)
+"""Of a text: no text at all is below it."""
 
 INLINE_CHARACTERS = 2_000
 """Up to here tokenising takes less than a millisecond: a thread would cost more than it frees."""
@@ -61,8 +68,8 @@ _LARGE_CHARACTERS = 500_000
 class Inference:
     """A `shared.backends.base.Backend` in process. Safe to use from one event loop at a time.
 
-    `run` raises UnknownModel, ModelLoadFailed, InvalidInput,
-    InputTooLong, PayloadTooLarge (more tokens than max_request_tokens), Overloaded and Unavailable.
+    `run` raises UnknownModel, ModelLoadFailed, InvalidInput, InputTooLong, PayloadTooLarge (more tokens
+    than max_request_tokens), Overloaded and Unavailable.
     """
 
     def __init__(
@@ -84,6 +91,7 @@ class Inference:
             RerankRequest: self._rerank,
             PredictRequest: self._predict,
             TokenizeRequest: self._spell,
+            DecodeRequest: self._decode,
         }
 
     async def run(self, request: Request[ResultT]) -> ResultT:
@@ -108,21 +116,14 @@ class Inference:
 
     async def _rerank(self, model: Model, request: RerankRequest) -> RerankResult:
         """Scores of all documents, in order: a cross-encoder's, or an embedding model's cosines."""
-        if model.manifest.task == "embedding":
-            return await self._rerank_by_cosine(model, request)
-        batched, counts, timings, cut = await self._run(model, model.tokenize_pairs, request)
-        logits = np.ascontiguousarray(batched.rows[:, 0])
-        return RerankResult(
-            logits.astype(np.float64) if request.raw_scores else sigmoid(logits),
-            counts,
-            model.manifest.name,
-            model.manifest.revision,
-            "cross-encoder",
-            timings,
-            model.manifest.device,
-            logits,
-            cut,
-        )
+        scored = scored_indices(request)
+        if len(scored) == len(request.documents):
+            return await self._score(model, request)
+        try:
+            result = await self._score(model, without_blank(request, scored))
+        except BlitzError as error:
+            raise renumbered(error, lambda index: (scored or [0])[index]) from error
+        return with_blank(result, request, scored)
 
     async def _predict(self, model: Model, request: PredictRequest) -> PredictResult:
         """Each label's score for all inputs, in order: softmax, or sigmoid of a single label."""
@@ -161,6 +162,17 @@ class Inference:
             manifest.device,
         )
 
+    async def _decode(self, model: Model, request: DecodeRequest) -> DecodeResult:
+        """Texts of all inputs, in order. Waits for no other request's batch."""
+        began = time.perf_counter()
+        steps = model.decode(request, self._max_request_tokens)
+        texts = await self._finished(steps, characters_of(request))
+        counts = tuple(map(len, request.inputs))
+        manifest, timings = model.manifest, Timings(time.perf_counter() - began)
+        return DecodeResult(
+            tuple(texts), counts, manifest.name, manifest.revision, timings, manifest.device
+        )
+
     def check(self) -> None:
         self._batcher.check()
 
@@ -179,6 +191,24 @@ class Inference:
         await asyncio.to_thread(self._batcher.close)
         await asyncio.to_thread(self._turns.close)
         await asyncio.to_thread(self._cache.close)
+
+    async def _score(self, model: Model, request: RerankRequest) -> RerankResult:
+        """As `_rerank`, of documents that are not blank."""
+        if model.manifest.task == "embedding":
+            return await self._rerank_by_cosine(model, request)
+        batched, counts, timings, cut = await self._run(model, model.tokenize_pairs, request)
+        logits = np.ascontiguousarray(batched.rows[:, 0])
+        return RerankResult(
+            logits.astype(np.float64) if request.raw_scores else sigmoid(logits),
+            counts,
+            model.manifest.name,
+            model.manifest.revision,
+            "cross-encoder",
+            timings,
+            model.manifest.device,
+            logits,
+            cut,
+        )
 
     async def _rerank_by_cosine(self, model: Model, request: RerankRequest) -> RerankResult:
         """Query and documents in one batch, with the model's prompts for each if it has them."""
@@ -199,7 +229,8 @@ class Inference:
         batched, counts, timings, cut = await self._run(model, tokenize, request)
         vectors = finish(batched.rows, None, normalize=True)
         # Not one matrix product: its rounding may depend on how many documents there are.
-        scores = np.array([float(vectors[0] @ row) for row in vectors[1:]], np.float64)
+        cosines = np.array([float(vectors[0] @ row) for row in vectors[1:]], np.float64)
+        scores = np.clip(cosines, _LEAST_COSINE, 1)  # they are rounded
         counts = (counts[0] + counts[1], *counts[2:])
         manifest = model.manifest
         return RerankResult(
@@ -262,18 +293,21 @@ class Inference:
         """What `tokenize` gives, in turns with others if it is long; how many tokens; seconds taken."""
         check_characters(characters, self._max_request_tokens, field)
         began = time.perf_counter()
-        if characters <= INLINE_CHARACTERS:
-            sequences = completed(tokenize())
-        else:
-            try:
-                sequences = await self._turns.finish(tokenize())
-            finally:
-                if characters >= _LARGE_CHARACTERS:
-                    allocator.give_back_soon()
+        sequences = await self._finished(tokenize(), characters)
         tokenization_s = time.perf_counter() - began
         counts = tuple(len(tokens) for tokens in sequences)
         check_tokens(sum(counts), self._max_request_tokens, field)
         return sequences, counts, tokenization_s
+
+    async def _finished(self, steps: Steps[U], characters: int) -> U:
+        """What they give: at once, or in turns with others' if that takes long."""
+        if characters <= INLINE_CHARACTERS:
+            return completed(steps)
+        try:
+            return await self._turns.finish(steps)
+        finally:
+            if characters >= _LARGE_CHARACTERS:
+                allocator.give_back_soon()
 
 
 def _check_finite(rows: FloatMatrix, model: Model, request: RequestT) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -24,7 +25,7 @@ from shared.inference.layout import Layout, cut, kept, layout_of
 from shared.inference.long_texts import SLICE_CHARACTERS, LongTexts, each, weight
 from shared.inference.spelling import Spelling, joined, special_around, spelling_of
 from shared.inference.steps import Steps
-from shared.request_size import check_tokens
+from shared.request_size import check_characters, check_tokens
 
 Key = TypeVar("Key", bound=int | str)
 Item = TypeVar("Item", str, tuple[str, str])
@@ -182,6 +183,31 @@ class Tokenizer:
             room = _room_after(spellings, room, limit)
             result += spellings
         return result
+
+    def decode(
+        self, inputs: Sequence[Sequence[int]], *, limit: int, skip_special_tokens: bool = True
+    ) -> Steps[list[str]]:
+        """The text of each list of ids, as the library tells it. A step is an input.
+
+        Raises InvalidInput for an id that is none, which the library would pass over, and
+        PayloadTooLarge for more than `limit` ids, or texts longer than so many tokens ever have.
+        """
+        check_tokens(sum(map(len, inputs)), limit, "ids")
+        plain = self._for_side(None)
+        batch = partial(plain.decode_batch, skip_special_tokens=skip_special_tokens)
+        texts: list[str] = []
+        characters = 0
+        for index, ids in enumerate(inputs):
+            field = f"ids[{index}]"
+            for token, times in Counter(ids).items():
+                name = plain.id_to_token(token) if 0 <= token < 2**32 else None
+                if name is None:
+                    raise InvalidInput(f"this model's vocabulary has no id {token}", field=field)
+                characters += len(name) * times
+            check_characters(characters, limit, "ids")
+            texts += each(batch, [list(ids)], [field])
+            yield
+        return texts
 
     def _encode_texts(
         self, texts: Mapping[Key, str], name: str, truncate: bool, side: TruncationSide

@@ -8,6 +8,7 @@ from pathlib import Path
 from shared.settings import Settings
 from shared.storage.blobs import Storage
 
+DEFAULT = "file://.blitz/bulk"
 _AZURITE = "UseDevelopmentStorage=true"  # Azurite's published account, ports 10000 and 10001
 
 
@@ -15,7 +16,7 @@ def open_storage(settings: Settings) -> Storage:
     """The storage that the settings name. Raises Misconfigured; does not connect yet."""
     url, connection_string = settings.storage, settings.storage_connection_string
     if not url and not connection_string:
-        url = "file://.blitz/bulk"
+        url = DEFAULT
     # Each is imported when it is opened: a process that uses a folder does not pay for azure.
     if url.startswith("file://") and len(url) > len("file://"):
         from shared.storage.folder import open_folder

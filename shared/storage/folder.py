@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import time
@@ -45,6 +46,8 @@ from shared.storage.folder_files import status as _status
 from shared.storage.shown_names import shown, tell
 from shared.storage.translate import disk_errors
 
+_log = logging.getLogger(__name__)
+
 _BLOCK_BYTES = 4 << 20
 _ABANDONED_S = 3600.0
 _MAX_PART_BYTES = 255
@@ -70,6 +73,7 @@ class FolderBlobs:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._was_there = False
 
     def stat(self, key: str) -> BlobStat | None:
         _check(key)
@@ -184,11 +188,19 @@ class FolderBlobs:
         if folder and not is_key(folder):
             return
         with disk_errors(STORE):
-            self._root.mkdir(parents=True, exist_ok=True)  # where people find that they can drop files
+            self._make_root()
         with disk_errors(STORE), suppress(*_ABSENT):
             for key in names_below(self._root, _check(folder) if folder else "", prefix):
                 if is_key(key):
                     yield key
+
+    def _make_root(self) -> None:
+        """Where people find that they can drop files. One that vanishes may be a disk that is away."""
+        gone = not self._root.is_dir()
+        self._root.mkdir(parents=True, exist_ok=True)
+        if gone and self._was_there:
+            _log.warning("bulk: the folder %s has vanished, and is made anew, empty", self._root.name)
+        self._was_there = True
 
     # Metadata lies in a file named by the ETag of the version that it belongs to: written before that
     # version appears and deleted after it went, it is never that of another version.

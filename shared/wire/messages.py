@@ -4,7 +4,8 @@ Requests and results are maps of the fields of shared.contracts' classes:
     EmbedRequest -> EmbedResult with "vectors" (N, D) <f4,
     RerankRequest -> RerankResult with "scores" (N,) <f8, and "logits" (N,) <f4 or nil,
     PredictRequest -> PredictResult with "scores" (N, L) <f8,
-    TokenizeRequest -> TokenizeResult with "spans" (T, 4) <i4.
+    TokenizeRequest -> TokenizeResult with "spans" (T, 4) <i4,
+    DecodeRequest -> DecodeResult, without an array.
 Error:   {"code": str, "message": str, "field": str | nil, "retry_after_s": float | nil}
 """
 

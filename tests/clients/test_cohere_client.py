@@ -72,6 +72,17 @@ def test_v1_returns_no_documents_by_itself(v1: cohere.Client) -> None:
     assert [each.document for each in answer.results] == [None] * 3
 
 
+def test_an_empty_document_fails_no_other(cohere_v2: cohere.ClientV2, v1: cohere.Client) -> None:
+    """It comes last in both versions, and a warning says which one it was."""
+    for client in (cohere_v2, v1):
+        answer = client.rerank(model=MODEL, query=QUERY, documents=["", *DOCUMENTS])
+        assert [each.index for each in answer.results] == [2, 3, 1, 0]
+        assert answer.results[-1].relevance_score == -1
+        assert answer.meta is not None
+        assert answer.meta.warnings is not None
+        assert answer.meta.warnings[0] == "1 documents are empty and come last: 0"
+
+
 def test_an_unknown_model_is_not_found(cohere_v2: cohere.ClientV2) -> None:
     """The SDK's exception holds the message, which tells what there is."""
     with pytest.raises(NotFoundError) as caught:
@@ -84,7 +95,7 @@ def test_an_unknown_model_is_not_found(cohere_v2: cohere.ClientV2) -> None:
     [
         ("", ["a"], 1, "query"),
         ("q", [], 1, "documents"),
-        ("q", ["a", ""], 1, "documents[1]"),
+        ("q", ["", " "], 1, "documents"),
         ("q", ["a"], 0, "top_n"),
     ],
 )

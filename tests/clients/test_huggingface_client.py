@@ -65,6 +65,38 @@ def test_tokens_are_those_of_the_models_tokenizer(service_url: str, minilm_store
     assert [token["text"] for token in row] == ["easy"]
 
 
+def test_ids_are_decoded_by_the_models_tokenizer(service_url: str, minilm_store: Path) -> None:
+    """At /decode: as its tokenizer joins them, batches and special tokens too."""
+    (path,) = minilm_store.rglob("tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    texts = ["Deep learning is easy.", "naïve 日本語", "word " * 600]
+    ids = [tokenizer.encode(text).ids for text in texts]
+    answer = http_post(f"{service_url}/decode", json={"ids": ids})
+    assert answer.json() == [tokenizer.decode(each) for each in ids]
+    assert answer.json()[0] == "deep learning is easy."
+    assert answer.headers["x-compute-tokens"] == str(sum(map(len, ids)))
+    body = {"ids": ids[0], "skip_special_tokens": False}
+    answer = http_post(f"{service_url}/decode", json=body)
+    assert answer.json() == ["[CLS] deep learning is easy. [SEP]"]
+    refused = http_post(f"{service_url}/decode", json={"ids": [[1012], [30522]]})
+    assert refused.status_code == 422
+    assert refused.json()["error"] == "ids[1]: this model's vocabulary has no id 30522"
+
+
+def test_a_prompt_s_name_is_sent_only_if_the_caller_says_one(
+    serve: Callable[[FakeBackend], str],
+) -> None:
+    """None is left out and means the model's default; "" is sent, and switches that off."""
+    backend = FakeBackend("mini")
+    with InferenceClient(model=serve(backend), token="any") as client:
+        for name in (None, "", "query"):
+            client.feature_extraction("a", prompt_name=name)
+    asked = [getattr(request, "prompt_name", "?") for request in backend.requests]
+    assert asked == [None, "", "query"]
+
+
 def test_text_classification_reads_predictions(serve: Callable[[FakeBackend], str]) -> None:
     """At /predict. For one text the client takes the first of what TEI answers: the likeliest label."""
     url = serve(FakeBackend("label-1"))

@@ -1,9 +1,8 @@
 """What clients that are not installed here send, and what each reads of the answer.
 
-voyageai 0.5.0, mistralai 3.7.0 and ollama 0.6.3 were run against this router in November 2026: their
-bodies are word for word. LlamaIndex's and Haystack's have the shape that an echo server saw then.
-litellm's follow the source of 1.110.2, Jina's its documentation (https://api.jina.ai/redoc): those
-clients were not run.
+chromadb 1.5.9 and semantic-kernel 1.45.0 were run against this service in November 2026: their bodies
+are word for word, but for names and texts. Jina's follow its documentation (https://api.jina.ai/redoc).
+The clients that are installed are run by test_client_programs.
 """
 
 from __future__ import annotations
@@ -33,64 +32,7 @@ class Exchange:
     expected: Any
 
 
-def _unit8(text: str) -> list[int]:
-    """The fake backend's vectors are of no particular length, which int8 does not ask about."""
-    scaled = np.rint(vector_of(text, 8) * np.float32(127)).astype(np.int32)
-    return [int(each) for each in (scaled + 128) % 256 - 128]
-
-
 EXCHANGES = [
-    Exchange(
-        "voyageai: floats",
-        "/v1/embeddings",
-        '{"input": ["a", "b"], "model": "mini", "input_type": "query", "truncation": true, '
-        '"output_dtype": null, "output_dimension": null, "encoding_format": "base64"}',
-        lambda answer: [
-            np.frombuffer(base64.b64decode(each["embedding"]), "<f4").tolist() for each in answer["data"]
-        ],
-        [vector_of(text, 8).tolist() for text in "ab"],
-    ),
-    Exchange(
-        "voyageai: int8",
-        "/v1/embeddings",
-        '{"input": ["a", "b"], "model": "mini", "input_type": null, "truncation": true, '
-        '"output_dtype": "int8", "output_dimension": 8, "encoding_format": "base64"}',
-        lambda answer: [
-            np.frombuffer(base64.b64decode(each["embedding"]), np.int8).tolist()
-            for each in answer["data"]
-        ],
-        [_unit8("a"), _unit8("b")],
-    ),
-    Exchange(
-        "voyageai: rerank",
-        "/v1/rerank",
-        '{"query": "q", "documents": ["a", "b", "c"], "model": "rerank-1", "top_k": 2, '
-        '"truncation": true}',
-        lambda answer: ([each["index"] for each in answer["data"]], answer["usage"]["total_tokens"]),
-        ([0, 1], 3),
-    ),
-    Exchange(
-        "voyageai: rerank, all",
-        "/v1/rerank",
-        '{"query": "q", "documents": ["a", "b", "c"], "model": "rerank-1", "top_k": null, '
-        '"truncation": true}',
-        lambda answer: sorted(each["index"] for each in answer["data"]),
-        [0, 1, 2],
-    ),
-    Exchange(
-        "mistralai",
-        "/v1/embeddings",
-        '{"model":"mini","input":["a","b"]}',
-        lambda answer: (bool(answer["id"]), answer["object"], answer["model"], len(answer["data"])),
-        (True, "list", "mini", 2),
-    ),
-    Exchange(
-        "mistralai: int8",
-        "/v1/embeddings",
-        '{"model":"mini","input":["a"],"metadata":{"a":1},"output_dimension":8,"output_dtype":"int8"}',
-        lambda answer: answer["data"][0]["embedding"],
-        _unit8("a"),
-    ),
     Exchange(
         "Jina: embeddings",
         "/v1/embeddings",
@@ -100,60 +42,31 @@ EXCHANGES = [
         [8, 8],
     ),
     Exchange(
-        "ollama: embed",
-        "/api/embed",
-        '{"model":"mini","input":["a","b"],"options":{"num_ctx":1},"keep_alive":"5m","dimensions":4}',
-        lambda answer: (
-            [len(each) for each in answer["embeddings"]],
-            answer["model"],
-            answer["prompt_eval_count"],
-            answer["total_duration"],
-        ),
-        ([4, 4], "mini", 2, 6_000_000),
+        "chromadb and semantic-kernel: OpenAI",
+        "/v1/embeddings",
+        '{"model":"mini","input":["a","b"],"encoding_format":"base64"}',
+        lambda answer: [
+            np.frombuffer(base64.b64decode(each["embedding"]), "<f4").tolist() for each in answer["data"]
+        ],
+        [vector_of(text, 8).tolist() for text in "ab"],
     ),
     Exchange(
-        "ollama: embeddings",
-        "/api/embeddings",
-        '{"model":"mini","prompt":"a"}',
-        lambda answer: answer["embedding"],
-        [pytest.approx(each) for each in vector_of("a", 8).tolist()],
-    ),
-    Exchange(
-        "llama-index: TextEmbeddingsInference",
+        "chromadb: HuggingFaceEmbeddingServer",
         "/embed",
-        '{"inputs": ["a", "b"], "truncate": true}',
+        '{"inputs":["a","b"]}',
         lambda answer: [len(each) for each in answer],
         [8, 8],
     ),
     Exchange(
-        "haystack: TEI embedder",
-        "/",
-        '{"inputs": ["a"], "truncate": true, "normalize": false}',
-        lambda answer: answer,
-        [[pytest.approx(each) for each in vector_of("a", 8).tolist()]],
-    ),
-    Exchange(
-        "haystack: TEI ranker",
-        "/rerank",
-        '{"query": "q", "texts": ["a", "b"], "raw_scores": false}',
-        lambda answer: [each["index"] for each in answer],
-        [0, 1],
-    ),
-    Exchange(
-        "litellm: infinity",
-        "/infinity/rerank",
-        '{"model": "rerank-1", "query": "q", "documents": ["a", "b"], "return_documents": true, '
-        '"top_n": 1}',
-        lambda answer: [each["document"] for each in answer["results"]],
-        ["a"],
-    ),
-    Exchange(
-        "litellm: hosted_vllm",
-        "/rerank",
-        '{"model": "rerank-1", "query": "q", "documents": ["a", "b"], "return_documents": true, '
-        '"top_n": 1}',
-        lambda answer: [each["document"]["text"] for each in answer["results"]],
-        ["a"],
+        "chromadb: OllamaEmbeddingFunction",
+        "/api/embed",
+        '{"model":"mini","input":["a","b"]}',
+        lambda answer: (
+            [len(each) for each in answer["embeddings"]],
+            answer["prompt_eval_count"],
+            answer["total_duration"],
+        ),
+        ([8, 8], 2, 6_000_000),
     ),
 ]
 
@@ -188,8 +101,84 @@ async def test_an_error_is_a_text_where_its_client_looks(path: str, where: str) 
 
 
 async def test_ollama_lists_the_models() -> None:
-    """`ollama list` reads each name, size, digest and time."""
-    async with client_of(FakeBackend("mini", "rerank-1")) as client:
+    """`ollama list` reads each name, size, digest and time; a name has a tag there."""
+    async with client_of(FakeBackend("mini", "rerank-1"), model_aliases=("x/y:1=mini",)) as client:
         models = (await client.get("/api/tags")).json()["models"]
-    assert [model["name"] for model in models] == ["mini", "rerank-1"]
+    assert [model["name"] for model in models] == ["mini:latest", "rerank-1:latest", "x/y:1"]
+    assert [model["model"] for model in models] == [model["name"] for model in models]
     assert {"model", "modified_at", "size", "digest", "details"} <= models[0].keys()
+
+
+@pytest.mark.parametrize(
+    ("body", "context", "length", "capabilities"),
+    [
+        ('{"model":"mini"}', 256, 8, ["embedding"]),
+        ('{"model":"mini:latest"}', 256, 8, ["embedding"]),
+        ('{"name":"mini"}', 256, 8, ["embedding"]),
+        ('{"model":"","system":"","template":"","verbose":false,"name":"mini"}', 256, 8, ["embedding"]),
+        ('{"model":"rerank-1"}', 256, None, []),
+    ],
+)
+async def test_ollama_shows_a_model(
+    body: str, context: int, length: int | None, capabilities: list[str]
+) -> None:
+    """ollama-python 0.6.3 needs model_info; others read lengths there, and what a model can do."""
+    response = await post("/api/show", body.encode(), FakeBackend("mini", "rerank-1"))
+    assert response.status_code == 200
+    shown = response.json()
+    assert shown["model_info"]["bert.context_length"] == context
+    assert shown["model_info"].get("bert.embedding_length") == length
+    assert shown["model_info"]["general.architecture"] == shown["details"]["family"] == "bert"
+    assert shown["capabilities"] == capabilities
+    assert shown["modified_at"].startswith("1970-01-01T")
+
+
+async def test_ollama_tells_a_version_and_no_model_that_there_is_not() -> None:
+    """Some clients refuse to talk to an old one."""
+    async with client_of(FakeBackend("mini")) as client:
+        version = (await client.get("/api/version")).json()["version"]
+        assert (await client.head("/api/version")).status_code == 200
+        missing = await client.post("/api/show", json={"model": "nope:latest"})
+        broken = await client.post("/api/show", json={"model": 3})
+    assert [int(part) for part in version.split(".")] >= [0, 6, 4]
+    assert missing.status_code == 404
+    assert missing.json() == {"error": "there is no model 'nope:latest'; there are: mini"}
+    assert broken.status_code == 400
+    assert "model must be a text" in broken.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "model"),
+    [
+        ("mini", "mini"),
+        ("mini:latest", "mini"),
+        ("text:latest", "mini"),
+        ("text", "mini"),
+        ("tagged", "mini"),
+        ("tagged:latest", "mini"),
+        ("BAAI/bge:latest", "mini"),
+        ("mini:v2", None),
+        ("mini:latest:latest", None),
+        ("latest", None),
+    ],
+)
+async def test_a_name_without_a_tag_is_the_latest(asked: str, model: str | None) -> None:
+    """In all of Ollama's paths, for models and aliases; the answer has the name that was asked for."""
+    aliases = ("text=mini", "tagged:latest=mini", "BAAI/bge=mini")
+    backend = FakeBackend("mini", "other")
+    embed = await post("/api/embed", {"model": asked, "input": "a"}, backend, model_aliases=aliases)
+    old = await post("/api/embeddings", {"model": asked, "prompt": "a"}, backend, model_aliases=aliases)
+    show = await post("/api/show", {"model": asked}, backend, model_aliases=aliases)
+    status = 200 if model else 404
+    assert [each.status_code for each in (embed, old, show)] == [status] * 3
+    assert model is None or [request.model for request in backend.requests] == [model] * 2
+    assert model is None or embed.json()["model"] == asked
+    assert model is not None or f"no model '{asked}'" in embed.json()["error"]
+
+
+async def test_a_tag_is_ollama_s_alone() -> None:
+    """Elsewhere a colon is a part of an alias's name, or no name at all."""
+    for path in ("/v1/embeddings", "/embed"):
+        body = {"model": "mini:latest", "input": "a", "inputs": "a"}
+        body.pop("inputs" if path == "/v1/embeddings" else "input")
+        assert (await post(path, body, FakeBackend("mini"))).status_code == 404

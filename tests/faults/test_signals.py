@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -17,6 +22,7 @@ from tests.server import (
     ROOT,
     children_of,
     free_port,
+    http_get,
     is_free,
     is_running,
     metrics_of,
@@ -87,6 +93,75 @@ async def test_what_is_under_way_is_answered_before_the_end(store: str, random: 
         process.send_signal(signal.SIGTERM)
         assert (await asking).right
         assert await asyncio.to_thread(process.wait, PATIENCE_S) == 0
+
+
+STOPPING = "the service is stopping"
+LONG = {"model": "endless", "inputs": ["w1 " * 300] * 300}
+OPENAI = {"message": STOPPING, "type": "server_error", "param": None, "code": "unavailable"}
+UNDER_WAY: dict[str, tuple[bytes, Any]] = {
+    # A whole request whose work takes minutes, and requests of which half has come.
+    "work": (json.dumps(LONG).encode(), {"error": STOPPING, "error_type": "Unhealthy"}),
+    "TEI": (b'{"inputs": ', {"error": STOPPING, "error_type": "Unhealthy"}),
+    "OpenAI": (b'{"input": ', {"error": OPENAI, "detail": STOPPING}),
+    "Cohere": (b'{"texts": ', {"message": STOPPING, "detail": STOPPING, "error": STOPPING}),
+    "a file": (b"--b", {"error": OPENAI}),
+}
+PATHS = {"OpenAI": "/v1/embeddings", "Cohere": "/v2/embed", "a file": "/v1/files"}
+
+
+@pytest.mark.parametrize("number", [*SIGNALS, signal.SIGHUP])
+def test_what_takes_too_long_is_answered_503_at_the_end(number: signal.Signals, tmp_path: Path) -> None:
+    """In each dialect's shape, whatever it was about; and no stack is in the log, of a caller that does
+    not take its answer either."""
+    store = f"file://{tmp_path / 'models'}"
+    publish_all([Tiny("endless", dimensions=512, work=4000), Tiny("wide", dimensions=1024)], store)
+    environ = {"BLITZ_STORAGE": f"file://{tmp_path / 'bulk'}", "BLITZ_WARM_MODELS": "endless,wide"}
+    log = (tmp_path / "log").open("w+b")
+    with ExitStack() as stack:
+        stack.enter_context(log)
+        url, process = stack.enter_context(started_service(store, environ=environ, stderr=log))
+        wait_until_ready(url, process)
+        asleep = stack.enter_context(_connection(url))
+        texts = {"model": "wide", "inputs": ["w1"] * 2048}
+        asleep.sendall(_post("/embed", json.dumps(texts).encode()))
+        assert asleep.recv(12) == b"HTTP/1.1 200"  # of some 20 MB, more than sockets hold
+        asking = {case: stack.enter_context(_connection(url)) for case in UNDER_WAY}
+        for case, connection in asking.items():
+            body = UNDER_WAY[case][0]
+            connection.sendall(_post(PATHS.get(case, "/embed"), body, more=0 if case == "work" else 9))
+        # Connections are taken and read in order: those before the second of these are under way.
+        for _ in range(2):
+            http_get(f"{url}/health")
+        process.send_signal(number)
+        for case, connection in asking.items():
+            head, _, body = _read_all(connection).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503"), (case, head)
+            assert b"\r\nretry-after: 1\r\n" in head
+            assert json.loads(body) == UNDER_WAY[case][1]
+        assert process.wait(PATIENCE_S) == 0
+        log.seek(0)
+        told = log.read().decode()
+    assert "an answer breaks off: the service stops" in told
+    assert "File " not in told
+    assert "Traceback" not in told
+
+
+def _connection(url: str) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), PATIENCE_S)
+
+
+def _read_all(connection: socket.socket) -> bytes:
+    received = b""
+    while block := connection.recv(4096):
+        received += block
+    return received
+
+
+def _post(path: str, body: bytes, more: int = 0) -> bytes:
+    """A request. more: bytes of its body that are still to come."""
+    kind = "multipart/form-data; boundary=b" if path == "/v1/files" else "application/json"
+    head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: {kind}\r\n"
+    return f"{head}Content-Length: {len(body) + more}\r\n\r\n".encode() + body
 
 
 SIGNALLED_IN_A_FINALISER = """

@@ -40,6 +40,7 @@ def run_hook(tmp_path: Path) -> Run:
     answers: shell code that a command runs after noting its arguments.
     """
     shutil.copytree(HOOKS, tmp_path / "infra" / "hooks")
+    shutil.copytree(ROOT / "model_build" / "recipes", tmp_path / "model_build" / "recipes")
     notes = tmp_path / "notes"
 
     def run(
@@ -145,18 +146,27 @@ def test_prepare_makes_no_key_for_the_gateway(run_hook: Run) -> None:
     assert not [call for call in calls if "API_KEY_HASHES" in call]
 
 
-def test_publish_builds_the_sample_for_each_backend(run_hook: Run) -> None:
-    """With the GPU on both targets are published, to the store of this deployment."""
+def test_publish_assembles_the_sample_for_each_backend(run_hook: Run) -> None:
+    """With the GPU on both targets are published, to the deployment's store; neither needs torch."""
     ran, calls = run_hook("publish")
     assert ran.returncode == 0, ran.stderr
-    assert calls[0] == "make -B .venv/build"
-    published = [call for call in calls if "model_build" in call]
-    assert published == [
-        f"python -m model_build all-MiniLM-L6-v2 --target {target} --push https://store/models"
-        for target in ("cpu-int8", "gpu-fp16")
-    ]
+    publish = "python -m model_build.assemble all-MiniLM-L6-v2 --target {} --push https://store/models"
+    of_cpu, of_gpu = (
+        ["make -B .venv/serve", publish.format(target)] for target in ("cpu-int8", "gpu-fp16")
+    )
+    assert calls == of_cpu + of_gpu
     _, calls = run_hook("publish", GPU_ENABLED="false")
-    assert len([call for call in calls if "model_build" in call]) == 1
+    assert calls == of_cpu
+
+
+def test_publish_builds_a_model_that_has_no_recipe(run_hook: Run) -> None:
+    """Which takes torch."""
+    ran, calls = run_hook("publish", GPU_ENABLED="false", SAMPLE_MODEL="e5-small-v2")
+    assert ran.returncode == 0, ran.stderr
+    assert calls == [
+        "make -B .venv/build",
+        "python -m model_build e5-small-v2 --target cpu-int8 --push https://store/models",
+    ]
 
 
 def test_publish_can_be_turned_off(run_hook: Run) -> None:

@@ -54,9 +54,11 @@ def test_actions_are_pinned_by_commit(workflow: Any) -> None:
 
 
 def test_it_runs_what_contributors_run_on_every_python(workflow: Any) -> None:
-    """Those that pyproject.toml names, which are those that Azure has."""
+    """The commands of .ci/run, on the Pythons of pyproject.toml, which are those that Azure has."""
     job = workflow["jobs"]["test"]
-    assert [step["run"] for step in job["steps"] if "run" in step] == ["make check", "make test"]
+    commands = re.findall(r"(?m)^make .+", (ROOT / ".ci" / "run").read_text("utf-8"))
+    assert commands == ["make check", "make test"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == commands
     least, below = re.findall(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', _project())[0]
     assert job["strategy"]["matrix"]["python"] == [f"3.{each}" for each in range(int(least), int(below))]
 

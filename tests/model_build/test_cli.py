@@ -14,8 +14,10 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
+from model_build import __main__ as command
 from model_build.__main__ import app
 from model_build.locate import read_catalogue
+from model_build.recipe import decode_recipe, follow_recipe
 from shared.errors import InvalidArtefact
 from shared.models.manifest import decode_manifest, decode_pointer, encode_manifest
 from shared.models.store import ModelStore, open_store_url
@@ -273,6 +275,34 @@ def test_a_store_that_cannot_be_written_is_exit_4(run: Run, tiny: Path, tmp_path
     assert str(tmp_path) not in failed.stderr
 
 
+@pytest.mark.parametrize("target", ["cpu-int8", "gpu-fp16"])
+def test_a_build_writes_the_recipe_that_makes_its_files(
+    run: Run, tiny: Path, tmp_path: Path, target: str
+) -> None:
+    """With the manifest that was measured, and smaller than what it makes."""
+    kept, recipe = tmp_path / "kept", tmp_path / "recipe.json"
+    ran = run(tiny, "--target", target, "--out", kept, "--recipe", recipe)
+    assert ran.returncode == 0, ran.stderr
+    written = decode_recipe(recipe.read_bytes())
+    assert written.manifest == decode_manifest((kept / "manifest.json").read_bytes())
+    assert recipe.stat().st_size < written.manifest.size / 2
+    made = tmp_path / "made"
+    made.mkdir()
+    follow_recipe(written, tiny, made)
+    for file in written.manifest.files:
+        assert (made / file.name).read_bytes() == (kept / file.name).read_bytes(), file.name
+
+
+def test_a_recipe_that_cannot_be_written_is_exit_2(run: Run, tiny: Path, tmp_path: Path) -> None:
+    """And nothing is published: whoever asked for it would miss it later."""
+    store = tmp_path / "store"
+    options = ("--recipe", tmp_path / "no-folder" / "recipe.json", "--push", f"file://{store}")
+    refused = run(tiny, "--target", "cpu-int8", *options)
+    assert refused.returncode == 2
+    assert "the file of --recipe cannot be written" in refused.stderr
+    assert not store.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -291,6 +321,17 @@ def test_bad_input_is_exit_2_and_says_what_is_wrong(
     refused = run(*arguments)
     assert refused.returncode == 2
     assert message in refused.stderr
+
+
+def test_packages_that_only_building_takes_are_named_when_they_are_missing(
+    run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `make run` there is no torch: a sentence with what installs it, and no traceback."""
+    monkeypatch.setattr(command, "find_spec", {"torch": None, "onnx": None}.get)
+    monkeypatch.setattr(command, "_PACKAGES", ("torch", "onnx"))
+    refused = run(tiny, "--target", "cpu-int8")
+    assert refused.returncode == 2
+    assert "(torch, onnx); make .venv/build installs them" in refused.stderr
 
 
 def test_catalogue_entries_are_complete() -> None:

@@ -86,10 +86,15 @@ def tiny_model(folder: Path, architecture: str = "bert", seed: int = 0) -> Path:
 
 
 def tiny_cross_encoder(
-    folder: Path, architecture: str = "bert", seed: int = 0, labels: tuple[str, ...] = ("relevant",)
+    folder: Path,
+    architecture: str = "bert",
+    seed: int = 0,
+    labels: tuple[str, ...] = ("relevant",),
+    positions: int = 40,
 ) -> Path:
     """`tiny_model` with a classifier over `labels`; BERT's tells the texts of a pair apart."""
     config = copy.deepcopy(ARCHITECTURES[architecture][1])
+    config.max_position_embeddings = positions
     config.num_labels = len(labels)
     if "roberta" in architecture:
         config.type_vocab_size = 1  # as the real ones have; the class's default is BERT's

@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch_file
 
@@ -565,30 +567,117 @@ PADDINGS: dict[str, tuple[str, Any, int]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("case", "task"),
-    [
-        (case, task)
-        for case in PADDINGS
-        for task in ("embedding", "cross-encoder")
-        # These two read so few tokens after the padding's offset that all pairs have the same score,
-        # which is no ranking to be judged.
-        if task == "embedding" or case not in ("last of RoBERTa", "last of MPNet")
-    ],
-)
+@pytest.mark.parametrize("task", ["embedding", "cross-encoder"])
+@pytest.mark.parametrize("case", PADDINGS)
 def test_any_padding_id_is_built_or_refused(case: str, task: str, run: Run, tmp_path: Path) -> None:
     """A padding id that is the vocabulary's last, or none: a model as good as any, or one sentence."""
     architecture, padding, code = PADDINGS[case]
-    make = tiny_model if task == "embedding" else tiny_cross_encoder
-    folder = _quiet(make(tmp_path / "model", architecture))
+    # RoBERTa and MPNet count positions from their padding's id on: pairs need some more.
+    folder = _quiet(
+        tiny_model(tmp_path / "model", architecture)
+        if task == "embedding"
+        else tiny_cross_encoder(tmp_path / "model", architecture, positions=100)
+    )
     edit_json(folder / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
-    edit_json(folder / "config.json", pad_token_id=padding, max_position_embeddings=40)
+    edit_json(folder / "config.json", pad_token_id=padding)
     gates = ("--min-rank-agreement", "-1")  # random weights rank nothing
     ran = run(folder, "--target", "cpu-fp32", *gates)
     if code:
         _refused(ran, "config.json has no pad_token_id, after which", tmp_path)
     else:
         assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "mpnet"])
+def test_a_model_that_reads_too_few_tokens_to_rank_is_refused(
+    architecture: str, run: Run, tmp_path: Path
+) -> None:
+    """Nine, after its padding's offset: no document is read. Nothing is published."""
+    folder = _quiet(tiny_cross_encoder(tmp_path / "model", architecture, positions=40))
+    edit_json(folder / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
+    edit_json(folder / "config.json", pad_token_id=30)
+    ran = run(folder, "--target", "cpu-fp32", "--push", f"file://{tmp_path}/store")
+    _broken(ran, "its ranking cannot be judged (--min-rank-agreement): it gives all documents", tmp_path)
+    assert "nan" not in ran.stderr
+
+
+FILES = ["config.json", "model.safetensors", "1_Pooling/config.json", "somewhere.onnx"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("typed", ["{}", "./{}", "../here/{}"])
+def test_a_file_is_no_model(
+    name: str, typed: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named as it was typed, with what a model is; a name of two parts is not looked for at the hub."""
+    folder = sentence_model(tmp_path / "here", PLAIN, POOLING)
+    (folder / "somewhere.onnx").touch()
+    monkeypatch.chdir(folder)
+    ran = run(typed.format(name), "--target", "cpu-fp32")
+    _refused(ran, f"error: '{typed.format(name)}' is a file: give the folder that it is in", tmp_path)
+    assert "config.json, model.safetensors and tokenizer.json" in ran.stderr
+
+
+@pytest.mark.parametrize("typed", ["", "a\0b", "nowhere", "/nowhere/at/all", "a b/c", "~/x", "a/b/c"])
+def test_what_names_nothing_is_refused_as_typed(typed: str, run: Run, tmp_path: Path) -> None:
+    """Without the hub, which has none of these."""
+    _refused(run(typed, "--target", "cpu-fp32"), "is neither a folder, nor a hub id", tmp_path)
+
+
+class Hub:
+    """Stands in for the hub: a repository's files, of which a snapshot has what was asked for."""
+
+    def __init__(self, cache: Path, *files: str) -> None:
+        self._cache = cache
+        self._files = files
+
+    def snapshot_download(self, repository: str, **options: Any) -> str:
+        folder = self._cache / ("0" * 40)
+        for name in filter_repo_objects(self._files, allow_patterns=options["allow_patterns"]):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("{}")
+        return str(folder)
+
+    def list_repo_files(self, repository: str, *, revision: str | None) -> list[str]:
+        return list(self._files)
+
+
+CONVERTS = "[torch.load(f, map_location='cpu', weights_only=True) for f in ['pytorch_model.bin']]"
+NO_OTHERS = ["org/mini has no *.safetensors at the hub, and this builder reads no others"]
+OF_THE_HUB: list[tuple[list[str], tuple[str, ...], list[str]]] = [
+    (["pytorch_model.bin", "training_args.bin"], (), ["pickles only (*.bin)", CONVERTS]),
+    (
+        ["pytorch_model.bin"],
+        ("--revision", "v1.0"),
+        ["org/mini --revision v1.0 --local-dir mini"],
+    ),
+    (["pytorch_model.bin"], (), ["hf download org/mini --local-dir mini; this, in mini, converts"]),
+    (["0_Transformer/pytorch_model.bin"], (), ["this, in mini/0_Transformer, converts", CONVERTS]),
+    (["model.ckpt", "onnx/model.onnx"], (), ["pickles only (*.ckpt)", "; then build mini"]),
+    (["onnx/model.onnx"], (), NO_OTHERS),
+    (["training_args.bin"], (), NO_OTHERS),
+]
+
+
+@pytest.mark.parametrize(("files", "options", "said"), OF_THE_HUB)
+def test_a_model_of_the_hub_without_safetensors_is_refused(
+    files: list[str],
+    options: tuple[str, ...],
+    said: list[str],
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With what fetches and converts it; pickles themselves are never fetched."""
+    hub = Hub(tmp_path, "config.json", "README.md", *files)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", hub.list_repo_files)
+    ran = run("org/mini", "--target", "cpu-fp32", *options)
+    assert ran.returncode == 2, ran.stderr
+    assert "Traceback" not in ran.stderr
+    for each in said:
+        assert each in ran.stderr
+    assert not list(tmp_path.rglob("*.bin"))
 
 
 @pytest.mark.parametrize(

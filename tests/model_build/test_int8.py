@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from model_build.export import OPSET, export_onnx, optimize_offline
-from model_build.int8 import quantize_columns, quantize_per_row
+from model_build.int8 import quantize_per_row
+from model_build.rounding import quantize_columns
 from model_build.source import inspect_source
 from shared.contracts import Tokens
 from shared.engines.base import pad

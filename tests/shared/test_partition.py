@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.contracts import (
+    DecodeRequest,
+    DecodeResult,
     EmbedRequest,
     EmbedResult,
     PredictRequest,
@@ -34,6 +36,11 @@ def test_any_split_holds_each_text_once_in_order(texts: tuple[str, ...], size: i
     rerank = RerankRequest("m", "q", texts, raw_scores=True, max_document_tokens=4)
     predict = PredictRequest("m", texts, raw_scores=True, truncation_side="left")
     tokenize = TokenizeRequest("m", texts, special_tokens=False, prompt_name="q")
+    ids = tuple(tuple(map(ord, text)) for text in texts)
+    decode = DecodeRequest("m", ids, skip_special_tokens=False)
+    of_ids = split(decode, size)
+    assert all(replace(part, inputs=ids) == decode for part in of_ids)
+    assert tuple(item for part in of_ids for item in part.inputs) == ids
     for parts in (
         [(replace(part, inputs=texts) == embed, part.inputs) for part in split(embed, size)],
         [(replace(part, documents=texts) == rerank, part.documents) for part in split(rerank, size)],
@@ -108,6 +115,17 @@ def test_joined_parts_are_the_whole_result(texts: tuple[str, ...], size: int) ->
     assert spelled.token_counts == tuple(map(len, texts))
     assert np.array_equal(spelled.spans, np.concatenate([part.spans for part in parts]))
     assert replace(predicted, scores=scores) == labelled
+    decoded = DecodeResult(texts, tuple(map(len, texts)), "m", "r")
+    assert decoded == join(
+        [
+            replace(
+                decoded,
+                texts=texts[start : start + size],
+                token_counts=decoded.token_counts[start : start + size],
+            )
+            for start in starts
+        ]
+    )
 
 
 def test_timings_are_of_the_slowest_part_in_each_step() -> None:
@@ -128,10 +146,10 @@ def test_timings_are_of_the_slowest_part_in_each_step() -> None:
     ],
 )
 def test_an_error_of_a_part_names_the_item_of_the_whole(field: str | None, whole: str | None) -> None:
-    """The caller does not know of parts: the index counts from the request's start."""
-    error = in_whole(InputTooLong("too long", field=field, retry_after_s=2.0), 500)
+    """The caller does not know of parts: the index counts from the request's start, in words too."""
+    error = in_whole(InputTooLong(f"{field} is too long", field=field, retry_after_s=2.0), 500)
     assert type(error) is InputTooLong
-    assert (error.message, error.field, error.retry_after_s) == ("too long", whole, 2.0)
+    assert (error.message, error.field, error.retry_after_s) == (f"{whole} is too long", whole, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +159,7 @@ def test_an_error_of_a_part_names_the_item_of_the_whole(field: str | None, whole
         (RerankRequest("m", "q", ("a",)), lambda: RerankRequest("m", "q", ())),
         (PredictRequest("m", ("a",)), lambda: PredictRequest("m", ())),
         (TokenizeRequest("m", ("a",)), lambda: TokenizeRequest("m", ())),
+        (DecodeRequest("m", ((1,),)), lambda: DecodeRequest("m", ())),
     ],
 )
 def test_fields_are_called_as_the_contracts_call_them(request_, make_empty) -> None:  # type: ignore[no-untyped-def]

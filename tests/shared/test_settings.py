@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import Misconfigured
-from shared.settings import Settings, aliases_of
+from shared.settings import Settings, aliases_of, can_be_asked_for
 
 HASH = "0123456789abcdef" * 4
 
@@ -92,6 +92,27 @@ def test_an_alias_that_cannot_be_is_refused_at_the_start(given: str, said: str) 
     """By its own words, and what would be right."""
     with pytest.raises(Misconfigured, match=f"BLITZ_MODEL_ALIASES.*{re.escape(said)}"):
         Settings.from_env({"BLITZ_MODEL_ALIASES": given})
+
+
+def test_aliases_may_be_warmed() -> None:
+    """As the models that they are, each once."""
+    given = {"BLITZ_MODEL_ALIASES": "a/b=c,d=c", "BLITZ_WARM_MODELS": "a/b,e,d,c"}
+    assert Settings.from_env(given).names_to_warm == ("c", "e")
+
+
+@pytest.mark.parametrize(
+    ("name", "can"),
+    [
+        ("mini", True),
+        ("BAAI/bge-m3", True),
+        ("a:b", True),
+        ("../b", False),
+        ("a//b", False),
+        ("a b", False),
+    ],
+)
+def test_what_could_be_asked_for_is_known_without_a_service(name: str, can: bool) -> None:
+    assert can_be_asked_for(name) is can
 
 
 def test_aliases_are_what_clients_call_models() -> None:

@@ -6,7 +6,7 @@ https://platform.openai.com/docs/guides/batch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -43,12 +43,14 @@ def read_batch(
     records: Iterable[RawRecord | BadRow],
     *,
     model: str | None,
+    aliases: Mapping[str, str],
     max_inputs: int,
     max_dimensions: int | None,
 ) -> Iterator[Row | BadRow]:
     """A Row per text. The fields are those of the body that an answer depends on.
 
-    model: what every line must ask for; None: what the first one asks for that names one.
+    model: what every line must ask for; None: what the first one asks for that names one. aliases: what
+    else models are called -> their names.
     """
     seen = Seen()
 
@@ -62,8 +64,9 @@ def read_batch(
         _check_target(values, custom_id)
         raw = values.get("body", _ABSENT)
         body = _read_body(raw, custom_id)
-        model = model if model is not None else body.model
-        if body.model is not None and body.model != model:
+        asked = body.model and aliases.get(body.model, body.model)
+        model = model if model is not None else asked
+        if body.model is not None and asked != model:
             message = f"body.model must be {model}: all lines of a batch use one model"
             raise BadRecord("model_mismatch", message, id=custom_id)
         if max_dimensions is not None and (body.dimensions or 1) > max_dimensions:

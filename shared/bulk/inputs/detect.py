@@ -6,8 +6,8 @@ It does not know storage, jobs or models. A format's own rules are in shared/bul
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from shared.bulk.inputs.allowance import NO_LIMITS, Allowance
@@ -50,6 +50,7 @@ class ReadOptions:
     kind: the format, where neither name nor content tells it; None: detect it.
     text_column, id_column: names of columns or JSON fields; None for id_column: "id" if there is one.
     model: what OpenAI Batch lines must ask for; None: the model that the first of them names.
+    aliases: what else models are called -> their names.
     max_dimensions: the most that a Batch line may ask for; None: any.
     max_inputs: texts of one Batch line.
     """
@@ -58,6 +59,7 @@ class ReadOptions:
     text_column: str = "text"
     id_column: str | None = None
     model: str | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
     max_dimensions: int | None = None
     max_inputs: int = 2048
 
@@ -163,6 +165,7 @@ def read_rows(
         return read_batch(
             records,
             model=options.model,
+            aliases=options.aliases,
             max_inputs=options.max_inputs,
             max_dimensions=options.max_dimensions,
         )

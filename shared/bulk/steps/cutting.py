@@ -5,7 +5,7 @@ Blocking, and long for a large input. Does not know options, models or how rows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -34,9 +34,9 @@ class _Cancelled(Exception):
 
 
 class Cutter:
-    """limits: of one job. max_inputs: texts of one request of OpenAI Batch. clock: Unix seconds.
+    """limits: of one job. max_inputs: texts of one request of OpenAI Batch. aliases: of models -> names.
 
-    go_on: called between blocks and chunks; what it raises ends the step.
+    clock: Unix seconds. go_on: called between blocks and chunks; what it raises ends the step.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Cutter:
         *,
         limits: Limits,
         max_inputs: int,
+        aliases: Mapping[str, str],
         clock: Callable[[], float],
         go_on: Callable[[], None],
         metrics: Telemetry,
@@ -52,6 +53,7 @@ class Cutter:
         self._storage = storage
         self._limits = limits
         self._max_inputs = max_inputs
+        self._aliases = aliases
         self._clock = clock
         self._go_on = go_on
         self._metrics = metrics
@@ -148,6 +150,7 @@ class Cutter:
             text_column=job.options.text_column,
             id_column=job.options.id_column,
             model=(job.options.model or None) if job.kind == "batch" else None,
+            aliases=self._aliases,
             max_dimensions=job.dimensions or None,
             max_inputs=self._max_inputs,
         )

@@ -6,7 +6,7 @@ Does not know triggers, nor how rows become vectors.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -43,7 +43,7 @@ class Cards(Protocol):
 
 
 class Splitter:
-    """threads: for cutting, which takes long. clock: Unix seconds."""
+    """threads: for cutting, which takes long. aliases: of models -> names. clock: Unix seconds."""
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class Splitter:
         *,
         devices: Sequence[Device],
         default_model: str,
+        aliases: Mapping[str, str],
         clock: Callable[[], float],
     ) -> None:
         self._storage = storage
@@ -65,7 +66,8 @@ class Splitter:
         self._cutter = cutter
         self._threads = threads
         self._devices = devices
-        self._default_model = default_model
+        self._default_model = aliases.get(default_model, default_model)
+        self._aliases = aliases
         self._clock = clock
 
     async def split(self, message: Message) -> str | None:
@@ -106,10 +108,10 @@ class Splitter:
     async def _with_options(self, draft: Job, stat: BlobStat, blobs: Blobs) -> Job:
         """Raises InvalidInput."""
         if draft.container == "out":
-            return replace(draft, options=options_of(draft.container, stat, None))
+            return replace(draft, options=options_of(draft.container, stat, None, self._aliases))
         await asyncio.to_thread(check_outputs, self._storage.out, stat.key)
         sidecar = await asyncio.to_thread(_read_sidecar, blobs, stat.key + SIDECAR)
-        options = options_of(draft.container, stat, sidecar)
+        options = options_of(draft.container, stat, sidecar, self._aliases)
         return replace(draft, options=options, sidecar=sidecar is not None)
 
     async def _with_format(self, draft: Job, stat: BlobStat, blobs: Blobs) -> Job:
@@ -121,15 +123,16 @@ class Splitter:
         if options.model:
             return draft
         named = await self._threads.run(self._model_in, draft, blobs) if form.kind == "batch" else ""
-        return replace(draft, options=replace(options, model=named or self._default_model))
+        model = self._aliases.get(named, named) or self._default_model
+        return replace(draft, options=replace(options, model=model))
 
     async def _create(self, draft: Job, stat: BlobStat) -> Job:
         """The job of this version of an input, created if it is new. Raises InvalidInput."""
         container, options = draft.container, draft.options
         cards = await self._catalogue.cards()
         if not options.model:
-            options = replace(options, model=_only_model(draft, cards))
-        card = _card_for(options, cards, self._choose(options, stat.size))
+            options = replace(options, model=_only_model(draft, cards, self._aliases))
+        card = _card_for(options, cards, self._choose(options, stat.size), self._aliases)
         # An uploaded file's job has its id from whoever asked for it.
         job = replace(
             draft,
@@ -172,11 +175,13 @@ class Splitter:
         return list(self._policy(work, dict.fromkeys(self._devices, idle)).devices)
 
 
-def _card_for(options: Options, cards: list[ModelCard], devices: list[Device]) -> ModelCard:
+def _card_for(
+    options: Options, cards: list[ModelCard], devices: list[Device], aliases: Mapping[str, str]
+) -> ModelCard:
     """The model on the first of `devices` that has it, else on any. Raises InvalidInput."""
     named = [card for card in cards if card.name == options.model]
     if not named:
-        known = ", ".join(sorted({card.name for card in cards if card.task == "embedding"})) or "none"
+        known = ", ".join(_names(cards, aliases)) or "none"
         raise InvalidInput(
             f"there is no embedding model {shown(options.model)!r}; there are: {known}", field="model"
         )
@@ -186,7 +191,7 @@ def _card_for(options: Options, cards: list[ModelCard], devices: list[Device]) -
         raise InvalidInput(
             f"dimensions must be at most {named[0].dimensions} for {options.model}", field="dimensions"
         )
-    if options.prompt_name is not None:
+    if options.prompt_name:  # "" switches the default off
         check_prompt(options.prompt_name, named[0].prompts)
     if options.backend != "auto":
         named = [card for card in named if card.device == options.backend]
@@ -199,12 +204,18 @@ def _card_for(options: Options, cards: list[ModelCard], devices: list[Device]) -
     return min(named, key=lambda card: ranks.get(card.device, len(ranks)))
 
 
-def _only_model(draft: Job, cards: list[ModelCard]) -> str:
+def _only_model(draft: Job, cards: list[ModelCard], aliases: Mapping[str, str]) -> str:
     """Raises InvalidInput if there are several."""
-    names = sorted({card.name for card in cards if card.task == "embedding"})
+    names = _names(cards, {})
     if len(names) != 1:
-        raise no_model(draft.container, draft.source, draft.kind, names)
+        raise no_model(draft.container, draft.source, draft.kind, _names(cards, aliases))
     return names[0]
+
+
+def _names(cards: list[ModelCard], aliases: Mapping[str, str]) -> list[str]:
+    """Those that embed, and what else they are called."""
+    names = {card.name for card in cards if card.task == "embedding"}
+    return sorted(names | {alias for alias, name in aliases.items() if name in names})
 
 
 def check_outputs(out: Blobs, key: str) -> None:

@@ -31,6 +31,7 @@ BARE: dict[Any, Any] = {
     "/similarity": {"inputs": {"source_sentence": "a", "sentences": ["b"]}},
     "/predict": {"inputs": "a"},
     "/tokenize": {"inputs": TEXTS},
+    "/decode": {"ids": [97, 98]},
     "/api/embed": {"input": TEXTS},
     "/api/embeddings": {"prompt": "a"},
     "/azure-search": {"values": [{"recordId": "1", "data": {"text": "a", "other": "b"}}]},
@@ -67,6 +68,8 @@ OTHER: dict[str, Any] = {
     "return_text": True,
     "raw_scores": True,
     "add_special_tokens": False,
+    "ids": [[99], [100]],
+    "skip_special_tokens": False,
     "parameters": {"truncate": False},
     "values": [{"recordId": "2", "data": {"text": "b"}}],
     "output": "v",
@@ -146,8 +149,7 @@ async def test_a_field_becomes_what_the_table_says(
 def test_every_path_has_a_row() -> None:
     """But for those that are other spellings of one that has."""
     spelled_alike = {"/embeddings", "/openai/v1/embeddings", "/openai/deployments/{model}/embeddings"}
-    refused = {"/embed_all", "/embed_sparse", "/decode"}
-    assert set(PATHS) - spelled_alike - refused <= {path for _, path, _, _ in ROWS}
+    assert set(PATHS) - spelled_alike - {*REFUSED} <= {path for _, path, _, _ in ROWS}
 
 
 NOTHING: list[Any] = [None, "", [], {}]
@@ -253,9 +255,39 @@ async def test_base64_holds_the_numbers_of_the_type_that_was_asked(kind: str, dt
     assert np.allclose(np.array([np.frombuffer(each, dtype) for each in coded]), numbers)
 
 
-@pytest.mark.parametrize("path", ["/embed_all", "/embed_sparse", "/decode"])
-async def test_a_path_that_is_not_served_says_why(path: str) -> None:
-    """Before it says anything of what the body lacks."""
-    response = await post(path, {"inputs": "a"}, FakeBackend("mini", "other"))
+REFUSED = ("/embed_all", "/embed_sparse")
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "why"),
+    [
+        ("/embed_all", "", "the engines here pool"),
+        (
+            "/embed_all",
+            "mini",
+            "the vectors that mini has for a text's tokens are pooled into one (mean)",
+        ),
+        ("/embed_all", "alias/of", "the vectors that alias/of has"),
+        ("/embed_all", "rerank-1", "rerank-1 is a cross-encoder, which has scores and no vectors"),
+        ("/embed_sparse", "", "no model here has weights for words, as SPLADE has"),
+        ("/embed_sparse", "mini", "mini gives a text one dense vector (mean pooling, 8 numbers)"),
+        ("/embed_sparse", "label-2", "label-2 is a cross-encoder, which has scores and no vectors"),
+    ],
+)
+@pytest.mark.parametrize("place", ["body", "URL"])
+async def test_a_path_that_is_not_served_says_why(path: str, model: str, why: str, place: str) -> None:
+    """Of the model that is named, before it says anything of what the body lacks."""
+    url = f"{path}?model={model}" if place == "URL" and model else path
+    body = {"model": model} if place == "body" and model else {"inputs": 3}
+    backend = FakeBackend("mini", "other", "rerank-1", "label-2")
+    response = await post(url, body, backend, model_aliases=("alias/of=mini",))
     assert response.status_code == 422
-    assert response.json()["error"].startswith(f"{path} is not served: ")
+    assert response.json()["error"].startswith(f"{path} is not served: {why}")
+    assert not backend.requests
+
+
+@pytest.mark.parametrize("path", REFUSED)
+async def test_of_the_only_model_the_reason_is_told(path: str) -> None:
+    """Clients of Text Embeddings Inference name none."""
+    response = await post(path, {"inputs": "a"}, FakeBackend("mini"))
+    assert f"{path} is not served: mini " in response.json()["error"]

@@ -41,6 +41,7 @@ VALID: tuple[dict[str, Any], ...] = (
     {"inputs": {"source_sentence": "a", "sentences": ["b"]}},
     {"texts": ["a"]},
     {"prompt": "a"},
+    {"ids": [97]},
     {"query": "a", "texts": ["b"]},
     {"query": "a", "documents": ["b"], "property": "c"},
     {"query": "a", "documents": ["b"]},

@@ -30,6 +30,7 @@ NAMED: list[tuple[str, dict[str, Any], str]] = [
     ("/?model={}", {"inputs": "a"}, "BAAI/bge-m3"),
     ("/similarity?model={}", {"inputs": {"source_sentence": "a", "sentences": ["b"]}}, "BAAI/bge-m3"),
     ("/tokenize?model={}", {"inputs": "a"}, "BAAI/bge-m3"),
+    ("/decode?model={}", {"ids": [97]}, "BAAI/bge-m3"),
     ("/v2/embed", {"model": "{}", "texts": ["a"], "input_type": "search_query"}, "BAAI/bge-m3"),
     ("/azure-search?model={}", {"values": [{"recordId": "0", "data": {"text": "a"}}]}, "BAAI/bge-m3"),
     ("/v1/embeddings", {"model": "{}", "input": "a"}, "mini-2"),
@@ -85,12 +86,12 @@ async def test_a_default_may_be_an_alias() -> None:
     assert [asked.model for asked in backend.requests] == ["mini"]
 
 
-SERVED = [each for each in OPERATIONS if not each.refusal]
-
-
-@pytest.mark.parametrize("each", SERVED, ids=lambda each: each.summary)
+@pytest.mark.parametrize("each", OPERATIONS, ids=lambda each: f"{each.paths[0]} {each.summary}")
 async def test_what_cannot_be_is_told_before_what_is_missing(each: Operation) -> None:
-    """An unknown model, repeated with those that can do it, though the body lacks all else."""
+    """An unknown model, repeated with those that can do it, though the body lacks all else.
+
+    Also where nothing is served: there may be no reason to say of a model that is not there.
+    """
     assert asks_for(each)
     path = each.paths[0].replace("{model}", "no/such model")
     for asked in ({"model": "no/such model"}, {"model": "no/such model", "input": 3, "inputs": 3}):
@@ -138,6 +139,7 @@ async def test_a_model_that_cannot_do_it_is_not_asked(
         ("/azure-search", "mini, mini-2"),
         ("/predict", "label-2, rerank-1"),
         ("/tokenize", "label-2, mini, mini-2, rerank-1"),
+        ("/decode", "label-2, mini, mini-2, rerank-1"),
     ],
 )
 async def test_an_unknown_model_is_answered_with_those_that_can(path: str, right: str) -> None:

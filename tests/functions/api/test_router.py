@@ -8,10 +8,8 @@ import hashlib
 import json
 import logging
 import re
-import tomllib
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import httpx
@@ -21,13 +19,14 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from functions.api.app import create_app
-from functions.api.endpoints import VERSION
 from functions.api.openapi import ERRORS
 from functions.router import function_app
-from shared import errors
+from shared import __version__, errors
 from shared.context import preference
 from shared.contracts import (
     AnyRequest,
+    DecodeRequest,
+    DecodeResult,
     Device,
     EmbedRequest,
     EmbedResult,
@@ -107,6 +106,12 @@ class FakeBackend(ByOperation):
         spans = np.array([(ord(each), 0, 0, 1) for each in texts], np.int32).reshape(-1, 4)
         counts = _counts(request)
         return TokenizeResult(spans, texts, counts, request.model, "r1", TIMINGS, self.device)
+
+    async def decode(self, request: DecodeRequest) -> DecodeResult:
+        """An id is a code point of ASCII."""
+        await self._receive(request)
+        texts = tuple("".join(chr(each % 128) for each in ids) for ids in request.inputs)
+        return DecodeResult(texts, _counts(request), request.model, "r1", TIMINGS, self.device)
 
     async def cards(self) -> list[ModelCard]:
         return [card_of(name) for name in self.model_names]
@@ -823,10 +828,12 @@ async def test_docs_describe_every_answer() -> None:
     assert set(paths["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}
 
 
-def test_the_version_is_the_packages() -> None:
-    """/info and the package agree."""
-    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
-    assert project["version"] == VERSION
+@pytest.mark.anyio
+async def test_the_version_is_the_projects() -> None:
+    """It stands in one place, and both answers that tell it read it there."""
+    async with client_of(FakeBackend("one")) as client:
+        assert (await client.get("/info")).json()["version"] == __version__
+        assert (await client.get("/openapi.json")).json()["info"]["version"] == __version__
 
 
 def test_the_function_app_is_one_anonymous_function() -> None:

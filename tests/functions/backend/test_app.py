@@ -20,6 +20,8 @@ from shared import errors
 from shared.context import deadline
 from shared.contracts import (
     AnyRequest,
+    DecodeRequest,
+    DecodeResult,
     EmbedRequest,
     EmbedResult,
     ModelState,
@@ -45,6 +47,7 @@ BODIES: dict[str, bytes] = {
     "/rerank": messages.pack_request(RerankRequest("m", "q", ("abc", "a"))),
     "/predict": messages.pack_request(PredictRequest("m", ("abc", ("a", "b")))),
     "/tokenize": messages.pack_request(TokenizeRequest("m", ("abc", ""), special_tokens=False)),
+    "/decode": messages.pack_request(DecodeRequest("m", ((97, 98), (99,)), skip_special_tokens=False)),
 }
 
 
@@ -79,6 +82,11 @@ class FakeInference(ByOperation):
         return TokenizeResult(
             np.zeros((len(texts), 4), np.int32), texts, _counts(rows), request.model, "r"
         )
+
+    async def decode(self, request: DecodeRequest) -> DecodeResult:
+        rows = await self._rows(request, request.inputs)
+        texts = tuple("".join(chr(each % 128) for each in ids) for ids in request.inputs)
+        return DecodeResult(texts, _counts(rows), request.model, "r")
 
     def check(self) -> None:
         """There is always room."""
@@ -152,10 +160,14 @@ async def test_every_kind_is_answered_in_the_wire_format(
     response = await client.post("/tokenize", content=BODIES["/tokenize"], headers=MSGPACK)
     spelled = messages.unpack_result(response.content, TokenizeResult)
     assert (spelled.texts, spelled.token_counts) == (("a", "b", "c"), (3, 0))
+    response = await client.post("/decode", content=BODIES["/decode"], headers=MSGPACK)
+    decoded = messages.unpack_result(response.content, DecodeResult)
+    assert (decoded.texts, decoded.token_counts) == (("ab", "c"), (2, 1))
     assert inference.asked == [
         RerankRequest("m", "q", ("abc", "a")),
         PredictRequest("m", ("abc", ("a", "b"))),
         TokenizeRequest("m", ("abc", ""), special_tokens=False),
+        DecodeRequest("m", ((97, 98), (99,)), skip_special_tokens=False),
     ]
 
 

@@ -43,7 +43,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The model store of a service that works on what is sent."""
     url = f"file://{tmp_path_factory.mktemp('served') / 'models'}"
     publish_all([TINY], url)
-    with running_service(url):
+    with running_service(url, environ={"BLITZ_MODEL_ALIASES": "org/tiny=tiny"}):
         yield url
 
 
@@ -87,6 +87,15 @@ def test_a_file_is_sent_followed_and_fetched(served: Storage, rows: Path, tmp_pa
         assert json.loads(cli("status", name, "--json").stdout)["id"] == job
 
 
+def test_a_model_may_be_named_by_an_alias(served: Storage, rows: Path) -> None:
+    """Of the service's settings, which this process does not know; its slashes are folders."""
+    done = cli("submit", rows, "--model", "org/tiny", "--wait", "--json")
+    assert done.exit_code == 0, done.output
+    status = json.loads(done.stdout)
+    assert (status["source"], status["model"]) == ("org/tiny/rows.jsonl", "tiny")
+    assert served.out.stat("org/tiny/rows.jsonl.parquet")
+
+
 def test_failed_rows_have_an_exit_code_of_their_own(served: Storage, tmp_path: Path, rows: Path) -> None:
     """The job is complete, and not all is well."""
     rows.write_text(rows.read_text() + "{\n")
@@ -105,7 +114,7 @@ def test_a_job_that_fails_says_why(served: Storage, rows: Path) -> None:
     """Exit code 3, with the job's own message."""
     done = cli("submit", rows, "--model", "nobody", "--wait")
     assert done.exit_code == 3, done.output
-    assert "there are: tiny" in done.stdout
+    assert "there are: org/tiny, tiny" in done.stdout
     assert "options: model nobody" in done.stdout
 
 
@@ -182,7 +191,7 @@ async def test_an_output_that_a_later_job_wrote_is_not_taken_for_this_ones(
     "arguments",
     [
         ("submit", "nowhere.jsonl"),
-        ("submit", __file__, "--model", "no/name"),
+        ("submit", __file__, "--model", "no//name"),
         ("submit", __file__, "--text-column", "naïve"),
         ("submit", __file__, "--dimensions", "0"),
         ("status", "nowhere.jsonl"),

@@ -24,11 +24,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from functions.bulk.steps import build_bulk
-from functions.local.driver import MAX_TRIES, RETRY_S, Driver, Pace, bulk_hint
+from functions.local.driver import MAX_TRIES, RETRY_S, Driver, Pace, bulk_hint, make_inboxes
 from shared.backends.base import Backend
 from shared.bulk import jobs, passed_over
 from shared.bulk.inputs.allowance import NO_LIMITS
 from shared.bulk.pipeline import SPLITS, Bulk
+from shared.contracts import ModelCard, Task
 from shared.errors import StoreUnavailable, Unavailable
 from shared.routing.policy import fixed
 from shared.settings import Settings
@@ -497,7 +498,8 @@ async def test_a_message_that_was_renewed_goes_back_at_the_end(storage: Storage)
 
 @pytest.mark.anyio
 async def test_an_input_is_noticed_once_it_has_stopped_growing(storage: Storage, tmp_path: Path) -> None:
-    """Each version once, sidecars never; a file that is being copied is left alone."""
+    """Each version once, and sidecars, of which `notice` tells if they are late; a file that is being
+    copied is left alone."""
     steps = Steps()
     driver = Driver(steps, storage, "cpu", FAST)  # type: ignore[arg-type]
     storage.source.write("m/a.txt.job.json", b"{}")
@@ -505,7 +507,8 @@ async def test_an_input_is_noticed_once_it_has_stopped_growing(storage: Storage,
     for size in range(1, 4):
         growing.write_bytes(b"w" * size)
         await driver.look()
-    assert steps.calls == []
+    assert [key for key, _ in steps.calls] == ["m/a.txt.job.json"]
+    steps.calls.clear()
     await driver.look()
     await driver.look()
     assert [key for key, _ in steps.calls] == ["m/a.txt"]
@@ -527,6 +530,52 @@ def test_bulk_files_lie_beside_the_models() -> None:
     ):
         assert local_storage(named) == named
     assert "/a/bulk/bulk-in/MODEL/" in bulk_hint(Settings(model_store="file:///a/models"), [])
+
+
+def _card(name: str, task: Task) -> ModelCard:
+    return ModelCard(name, "r", "cpu-int8", "bert", "mean", 4, 8, task=task)
+
+
+CARDS = [_card("a", "embedding"), _card("b", "embedding"), _card("ranks", "cross-encoder")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "made"),
+    [
+        (Settings(model_store="file://{here}/models"), ["bulk/bulk-in/a", "bulk/bulk-in/b"]),
+        (
+            Settings(model_store="file://{here}/models", storage="file://{here}/x"),
+            ["x/bulk-in/a", "x/bulk-in/b"],
+        ),
+        (Settings(model_store="file://{here}/models", storage="azurite"), []),
+        (Settings(model_store="file://{here}/models", storage_connection_string="x"), []),
+    ],
+    ids=["beside the store", "named", "azurite", "account"],
+)
+def test_each_embedding_model_has_a_folder_to_drop_files_into(
+    tmp_path: Path, settings: Settings, made: list[str]
+) -> None:
+    """From the start, and again: a copy to a folder that is not there becomes a file of its name."""
+    here = replace(
+        settings,
+        model_store=settings.model_store.format(here=tmp_path),
+        storage=settings.storage.format(here=tmp_path),
+    )
+    for _ in range(2):
+        make_inboxes(here, CARDS)
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*/*"))
+    assert found == made
+
+
+def test_what_stands_in_the_way_of_such_a_folder_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The service works without it, and the other models have theirs."""
+    (tmp_path / "bulk-in").mkdir()
+    (tmp_path / "bulk-in" / "a").write_text("a file of that name")
+    make_inboxes(Settings(storage=f"file://{tmp_path}"), CARDS)
+    assert "bulk-in/a cannot be made: File exists" in caplog.text
+    assert (tmp_path / "bulk-in" / "b").is_dir()
 
 
 class Gate:

@@ -282,4 +282,5 @@ def test_a_port_in_use_is_named(tiny_store: str, taken: int, arguments: tuple[st
     assert finished.returncode == 2
     assert f"port {port + taken}" in finished.stderr
     assert "in use" in finished.stderr
+    assert "--port" in finished.stderr
     assert "Traceback" not in finished.stderr

@@ -22,6 +22,8 @@ from shared.backends.credential import shared_secret
 from shared.backends.http import ATTEMPTS, MAX_RETRY_AFTER_S, HttpBackend
 from shared.context import deadline
 from shared.contracts import (
+    DecodeRequest,
+    DecodeResult,
     EmbedRequest,
     EmbedResult,
     ModelState,
@@ -46,6 +48,7 @@ REQUEST = EmbedRequest("m", ("abc", (1, 2)), dimensions=2, normalize=False, prom
 RESULT = EmbedResult(np.array([[3, 1], [2, 1]], np.float32), (3, 2), "m", "r", Timings(1, 2, 3), "gpu")
 RERANK = RerankRequest("m", "q", ("a", "b"), raw_scores=True, max_document_tokens=3)
 TOKENIZE = TokenizeRequest("m", ("a", ""), special_tokens=False)
+DECODE = DecodeRequest("m", ((1,), (2, 3)), skip_special_tokens=False)
 PREDICT = PredictRequest("m", (("a", "b"), ("c", "d")), truncation_side="left")
 STATES = [ModelState("m", "failed", "it broke"), ModelState("n", "warm", revision="r", device="gpu")]
 
@@ -84,6 +87,10 @@ class FakeInference(ByOperation):
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
         self._note(request)
         return TokenizeResult(np.ones((3, 4), np.int32), ("a", "b", "c"), (1, 2), "m", "r")
+
+    async def decode(self, request: DecodeRequest) -> DecodeResult:
+        self._note(request)
+        return DecodeResult(("a", "b"), (1, 2), "m", "r")
 
     def check(self) -> None:
         """There is always room."""
@@ -192,14 +199,16 @@ async def test_a_call_over_http_is_the_call_in_process() -> None:
         reranked = await backend.run(RERANK)
         predicted = await backend.run(PREDICT)
         spelled = await backend.run(TOKENIZE)
+        decoded = await backend.run(DECODE)
         assert await backend.states() == STATES  # 503: not ready is an answer
-    assert inference.requests == [REQUEST, RERANK, PREDICT, TOKENIZE, "states"]
+    assert inference.requests == [REQUEST, RERANK, PREDICT, TOKENIZE, DECODE, "states"]
     assert embedded.vectors.tolist() == [[3, 1], [2, 1]]
     assert (embedded.token_counts, embedded.timings) == ((3, 2), Timings(1, 2, 3))
     assert embedded.device == "gpu"
     assert (reranked.scores.tolist(), reranked.method) == ([0.5, -1], "cosine")
     assert (predicted.scores.tolist(), predicted.labels) == ([[0.5], [1]], ("x",))
     assert (spelled.spans.tolist(), spelled.texts) == ([[1] * 4] * 3, ("a", "b", "c"))
+    assert decoded == DecodeResult(("a", "b"), (1, 2), "m", "r")
 
 
 @pytest.mark.parametrize(
@@ -221,6 +230,7 @@ async def test_errors_arrive_as_the_class_that_was_raised(error: errors.BlitzErr
             lambda: backend.run(RERANK),
             lambda: backend.run(PREDICT),
             lambda: backend.run(TOKENIZE),
+            lambda: backend.run(DECODE),
             backend.states,
         ]
         for call in calls:

@@ -89,6 +89,7 @@ def cut(name: str, blobs: Any) -> dict[str, Any]:
         Storage(blobs, out, lambda queue: out),  # type: ignore[arg-type, return-value]
         limits=Limits(settings.max_job_bytes, settings.max_job_rows, free_bytes=FREE_BYTES),
         max_inputs=settings.max_inputs,
+        aliases={},
         clock=time.time,
         go_on=lambda: None,
         metrics=Telemetry(CollectorRegistry()),

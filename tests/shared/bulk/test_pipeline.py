@@ -18,7 +18,7 @@ import zstandard
 from prometheus_client import CollectorRegistry
 
 from shared.backends.base import Backend
-from shared.bulk import jobs, pipeline
+from shared.bulk import jobs, passed_over, pipeline
 from shared.bulk.control import SPLIT
 from shared.bulk.inputs import source
 from shared.bulk.inputs.allowance import NO_LIMITS, Limits
@@ -93,12 +93,12 @@ class FakeBackend(ByOperation):
                 if isinstance(error, InvalidInput):
                     raise InvalidInput(error.message, field=f"input[{index}]")
                 raise error
-        if request.prompt_name not in (None, *PROMPTS):
+        if request.prompt_name not in (None, "", *PROMPTS):
             raise InvalidInput("no such prompt", field="prompt_name")
         for index, text in enumerate(request.inputs):
             if len(text) > 40 and not request.truncate:
                 raise InputTooLong("too many tokens", field=f"input[{index}]")
-        prompt = request.prompt_name or ""
+        prompt = "(none)" if request.prompt_name == "" else request.prompt_name or ""
         vectors = np.stack([vector_of(f"{text}{prompt}") for text in request.inputs])
         vectors = vectors[:, : request.dimensions]
         return EmbedResult(vectors, (3,) * len(request.inputs), "mini", request.model.partition("@")[2])
@@ -116,6 +116,8 @@ class World:
         self.backend = FakeBackend()
         self.devices = devices
         self.limits = NO_LIMITS
+        self.default_model = ""
+        self.aliases: dict[str, str] = {}
         self.metrics = Telemetry(CollectorRegistry())
 
     def bulk(self) -> Bulk:
@@ -129,7 +131,8 @@ class World:
             request_tokens=10_000,
             max_inputs=2048,
             limits=self.limits,
-            default_model="",
+            default_model=self.default_model,
+            aliases=self.aliases,
             clock=lambda: self.now,
             metrics=self.metrics,
         )
@@ -291,6 +294,118 @@ async def test_an_input_that_cannot_be_a_job_fails_with_the_reason(
     assert world.backend.requests == []
     world.now += MISSED_S + 1
     await world.bulk().reconcile()
+    assert world.memory.queue(SPLIT).depth() == 0
+
+
+ALIASES = {"BAAI/bge-m3": "mini", "BAAI": "third", "small": "mini", "cross": "ranker", "other": "mini"}
+ASKS = b'{"custom_id":"%b","method":"POST","url":"/v1/embeddings","body":{"model":"%b","input":"x"}}\n'
+
+
+@pytest.mark.parametrize(
+    ("key", "metadata", "sidecar", "default", "model"),
+    [
+        ("small/a.txt", {}, None, "", "mini"),
+        ("BAAI/bge-m3/a.txt", {}, None, "", "mini"),
+        ("BAAI/bge-m3/2026/a.txt", {}, None, "", "mini"),
+        ("BAAI/bge-m3.txt", {}, None, "", "third"),
+        ("BAAI/bge/a.txt", {}, None, "", "third"),
+        ("mini/small/a.txt", {}, None, "", "mini"),
+        ("other/a.txt", {}, None, "", "mini"),  # there is such a model as well
+        ("third/a.txt", {"blitz_model": "BAAI/bge-m3"}, None, "", "mini"),
+        ("third/a.txt", {}, b'{"model": "BAAI/bge-m3"}', "", "mini"),
+        ("a.txt", {"blitz_model": "small"}, b'{"model": "BAAI"}', "", "third"),
+        ("a.txt", {}, None, "BAAI/bge-m3", "mini"),
+        ("a.txt", {}, None, "third", "third"),
+    ],
+)
+async def test_an_alias_is_a_name_wherever_an_input_names_a_model(
+    key: str, metadata: dict[str, str], sidecar: bytes | None, default: str, model: str
+) -> None:
+    """Its slashes are folders; the longest that fits counts. The job has the model's own name."""
+    world = World()
+    world.catalogue.others, world.aliases, world.default_model = ["third", "other"], ALIASES, default
+    if sidecar is not None:
+        world.memory.source.write(key + SIDECAR, sidecar)
+    await world.put(b"one\ntwo\n", key, **metadata)
+    await world.drain()
+    (manifest,) = world.manifests()
+    assert (manifest.status.status, manifest.status.model) == ("completed", model)
+    assert {request.model for request in world.backend.requests} == {f"{model}@r1"}
+    assert f"{key}.parquet" in world.outputs()
+
+
+@pytest.mark.parametrize("folder", ["", "mini/", "BAAI/bge-m3/"])
+async def test_lines_of_a_batch_may_name_the_model_by_any_of_its_names(folder: str) -> None:
+    """They are of one model; each answer names it as its line did."""
+    world = World()
+    world.catalogue.others, world.aliases = ["third"], ALIASES
+    asked = [(b"a", b"BAAI/bge-m3"), (b"b", b"mini"), (b"c", b"small"), (b"d", b"third")]
+    await world.put(b"".join(ASKS % each for each in asked), f"{folder}a.jsonl")
+    await world.drain()
+    answers = [json.loads(line) for line in world.outputs()[f"{folder}a.jsonl.jsonl"].splitlines()]
+    named = {each["custom_id"]: each["response"]["body"]["model"] for each in answers}
+    assert named == {"a": "BAAI/bge-m3", "b": "mini", "c": "small"}
+    assert b"all lines of a batch use one model" in world.outputs()[f"{folder}a.jsonl.errors.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("key", "metadata", "reason"),
+    [
+        (
+            "BAAI/bge-m4/a.txt",
+            {},
+            "model 'BAAI'; there are: BAAI/bge-m3, jobs/x, mini, other",
+        ),
+        ("a.txt", {"blitz_model": "org/nope"}, "no embedding model 'org/nope'; there are: BAAI/bge-m3"),
+        ("cross/a.txt", {}, "ranker is a cross-encoder, which has no vectors"),
+        ("lost/a.txt", {}, "no embedding model 'gone'; there are: BAAI/bge-m3, jobs/x"),
+        ("jobs/x/a.txt", {}, "the folder jobs is the service's own"),
+    ],
+)
+async def test_what_is_no_name_is_refused_with_all_names(
+    key: str, metadata: dict[str, str], reason: str
+) -> None:
+    """Aliases among them, but for those of models that are not there, or embed nothing."""
+    world = World()
+    world.catalogue.others = ["other"]
+    world.aliases = {"BAAI/bge-m3": "mini", "small": "mini", "cross": "ranker", "lost": "gone"}
+    world.aliases["jobs/x"] = "mini"
+    assert reason in str((await world.rejected(b"one\n", key, **metadata)).error)
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "first", "lines"),
+    [
+        (b"one\n", "mini/a.txt", False, 1),
+        (b"one\n", "mini/a.txt", True, 0),
+        (b"one\n", "nope/a.txt", False, 1),  # a job that failed, and would not have with its sidecar
+        (None, "mini/a.txt", True, 0),
+    ],
+)
+async def test_a_sidecar_that_comes_after_its_file_is_told_of(
+    data: bytes | None,
+    key: str,
+    first: bool,
+    lines: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once, however often its event comes; one that was there before is read, and so is no news."""
+    monkeypatch.setattr(passed_over, "_told", set())
+    world = World()
+    if first:
+        world.memory.source.write(key + SIDECAR, b'{"dtype": "int8"}')
+    if data is not None:
+        await world.put(data, key)
+        await world.bulk().notice(key, world.memory.source.blobs[key][1].etag)
+        await world.drain()
+    if not first:
+        world.memory.source.write(key + SIDECAR, b'{"model": "mini"}')
+    for _ in range(2):
+        await world.bulk().notice(key + SIDECAR, "any")
+    said = [record.message for record in caplog.records if SIDECAR in record.message]
+    assert len(said) == lines
+    assert all(f'"{key}{SIDECAR}" came after its file, whose job was made' in line for line in said)
     assert world.memory.queue(SPLIT).depth() == 0
 
 
@@ -535,8 +650,15 @@ async def test_each_request_of_a_batch_is_read_with_its_own_prompt() -> None:
         batch_line("c", ["c", "cc"], prompt_name="nobody's"),
         batch_line("d", ["d", "dd"], prompt_name="query"),
         batch_line("e", "e", prompt_name="document"),
+        batch_line("f", "f", prompt_name=""),
     )
-    expected = {"a": ["aquery"], "b": ["b", "bb"], "d": ["dquery", "ddquery"], "e": ["edocument"]}
+    expected = {
+        "a": ["aquery"],
+        "b": ["b", "bb"],
+        "d": ["dquery", "ddquery"],
+        "e": ["edocument"],
+        "f": ["f(none)"],
+    }
     assert vectors == {
         id: [vector_of(text).tolist() for text in texts] for id, texts in expected.items()
     }
@@ -571,6 +693,15 @@ async def test_a_job_s_prompt_and_truncation_are_those_of_all_rows() -> None:
     assert table["vector"].to_pylist() == [vector_of("adocument").tolist()]
     (error,) = world.outputs()[f"{KEY}.errors.jsonl"].splitlines()
     assert json.loads(error)["message"] == "too many tokens"
+
+
+async def test_a_job_may_switch_the_default_prompt_off() -> None:
+    """With an empty name, as a request may; a blob's metadata cannot be empty."""
+    world = World()
+    world.memory.source.write(f"{KEY}{SIDECAR}", b'{"prompt_name": ""}')
+    await world.put(b'{"text": "a"}\n')
+    await world.drain()
+    assert world.table()["vector"].to_pylist() == [vector_of("a(none)").tolist()]
 
 
 async def test_options_that_are_not_given_leave_a_job_s_id_as_it_was() -> None:

@@ -62,6 +62,9 @@ def test_records_are_answered_each_by_its_id() -> None:
         ({"text": [SECRET]}, "data.text is a list: give the skill a context"),
         ({"text": 7}, "data.text is not a text: give a string"),
         ({"text": {"of": SECRET}}, "data.text is not a text: give a string"),
+        (SECRET, "data is not an object: give one with the text in it, as data.text"),
+        ([{"text": SECRET}], "data is not an object"),
+        (False, "data is not an object"),
     ],
 )
 def test_a_bad_record_fails_alone(bad: Any, message: str) -> None:
@@ -129,10 +132,19 @@ def test_bad_parameters_are_named_with_what_would_be_right(query: dict[str, str]
 
 
 def test_empty_parameters_say_nothing() -> None:
-    """?input_type= is what a template without a value leaves."""
-    assert request_of(read({"text": "a"}, query={"input_type": "", "dimensions": ""})) == EmbedRequest(
-        "m", ("a",)
-    )
+    """?input_type= is what a template without a value leaves; the names are as by default."""
+    query = dict.fromkeys(("input_type", "dimensions", "input", "output"), "")
+    body = read({"text": "a"}, query=query)
+    assert request_of(body) == EmbedRequest("m", ("a",))
+    assert answer_of(body)[0]["data"] == {"vector": [0, 1]}
+
+
+def test_an_empty_prompt_name_says_that_there_is_none() -> None:
+    """In the URL as in the body: a default prompt is switched off, whatever the texts are for."""
+    query = {"prompt_name": "", "input_type": "query"}
+    request = request_of(read({"text": "a"}, query=query))
+    assert (request.prompt_name, request.input_type) == ("", "query")
+    assert request_of(read({"text": "a"}, query={"input_type": "query"})).prompt_name is None
 
 
 @pytest.mark.parametrize("count", [0, 4])

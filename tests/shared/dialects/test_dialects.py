@@ -10,6 +10,7 @@ import pytest
 
 from shared.contracts import (
     AnyRequest,
+    DecodeRequest,
     EmbedRequest,
     EmbedResult,
     ModelCard,
@@ -233,7 +234,14 @@ def test_models_and_info_have_their_clients_shapes() -> None:
     card = ModelCard("m", "rev", "cpu-int8", "bert", "mean", 384, 256, created=12)
     limits = Settings(max_inputs=9, max_request_tokens=300, max_requests=7)
     [model] = json.loads(openai.format_models([card]))["data"]
-    assert model == {"id": "m", "object": "model", "created": 12, "owned_by": "blitz-embedding"}
+    assert model == {
+        "id": "m",
+        "object": "model",
+        "created": 12,
+        "owned_by": "blitz-embedding",
+        "type": "base",
+        "capabilities": {"completion_chat": False},
+    }
     info = json.loads(tei.format_info(card, limits, "1.2.3", 250))
     assert info["model_id"] == "m"
     assert info["model_sha"] == "rev"
@@ -312,7 +320,7 @@ def _packed(path: str, body: Any, result: Any) -> Any:
         (
             "/rerank",
             {"query": "q", "documents": ["a", ""], "property": ""},
-            RerankRequest("m", "q", ("a", " ")),
+            RerankRequest("m", "q", ("a", "")),
         ),
         ("/predict", {"inputs": "a"}, PredictRequest("m", ("a",))),
         ("/predict", {"inputs": ["a"]}, PredictRequest("m", ("a",))),
@@ -321,6 +329,11 @@ def _packed(path: str, body: Any, result: Any) -> Any:
             "/predict",
             {"inputs": [["a"], ["b", "c"]], "raw_scores": True, "truncate": False},
             PredictRequest("m", ("a", ("b", "c")), True, False),
+        ),
+        (
+            "/predict",
+            {"inputs": [["a", ""], ["", "b"]]},
+            PredictRequest("m", (("a", ""), ("", "b"))),
         ),
         ("/tokenize", {"inputs": "a"}, TokenizeRequest("m", ("a",))),
         (
@@ -333,6 +346,10 @@ def _packed(path: str, body: Any, result: Any) -> Any:
             {"inputs": [""], "add_special_tokens": False, "prompt_name": "q"},
             TokenizeRequest("m", ("",), False, "q"),
         ),
+        ("/decode", {"ids": [1, 2]}, DecodeRequest("m", ((1, 2),))),
+        ("/decode", {"ids": [[1, 2], [3]]}, DecodeRequest("m", ((1, 2), (3,)))),
+        ("/decode", {"ids": [1], "skip_special_tokens": None}, DecodeRequest("m", ((1,),))),
+        ("/decode", {"ids": [0], "skip_special_tokens": False}, DecodeRequest("m", ((0,),), False)),
     ],
 )
 def test_each_body_becomes_its_contract(path: str, body: Any, expected: AnyRequest) -> None:
@@ -398,11 +415,11 @@ def test_marks_are_the_same_in_json_and_msgpack(body: Any) -> None:
     [
         ("/rerank", {"query": "", "texts": ["a"]}, "query"),
         ("/rerank", {"query": "q", "texts": []}, "texts"),
-        ("/rerank", {"query": "q", "texts": ["a", ""]}, "texts[1]"),
+        ("/rerank", {"query": "q", "texts": ["", " "]}, "texts"),
         ("/rerank", {"query": "q", "texts": ["a"] * 4}, "texts"),
         ("/rerank", {"query": "q", "texts": [{"text": "a"}]}, "texts[0]"),
         ("/rerank", {"texts": ["a"]}, "query"),
-        ("/", {"query": "q", "texts": [""]}, "texts[0]"),
+        ("/", {"query": "q", "texts": [""]}, "texts"),
         ("/similarity", {"inputs": {"source_sentence": "s", "sentences": []}}, "inputs.sentences"),
         (
             "/similarity",
@@ -424,12 +441,13 @@ def test_marks_are_the_same_in_json_and_msgpack(body: Any) -> None:
         ("/predict", {"inputs": []}, "inputs"),
         ("/predict", {"inputs": ["a", "b", "c"]}, "inputs"),
         ("/predict", {"inputs": [["a"], []]}, "inputs[1]"),
-        ("/predict", {"inputs": [["a"], ["b", ""]]}, "inputs[1]"),
+        ("/predict", {"inputs": [["a"], ["", ""]]}, "inputs[1]"),
+        ("/predict", {"inputs": [["a"], [""]]}, "inputs[1]"),
         ("/predict", {"inputs": [["a"], "b"]}, "inputs[1]"),
         ("/predict", {"inputs": ["b", ["a"]]}, "inputs"),
         ("/predict", {"inputs": [["a"]] * 4}, "inputs"),
         ("/v2/rerank", {"query": "q", "documents": []}, "documents"),
-        ("/v2/rerank", {"query": "q", "documents": ["a", {"text": ""}]}, "documents[1]"),
+        ("/v2/rerank", {"query": "q", "documents": ["", {"text": " "}]}, "documents"),
         ("/v2/rerank", {"query": "q", "documents": ["a", {"title": "t"}]}, "documents[1]"),
         ("/v1/rerank", {"query": "q", "documents": ["a"] * 4}, "documents"),
         ("/v1/rerank", {"query": "q", "documents": ["a"], "top_n": 0}, "top_n"),
@@ -447,6 +465,15 @@ def test_marks_are_the_same_in_json_and_msgpack(body: Any) -> None:
         ("/tokenize", {"inputs": ["a"] * 4}, "inputs"),
         ("/tokenize", {"inputs": ["a", ["b"]]}, "inputs[1]"),
         ("/tokenize", {"inputs": "a", "add_special_tokens": 1}, "add_special_tokens"),
+        ("/decode", {}, "ids"),
+        ("/decode", {"ids": []}, "ids"),
+        ("/decode", {"ids": [[1], []]}, "ids[1]"),
+        ("/decode", {"ids": [1, [2]]}, "ids"),
+        ("/decode", {"ids": [[1]] * 4}, "ids"),
+        ("/decode", {"ids": 1}, "ids"),
+        ("/decode", {"ids": ["a"]}, "ids[0]"),
+        ("/decode", {"ids": [-1]}, "ids[0]"),
+        ("/decode", {"ids": [2**31]}, "ids[0]"),
     ],
 )
 def test_bad_bodies_name_the_field_in_the_dialects_words(path: str, body: Any, field: str) -> None:
@@ -588,6 +615,17 @@ def test_cohere_says_when_scores_are_cosines(path: str) -> None:
     body = {"query": "q", "documents": TEXTS}
     assert "cosine" in _answered(path, body, COSINES)["meta"]["warnings"][0]
     assert "warnings" not in _answered(path, body, SCORES)["meta"]
+
+
+@pytest.mark.parametrize(("top_n", "kept"), [(None, 4), (1, 1), (4, 4), (9, 4)])
+def test_tei_ranks_are_the_best_top_n(top_n: int | None, kept: int) -> None:
+    """litellm sends it to a TEI, and leaves it to the server."""
+    body = {"query": "q", "texts": TEXTS, "top_n": top_n, "return_text": True}
+    assert [each["index"] for each in _answered("/rerank", body, SCORES)] == [1, 3, 0, 2][:kept]
+    columns = _packed("/rerank", body, SCORES)
+    assert columns["index"].tolist() == [1, 3, 0, 2][:kept]
+    assert columns["score"].shape == (kept,)
+    assert columns["text"] == ["b", "d", "a", "c"][:kept]
 
 
 def test_weaviate_gets_scores_by_position() -> None:

@@ -404,12 +404,20 @@ async def test_warming_loads_in_the_background_and_tries_again(
 
 
 @pytest.mark.anyio
-async def test_a_warm_model_that_does_not_exist_is_reported(shelf: Shelf, open_cache: OpenCache) -> None:
-    """/ready can say which of the models to warm is not in the store."""
+async def test_a_warm_model_that_does_not_exist_is_reported(
+    shelf: Shelf,
+    open_cache: OpenCache,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """/ready can say which of the models to warm is not in the store; so does the log, once."""
+    monkeypatch.setattr(shared.inference.model_cache, "_FIRST_RETRY_S", 0.01)
     cache = open_cache()
     cache.warm(["unknown"])
-    await until(lambda: cache.states(())["unknown"].state == "failed")
+    await until(lambda: shelf.finds.count("unknown") >= 3)
     assert "there is no model unknown" in (cache.states(())["unknown"].reason or "")
+    assert "the model unknown did not load: there is no model unknown" in caplog.text
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.anyio

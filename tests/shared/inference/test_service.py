@@ -394,6 +394,20 @@ async def test_too_long_texts_of_a_cosine_rerank_have_their_own_names(
     assert caught.value.field == field
 
 
+async def test_an_opposite_is_nearer_than_nothing(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty document comes after a text whose cosine is -1, though it stands before it."""
+
+    def run(sequences: Sequence[Tokens]) -> FloatMatrix:
+        return np.array([[1, 0] if len(tokens) == 1 else [-1, 0] for tokens in sequences], np.float32)
+
+    monkeypatch.setattr(served.model, "run", run)
+    result = await served.inference.run(RerankRequest("a", "q", ("", "dd", "d")))
+    assert result.scores.tolist() == pytest.approx([-1, -1, 1])
+    assert result.ranking == [2, 1, 0]
+
+
 async def test_predictions_are_probabilities_or_logits_of_each_label(served: Served) -> None:
     """Softmax over several labels, sigmoid of one; raw on request."""
     request = PredictRequest("classifier", ("a" * 10, "b" * 12))

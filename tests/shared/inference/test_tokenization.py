@@ -167,6 +167,42 @@ def test_texts_and_pairs_can_be_mixed(pairing: Tokenizer) -> None:
     ]
 
 
+def test_ids_become_the_text_that_the_library_makes_of_them() -> None:
+    """Of WordPiece, byte-level BPE and the like; special tokens only if asked for."""
+    for kind in ("MiniLM", "RoBERTa", "XLM-RoBERTa", "Gemma"):
+        library = of_kind(kind)
+        library.no_truncation()
+        tokenizer = Tokenizer(library.to_str(), 8)  # which the texts are longer than
+        texts = ["the cat sat on the mat, naïvely", "a", "日本 \N{GRINNING FACE}"]
+        ids = [library.encode(text).ids for text in texts]
+        for skip in (True, False):
+            decoded = completed(tokenizer.decode(ids, limit=10_000, skip_special_tokens=skip))
+            assert decoded == [library.decode(each, skip_special_tokens=skip) for each in ids]
+        if kind == "MiniLM":
+            assert decoded[0] == "[CLS] the cat sat on the mat, naively [SEP]"
+
+
+@pytest.mark.parametrize("id", [999, -1, 2**31 - 1, 2**32, 2**70])
+def test_an_id_that_is_none_is_refused(pairing: Tokenizer, id: int) -> None:
+    """The library would leave it out, and the text would look whole."""
+    assert len(completed(pairing.decode([[3, 4]], limit=10))) == 1
+    with pytest.raises(InvalidInput, match=f"no id {id}$") as caught:
+        completed(pairing.decode([[3], [3, id]], limit=10))
+    assert caught.value.field == "ids[1]"
+
+
+def test_more_ids_than_a_request_may_have_are_not_decoded(pairing: Tokenizer) -> None:
+    """All texts count, and so does what a text of few ids but long tokens would be."""
+    assert len(completed(pairing.decode([[3] * 5, [4] * 5], limit=10))) == 2
+    with pytest.raises(PayloadTooLarge, match="11 tokens"):
+        completed(pairing.decode([[3] * 5, [4] * 6], limit=10))
+    vocabulary = {"[UNK]": 0, "x" * 1000: 1}
+    long = Tokenizer(HfTokenizer(models.WordLevel(vocabulary, unk_token="[UNK]")).to_str(), 8)
+    assert completed(long.decode([[1]], limit=63)) == ["x" * 1000]
+    with pytest.raises(PayloadTooLarge, match="2000 characters"):
+        completed(long.decode([[1], [1]], limit=63))
+
+
 def test_a_broken_file_is_an_invalid_artefact(tmp_path: Path) -> None:
     """The error names the file, not its folder."""
     (tmp_path / "tokenizer.json").write_text("{}")

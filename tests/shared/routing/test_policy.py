@@ -350,7 +350,7 @@ def test_between_quiet_and_busy_adaptive_trades_p95_for_gpu_seconds_and_p99() ->
     ours = Simulation(POLICIES["adaptive"]).run(arrivals)
     assert ours.paid_s["gpu"] < rule.paid_s["gpu"] / 2
     assert ours.percentile(0.99) < rule.percentile(0.99) / 5
-    assert ours.percentile(0.95) > rule.percentile(0.95)  # not hidden: docs/decisions.md
+    assert ours.percentile(0.95) > rule.percentile(0.95)  # not hidden: docs/measurements/routing.md
 
 
 def _views(cpu: BackendView, gpu: BackendView | None) -> dict[Device, BackendView]:

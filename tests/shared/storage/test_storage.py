@@ -1219,3 +1219,16 @@ def test_a_storage_that_cannot_be_meant_is_misconfigured(url: str, connection_st
     """No scheme, no folder, a container, another account's key, no queue service: all fail at open."""
     with pytest.raises(Misconfigured):
         open_storage(Settings(storage=url, storage_connection_string=connection_string))
+
+
+def test_a_folder_that_vanishes_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It may be a disk that is away; that it is made at the first start is no news."""
+    blobs = FolderBlobs(tmp_path / "bulk-in")
+    for _ in range(2):
+        assert list(blobs.list("")) == []
+    assert caplog.records == []
+    (tmp_path / "bulk-in").rmdir()
+    for _ in range(2):
+        assert list(blobs.list("")) == []
+    (record,) = caplog.records
+    assert record.message == "bulk: the folder bulk-in has vanished, and is made anew, empty"

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from shared import errors
 from shared.contracts import (
     AnyRequest,
+    DecodeRequest,
+    DecodeResult,
     EmbedRequest,
     EmbedResult,
     PredictRequest,
@@ -224,6 +226,7 @@ def _reads_or_refuses(data: bytes) -> None:
         RerankRequest("m", "q", ("a", "b"), True, False, "left", 7),
         PredictRequest("m", ("a", ("b", "c")), True, False, "left"),
         TokenizeRequest("m", ("a", ""), False, "query"),
+        DecodeRequest("m", ((1, 2**31 - 1), (0,)), False),
     ],
 )
 def test_requests_come_back_equal(request_: AnyRequest) -> None:
@@ -341,6 +344,14 @@ def test_a_spelling_that_does_not_fit_together_is_the_backends_fault(changes: di
     result = TokenizeResult(np.zeros((2, 4), np.int32), ("a", "b"), (1, 1), "m", "r")
     with pytest.raises(errors.BackendFailed):
         messages.unpack_result(messages.pack_result(replace(result, **changes)), TokenizeResult)
+
+
+def test_texts_come_back_equal() -> None:
+    """One for each count; else it is the backend's fault."""
+    result = DecodeResult(("a é", ""), (3, 1), "m", "r", Timings(1, 2, 3))
+    assert messages.unpack_result(messages.pack_result(result), DecodeResult) == result
+    with pytest.raises(errors.BackendFailed):
+        messages.unpack_result(messages.pack_result(replace(result, token_counts=(3,))), DecodeResult)
 
 
 def _all_errors(base: type[errors.BlitzError] = errors.BlitzError) -> list[type[errors.BlitzError]]:

@@ -207,6 +207,16 @@ CASES: dict[str, tuple[str, bytes, ReadOptions, list[object]]] = {
         ReadOptions(model="n"),
         [bad(1, "model_mismatch", "a"), Row(1, 2, "b", "x", '{"model":null}', 0, 1)],
     ),
+    "batch by other names": (
+        "a.jsonl",
+        batch_line() + batch_line("b", body={"model": "a/m"}) + batch_line("c", body={"model": "a"}),
+        ReadOptions(model="m", aliases={"a/m": "m"}),
+        [
+            Row(0, 1, "a", "x", '{"model":"m"}', 0, 1),
+            Row(1, 2, "b", "x", '{"model":"a/m"}', 0, 1),
+            bad(3, "model_mismatch", "c"),
+        ],
+    ),
     "nothing": ("a.csv", b"", ReadOptions(), []),
     "blank lines alone": ("a.jsonl", BOM + b"\n\r\n", ReadOptions(), []),
 }
