@@ -20,7 +20,7 @@ ROOMS = {
     # shared: what every role is made of
     "shared": "",
     "shared.context": "",
-    "shared.wire.codec": "",
+    "shared.wire": "",
     "shared.storage": "",
     "shared.observability": "context",
     "shared.models": "storage observability",
@@ -28,13 +28,13 @@ ROOMS = {
     "shared.inference": "engines models observability",
     "shared.backends": "wire context",
     "shared.dialects": "wire",
-    "shared.routing.policy": "backends context observability storage",
+    "shared.routing": "backends context observability storage",
     "shared.bulk": "storage models dialects backends routing observability context",
     # functions: the hosts
     "functions.http": "context observability models",
     "functions.api": "http context observability storage models backends routing wire dialects bulk",
     "functions.bulk": "storage models backends routing bulk",
-    "functions.backend.app": (
+    "functions.backend": (
         "http functions.bulk storage observability models engines inference backends wire"
     ),
     "functions.local": "http api backend functions.bulk storage observability models backends bulk",
