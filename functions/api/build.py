@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shared.contracts import Device
+from shared.errors import Misconfigured
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def connect(settings: Settings, here: Backend | None = None) -> tuple[Dispatcher, Catalogue]:
     """What the router calls and what it knows of models, from settings. Raises Misconfigured.
 
-    here: the CPU backend of this process, if somebody else uses it too.
+    here: the CPU backend of this process, where no URL names another one.
     """
     from shared.backends.credential import authorization_of
     from shared.backends.http import HttpBackend
@@ -37,7 +38,8 @@ def connect(settings: Settings, here: Backend | None = None) -> tuple[Dispatcher
     }
     backends: dict[Device, Backend] = {**remote}
     if "cpu" not in remote:
-        assert here is not None, "no setting says where the CPU backend is, and it is not here"
+        if here is None:
+            raise Misconfigured("BLITZ_CPU_BACKEND_URL is empty, and this process has no models")
         backends["cpu"] = here
     dispatcher = Dispatcher(
         backends,

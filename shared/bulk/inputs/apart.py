@@ -45,7 +45,7 @@ _FRAME, _RANGE, _LENGTH = struct.Struct("<cQ"), struct.Struct("<QQ"), struct.Str
 _START = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from shared.bulk.apart import main
+from shared.bulk.inputs.apart import main
 main()
 """
 _UNREADABLE = "the file is not a Parquet file that can be read"

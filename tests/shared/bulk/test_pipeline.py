@@ -18,7 +18,7 @@ import zstandard
 from prometheus_client import CollectorRegistry
 
 from shared.backends.base import Backend
-from shared.bulk import jobs, passed_over, pipeline
+from shared.bulk import jobs, pipeline
 from shared.bulk.control import SPLIT
 from shared.bulk.inputs import source
 from shared.bulk.inputs.allowance import NO_LIMITS, Limits
@@ -33,6 +33,7 @@ from shared.contracts import Device, EmbedRequest, EmbedResult, ModelCard
 from shared.errors import BackendFailed, BlitzError, InputTooLong, InvalidInput, Overloaded
 from shared.observability.metrics import Telemetry
 from shared.routing.policy import fixed
+from shared.storage import shown_names
 from shared.storage.blobs import BlobStat
 from tests.fakes import ByOperation
 from tests.shared.bulk.memory import Died, Memory, drain
@@ -391,7 +392,7 @@ async def test_a_sidecar_that_comes_after_its_file_is_told_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Once, however often its event comes; one that was there before is read, and so is no news."""
-    monkeypatch.setattr(passed_over, "_told", set())
+    monkeypatch.setattr(shown_names, "_told", set())
     world = World()
     if first:
         world.memory.source.write(key + SIDECAR, b'{"dtype": "int8"}')

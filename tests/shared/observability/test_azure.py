@@ -348,7 +348,7 @@ def test_without_a_connection_string_nothing_of_it_is_loaded() -> None:
     """Every app starts without opencensus."""
     code = (
         "import sys, functions.local, functions.router, functions.cpu, functions.gpu\n"
-        "from functions.observed import start_export\n"
+        "from shared.observability.start import start_export\n"
         "from shared.settings import Settings\n"
         "start_export(Settings())\n"
         "print('opencensus' in sys.modules)"
@@ -365,7 +365,7 @@ def test_one_module_alone_knows_opencensus() -> None:
         for path in (ROOT / package).rglob("*.py")
         if "import opencensus" in path.read_text() or "from opencensus" in path.read_text()
     ]
-    assert knowing == ["azure_export.py"]
+    assert knowing == ["azure.py"]
 
 
 def _post(url: str, body: object, traceparent: str = CALLER) -> int:
