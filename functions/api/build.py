@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shared.contracts import Device
+from shared.cards import Device
 from shared.settings import Settings
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from functions.http.started import say_engine
-from shared.contracts import Device
+from shared.cards import Device
 from shared.engines import allocator
 from shared.engines.base import Capacity, OpenEngine
 from shared.engines.cpus import usable_cpus

@@ -16,8 +16,9 @@ import msgspec
 import stamina
 
 from shared.backends.credential import Authorize
+from shared.cards import ModelState
 from shared.context import deadline, request_id, trace
-from shared.contracts import ModelState, Request, ResultT
+from shared.contracts import Request, ResultT
 from shared.errors import (
     BackendFailed,
     BlitzError,

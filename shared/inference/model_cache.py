@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from shared.contracts import ModelState
+from shared.cards import ModelState
 from shared.errors import BlitzError, ModelLoadFailed, Unavailable
 from shared.inference.loaded_models import Entry, Key, LoadedModels
 from shared.inference.model import Model

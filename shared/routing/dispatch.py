@@ -17,8 +17,9 @@ from typing import Protocol
 
 from shared import partition
 from shared.backends.base import Backend
+from shared.cards import Device, ModelCard, ModelState
 from shared.context import deadline, preference
-from shared.contracts import AnyRequest, Device, ModelCard, ModelState, Request, ResultT
+from shared.contracts import AnyRequest, Request, ResultT
 from shared.errors import BeyondMemory, BlitzError, Overloaded, Unavailable, UnknownModel
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry

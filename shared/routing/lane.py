@@ -12,8 +12,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from shared.backends.base import Backend
+from shared.cards import Device
 from shared.context import deadline
-from shared.contracts import Device
 from shared.errors import BackendFailed, BlitzError, DeadlineExceeded, Overloaded, Unavailable
 from shared.observability.metrics import Telemetry
 from shared.routing.breaker import Breaker

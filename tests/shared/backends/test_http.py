@@ -20,13 +20,13 @@ from shared import errors
 from shared.backends.base import Backend
 from shared.backends.credential import shared_secret
 from shared.backends.http import ATTEMPTS, MAX_RETRY_AFTER_S, HttpBackend
+from shared.cards import ModelState
 from shared.context import deadline
 from shared.contracts import (
     DecodeRequest,
     DecodeResult,
     EmbedRequest,
     EmbedResult,
-    ModelState,
     PredictRequest,
     PredictResult,
     RerankRequest,

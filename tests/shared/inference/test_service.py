@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 
 from functions.backend.build import build_inference
+from shared.cards import ModelCard, ModelState
 from shared.contracts import (
     EmbedRequest,
     FloatMatrix,
-    ModelCard,
-    ModelState,
     PredictRequest,
     RerankRequest,
     TokenizeRequest,

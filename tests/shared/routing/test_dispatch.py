@@ -15,15 +15,13 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from shared import errors
+from shared.cards import Device, ModelCard, ModelState
 from shared.context import deadline, preference
 from shared.contracts import (
     DecodeRequest,
     DecodeResult,
-    Device,
     EmbedRequest,
     EmbedResult,
-    ModelCard,
-    ModelState,
     PredictRequest,
     PredictResult,
     RerankRequest,
