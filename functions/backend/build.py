@@ -59,7 +59,6 @@ def build_inference(
         max_models=settings.cache_models,
         max_bytes=settings.cache_memory_bytes,
         refresh_s=settings.refresh_s,
-        observer=metrics.PROCESS,
     )
     cache.warm(settings.names_to_warm)
     threads, tokenizer_threads = settings.threads or capacity.threads, usable_cpus()
