@@ -326,7 +326,7 @@ async def test_what_may_succeed_is_let_in_as_a_whole(request_: Any) -> None:
         concurrency={},
         max_queue_s=0.001,
         max_request_tokens=5000,
-        timeout_s=60,
+        patience_s=15,
         gpu_idle_s=300,
     )
     for _ in range(2):  # the second time the rate is known
