@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from shared.contracts import TextMemory
+from shared.cards import TextMemory
 from shared.engines.onnx import OnnxEngine
 from shared.errors import BlitzError, InvalidArtefact
 from shared.models.manifest import Manifest

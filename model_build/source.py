@@ -32,7 +32,7 @@ from model_build.folder import fields_of, read_json, read_value, refused, refusi
 from model_build.formats import check_no_adapter, no_model, no_weights
 from model_build.source_tokenizer import pad_token_id, read_tokenizer
 from model_build.weights import check_described, check_numbers, count_elements, read_shapes
-from shared.contracts import Task
+from shared.cards import Task
 from shared.models.manifest import MAX_DIMENSIONS, MAX_NAMES, MAX_TOKENS
 from shared.vectors import Activation, Pooling
 

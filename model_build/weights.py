@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from model_build.configuration import WeightsIndex
 from model_build.folder import fields_of, read_json, refused, refusing
 from model_build.formats import no_weights
-from shared.contracts import Task
+from shared.cards import Task
 from shared.engines.memory import usable_memory
 from shared.errors import InvalidArtefact
 from shared.storage.regular_files import open_regular

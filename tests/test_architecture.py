@@ -15,7 +15,7 @@ TREE = Path(__file__).parents[1]
 OURS = {"shared", "functions", "model_build"}
 
 # The rooms, and whom each may import beside itself and ROOT: the table of docs/architecture.md.
-ROOT = "errors settings contracts names vectors request_size partition compression command_line"
+ROOT = "errors settings contracts cards names vectors request_size partition compression command_line"
 ROOMS = {
     # shared: what every role is made of
     "shared": "",

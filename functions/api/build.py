@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shared.contracts import Device
+from shared.cards import Device
 from shared.errors import Misconfigured
 from shared.settings import Settings
 
@@ -31,11 +31,9 @@ def connect(settings: Settings, here: Backend | None = None) -> tuple[Dispatcher
     from shared.routing.policy import policy_of
 
     catalogue = Catalogue(open_store(settings), ("cpu", "gpu"))
-    timeout_s, authorize = settings.request_timeout_s, authorization_of(settings)
+    authorize = authorization_of(settings)
     urls: dict[Device, str] = {"cpu": settings.cpu_backend_url, "gpu": settings.gpu_backend_url}
-    remote = {
-        device: HttpBackend(url, timeout_s, authorize=authorize) for device, url in urls.items() if url
-    }
+    remote = {device: HttpBackend(url, authorize=authorize) for device, url in urls.items() if url}
     backends: dict[Device, Backend] = {**remote}
     if "cpu" not in remote:
         if here is None:
@@ -49,7 +47,7 @@ def connect(settings: Settings, here: Backend | None = None) -> tuple[Dispatcher
         concurrency=dict.fromkeys(remote, settings.backend_concurrency),
         max_queue_s=settings.max_queue_s,
         max_request_tokens=settings.max_request_tokens,
-        timeout_s=timeout_s,
+        patience_s=settings.request_timeout_s / 4,
         gpu_idle_s=settings.gpu_idle_s,
         wake_gpu=remote["gpu"].wake if "gpu" in remote else None,
     )

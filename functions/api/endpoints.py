@@ -35,16 +35,15 @@ from functions.http.caller import (
 )
 from functions.http.readiness import say_not_ready, say_ready
 from shared import __version__
+from shared.cards import ModelCard, Task
 from shared.context import preference
 from shared.contracts import (
     AnyRequest,
     EmbedRequest,
     EmbedResult,
-    ModelCard,
     RerankRequest,
     RerankResult,
     Result,
-    Task,
     is_blank,
     prompt_for,
 )

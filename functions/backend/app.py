@@ -33,7 +33,8 @@ from functions.http.readiness import say_ready
 from functions.http.started import say_requests
 from functions.http.tracing import Observed
 from shared.backends.base import Backend
-from shared.contracts import REQUESTS, AnyRequest, Device
+from shared.cards import Device
+from shared.contracts import REQUESTS, AnyRequest
 from shared.errors import BlitzError, Unauthorized, UnsupportedMediaType
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from functions.http.started import say_engine
-from shared.contracts import Device
+from shared.cards import Device
 from shared.engines import allocator
 from shared.engines.base import Capacity, OpenEngine
 from shared.engines.cpus import usable_cpus
@@ -59,7 +59,6 @@ def build_inference(
         max_models=settings.cache_models,
         max_bytes=settings.cache_memory_bytes,
         refresh_s=settings.refresh_s,
-        observer=metrics.PROCESS,
     )
     cache.warm(settings.names_to_warm)
     threads, tokenizer_threads = settings.threads or capacity.threads, usable_cpus()

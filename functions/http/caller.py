@@ -45,12 +45,13 @@ def answering(
 ) -> Endpoint:
     """`endpoint` within the deadline, every error as `error_response` makes it, nothing internal in it.
 
-    The deadline is `timeout_s`, or what the caller says it will wait, if that is less.
+    The request's deadline is set here: `timeout_s`, or what the caller says it will wait, if that is
+    less. All that is called works under it; see shared.context.deadline.
     """
 
     async def answer(request: Request) -> Response:
         try:
-            async with deadline.within(min(timeout_s, _patience_s(request))):
+            async with deadline.within(min(timeout_s, _stated_timeout_s(request))):
                 return await endpoint(request)
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
@@ -125,7 +126,7 @@ def log_without_content(error: Exception) -> None:
     _log.error("unexpected %s%s", failure.error, failure.innermost, extra={FAILURE: failure})
 
 
-def _patience_s(request: Request) -> float:
+def _stated_timeout_s(request: Request) -> float:
     stated = request.headers.get(deadline.HEADER, "")
     return int(stated) / 1000 if stated.isdecimal() and len(stated) < 10 else float("inf")
 

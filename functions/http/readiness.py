@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 from starlette.responses import Response
 
-from shared.contracts import ModelState
+from shared.cards import ModelState
 from shared.observability.metrics import Telemetry
 
 _JSON = "application/json"

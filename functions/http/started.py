@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
-from shared.contracts import ModelCard
+from shared.cards import ModelCard
 from shared.errors import BlitzError
 from shared.models.catalogue import Catalogue
 from shared.observability import logs

@@ -30,8 +30,8 @@ from functions.http.started import check_names, say_requests
 from functions.local.driver import Driver, bulk_hint, driver_of, make_inboxes
 from functions.local.processes import BAD_START, running_backends
 from functions.local.server import Server, accept_connections, connection_limit, listen
+from shared.cards import Device, ModelCard
 from shared.command_line import command_of
-from shared.contracts import Device, ModelCard
 from shared.errors import BlitzError, Misconfigured, Unavailable
 from shared.models.catalogue import Catalogue
 from shared.models.store import open_store

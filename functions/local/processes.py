@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from shared.contracts import Device
+from shared.cards import Device
 from shared.errors import Misconfigured
 from shared.observability import logs
 from shared.settings import Settings

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from shared.contracts import ModelState, Request, ResultT
+from shared.cards import ModelState
+from shared.contracts import Request, ResultT
 
 
 class Backend(Protocol):

@@ -16,8 +16,9 @@ import msgspec
 import stamina
 
 from shared.backends.credential import Authorize
+from shared.cards import ModelState
 from shared.context import deadline, request_id, trace
-from shared.contracts import ModelState, Request, ResultT
+from shared.contracts import Request, ResultT
 from shared.errors import (
     BackendFailed,
     BlitzError,
@@ -51,24 +52,23 @@ class _Ready(msgspec.Struct):
 class HttpBackend:
     """A backend app at `url`, over keep-alive connections of the event loop that calls it.
 
-    timeout_s: for a whole call, retries included; less if the request being served has less time left,
-    and the backend is told how long. authorize: gives the Authorization header; None: there is none.
+    authorize: gives the Authorization header; None: there is none.
+
+    A call ends with the deadline of the request being served (see shared.context.deadline), and the
+    backend is told how much time is left. Without a deadline it waits for as long as the backend takes.
 
     Calls are pure functions of the request, so repeating one is safe: up to ATTEMPTS times, while there
     is time, if the connection breaks or the backend says 503. A caller that is cancelled closes its
     connection, which is how the backend learns of it.
 
     Errors of the backend come out as the class it raised. Raises Unavailable if nothing answers at
-    `url`, DeadlineExceeded when time is up, and BackendFailed if the connection breaks or the answer is
-    not the wire's.
+    `url`, DeadlineExceeded if no time is left at the start, and BackendFailed if the connection breaks
+    or the answer is not the wire's.
     """
 
-    def __init__(
-        self, url: str, timeout_s: float = 220.0, *, authorize: Authorize | None = None
-    ) -> None:
+    def __init__(self, url: str, *, authorize: Authorize | None = None) -> None:
         self._url = url.rstrip("/")
         self._authority = urlsplit(self._url).netloc
-        self._timeout_s = timeout_s
         self._authorize = authorize
         self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
 
@@ -108,21 +108,19 @@ class HttpBackend:
             await session.close()
 
     async def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        left_s = deadline.remaining_s()
-        if left_s is not None and left_s <= 0:
+        if deadline.is_over():
             raise DeadlineExceeded("the request took too long")
         with _translating():
-            async with deadline.within(self._timeout_s):
-                async for attempt in stamina.retry_context(
-                    on=_retry_after,
-                    attempts=ATTEMPTS,
-                    timeout=None,  # `within` ends it
-                    wait_initial=0.05,
-                    wait_max=0.5,
-                    wait_jitter=0.1,
-                ):
-                    with attempt:
-                        return await self._send(method, path, body)
+            async for attempt in stamina.retry_context(
+                on=_retry_after,
+                attempts=ATTEMPTS,
+                timeout=None,  # the deadline ends it
+                wait_initial=0.05,
+                wait_max=0.5,
+                wait_jitter=0.1,
+            ):
+                with attempt:
+                    return await self._send(method, path, body)
         raise AssertionError("the last attempt returns or raises")
 
     async def _send(self, method: str, path: str, body: bytes | None = None) -> bytes:

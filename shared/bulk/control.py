@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from shared.bulk import jobs
 from shared.bulk.jobs import Counts, Job, Manifest, Message, Split, State, Status
 from shared.bulk.options import Container
-from shared.contracts import Device
+from shared.cards import Device
 from shared.errors import InvalidInput
 from shared.storage.blobs import Blobs, Storage
 

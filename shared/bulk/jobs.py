@@ -28,7 +28,7 @@ import msgspec
 
 from shared.bulk.inputs.detect import Kind
 from shared.bulk.options import Container, Options
-from shared.contracts import Device
+from shared.cards import Device
 from shared.errors import InvalidMessage
 from shared.storage.blobs import BlobStat, is_key
 

@@ -37,8 +37,8 @@ from shared.bulk.steps.relay import send_following
 from shared.bulk.steps.splitting import Cards, Splitter
 from shared.bulk.steps.upkeep import Upkeep
 from shared.bulk.threads import Threads
+from shared.cards import Device
 from shared.context import trace
-from shared.contracts import Device
 from shared.errors import BlitzError, SourceChanged, Unavailable
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry

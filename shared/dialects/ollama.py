@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 import orjson
 
-from shared.contracts import EmbedRequest, EmbedResult, ModelCard
+from shared.cards import ModelCard
+from shared.contracts import EmbedRequest, EmbedResult
 from shared.dialects.body import NOT_EMPTY, Count, Inputs, Text, message_of, read_inputs, rename
 from shared.errors import BlitzError
 from shared.settings import Settings

@@ -14,7 +14,8 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 import msgspec
 import orjson
 
-from shared.contracts import EmbedRequest, EmbedResult, InputType, ModelCard, TextInput
+from shared.cards import ModelCard
+from shared.contracts import EmbedRequest, EmbedResult, InputType, TextInput
 from shared.dialects.body import (
     NOT_EMPTY,
     Count,

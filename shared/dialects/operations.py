@@ -13,7 +13,8 @@ from typing import Any, TypeAlias, get_type_hints
 
 import msgspec
 
-from shared.contracts import AnyRequest, ModelCard, Task
+from shared.cards import ModelCard, Task
+from shared.contracts import AnyRequest
 from shared.dialects import (
     azure_search,
     cohere,

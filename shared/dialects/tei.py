@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 import orjson
 
-from shared.contracts import EmbedRequest, EmbedResult, FloatMatrix, ModelCard, TruncationSide
+from shared.cards import ModelCard
+from shared.contracts import EmbedRequest, EmbedResult, FloatMatrix, TruncationSide
 from shared.dialects.body import (
     NOT_EMPTY,
     Count,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from shared.contracts import AnyRequest, ModelCard, Result
+from shared.cards import ModelCard
+from shared.contracts import AnyRequest, Result
 from shared.errors import InvalidInput
 from shared.settings import Settings
 

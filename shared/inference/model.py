@@ -97,7 +97,7 @@ class Model:
 
         Raises InvalidInput, InputTooLong and PayloadTooLarge.
         """
-        return self.tokenizer.spell(
+        return self.tokenizer.speller.spell(
             request.inputs,
             limit=limit,
             prefix=self._prompt(request.prompt_name),
@@ -106,7 +106,7 @@ class Model:
 
     def decode(self, request: DecodeRequest, limit: int) -> Steps[list[str]]:
         """The text of each input. limit: of all ids. Raises InvalidInput and PayloadTooLarge."""
-        return self.tokenizer.decode(
+        return self.tokenizer.speller.decode(
             request.inputs, limit=limit, skip_special_tokens=request.skip_special_tokens
         )
 

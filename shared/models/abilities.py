@@ -5,7 +5,8 @@ Does not know requests' contents, nor where models are.
 
 from __future__ import annotations
 
-from shared.contracts import AnyRequest, EmbedRequest, ModelCard, PredictRequest, RerankRequest
+from shared.cards import ModelCard
+from shared.contracts import AnyRequest, EmbedRequest, PredictRequest, RerankRequest
 from shared.errors import InvalidInput
 from shared.models.manifest import Manifest
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from shared.contracts import Device, ModelCard
+from shared.cards import Device, ModelCard
 from shared.errors import BlitzError, InvalidArtefact, UnknownModel
 from shared.models.manifest import Manifest
 from shared.models.store import ModelStore

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from shared.contracts import WEIGHTLESS, Device, Task, TextMemory
+from shared.cards import WEIGHTLESS, Device, Task, TextMemory
 from shared.errors import InvalidArtefact
 from shared.vectors import Activation, Pooling
 

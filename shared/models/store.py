@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from shared.contracts import Device
+from shared.cards import Device
 from shared.errors import InvalidArtefact, Misconfigured, UnknownModel
 from shared.models.manifest import (
     MANIFEST_FILE,

@@ -17,8 +17,9 @@ from typing import Protocol
 
 from shared import partition
 from shared.backends.base import Backend
+from shared.cards import Device, ModelCard, ModelState
 from shared.context import deadline, preference
-from shared.contracts import AnyRequest, Device, ModelCard, ModelState, Request, ResultT
+from shared.contracts import AnyRequest, Request, ResultT
 from shared.errors import BeyondMemory, BlitzError, Overloaded, Unavailable, UnknownModel
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry
@@ -46,14 +47,14 @@ class Dispatcher:
 
     A request goes to the devices that `policy` names, or first to the one that its sender prefers (see
     shared.context.preference), in their order, until one answers; errors that are the caller's end that
-    at once. It is answered by one backend and one revision of the model. Of several devices left, each
-    has half of the time left, so that one that hangs does not use it up.
+    at once. It is answered by one backend and one revision of the model. A device after which others
+    are left has half of the time left, so that one that hangs does not use it up.
 
-    concurrency, max_queue_s: see Lane; no number for a device: its backend is in this process.
-    chunk_texts: larger requests are split into parts of so many texts, run side by side. Not for a
-    backend in this process, nor where it might be more than max_request_tokens in all: a backend that
-    sees the whole counts it before it runs any of it. timeout_s: what a request without a deadline may
-    take. gpu_idle_s: so long after its last answer the GPU is taken to be scaled to zero.
+    concurrency, max_queue_s, patience_s: see Lane. A device without a number has its backend in this
+    process. chunk_texts: larger requests are split into parts of so many texts, run side by side. Not
+    for a backend in this process, nor where it might be more than max_request_tokens in all: a backend
+    that sees the whole counts it before it runs any of it. gpu_idle_s: so long after its last answer the
+    GPU is taken to be scaled to zero.
     wake_gpu: returns once the GPU is up. clock: monotonic seconds.
 
     Raises what backends raise. If several failed: the first error, unless that only says that one of
@@ -70,7 +71,7 @@ class Dispatcher:
         concurrency: Mapping[Device, int],
         max_queue_s: float,
         max_request_tokens: int,
-        timeout_s: float,
+        patience_s: float,
         gpu_idle_s: float,
         wake_gpu: Callable[[], Awaitable[None]] | None = None,
         metrics: Telemetry = metrics.PROCESS,
@@ -83,7 +84,7 @@ class Dispatcher:
                 concurrency=concurrency.get(device),
                 max_queue_s=max_queue_s,
                 idle_s=gpu_idle_s if device == "gpu" else None,
-                patience_s=timeout_s / 4,
+                patience_s=patience_s,
                 metrics=metrics,
                 clock=clock,
             )
@@ -93,7 +94,6 @@ class Dispatcher:
         self._policy = policy
         self._chunk_texts = chunk_texts
         self._max_request_tokens = max_request_tokens
-        self._timeout_s = timeout_s
         self._wake_gpu = wake_gpu
         self._waking: asyncio.Task[None] | None = None
         self._gpu_wanted: Callable[[], None] | None = None
@@ -164,23 +164,17 @@ class Dispatcher:
         for tried, device in enumerate(decision.devices, 1):
             is_last = tried == len(decision.devices)
             try:
-                async with deadline.within(self._share_s(is_last)):
+                async with _share_of_time(is_last):
                     return await self._attempt(self._lanes[device], request, work.tokens)
             except BlitzError as error:
                 if not _another_may_answer(error):
                     raise
                 failures.append(error)
-                left_s = deadline.remaining_s()
-                if left_s is not None and left_s <= 0:
+                if deadline.is_over():
                     break
                 if not is_last:
                     self._metrics.backend_fell_back(device)
         raise next((e for e in failures if not isinstance(e, UnknownModel)), failures[0])
-
-    def _share_s(self, is_last: bool) -> float:
-        left_s = deadline.remaining_s()
-        left_s = self._timeout_s if left_s is None else left_s
-        return left_s if is_last else left_s / 2
 
     async def _attempt(
         self,
@@ -212,6 +206,14 @@ class Dispatcher:
         self._metrics.gpu_woken()
         wake = _waking(self._lanes["gpu"], self._wake_gpu)
         self._waking = asyncio.get_running_loop().create_task(wake, context=Context())
+
+
+def _share_of_time(is_last: bool) -> contextlib.AbstractAsyncContextManager[None]:
+    """The deadline of one device's attempt: half of the time left, and all of it for the last."""
+    left_s = deadline.remaining_s()
+    if is_last or left_s is None:
+        return contextlib.nullcontext()
+    return deadline.within(left_s / 2)
 
 
 def _work(request: AnyRequest, cards: Sequence[ModelCard]) -> Work:

@@ -12,8 +12,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from shared.backends.base import Backend
+from shared.cards import Device
 from shared.context import deadline
-from shared.contracts import Device
 from shared.errors import BackendFailed, BlitzError, DeadlineExceeded, Overloaded, Unavailable
 from shared.observability.metrics import Telemetry
 from shared.routing.breaker import Breaker
@@ -105,9 +105,8 @@ class Lane:
                 self._breaker.failed()
             raise
         except asyncio.CancelledError:
-            # By the deadline, or because the caller left: that says nothing.
-            left_s = deadline.remaining_s()
-            if left_s is not None and left_s <= 0 and self._was_patient(began):
+            # By the deadline; or because the caller left, which says nothing of the backend.
+            if deadline.is_over() and self._was_patient(began):
                 self._breaker.failed()
             raise
         else:
@@ -130,6 +129,10 @@ class Lane:
                 outcome = error.code
                 if not _is_silence(error):
                     self._answered_at = self._clock()
+                raise
+            except asyncio.CancelledError:
+                if deadline.is_over():
+                    outcome = DeadlineExceeded.code
                 raise
             finally:
                 self._metrics.backend_called(self.device, outcome)

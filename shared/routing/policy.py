@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from shared.contracts import Device
+from shared.cards import Device
 from shared.settings import Settings
 
 

@@ -20,7 +20,8 @@ from functions.api import auth
 from functions.api.app import create_app
 from shared.backends.base import Backend
 from shared.backends.http import HttpBackend
-from shared.contracts import EmbedRequest, ModelCard
+from shared.cards import ModelCard
+from shared.contracts import EmbedRequest
 from shared.dialects import openai
 from shared.dialects.operations import PATHS, operations_at
 from shared.errors import Unauthorized

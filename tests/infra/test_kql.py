@@ -19,7 +19,7 @@ from shared.bulk.observed import belongs_to, observed
 from shared.bulk.options import Options
 from shared.context import trace
 from shared.contracts import Timings
-from shared.observability.azure import AzureExport
+from shared.observability.azure.export import AzureExport
 from shared.observability.metrics import Telemetry
 from tests.infra.bicep import INFRA, ROOT
 from tests.ingestion import running_ingestion

@@ -22,7 +22,7 @@ from shared.bulk.passed_over import is_input
 from shared.bulk.rows import BadRow
 from shared.bulk.steps.cutting import Cutter
 from shared.bulk.threads import Threads
-from shared.contracts import Device, ModelCard
+from shared.cards import Device, ModelCard
 from shared.errors import InvalidInput, SourceChanged, shown
 from shared.names import check_prompt
 from shared.routing.policy import BackendView, Policy, Work

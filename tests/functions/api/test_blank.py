@@ -159,7 +159,7 @@ async def test_parts_of_a_request_may_be_all_empty(
         concurrency={"cpu": 4},
         max_queue_s=10,
         max_request_tokens=10_000,
-        timeout_s=60,
+        patience_s=15,
         gpu_idle_s=300,
     )
     for documents in permutations(DOCUMENTS[:4]):

@@ -22,16 +22,14 @@ from functions.api.app import create_app
 from functions.api.openapi import ERRORS
 from functions.router import function_app
 from shared import __version__, errors
+from shared.cards import Device, ModelCard, ModelState
 from shared.context import preference
 from shared.contracts import (
     AnyRequest,
     DecodeRequest,
     DecodeResult,
-    Device,
     EmbedRequest,
     EmbedResult,
-    ModelCard,
-    ModelState,
     PredictRequest,
     PredictResult,
     RerankRequest,

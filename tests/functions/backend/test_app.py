@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from functions import cpu
 from functions.backend import app
 from shared import errors
+from shared.cards import ModelState
 from shared.context import deadline
 from shared.contracts import (
     AnyRequest,
@@ -24,7 +25,6 @@ from shared.contracts import (
     DecodeResult,
     EmbedRequest,
     EmbedResult,
-    ModelState,
     PredictRequest,
     PredictResult,
     RerankRequest,

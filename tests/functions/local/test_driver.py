@@ -29,7 +29,7 @@ from shared.backends.base import Backend
 from shared.bulk import jobs
 from shared.bulk.inputs.allowance import NO_LIMITS
 from shared.bulk.pipeline import SPLITS, Bulk
-from shared.contracts import ModelCard, Task
+from shared.cards import ModelCard, Task
 from shared.errors import StoreUnavailable, Unavailable
 from shared.routing.policy import fixed
 from shared.settings import Settings

@@ -29,7 +29,8 @@ from shared.bulk.steps import embedding, relay
 from shared.bulk.steps.cutting import STALLED_S
 from shared.bulk.steps.expiry import KEPT_S
 from shared.bulk.steps.upkeep import MISSED_S, STUCK_S
-from shared.contracts import Device, EmbedRequest, EmbedResult, ModelCard
+from shared.cards import Device, ModelCard
+from shared.contracts import EmbedRequest, EmbedResult
 from shared.errors import BackendFailed, BlitzError, InputTooLong, InvalidInput, Overloaded
 from shared.observability.metrics import Telemetry
 from shared.routing.policy import fixed

@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from shared.cards import ModelCard
 from shared.contracts import (
     AnyRequest,
     DecodeRequest,
     EmbedRequest,
     EmbedResult,
-    ModelCard,
     PredictRequest,
     PredictResult,
     RerankRequest,
