@@ -42,10 +42,10 @@ _CPU_S = 3600
 _RANGE_BYTES = 4 << 20
 _FRAME_BYTES = 256 << 20
 _FRAME, _RANGE, _LENGTH = struct.Struct("<cQ"), struct.Struct("<QQ"), struct.Struct("<Q")
-_START = """
+_START = f"""
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from shared.bulk.apart import main
+from {__name__} import main
 main()
 """
 _UNREADABLE = "the file is not a Parquet file that can be read"

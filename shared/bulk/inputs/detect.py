@@ -1,6 +1,6 @@
 """Input files to rows: which format a file has, and its rows one after another in bounded memory.
 
-It does not know storage, jobs or models. A format's own rules are in shared/bulk/formats.
+It does not know storage, jobs or models. Each format's own rules are in a module beside this one.
 """
 
 from __future__ import annotations

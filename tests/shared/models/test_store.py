@@ -470,7 +470,7 @@ def test_a_folder_that_is_away_is_no_empty_store(tmp_path: Path, instead: str) -
 def test_a_folder_store_does_not_import_azure() -> None:
     """Startup of a process without blobs does not pay for the SDK."""
     code = (
-        "import sys, pathlib; from shared.model_store import open_store_url;"
+        "import sys, pathlib; from shared.models.store import open_store_url;"
         "open_store_url('file://.', cache_dir=pathlib.Path('.'), cache_disk_bytes=1).names();"
         "sys.exit(any(name.startswith('azure') for name in sys.modules))"
     )

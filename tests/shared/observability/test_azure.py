@@ -348,7 +348,7 @@ def test_without_a_connection_string_nothing_of_it_is_loaded() -> None:
     """Every app starts without opencensus."""
     code = (
         "import sys, functions.local, functions.router, functions.cpu, functions.gpu\n"
-        "from functions.observed import start_export\n"
+        "from shared.observability.start import start_export\n"
         "from shared.settings import Settings\n"
         "start_export(Settings())\n"
         "print('opencensus' in sys.modules)"

@@ -254,7 +254,7 @@ def test_one_of_many_creates(place: Place) -> None:
 
 CREATE_ALL = """
 import os, sys
-from shared.bulk.connection import open_storage
+from shared.storage.connect import open_storage
 from shared.settings import Settings
 storage = open_storage(Settings.from_env(os.environ))
 print("ready", flush=True)
@@ -976,7 +976,7 @@ def test_killed_at_any_line_a_folder_holds_the_old_or_the_new(tmp_path: Path) ->
 
 SEND = """
 import itertools, os, sys
-from shared.bulk.connection import open_storage
+from shared.storage.connect import open_storage
 from shared.settings import Settings
 queue = open_storage(Settings.from_env(os.environ)).queue("bulk-cpu")
 for number in itertools.count(int(sys.argv[1])):
@@ -985,7 +985,7 @@ for number in itertools.count(int(sys.argv[1])):
 """
 WORK = """
 import os, sys
-from shared.bulk.connection import open_storage
+from shared.storage.connect import open_storage
 from shared.settings import Settings
 storage = open_storage(Settings.from_env(os.environ))
 queue = storage.queue("bulk-cpu")
@@ -1052,7 +1052,7 @@ def test_what_dead_writers_left_is_swept(folder_place: Place, tmp_path: Path) ->
 def test_a_folder_does_not_import_azure() -> None:
     """Startup of a process without an account does not pay for the SDK."""
     code = (
-        "import sys; from shared.bulk.connection import open_storage;"
+        "import sys; from shared.storage.connect import open_storage;"
         "from shared.settings import Settings;"
         "open_storage(Settings(storage='file://x'));"
         "sys.exit(any(name.startswith('azure') for name in sys.modules))"
