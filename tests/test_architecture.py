@@ -173,3 +173,14 @@ def test_programs_in_strings_import_modules_that_are_there() -> None:
         and not TREE.joinpath(*module.split("."), "__init__.py").exists()
     ]
     assert missing == []
+
+
+def test_no_class_name_stands_twice() -> None:
+    """A name that a reader meets in two files means the same thing in both."""
+    found: dict[str, list[str]] = {}
+    for package in sorted(OURS):
+        for path in sorted((TREE / package).rglob("*.py")):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    found.setdefault(node.name, []).append(str(path.relative_to(TREE)))
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}

@@ -127,7 +127,7 @@ def _job(
         return seconds, jobs.decode(split, jobs.Split).chunks
 
 
-def _manifest(storage: Storage, key: str, etag: str) -> jobs.Manifest | None:
+def _manifest(storage: Storage, key: str, etag: str) -> jobs.JobManifest | None:
     """None until the job has ended."""
     job = control.find_job(storage.out, "source", key, etag)
     return control.read_manifest(storage.out, job) if job else None

@@ -28,10 +28,9 @@ from azure.storage.queue import QueueServiceClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.bulk import passed_over
 from shared.errors import InvalidInput, Misconfigured, SourceChanged, StoreUnavailable
 from shared.settings import Settings
-from shared.storage import azure, folder
+from shared.storage import azure, folder, shown_names
 from shared.storage.azure import AzureBlobs, AzureQueue
 from shared.storage.blobs import OUT, SOURCE, Blobs, Message, Queue, Storage
 from shared.storage.connect import open_storage
@@ -1089,7 +1088,7 @@ def test_blobs_of_others_are_read_with_what_is_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Metadata names get lower case; a name that no folder could hold is told of, and not listed."""
-    monkeypatch.setattr(passed_over, "_told", set())
+    monkeypatch.setattr(shown_names, "_told", set())
     source = azure_place.open().source
     assert list(source.list("")) == []
     with BlobServiceClient.from_connection_string(azurite.connection_string) as service:
