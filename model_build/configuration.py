@@ -107,7 +107,7 @@ class Pooling(msgspec.Struct):
     pooling_mode_lasttoken: bool | None = None
 
 
-class Dense(msgspec.Struct):
+class DenseConfig(msgspec.Struct):
     """config.json of a Dense module."""
 
     activation_function: Short = "torch.nn.modules.activation.Tanh"

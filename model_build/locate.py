@@ -31,7 +31,7 @@ _MAX_HUB_ID = 200
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CatalogueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A line of the catalogue: `package`, `module` and `folder`, or `hub` and `revision`."""
 
     package: str = ""
@@ -57,9 +57,9 @@ class Located:
         return (self.name, self.source.name, *cached)
 
 
-def read_catalogue(path: Path = CATALOGUE) -> dict[str, Entry]:
+def read_catalogue(path: Path = CATALOGUE) -> dict[str, CatalogueEntry]:
     """Name -> entry."""
-    return msgspec.convert(tomllib.loads(path.read_text("utf-8")), dict[str, Entry])
+    return msgspec.convert(tomllib.loads(path.read_text("utf-8")), dict[str, CatalogueEntry])
 
 
 def locate(model: str, revision: str | None = None) -> Located:
@@ -114,7 +114,7 @@ def _refuse_revision(revision: str | None) -> None:
         raise InvalidInput("only models of the hub have revisions to choose from", field="revision")
 
 
-def _from_package(entry: Entry, name: str) -> Located:
+def _from_package(entry: CatalogueEntry, name: str) -> Located:
     spec = importlib.util.find_spec(entry.module)
     if spec is None or not spec.submodule_search_locations:
         raise InvalidInput(

@@ -20,7 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from model_build.configuration import (
     Config,
-    Dense,
+    DenseConfig,
     Heads,
     Module,
     SentenceBert,
@@ -285,7 +285,7 @@ def _pooling(folder: Path) -> Pooling:
 
 def _dense(folder: Path, width: int) -> SourceDense:
     """width: of the vectors that the layer gets."""
-    config = fields_of(read_json(folder / "config.json") or {}, Dense, "Dense's config.json")
+    config = fields_of(read_json(folder / "config.json") or {}, DenseConfig, "Dense's config.json")
     name = config.activation_function.rpartition(".")[2]
     if name not in _ACTIVATIONS:
         raise refused(f"a Dense layer has activation {name}, not one of {', '.join(_ACTIVATIONS)}")

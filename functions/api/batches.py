@@ -26,7 +26,7 @@ from functions.api.uploads import FILE, Upload, store
 from functions.http.caller import read_body
 from functions.http.pace import PAUSE_S
 from shared.bulk import control, openai
-from shared.bulk.openai import Batch, BatchBody
+from shared.bulk.openai import BatchBody, BatchRecord
 from shared.bulk.steps.expiry import expiring
 from shared.dialects.body import JSON, decode_body
 from shared.errors import InvalidInput
@@ -173,7 +173,7 @@ class Batches:
         # What it made goes before what is told of it, unless it takes longer than its window.
         told_s = _WINDOW_S + max(keep_s, self._keep_s) if self._keep_s else 0
         now = int(self._clock())
-        batch = Batch(
+        batch = BatchRecord(
             f"batch_{openai.new_id()}",
             body.input_file_id,
             now,
@@ -219,10 +219,10 @@ class Batches:
                 self._out.read_range, stat.key, start, _RANGE_BYTES, etag=stat.etag
             )
 
-    async def _named_batch(self, request: Request) -> Batch:
+    async def _named_batch(self, request: Request) -> BatchRecord:
         return await asyncio.to_thread(self._owned(request).batch, request.path_params["batch_id"])
 
-    async def _answer(self, batch: Batch) -> Response:
+    async def _answer(self, batch: BatchRecord) -> Response:
         progress = await asyncio.to_thread(control.read_progress, self._out, batch.job)
         return _json(openai.format_batch(batch, progress))
 

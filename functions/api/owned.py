@@ -13,7 +13,7 @@ from itertools import islice
 import msgspec
 
 from shared.bulk import openai
-from shared.bulk.openai import Batch
+from shared.bulk.openai import BatchRecord
 from shared.bulk.steps.expiry import has_expired
 from shared.errors import Overloaded, QuotaExceeded
 from shared.storage.blobs import Blobs, BlobStat
@@ -60,14 +60,14 @@ class Owned:
             raise openai.no_file(field)
         return stat
 
-    def batch(self, batch_id: str) -> Batch:
+    def batch(self, batch_id: str) -> BatchRecord:
         """Raises NotFound, for another's batch too."""
         batch = self._read(self._batches + openai.check_batch_id(batch_id))
         if batch is None:
             raise openai.no_batch()
         return batch
 
-    def batches(self, after: str, limit: int) -> list[Batch]:
+    def batches(self, after: str, limit: int) -> list[BatchRecord]:
         """So many at most, newest first, of those after a batch's id, if one is given."""
         last = self._batches + openai.check_batch_id(after) if after else ""
         # Ids sort newest first, so that this ends early.
@@ -75,7 +75,7 @@ class Owned:
         found = (batch for batch in map(self._read, keys) if batch is not None)
         return list(islice(found, limit))
 
-    def add(self, batch: Batch, metadata: dict[str, str]) -> None:
+    def add(self, batch: BatchRecord, metadata: dict[str, str]) -> None:
         self._out.write(self._batches + batch.id, msgspec.json.encode(batch), metadata)
 
     def free_bytes(self) -> int:
@@ -114,9 +114,9 @@ class Owned:
         """Not what is in folders below: those are other owners'."""
         return (stat for stat in self._out.list(folder) if "/" not in stat.key.removeprefix(folder))
 
-    def _read(self, key: str) -> Batch | None:
+    def _read(self, key: str) -> BatchRecord | None:
         data = self._out.read(key)
-        batch = msgspec.json.decode(data, type=Batch) if data is not None else None
+        batch = msgspec.json.decode(data, type=BatchRecord) if data is not None else None
         if batch is None or (batch.expires_at is not None and batch.expires_at <= self._clock()):
             return None
         return batch

@@ -275,7 +275,7 @@ async def test_files_of_the_system_are_passed_over_with_a_line_each(
     for name in names:
         await bulk.submit(name, "")
         await bulk.notice(name, "1")
-        assert await bulk.split(jobs.encode(jobs.Message(key=name))) is None
+        assert await bulk.split(jobs.encode(jobs.StepMessage(key=name))) is None
     assert storage.queue("bulk-split").depth() == 0
     told = [record.getMessage() for record in caplog.records]
     expected = [f'bulk: "{name}" is {why}, and is passed over' for name, why in names.items()]
@@ -335,7 +335,7 @@ async def test_a_name_too_long_for_what_is_made_of_it_fails_at_once(
         limits=NO_LIMITS,
         default_model="mini",
     )
-    job = await bulk.split(jobs.encode(jobs.Message(key=key, etag=stat.etag)))
+    job = await bulk.split(jobs.encode(jobs.StepMessage(key=key, etag=stat.etag)))
     assert job
     status = await bulk.status(job)
     assert status
