@@ -12,7 +12,8 @@ import cohere
 import pytest
 import uvicorn
 
-from tests.functions.api.test_router import FakeBackend, app_of
+from tests.apps import router_app
+from tests.fakes.backend import FakeBackend
 from tests.server import running_service
 
 
@@ -39,7 +40,7 @@ def serve() -> Iterator[Callable[[FakeBackend], str]]:
 
 @contextmanager
 def _serving(backend: FakeBackend) -> Iterator[str]:
-    config = uvicorn.Config(app_of(backend), port=0, lifespan="off", log_level="warning")
+    config = uvicorn.Config(router_app(backend), port=0, lifespan="off", log_level="warning")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -33,7 +33,7 @@ from shared.routing.policy import policy_of
 from shared.settings import Settings
 from shared.storage.blobs import Blobs, Metadata, Storage
 from shared.storage.connect import open_storage
-from tests.functions.api.test_router import FakeBackend
+from tests.fakes.backend import FakeBackend
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
