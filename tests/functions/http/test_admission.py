@@ -14,12 +14,10 @@ from functions.http.admission import PROBES, SMALL_BYTES, Admission
 from shared.dialects.operations import PATHS, error_format_at
 from shared.errors import Overloaded
 from shared.wire import messages
-from tests.apps import router_app
-from tests.fakes.backend import FakeBackend
-from tests.functions.api.test_hostile_http import BODY, exchange, http, serving
-from tests.functions.backend import test_app
-from tests.functions.backend.test_app import FakeInference
+from tests.apps import backend_app, router_app
+from tests.fakes.backend import FakeBackend, FakeInference
 from tests.questions import seen
+from tests.sockets import SMALL_BODY, exchange, http, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -91,7 +89,7 @@ async def test_one_request_too_many_is_refused_and_there_is_room_again_afterward
     """After answers, errors and callers that leave."""
     backend = Blocked()
     with serving(router_app(backend, max_requests=2)) as port:
-        async with blocked(backend, port, BODY, BODY) as answers:
+        async with blocked(backend, port, SMALL_BODY, SMALL_BODY) as answers:
             status, headers, body = head_of(await exchange(port, http(b"content-length: 9", body=b"")))
             assert (status, headers["retry-after"]) == (429, "1")
             assert "2 requests are under way" in orjson.loads(body)["error"]["message"]
@@ -112,7 +110,7 @@ async def test_probes_are_answered_when_nothing_else_is(path: str) -> None:
     """A busy instance is not dead."""
     backend = Blocked()
     with serving(router_app(backend, max_requests=1)) as port:
-        async with blocked(backend, port, BODY):
+        async with blocked(backend, port, SMALL_BODY):
             probe = b"GET %s HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % path.encode()
             status, _, _ = head_of(await exchange(port, probe))
     assert status == 200
@@ -148,7 +146,7 @@ async def test_a_backend_refuses_in_the_wire_format() -> None:
         def check(self) -> None:
             raise Overloaded("full", retry_after_s=3.0)
 
-    with serving(test_app.app_of(FullInference())) as port:
+    with serving(backend_app(FullInference())) as port:
         promised = http(b"content-length: 1000", body=b"", path=b"/embed")
         status, headers, body = head_of(await exchange(port, promised))
     assert (status, headers["retry-after"]) == (429, "3")
