@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, cast
 from urllib.parse import quote
@@ -16,8 +18,11 @@ from starlette.types import ASGIApp
 
 from functions.api.app import create_app
 from functions.backend.app import create_app as create_backend_app
+from functions.backend.build import build_inference
 from shared.contracts import DecodeRequest, EmbedRequest, PredictRequest, RerankRequest, TokenizeRequest
+from shared.engines.onnx import OnnxEngine, capacity
 from shared.models.catalogue import Catalogue
+from shared.models.store import open_store
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
 from shared.wire import codec, messages
@@ -49,8 +54,6 @@ async def post(
 
 
 WIRE_BODY = messages.pack_request(EmbedRequest("m", ("abc", "a")))
-
-
 WIRE_BODIES: dict[str, bytes] = {
     "/embed": WIRE_BODY,
     "/rerank": messages.pack_request(RerankRequest("m", "q", ("abc", "a"))),
@@ -119,3 +122,20 @@ async def ask(
     await asyncio.wait_for(app(scope, receive, send), PATIENCE_S)
     answered.set()
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+
+@asynccontextmanager
+async def client_over_models(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    inference = build_inference(settings, "cpu", OnnxEngine, capacity())
+    app = create_app(
+        settings,
+        inference,
+        Catalogue(open_store(settings), ("cpu",)),
+        Telemetry(CollectorRegistry()),
+    )
+    transport = httpx.ASGITransport(app)
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            yield client
+    finally:
+        await inference.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -40,3 +41,36 @@ def valid_body(operation: Operation) -> dict[str, Any]:
 
 
 SERVED = [each for each in OPERATIONS if not each.refusal]
+GOOD = "w1 w2"
+EMBEDDERS = ("embedder",)
+SCORERS = ("scorer",)
+NUMERIC: dict[str, tuple[tuple[str, ...], Any, str]] = {
+    # body of "%", where the text goes that has no numbers, and what the error calls it.
+    "/v1/embeddings": (EMBEDDERS, {"input": [GOOD, "%"]}, "input[1]"),
+    "/embed": (EMBEDDERS, {"inputs": [GOOD, "%"]}, "inputs[1]"),
+    "/similarity": (
+        EMBEDDERS,
+        {"inputs": {"source_sentence": GOOD, "sentences": [GOOD, "%"]}},
+        "inputs.sentences[1]",
+    ),
+    "/": (EMBEDDERS, {"inputs": "%"}, "inputs[0]"),
+    "/v2/embed": (EMBEDDERS, {"texts": [GOOD, "%"], "embedding_types": ["int8"]}, "texts[1]"),
+    "/v1/embed": (EMBEDDERS, {"texts": [GOOD, "%"]}, "texts[1]"),
+    "/api/embed": (EMBEDDERS, {"input": [GOOD, "%"]}, "input[1]"),
+    "/api/embeddings": (EMBEDDERS, {"prompt": "%"}, "prompt"),
+    "/infinity/rerank": (SCORERS, {"query": GOOD, "documents": [GOOD, "%"]}, "documents[1]"),
+    "/azure-search": (
+        EMBEDDERS,
+        {"values": [{"recordId": "a", "data": {"text": "%"}}]},
+        "values[0]",
+    ),
+    "/predict": (SCORERS, {"inputs": [[GOOD], ["%"]]}, "inputs[1]"),
+    "/rerank": (EMBEDDERS + SCORERS, {"query": GOOD, "texts": [GOOD, "%"]}, "texts[1]"),
+    "/v1/rerank": (EMBEDDERS + SCORERS, {"query": GOOD, "documents": [GOOD, "%"]}, "documents[1]"),
+    "/v2/rerank": (EMBEDDERS + SCORERS, {"query": GOOD, "documents": [GOOD, "%"]}, "documents[1]"),
+}
+ASKED = [(path, model) for path, (models, _, _) in NUMERIC.items() for model in models]
+
+
+def filled(body: Any, text: str) -> Any:
+    return json.loads(json.dumps(body).replace("%", text))
