@@ -20,7 +20,6 @@ from functions.api import auth
 from functions.api.app import create_app
 from shared.backends.base import Backend
 from shared.backends.http import HttpBackend
-from shared.cards import ModelCard
 from shared.contracts import EmbedRequest
 from shared.dialects import openai
 from shared.dialects.operations import PATHS, operations_at
@@ -29,21 +28,12 @@ from shared.models.catalogue import Catalogue
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
 from shared.wire import messages
-from tests.functions.backend.test_app import FakeInference
+from tests.fakes.backend import FakeInference
+from tests.fakes.catalogue import FakeCatalogue
 
 KEY, OTHER = "key-of-a-first-caller", "key-of-another-caller"
 HASHES = tuple(hashlib.sha256(key.encode()).hexdigest() for key in (KEY, OTHER))
 BODY = {"model": "m", "input": "a"}
-
-
-class FakeCatalogue:
-    async def cards(self) -> list[ModelCard]:
-        return [ModelCard("m", "r", "cpu-int8", "bert", "mean", 2, 16)]
-
-    async def cards_of(self, name: str) -> list[ModelCard]:
-        """Of "p" too, which labels, and is not listed."""
-        labels = ModelCard("p", "r", "cpu-int8", "bert", None, 2, 16, task="cross-encoder")
-        return [card for card in (*await self.cards(), labels) if card.name == name]
 
 
 def client_of(backend: Backend | None = None, hashes: tuple[str, ...] = HASHES) -> httpx.AsyncClient:

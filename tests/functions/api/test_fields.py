@@ -12,7 +12,8 @@ import pytest
 
 from shared.dialects.operations import PATHS
 from shared.wire import codec
-from tests.functions.api.test_router import FakeBackend, client_of, post
+from tests.apps import post, router_client
+from tests.fakes.backend import FakeBackend
 from tests.server import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -185,7 +186,7 @@ async def test_an_unknown_field_is_ignored_and_told(content_type: str) -> None:
     """By its name, if that may stand in a header."""
     body = {"model": "mini", "input": "a", "flavour": 1, "x\r\nset-cookie: a": 2}
     content = codec.pack(body)
-    async with client_of(FakeBackend("mini")) as client:
+    async with router_client(FakeBackend("mini")) as client:
         if content_type == "application/json":
             response = await client.post("/v1/embeddings", json=body)
         else:

@@ -17,7 +17,8 @@ from functions.cpu import create_inference
 from shared.models.manifest import File, encode_manifest, encode_pointer
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
-from tests.functions.api.test_hostile import SERVED, ask, valid_body
+from tests.apps import ask
+from tests.functions.api.bodies import SERVED, valid_body
 from tests.tiny import manifest_of
 
 NAMES = [

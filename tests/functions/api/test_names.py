@@ -9,7 +9,8 @@ import pytest
 
 from shared.dialects.operations import OPERATIONS, Operation, asks_for
 from shared.errors import UnknownModel, shown
-from tests.functions.api.test_router import FakeBackend, client_of, post
+from tests.apps import post, router_client
+from tests.fakes.backend import FakeBackend
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +58,7 @@ async def test_an_alias_is_a_name_in_every_place(path: str, body: dict[str, Any]
 
 async def test_metrics_count_the_model_and_not_its_aliases() -> None:
     """A series each would be anybody's to make, and tell operators less."""
-    async with client_of(FakeBackend(*MODELS), model_aliases=ALIASES) as client:
+    async with router_client(FakeBackend(*MODELS), model_aliases=ALIASES) as client:
         await client.post("/v1/embeddings", json={"model": "BAAI/bge-m3", "input": "a"})
         metrics = (await client.get("/metrics")).text
     assert "BAAI" not in metrics
@@ -67,7 +68,7 @@ async def test_metrics_count_the_model_and_not_its_aliases() -> None:
 async def test_aliases_are_listed_as_models_of_their_own() -> None:
     """One entry a name; one whose model is not there is none. An alias goes before a model's name."""
     aliases = (*ALIASES, "lost=nowhere")
-    async with client_of(FakeBackend(*MODELS), model_aliases=aliases) as client:
+    async with router_client(FakeBackend(*MODELS), model_aliases=aliases) as client:
         listed = [card["id"] for card in (await client.get("/v1/models")).json()["data"]]
         assert listed == sorted({*MODELS, "BAAI/bge-m3", "text-embedding-3-small", "cross/encoder"})
         for path in ("/v1/models/BAAI/bge-m3", "/v1/models/BAAI%2Fbge-m3", "/v1/models/BAAI/bge-m3/"):

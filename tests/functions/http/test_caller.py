@@ -24,8 +24,8 @@ from functions.api.responses import error_response
 from functions.http.caller import Endpoint, answering, read_body
 from shared.dialects import tei
 from shared.observability.metrics import Telemetry
-from tests.functions.api.test_hostile_http import exchange, http, serving
 from tests.patience import PATIENCE_S
+from tests.sockets import exchange, http, serving
 
 LIMIT = 1_000_000
 MUCH = b"a" * 24_000_000

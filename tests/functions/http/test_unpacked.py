@@ -18,7 +18,8 @@ from functions.http import admission, unpacked
 from functions.http.admission import SMALL_BYTES, Admission
 from functions.http.caller import read_body
 from shared.errors import Overloaded, PayloadTooLarge
-from tests.functions.api.test_router import FakeBackend, client_of, vector_of
+from tests.apps import router_client
+from tests.fakes.backend import FakeBackend, vector_of
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +48,7 @@ def in_two(pack: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
 async def post(
     content: bytes, coding: str, path: str = "/v1/embeddings", **settings: int
 ) -> httpx.Response:
-    async with client_of(FakeBackend("mini", "rerank-1"), **settings) as client:
+    async with router_client(FakeBackend("mini", "rerank-1"), **settings) as client:
         headers = {**JSON, "content-encoding": coding} if coding else JSON
         return await client.post(path, content=content, headers=headers)
 

@@ -13,10 +13,10 @@ from starlette.types import Receive, Scope, Send
 
 import functions.local.server
 from functions.local.server import connection_limit
-from tests.functions.api.test_hostile_http import serving
 from tests.patience import PATIENCE_S
 from tests.questions import seen
 from tests.server import ROOT, started_service, wait_until_answered
+from tests.sockets import serving
 from tests.tiny import Tiny, publish_all
 
 pytestmark = pytest.mark.anyio

@@ -36,7 +36,7 @@ from shared.observability.metrics import Telemetry
 from shared.routing.policy import fixed
 from shared.storage import shown_names
 from shared.storage.blobs import BlobStat
-from tests.fakes import ByOperation
+from tests.fakes.backend import ByOperation
 from tests.shared.bulk.memory import Died, Memory, drain
 
 pytestmark = pytest.mark.anyio
