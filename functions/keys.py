@@ -16,10 +16,10 @@ from shared.command_line import command_of
 _KEY = re.compile(r"[!-~]{16,}")
 
 
-def make(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Print a new random key and its hash, or the hash of a key given on stdin; the exit code."""
     parser = argparse.ArgumentParser(command_of("functions.keys"))
-    parser.add_argument("--stdin", action="store_true", help="hash the key on stdin, make none")
+    parser.add_argument("--stdin", action="store_true", help="hash the key on stdin, main none")
     given = parser.parse_args(arguments).stdin
     key = sys.stdin.readline().rstrip("\r\n") if given else secrets.token_urlsafe(32)
     if not _KEY.fullmatch(key):
@@ -34,4 +34,4 @@ def make(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(make(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -20,7 +20,7 @@ import typer
 from model_build.__main__ import BAD_INPUT, GATE_FAILED, PUSH_FAILED, BuildTarget
 from model_build.locate import locate
 from model_build.recipe import Recipe, decode_recipe, follow_recipe
-from shared.errors import BlitzError, InvalidInput, shown
+from shared.errors import BlitzError, InvalidInput, printable
 from shared.models.manifest import Manifest, Target
 from shared.models.store import open_store
 from shared.settings import Settings
@@ -73,7 +73,7 @@ def read_recipe(model: str, target: Target) -> Recipe:
     }
     if model not in known:
         raise InvalidInput(
-            f"there is no recipe to assemble {shown(model)} for {target} from, only for: "
+            f"there is no recipe to assemble {printable(model)} for {target} from, only for: "
             f"{', '.join(sorted(known)) or 'none'}; python -m model_build builds any model, with torch",
             field="model",
         )

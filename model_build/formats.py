@@ -11,7 +11,7 @@ from pathlib import Path
 
 from model_build.configuration import Adapter
 from model_build.folder import fields_of, read_json, refused
-from shared.errors import InvalidInput, shown
+from shared.errors import InvalidInput, printable
 
 ADAPTER = "adapter_config.json"
 
@@ -81,7 +81,7 @@ def no_weights_at_hub(repository: str, revision: str | None, names: Iterable[str
     inside = f"{folder}/{parent}".rstrip("/")
     return refused(
         f"{_only_pickles(pickles)} Fetch the model: hf download {repository}{at} --local-dir {folder}; "
-        f"this, in {shown(inside)}, converts them: {conversion(pickles)}; then build {folder}"
+        f"this, in {printable(inside)}, converts them: {conversion(pickles)}; then build {folder}"
     )
 
 

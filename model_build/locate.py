@@ -18,7 +18,7 @@ import msgspec
 from model_build.folder import check_folder
 from model_build.formats import no_weights_at_hub
 from shared.engines.memory import usable_memory
-from shared.errors import InvalidInput, Unavailable, shown
+from shared.errors import InvalidInput, Unavailable, printable
 from shared.models.manifest import Source
 
 CATALOGUE = Path(__file__).with_name("models.toml")
@@ -83,13 +83,13 @@ def locate(model: str, revision: str | None = None) -> Located:
         return _from_hub(model, revision, model.rpartition("/")[2])
     if _is_file(model):
         raise InvalidInput(
-            f"{shown(model)!r} is a file: give the folder that it is in; a model is a folder with "
+            f"{printable(model)!r} is a file: give the folder that it is in; a model is a folder with "
             "config.json, model.safetensors and tokenizer.json, as save_pretrained() writes it",
             field="model",
         )
     known = ", ".join(sorted(catalogue))
     raise InvalidInput(
-        f"{shown(model)!r} is neither a folder, nor a hub id (ORG/NAME), nor one of: {known}",
+        f"{printable(model)!r} is neither a folder, nor a hub id (ORG/NAME), nor one of: {known}",
         field="model",
     )
 

@@ -33,14 +33,13 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 _NAMED_MODELS = 50
-_SHOWN_CHARACTERS = 100
+_MAX_CHARACTERS = 100
 
 
-def shown(name: str) -> str:
-    """A name as a caller gave it, safe to repeat: what can be printed of it, and no more than a line."""
-    printable = "".join(each if each.isprintable() else "?" for each in name[: _SHOWN_CHARACTERS + 1])
-    cut = len(name) > _SHOWN_CHARACTERS
-    return f"{printable[:_SHOWN_CHARACTERS]}..." if cut else printable
+def printable(name: str) -> str:
+    """A caller's name, safe to repeat: "?" for what cannot be printed, cut to a line."""
+    text = "".join(each if each.isprintable() else "?" for each in name[: _MAX_CHARACTERS + 1])
+    return f"{text[:_MAX_CHARACTERS]}..." if len(name) > _MAX_CHARACTERS else text
 
 
 class BlitzError(Exception):
@@ -119,7 +118,7 @@ class UnknownModel(BlitzError):
         there_are = ", ".join(named[:_NAMED_MODELS]) or "none"
         if len(named) > _NAMED_MODELS:
             there_are += f" and {len(named) - _NAMED_MODELS} more"
-        return cls(f"there is no model {shown(asked)!r}; there are: {there_are}", field="model")
+        return cls(f"there is no model {printable(asked)!r}; there are: {there_are}", field="model")
 
 
 class NotFound(BlitzError):

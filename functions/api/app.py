@@ -20,9 +20,9 @@ from functions.api.paths import MODEL_IN_PATH, KnownPaths
 from functions.api.responses import answer_unrouted, error_response
 from functions.http.admission import Admission, Admitted
 from functions.http.caller import Endpoint
-from functions.http.framing import OneLength
-from functions.http.identified import Identified
-from functions.http.tracing import Observed
+from functions.http.framing import RejectAmbiguousLength
+from functions.http.request_ids import RequestIds
+from functions.http.tracing import Traced
 from shared import __version__
 from shared.dialects import ollama, openai, tei
 from shared.dialects.body import JSON
@@ -69,14 +69,14 @@ def create_app(
     )
     if settings.api_key_hashes:
         app.add_middleware(RequireKey, hashes=settings.api_key_hashes, metrics=metrics)
-    app.add_middleware(OneLength, refuse=_refuse, metrics=metrics)
+    app.add_middleware(RejectAmbiguousLength, refuse=_refuse, metrics=metrics)
     app.add_middleware(Confidential, applies=has_key_in_address)
-    app.add_middleware(Observed)
+    app.add_middleware(Traced)
     if settings.cors_origins:
         app.add_middleware(Cors, origins=settings.cors_origins)
     app.add_middleware(KnownPaths, routes=app.routes)
     # The last one added is the outermost: refusals are seen too, and have an id.
-    app.add_middleware(Identified, refuse=_refuse)
+    app.add_middleware(RequestIds, refuse=_refuse)
     endpoints = Endpoints(settings, backend, catalogue, metrics)
 
     def add(method: str, path: str, summary: str, endpoint: Endpoint, described: dict[str, Any]) -> None:
@@ -97,7 +97,7 @@ def create_app(
     for path in PATHS:
         operations = operations_at(path)
         summary = "; or ".join(each.summary for each in operations)
-        add("POST", path, summary, endpoints.posting(operations), describe_post(path, operations))
+        add("POST", path, summary, endpoints.post_endpoint(operations), describe_post(path, operations))
     models, info, tags = openai.format_error, tei.format_error, ollama.format_error
     _, schemas = msgspec.json.schema_components((ollama.ShowBody,))
     show = describe(JSON, body={JSON: schemas["ShowBody"]})
@@ -119,9 +119,9 @@ def create_app(
         ("GET", "/ready", "The state of each model", info, endpoints.ready, describe_get(JSON)),
         ("GET", "/metrics", "Prometheus metrics", info, endpoints.metrics, describe_get("text/plain")),
     ):
-        add(method, path, summary, endpoints.answering(format_error, endpoint), described)
+        add(method, path, summary, endpoints.wrap(format_error, endpoint), described)
     for route in batches.routes() if batches else ():
-        answer = endpoints.answering(openai.format_error, route.endpoint)
+        answer = endpoints.wrap(openai.format_error, route.endpoint)
         add(route.method, route.path, route.summary, answer, route.described)
     return app
 

@@ -109,7 +109,7 @@ class Batches:
 
     async def upload(self, request: Request) -> Response:
         upload = Upload(request, self._max_file_bytes, _check_form, self._grace_s)
-        with self._uploads.one(owner_of(request.scope)):
+        with self._uploads.acquired(owner_of(request.scope)):
             owned = self._owned(request)
             free = await asyncio.to_thread(owned.free_bytes)
             upload.limit(free, owned.too_many_bytes(free))

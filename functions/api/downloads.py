@@ -32,14 +32,14 @@ class Download(StreamingResponse):
         self._slots = slots
         self._owner = owner
         self._rate = MinimumRate(bytes_per_s=MIN_BYTES_PER_S, grace_s=pause_s)
-        slots.enter(owner)
+        slots.acquire(owner)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._is_head = scope["method"] == "HEAD"
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._slots.leave(self._owner)
+            self._slots.release(self._owner)
 
     async def stream_response(self, send: Send) -> None:
         headers = self.raw_headers

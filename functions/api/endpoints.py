@@ -24,16 +24,16 @@ from functions.api.responses import (
     is_large,
     json_response,
 )
-from functions.http.admission import hold
+from functions.http.admission import reserve
 from functions.http.caller import (
     LARGE_BODY_BYTES,
     Endpoint,
-    answering,
-    off_loop_if,
     read_body,
+    in_thread_if,
     while_connected,
+    wrap_endpoint,
 )
-from functions.http.readiness import say_not_ready, say_ready
+from functions.http.readiness import not_ready_response, readiness_response
 from shared import __version__
 from shared.context import preference
 from shared.contracts import (
@@ -49,11 +49,25 @@ from shared.contracts import (
     prompt_for,
 )
 from shared.dialects import ollama, openai, tei
-from shared.dialects.body import JSON, decode_body, fill_from_query, listed, read_marks, read_model
+from shared.dialects.body import (
+    JSON,
+    decode_body,
+    fill_from_query,
+    join_indices,
+    read_model,
+    read_present_fields,
+)
 from shared.dialects.fields import check_fields, read_fields, warning_of
-from shared.dialects.operations import KNOWN, FormatError, Operation, asks_for, choose, supported_by
+from shared.dialects.operations import (
+    KNOWN,
+    FormatError,
+    Operation,
+    choose,
+    request_type_of,
+    supported_by,
+)
 from shared.errors import BlitzError, InvalidInput, UnknownModel
-from shared.models.abilities import can, check_can
+from shared.models.capabilities import check_supports, supports
 from shared.names import is_name
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry
@@ -66,7 +80,7 @@ if TYPE_CHECKING:
 
 
 class Endpoints:
-    """One method per kind of route; each raises BlitzError, `answering` makes that a response."""
+    """One method per kind of route; each raises BlitzError, `wrap_endpoint` makes that a response."""
 
     def __init__(
         self, settings: Settings, backend: Backend, catalogue: Catalogue, metrics: Telemetry
@@ -77,12 +91,12 @@ class Endpoints:
         self._metrics = metrics
         self._aliases = aliases_of(settings.model_aliases)
 
-    def answering(self, format_error: FormatError, endpoint: Endpoint) -> Endpoint:
+    def wrap(self, format_error: FormatError, endpoint: Endpoint) -> Endpoint:
         """`endpoint` within the deadline, its errors in a dialect's shape and no other."""
         respond = partial(error_response, format_error)
-        return answering(endpoint, respond, self._metrics, self._settings.request_timeout_s)
+        return wrap_endpoint(endpoint, respond, self._metrics, self._settings.request_timeout_s)
 
-    def posting(self, operations: Sequence[Operation]) -> Endpoint:
+    def post_endpoint(self, operations: Sequence[Operation]) -> Endpoint:
         """A path's POST: whichever of `operations` the body is meant for."""
 
         async def post(request: Request) -> Response:
@@ -93,12 +107,14 @@ class Endpoints:
                 started = time.perf_counter()
                 data = await read_body(request, self._settings.max_body_bytes)
                 if len(operations) > 1:
-                    read = partial(read_marks, data, request.headers.get("content-type", ""))
-                    operation = choose(operations, await off_loop_if(len(data) > LARGE_BODY_BYTES, read))
+                    read = partial(read_present_fields, data, request.headers.get("content-type", ""))
+                    operation = choose(
+                        operations, await in_thread_if(len(data) > LARGE_BODY_BYTES, read)
+                    )
                 return await self._run(request, operation, data, started)
 
             # Anew for each request: in whose shape an error is told depends on the body.
-            return await self.answering(lambda error: operation.format_error(error), answer)(request)
+            return await self.wrap(lambda error: operation.format_error(error), answer)(request)
 
         return post
 
@@ -110,7 +126,7 @@ class Endpoints:
             raise InvalidInput(operation.refusal(await self._card_asked(request, data)))
         named, body, asked, unknown = await self._read(request, operation, data)
         cards = await self._catalogue.cards_of(asked.model)
-        _hold_answer(request, asked, cards, self._settings.max_request_tokens)
+        _reserve_answer(request, asked, cards, self._settings.max_request_tokens)
         inputs = len(asked.texts)
         with preference.stated(request.headers.get(preference.HEADER)):
             self._metrics.request_arrived(inputs)
@@ -122,7 +138,7 @@ class Endpoints:
         answered = replace(result, model=named) if named not in ("", asked.model) else result
         packed = accepts_msgpack(request)
         encode = operation.format_result_msgpack if packed else operation.format_result
-        content = await off_loop_if(is_large(result), partial(encode, answered, body))
+        content = await in_thread_if(is_large(result), partial(encode, answered, body))
         total_s = time.perf_counter() - started
         self._metrics.request_succeeded(
             model=result.model,
@@ -147,11 +163,11 @@ class Endpoints:
         or that cannot do it.
         """
         content_type, large = request.headers.get("content-type", ""), len(data) > LARGE_BODY_BYTES
-        kind = asks_for(operation)
+        kind = request_type_of(operation)
         try:
             decode = partial(decode_body, data, content_type, operation.body)
-            body = await off_loop_if(large, decode)
-            unknown = await off_loop_if(large, partial(_unknown_fields, data, content_type, operation))
+            body = await in_thread_if(large, decode)
+            unknown = await in_thread_if(large, partial(_unknown_fields, data, content_type, operation))
             if operation.query:
                 body = fill_from_query(body, request.query_params, operation.query)
             named = self._named(request, body.model)
@@ -162,7 +178,7 @@ class Endpoints:
             return named, body, asked, unknown
         except InvalidInput:
             named = self._named(
-                request, await off_loop_if(large, partial(read_model, data, content_type))
+                request, await in_thread_if(large, partial(read_model, data, content_type))
             )
             if named:
                 model = self._model(operation.spellings(named))
@@ -175,7 +191,7 @@ class Endpoints:
         Raises UnknownModel.
         """
         read = partial(read_model, data, request.headers.get("content-type", ""))
-        if named := self._named(request, await off_loop_if(len(data) > LARGE_BODY_BYTES, read)):
+        if named := self._named(request, await in_thread_if(len(data) > LARGE_BODY_BYTES, read)):
             return await self._card(named)
         cards = await self._cards()
         return cards[0] if len(cards) == 1 else None
@@ -199,16 +215,16 @@ class Endpoints:
         """Raises InvalidInput if `model` cannot do this; UnknownModel if none can be of that name.
 
         named: as the caller has it. A backend knows what was published in the last seconds, unless
-        is_known: all are listed.
+        is_known: all are join_indices.
         """
         cards = await self._catalogue.cards_of(model) if is_name(model) else []
         if not cards and (is_known or not is_name(model)):
             raise await self._unknown(named, kind)
         for card in cards[:1]:
-            check_can(kind, card)
+            check_supports(kind, card)
 
     async def _unknown(self, named: str, kind: type[AnyRequest] | None = None) -> UnknownModel:
-        cards = [card for card in await self._named_cards() if kind is None or can(kind, card)]
+        cards = [card for card in await self._named_cards() if kind is None or supports(kind, card)]
         return UnknownModel.among((card.name for card in cards), named)
 
     async def models(self, request: Request) -> Response:
@@ -246,8 +262,8 @@ class Endpoints:
         try:
             states = await self._backend.states()
         except BlitzError as error:
-            return say_not_ready(error.message, self._metrics)
-        return say_ready(states, self._settings.names_to_warm or None, self._metrics)
+            return not_ready_response(error.message, self._metrics)
+        return readiness_response(states, self._settings.names_to_warm or None, self._metrics)
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(), media_type=metrics.CONTENT_TYPE)
@@ -298,21 +314,21 @@ class Endpoints:
         The only one there is, else the only one for `task`.
         """
         cards = await self._cards()
-        fit = [card for card in cards if card.task == task and (kind is None or can(kind, card))]
+        fit = [card for card in cards if card.task == task and (kind is None or supports(kind, card))]
         for candidates in (cards, fit):
             if len(candidates) == 1:
                 return candidates[0]
-        able = [card for card in cards if kind is None or can(kind, card)]
+        able = [card for card in cards if kind is None or supports(kind, card)]
         place = "in the body as model, or as ?model=" if kind else "as ?model="
         raise InvalidInput(f"name a model, {place}; there are: {_names(fit or able)}", field="model")
 
 
-def _hold_answer(
+def _reserve_answer(
     request: Request, asked: AnyRequest, cards: Sequence[ModelCard], max_tokens: int
 ) -> None:
     """Before there is any of it: requests are worked on side by side, and all fill at once."""
     dimensions = max((card.dimensions for card in cards), default=0)
-    hold(request.scope, answer_bytes=answer_bytes(asked, dimensions, max_tokens))
+    reserve(request.scope, answer_bytes=answer_bytes(asked, dimensions, max_tokens))
 
 
 def _warnings_of(
@@ -329,7 +345,7 @@ def _warnings_of(
     if isinstance(asked, RerankRequest):
         blank = [index for index, text in enumerate(asked.documents) if is_blank(text)]
         if blank:
-            warnings.append(f"{len(blank)} documents are empty and come last: {listed(blank)}")
+            warnings.append(f"{len(blank)} documents are empty and come last: {join_indices(blank)}")
     return warnings
 
 

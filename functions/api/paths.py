@@ -47,29 +47,29 @@ class KnownPaths:
             path, root = scope["path"], scope.get("root_path", "").rstrip("/")
             if root and path.startswith(root) and path[len(root) :][:1] in ("", "/"):
                 path = path[len(root) :]
-            if (meant := self._meant(path)) != scope["path"]:
+            if (meant := self._resolve(path)) != scope["path"]:
                 scope = {**scope, "path": meant, "root_path": ""}
         await self._app(scope, receive, send)
 
-    def _meant(self, path: str) -> str:
-        tidy = _tidy(path)
-        candidates = [tidy, *_said_once(tidy)]
+    def _resolve(self, path: str) -> str:
+        normalised = _normalise(path)
+        candidates = [normalised, *_without_repetition(normalised)]
         if candidates == [path]:
             return path  # as nearly all are, whether there is something or not
         return next((each for each in candidates if any(_at(self._routes, each))), path)
 
 
-def allowed(routes: Iterable[BaseRoute], path: str) -> list[str]:
+def allowed_methods(routes: Iterable[BaseRoute], path: str) -> list[str]:
     """The methods that there are at a path."""
     return sorted({method for route in _at(routes, path) for method in route.methods or ()})
 
 
-def nearest(routes: Iterable[BaseRoute], path: str) -> str:
+def nearest_path(routes: Iterable[BaseRoute], path: str) -> str:
     """The path that somebody may have meant who asked for one that is not there; "" if none is near."""
     if len(path) > _SEARCHED_CHARACTERS:
         return ""
     public = [route for route in routes if isinstance(route, Route) and route.include_in_schema]
-    parts = _tidy(f"/{path}").lower().split("/")[1:]
+    parts = _normalise(f"/{path}").lower().split("/")[1:]
     ends = ["/" + "/".join(parts[begin:]) for begin in range(len(parts))]
     among = dict.fromkeys(route.path_format for route in public)
     exact = [[route.path_format for route in _at(public, end)] for end in ends]
@@ -85,13 +85,13 @@ def _at(routes: Iterable[BaseRoute], path: str) -> Iterator[Route]:
             yield route
 
 
-def _tidy(path: str) -> str:
+def _normalise(path: str) -> str:
     """Without double and trailing slashes; but below /docs/ a page would look for its files."""
-    tidy = _SLASHES.sub("/", path).rstrip("/") or "/"
-    return "/docs/" if tidy == "/docs" and path.endswith("/") else tidy
+    normalised = _SLASHES.sub("/", path).rstrip("/") or "/"
+    return "/docs/" if normalised == "/docs" and path.endswith("/") else normalised
 
 
-def _said_once(path: str) -> Iterator[str]:
+def _without_repetition(path: str) -> Iterator[str]:
     """/v1/v1/models -> /v1/models; for whatever the path begins with twice."""
     first = path[: path.find("/", 1) + 1]
     end = path.find(first, 1)

@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from functions.api.paths import allowed, nearest
+from functions.api.paths import allowed_methods, nearest_path
 from functions.http.pace import MIN_BYTES_PER_S, PAUSE_S, MinimumRate
 from shared.contracts import (
     AnyRequest,
@@ -28,7 +28,7 @@ from shared.contracts import (
 )
 from shared.dialects.body import JSON
 from shared.dialects.operations import FormatError
-from shared.errors import BlitzError, RequestTimeout, shown
+from shared.errors import BlitzError, RequestTimeout, printable
 from shared.wire import codec
 
 # More than this is coded in a thread, so that the event loop goes on between the steps. One call of
@@ -152,15 +152,15 @@ async def answer_unrouted(request: Request, error: Exception) -> Response:
     code, message = "invalid_request", error.detail
     routes, path = request.app.routes, request.scope["path"]
     if error.status_code == 404:
-        near = nearest(routes, path)
+        near = nearest_path(routes, path)
         hint = f"did you mean {near}? " if near else ""
         code, message = (
             "not_found",
-            f"there is nothing at {shown(path)}: {hint}see /docs for what there is",
+            f"there is nothing at {printable(path)}: {hint}see /docs for what there is",
         )
     elif error.status_code == 405:
-        headers["Allow"] = ", ".join(allowed(routes, path))
-        code, message = "method_not_allowed", f"send {headers['Allow']} to {shown(path)}: see /docs"
+        headers["Allow"] = ", ".join(allowed_methods(routes, path))
+        code, message = "method_not_allowed", f"send {headers['Allow']} to {printable(path)}: see /docs"
     shape = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
     response = json_response(orjson.dumps({"error": shape}), error.status_code)
     response.headers.update(headers)

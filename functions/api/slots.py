@@ -26,8 +26,8 @@ class Slots:
         self._what = what
         self._taken: Counter[str] = Counter()
 
-    def enter(self, owner: str) -> None:
-        """Take one, to be left with `leave`. Raises Overloaded at once: nobody waits for a slot."""
+    def acquire(self, owner: str) -> None:
+        """Take one, to be left with `release`. Raises Overloaded at once: nobody waits for a slot."""
         share = self._total // 2 if owner else self._total
         if self._taken[owner] >= share:
             whose = "one key's" if owner else "this service's"
@@ -36,19 +36,19 @@ class Slots:
             raise self._full(f"{self._total} {self._what} are under way, which is all at once")
         self._taken[owner] += 1
 
-    def leave(self, owner: str) -> None:
+    def release(self, owner: str) -> None:
         self._taken[owner] -= 1
         if not self._taken[owner]:
             del self._taken[owner]
 
     @contextmanager
-    def one(self, owner: str) -> Iterator[None]:
+    def acquired(self, owner: str) -> Iterator[None]:
         """Take one for the block. Raises Overloaded."""
-        self.enter(owner)
+        self.acquire(owner)
         try:
             yield
         finally:
-            self.leave(owner)
+            self.release(owner)
 
     def _full(self, why: str) -> Overloaded:
         return Overloaded(f"{why}: retry when one has ended", retry_after_s=_RETRY_S)

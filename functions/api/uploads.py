@@ -15,8 +15,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from functions.http.pace import MIN_BYTES_PER_S, at_least
-from functions.http.unpacked import coding_of
+from functions.http.decompression import content_coding_of
+from functions.http.pace import MIN_BYTES_PER_S, enforce_rate
 from shared.compression import compression_of
 from shared.errors import BlitzError, EmptyInput, InvalidInput, PayloadTooLarge, UnsupportedMediaType
 from shared.storage.blobs import Blobs, Metadata
@@ -46,7 +46,7 @@ class Upload:
 
     def __init__(self, request: Request, max_bytes: int, check: Check, grace_s: float) -> None:
         """Raises UnsupportedMediaType, PayloadTooLarge."""
-        if coding_of(request.headers.get("content-encoding", "")):
+        if content_coding_of(request.headers.get("content-encoding", "")):
             raise UnsupportedMediaType(
                 "a form is not read with a Content-Encoding: send it, and its file, as they are"
             )
@@ -61,7 +61,7 @@ class Upload:
         # int() refuses thousands of digits.
         self._announced = int(announced[:18]) if announced.isdecimal() else 0
         self.limit(max_bytes, PayloadTooLarge(f"the file is larger than {max_bytes} bytes", field=FILE))
-        self._body = at_least(request.stream(), bytes_per_s=MIN_BYTES_PER_S, grace_s=grace_s)
+        self._body = enforce_rate(request.stream(), bytes_per_s=MIN_BYTES_PER_S, grace_s=grace_s)
         self._unparsed = memoryview(b"")
         self._block = bytearray()
         self._body_bytes = self._file_bytes = self._files = 0

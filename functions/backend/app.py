@@ -22,16 +22,16 @@ from functions.http.admission import Admission, Admitted
 from functions.http.caller import (
     LARGE_BODY_BYTES,
     Endpoint,
-    answering,
-    off_loop_if,
     read_body,
+    in_thread_if,
     while_connected,
+    wrap_endpoint,
 )
-from functions.http.framing import OneLength
-from functions.http.identified import Identified
-from functions.http.readiness import say_ready
-from functions.http.started import say_requests
-from functions.http.tracing import Observed
+from functions.http.framing import RejectAmbiguousLength
+from functions.http.readiness import readiness_response
+from functions.http.request_ids import RequestIds
+from functions.http.startup import log_request_limits
+from functions.http.tracing import Traced
 from shared.backends.base import Backend
 from shared.contracts import REQUESTS, AnyRequest, Device
 from shared.errors import BlitzError, Unauthorized, UnsupportedMediaType
@@ -61,7 +61,7 @@ class _Endpoints:
         limit = self._settings.max_body_bytes
         data = await read_body(request, limit)
         unpack = partial(messages.unpack_request, data, kind, max_bytes=limit)
-        asked = await off_loop_if(len(data) > LARGE_BODY_BYTES, unpack)
+        asked = await in_thread_if(len(data) > LARGE_BODY_BYTES, unpack)
         inputs = len(asked.texts)
         self._metrics.request_arrived(inputs)
         result = await while_connected(request, self._inference.run(asked))
@@ -85,7 +85,7 @@ class _Endpoints:
         states = await self._inference.states()
         memory = self._metrics.gpu_memory()
         more = {"gpu_memory": memory} if memory else {}
-        return say_ready(states, self._settings.names_to_warm, self._metrics, **more)
+        return readiness_response(states, self._settings.names_to_warm, self._metrics, **more)
 
     async def metrics(self, request: Request) -> Response:
         self._check_secret(request)
@@ -114,15 +114,15 @@ def create_app(
         routes=[
             Route(
                 path,
-                answering(endpoint, _error_response, metrics, settings.request_timeout_s),
+                wrap_endpoint(endpoint, _error_response, metrics, settings.request_timeout_s),
                 methods=[method],
             )
             for method, path, endpoint in table
         ],
         middleware=[
-            Middleware(Identified, refuse=_refuse),
-            Middleware(Observed),
-            Middleware(OneLength, refuse=_refuse, metrics=metrics),
+            Middleware(RequestIds, refuse=_refuse),
+            Middleware(Traced),
+            Middleware(RejectAmbiguousLength, refuse=_refuse, metrics=metrics),
             Middleware(
                 Admitted,
                 admission=Admission(
@@ -148,7 +148,7 @@ def function_app(
     from shared.storage.connect import open_storage
 
     start_export(settings)
-    say_requests(settings)
+    log_request_limits(settings)
     inference = create_inference(settings)
     app = func.AsgiFunctionApp(
         app=create_app(settings, inference), http_auth_level=func.AuthLevel.ANONYMOUS

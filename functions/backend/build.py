@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from functions.http.started import say_engine
+from functions.http.startup import log_engine_limits
 from shared.contracts import Device
 from shared.engines import allocator
 from shared.engines.base import Capacity, OpenEngine
@@ -63,7 +63,7 @@ def build_inference(
     )
     cache.warm(settings.names_to_warm)
     threads, tokenizer_threads = settings.threads or capacity.threads, usable_cpus()
-    say_engine(
+    log_engine_limits(
         device,
         threads=threads,
         tokenizer_threads=tokenizer_threads,

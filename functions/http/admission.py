@@ -25,10 +25,10 @@ nobody who sends or asks for much keeps out those who do not."""
 
 RETRY_S = 1.0
 
-_PLACE = "blitz.place"
+_RESERVATION = "blitz.reservation"
 
 
-class Checks(Protocol):
+class ChecksCapacity(Protocol):
     """The part of shared.backends.base.Backend that is asked here."""
 
     def check(self) -> None:
@@ -46,57 +46,57 @@ class Admission:
         self._max_requests = max_requests
         self._max_bytes = max_bytes
         self.requests = 0
-        self.held_bytes = 0
+        self.reserved_bytes = 0
 
-    def enter(self) -> Place:
-        """A place for one more request, to be left at its end. Raises Overloaded."""
+    def acquire(self) -> Reservation:
+        """A reservation for one more request, to be left at its end. Raises Overloaded."""
         if self.requests >= self._max_requests:
             raise Overloaded(
                 f"{self._max_requests} requests are under way, and no more are taken: retry later",
                 retry_after_s=RETRY_S,
             )
         self.requests += 1
-        return Place(self)
+        return Reservation(self)
 
-    def hold(self, size: int, *, held: int) -> None:
+    def reserve(self, size: int, *, held: int) -> None:
         """Count `size` more bytes for a request that holds `held`. Raises Overloaded."""
-        others = self.held_bytes - held
+        others = self.reserved_bytes - held
         if others and others + held + size > self._max_bytes:
             raise Overloaded(
                 f"other requests hold {others} bytes of texts and vectors, and this one would make it "
                 f"more than {self._max_bytes}: retry later, or send less at once",
                 retry_after_s=RETRY_S,
             )
-        self.held_bytes += size
+        self.reserved_bytes += size
 
-    def leave(self, size: int) -> None:
+    def release(self, size: int) -> None:
         self.requests -= 1
-        self.held_bytes -= size
+        self.reserved_bytes -= size
 
 
-class Place:
+class Reservation:
     """What one request holds."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._body_bytes = self._answer_bytes = self._counted = 0
 
-    def hold(self, *, body_bytes: int = 0, answer_bytes: int = 0) -> None:
+    def reserve(self, *, body_bytes: int = 0, answer_bytes: int = 0) -> None:
         """The body has so many bytes in all, or up to now; the answer will. Raises Overloaded."""
         body = max(self._body_bytes, body_bytes)
         answer = max(self._answer_bytes, answer_bytes)
         more = body + answer - SMALL_BYTES - self._counted
         if more > 0:
-            self._admission.hold(more, held=self._counted)
+            self._admission.reserve(more, held=self._counted)
             self._counted += more
         self._body_bytes, self._answer_bytes = body, answer
 
-    def leave(self) -> None:
-        self._admission.leave(self._counted)
+    def release(self) -> None:
+        self._admission.release(self._counted)
 
 
 class Admitted:
-    """ASGI middleware: passes on what `admission` has a place for, and answers 429 else.
+    """ASGI middleware: passes on what `admission` has a reservation for, and answers 429 else.
 
     backend: whose queue is asked before the body of a request for it is read. asks_backend: whether a
     path's requests are for it. refuse: the answer in the shape of the path's dialect.
@@ -106,7 +106,7 @@ class Admitted:
         self,
         app: ASGIApp,
         admission: Admission,
-        backend: Checks,
+        backend: ChecksCapacity,
         asks_backend: Callable[[str], bool],
         refuse: Callable[[str, BlitzError], Response],
         metrics: Telemetry,
@@ -125,19 +125,19 @@ class Admitted:
         try:
             if self._asks_backend(scope["path"]):
                 self._backend.check()
-            place = self._admission.enter()
+            reservation = self._admission.acquire()
         except BlitzError as error:
             self._metrics.request_failed(error.code)
             await self._refuse(scope["path"], error)(scope, receive, send)
             return
-        scope[_PLACE] = place
+        scope[_RESERVATION] = reservation
         try:
             await self._app(scope, receive, send)
         finally:
-            place.leave()
+            reservation.release()
 
 
-def hold(scope: Scope, *, body_bytes: int = 0, answer_bytes: int = 0) -> None:
-    """As Place.hold, for a request that came past Admitted; others are not counted."""
-    if (place := scope.get(_PLACE)) is not None:
-        place.hold(body_bytes=body_bytes, answer_bytes=answer_bytes)
+def reserve(scope: Scope, *, body_bytes: int = 0, answer_bytes: int = 0) -> None:
+    """As Reservation.reserve, for a request that came past Admitted; others are not counted."""
+    if (reservation := scope.get(_RESERVATION)) is not None:
+        reservation.reserve(body_bytes=body_bytes, answer_bytes=answer_bytes)

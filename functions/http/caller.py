@@ -14,9 +14,9 @@ from typing import Any, TypeAlias, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from functions.http.admission import hold
-from functions.http.pace import MIN_BYTES_PER_S, PAUSE_S, at_least
-from functions.http.unpacked import Coding, Unpacking, coding_of
+from functions.http.admission import reserve
+from functions.http.decompression import Coding, Decompressor, content_coding_of
+from functions.http.pace import MIN_BYTES_PER_S, PAUSE_S, enforce_rate
 from shared.context import deadline
 from shared.errors import BlitzError, PayloadTooLarge, Unavailable
 from shared.observability.logs import FAILURE, Failure
@@ -37,7 +37,7 @@ T = TypeVar("T")
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
-def answering(
+def wrap_endpoint(
     endpoint: Endpoint,
     error_response: Callable[[BlitzError], Response],
     metrics: Telemetry,
@@ -50,7 +50,7 @@ def answering(
 
     async def answer(request: Request) -> Response:
         try:
-            async with deadline.within(min(timeout_s, _patience_s(request))):
+            async with deadline.within(min(timeout_s, _client_timeout_s(request))):
                 return await endpoint(request)
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
@@ -75,7 +75,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     And UnsupportedMediaType for a coding that is not read; Overloaded, if other requests hold too much
     already; RequestTimeout.
     """
-    coding = coding_of(request.headers.get("content-encoding", ""))
+    coding = content_coding_of(request.headers.get("content-encoding", ""))
     too_large = PayloadTooLarge(f"the body is larger than {max_bytes} bytes")
     stream = request.stream()
     stated = request.headers.get("content-length", "")
@@ -86,14 +86,14 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         if announced <= max_bytes + _DRAIN_BYTES and "expect" not in request.headers:
             await _drain(stream, announced)
         raise too_large
-    hold(request.scope, body_bytes=announced)
+    reserve(request.scope, body_bytes=announced)
     body = bytearray()
-    async for chunk in at_least(stream, bytes_per_s=MIN_BYTES_PER_S, grace_s=PAUSE_S):
+    async for chunk in enforce_rate(stream, bytes_per_s=MIN_BYTES_PER_S, grace_s=PAUSE_S):
         if len(body) + len(chunk) > max_bytes:
             await _drain(stream, _DRAIN_BYTES)
             raise too_large
         body += chunk
-        hold(request.scope, body_bytes=len(body))
+        reserve(request.scope, body_bytes=len(body))
     return await _unpack(request, bytes(body), coding, max_bytes) if coding else bytes(body)
 
 
@@ -114,7 +114,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         leaving.cancel()
 
 
-async def off_loop_if(large: bool, work: Callable[[], T]) -> T:
+async def in_thread_if(large: bool, work: Callable[[], T]) -> T:
     """`work()`, in a thread if it is `large`, so that the event loop goes on."""
     return await asyncio.to_thread(work) if large else work()
 
@@ -125,20 +125,20 @@ def log_without_content(error: Exception) -> None:
     _log.error("unexpected %s%s", failure.error, failure.innermost, extra={FAILURE: failure})
 
 
-def _patience_s(request: Request) -> float:
+def _client_timeout_s(request: Request) -> float:
     stated = request.headers.get(deadline.HEADER, "")
     return int(stated) / 1000 if stated.isdecimal() and len(stated) < 10 else float("inf")
 
 
 async def _unpack(request: Request, packed: bytes, coding: Coding, max_bytes: int) -> bytes:
     """Off the event loop, but for the first step of a small one. Packed bytes and plain ones count."""
-    unpacking = Unpacking(packed, coding)
+    decompressor = Decompressor(packed, coding)
     plain = bytearray()
-    while part := await off_loop_if(bool(plain) or len(packed) > SMALL_PACKED_BYTES, unpacking.step):
+    while part := await in_thread_if(bool(plain) or len(packed) > SMALL_PACKED_BYTES, decompressor.step):
         if len(plain) + len(part) > max_bytes:
             raise PayloadTooLarge(f"the body is larger than {max_bytes} bytes once it is unpacked")
         plain += part
-        hold(request.scope, body_bytes=len(packed) + len(plain))
+        reserve(request.scope, body_bytes=len(packed) + len(plain))
     return bytes(plain)
 
 

@@ -17,7 +17,7 @@ from shared.observability.metrics import Telemetry
 _LENGTHS = frozenset({b"content-length", b"transfer-encoding"})
 
 
-class OneLength:
+class RejectAmbiguousLength:
     """ASGI middleware. refuse: the answer to a path for an error."""
 
     def __init__(

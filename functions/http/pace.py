@@ -54,7 +54,7 @@ class MinimumRate:
         )
 
 
-async def at_least(
+async def enforce_rate(
     stream: AsyncIterable[bytes],
     *,
     bytes_per_s: float,

@@ -28,22 +28,22 @@ def is_ready(states: Sequence[ModelState], warm_models: Sequence[str] | None) ->
     return bool(warm) or all(state.state == "cold" for state in states)
 
 
-def say_ready(
+def readiness_response(
     states: Sequence[ModelState],
     warm_models: Sequence[str] | None,
     metrics: Telemetry,
     **more: object,
 ) -> Response:
     """200 if `is_ready`, else 503; the body lists all states, and `more`."""
-    return _say(is_ready(states, warm_models), metrics, models=states, **more)
+    return _response(is_ready(states, warm_models), metrics, models=states, **more)
 
 
-def say_not_ready(reason: str, metrics: Telemetry) -> Response:
+def not_ready_response(reason: str, metrics: Telemetry) -> Response:
     """503: the states are not known, and why."""
-    return _say(False, metrics, reason=reason, models=[])
+    return _response(False, metrics, reason=reason, models=[])
 
 
-def _say(ready: bool, metrics: Telemetry, **body: object) -> Response:
+def _response(ready: bool, metrics: Telemetry, **body: object) -> Response:
     metrics.said_ready(ready)
     return Response(
         msgspec.json.encode({"ready": ready, **body}), 200 if ready else 503, media_type=_JSON

@@ -12,7 +12,7 @@ from functions.http.admission import PROBES
 from shared.context import request_id, trace
 
 
-class Observed:
+class Traced:
     """ASGI middleware: each HTTP request to `app`, but for probes, is a span of its caller's trace.
 
     What probes ask, every few seconds and for ever, is not worth its storage.

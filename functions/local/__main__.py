@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 from functions.api.app import create_app as create_router
 from functions.api.build import connect, connect_batches
 from functions.backend import app
-from functions.http.started import check_names, say_requests
+from functions.http.startup import log_request_limits, warn_of_unknown_models
 from functions.local.driver import Driver, bulk_hint, driver_of, make_inboxes
 from functions.local.processes import BAD_START, running_backends
 from functions.local.server import Server, accept_connections, connection_limit, listen
@@ -88,16 +88,16 @@ def serve(
         # Once the app is there, since others wait for that; before it is said to be, to work at once.
         accept_connections(listener)
         connections = connection_limit(settings.max_connections)
-        say_requests(settings, connections)
+        log_request_limits(settings, connections)
         if settings.role == "router":
-            _say_hello(f"http://{host}:{bound}", cards or [], len(settings.api_key_hashes))
+            _log_start(f"http://{host}:{bound}", cards or [], len(settings.api_key_hashes))
             if driver or separate:
                 make_inboxes(settings, cards or [])
                 _start.info("bulk:   %s", bulk_hint(settings, cards or []))
             if not settings.api_key_hashes and host not in _LOOPBACK:
                 _log.warning("whoever reaches %s can use this service: no key is needed", host)
             if cards is not None:
-                check_names(settings, cards)
+                warn_of_unknown_models(settings, cards)
         server = Server(
             app,
             max_connections=connections,
@@ -209,7 +209,7 @@ def _check_secret(settings: Settings, host: str) -> None:
         )
 
 
-def _say_hello(url: str, cards: list[ModelCard], keys: int) -> None:
+def _log_start(url: str, cards: list[ModelCard], keys: int) -> None:
     turn_on = (
         f"off (local); {command_of('functions.keys')} makes one and its hash for BLITZ_API_KEY_HASHES"
     )

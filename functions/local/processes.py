@@ -64,7 +64,7 @@ def running_backends(
         for device, port in ports.items():
             children.append(_Child(device, port, {**environ, **shared, "BLITZ_ROLE": device}))
         for child in children:
-            child.keep_once_it_listens()
+            child.supervise_once_listening()
         urls = {device: f"http://{HOST}:{port}" for device, port in ports.items()}
         yield replace(
             settings,
@@ -77,22 +77,22 @@ def running_backends(
 
 
 class _Child:
-    """One backend process, from `keep_once_it_listens` on started again whenever it ends."""
+    """One backend process, from `supervise_once_listening` on started again whenever it ends."""
 
     def __init__(self, device: Device, port: int, environ: Mapping[str, str]) -> None:
         self._device = device
         self._port = port
         self._environ = environ
         self._stopping = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, name=f"keep-{device}", daemon=True)
+        self._supervisor = threading.Thread(target=self._supervise, name=f"keep-{device}", daemon=True)
         self.process = self._start()
 
-    def keep_once_it_listens(self) -> None:
+    def supervise_once_listening(self) -> None:
         """Raises Misconfigured if it stopped instead, or took too long."""
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline and self.process.poll() is None:
-            if _answers(self._port):
-                self._keeper.start()
+            if _is_listening(self._port):
+                self._supervisor.start()
                 return
             time.sleep(0.05)
         raise Misconfigured(f"the {self._device} backend did not start on port {self._port}")
@@ -103,8 +103,8 @@ class _Child:
 
     def wait(self, seconds: float) -> None:
         """Until it has ended, or so long."""
-        if self._keeper.ident is not None:
-            self._keeper.join(seconds)
+        if self._supervisor.ident is not None:
+            self._supervisor.join(seconds)
         else:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(seconds)
@@ -114,7 +114,7 @@ class _Child:
         # In a group of its own: Ctrl-C is for the router, which then stops us when it is done.
         return subprocess.Popen(command, env=dict(self._environ), process_group=0)  # noqa: S603 - ours
 
-    def _keep(self) -> None:
+    def _supervise(self) -> None:
         while True:
             code = self.process.wait()
             if code == BAD_START or self._stopping.wait(_RESTART_S):
@@ -144,13 +144,13 @@ def _check_port(device: Device, port: int) -> None:
         raise Misconfigured(
             f"--separate needs the next two ports as well: {port} is none, --port picks others"
         )
-    if _answers(port):
+    if _is_listening(port):
         raise Misconfigured(
             f"port {port} is in use, and the {device} backend needs it: --port picks another three"
         )
 
 
-def _answers(port: int) -> bool:
+def _is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) == 0
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args
 import msgspec
 
 from shared.contracts import TextInput, is_blank
-from shared.dialects import unreadable
-from shared.dialects.wanted import NAME
+from shared.dialects import decode_errors
+from shared.dialects.expected_types import NAME
 from shared.errors import BlitzError, EmptyInput, InvalidInput, UnsupportedMediaType
 from shared.wire import codec
 
@@ -37,7 +37,7 @@ _ABSENT = msgspec.Raw(b"null")
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-class _Marks(msgspec.Struct):
+class _DistinctiveFields(msgspec.Struct):
     """The fields that tell apart what comes to one path. Their values are skipped, not built."""
 
     inputs: msgspec.Raw = _ABSENT
@@ -49,18 +49,18 @@ class _Marks(msgspec.Struct):
     truncation: msgspec.Raw = _ABSENT
 
 
-Marks: TypeAlias = Mapping[str, bool]
+PresentFields: TypeAlias = Mapping[str, bool]
 """Those of the fields above that are there and not null -> whether each holds an object."""
 
 
-def read_marks(data: bytes, content_type: str) -> Marks:
+def read_present_fields(data: bytes, content_type: str) -> PresentFields:
     """The marks of a body; none if it cannot be read, which decode_body then tells the caller."""
     try:
         if media_type_of(content_type) == codec.CONTENT_TYPE:
             body = codec.unpack(data, max_bytes=len(data))
-            found = {name: body.get(name) for name in _Marks.__struct_fields__}
+            found = {name: body.get(name) for name in _DistinctiveFields.__struct_fields__}
             return {name: type(value) is dict for name, value in found.items() if value is not None}
-        marks = msgspec.structs.asdict(msgspec.json.decode(without_bom(data), type=_Marks))
+        marks = msgspec.structs.asdict(msgspec.json.decode(without_bom(data), type=_DistinctiveFields))
         starts = {name: bytes(memoryview(raw)[:1]) for name, raw in marks.items()}
         return {name: start == b"{" for name, start in starts.items() if start != b"n"}
     except (InvalidInput, AttributeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -96,9 +96,9 @@ def decode_body(data: bytes, content_type: str, kind: type[T]) -> T:
         if media_type == codec.CONTENT_TYPE:
             return msgspec.convert(codec.unpack(data, max_bytes=len(data)), type=kind)
     except msgspec.ValidationError as error:
-        raise unreadable.not_of_type(error, kind) from error
+        raise decode_errors.type_error(error, kind) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise unreadable.not_json(error, data) from error
+        raise decode_errors.json_error(error, data) from error
     raise UnsupportedMediaType(f"send {JSON} or {codec.CONTENT_TYPE} as Content-Type")
 
 
@@ -117,7 +117,7 @@ def fill_from_query(body: T, query: Mapping[str, str], names: Sequence[str]) -> 
             try:
                 value = msgspec.convert(said[field.name], kind, strict=False)
             except msgspec.ValidationError as error:
-                raise unreadable.not_a_value(field.name, field.type) from error
+                raise decode_errors.value_error(field.name, field.type) from error
             body = msgspec.structs.replace(body, **{field.name: value})
     return body
 
@@ -167,7 +167,7 @@ def read_documents(texts: Sequence[str], *, field: str, max_inputs: int) -> tupl
     return tuple(texts)
 
 
-def listed(indices: Sequence[int]) -> str:
+def join_indices(indices: Sequence[int]) -> str:
     """For a sentence: "0, 17"; of many the first."""
     named = ", ".join(map(str, indices[:_LISTED]))
     return f"{named} and others" if len(indices) > _LISTED else named

@@ -22,7 +22,7 @@ from shared.dialects.body import (
     Count,
     Text,
     check_count,
-    listed,
+    join_indices,
     message_of,
     read_documents,
     rename,
@@ -175,7 +175,7 @@ def warnings_of(result: EmbedResult | RerankResult, field: str) -> list[str]:
     """What `meta` has room for, in sentences. field: what was cut is called so."""
     if not result.cut:
         return [*result.warnings]
-    cut = f"{len(result.cut)} {field} were cut to what the model reads: {listed(result.cut)}"
+    cut = f"{len(result.cut)} {field} were cut to what the model reads: {join_indices(result.cut)}"
     return [cut, *result.warnings]
 
 

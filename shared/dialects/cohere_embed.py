@@ -15,7 +15,7 @@ import orjson
 from shared.contracts import EmbedRequest, EmbedResult, FloatMatrix, InputType
 from shared.dialects.body import NOT_EMPTY, Count, Text, check_count
 from shared.dialects.cohere import warnings_of
-from shared.dialects.number_types import EmbeddingType, convert, in_base64
+from shared.dialects.number_types import EmbeddingType, convert, encode_base64
 from shared.errors import EmptyInput, InvalidInput
 from shared.settings import Settings
 from shared.wire.codec import pack
@@ -120,4 +120,4 @@ def _as_answer(
 
 
 def _embeddings(vectors: FloatMatrix, kind: EmbeddingType) -> object:
-    return in_base64(convert(vectors, "float")) if kind == "base64" else convert(vectors, kind)
+    return encode_base64(convert(vectors, "float")) if kind == "base64" else convert(vectors, kind)

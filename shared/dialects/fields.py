@@ -17,7 +17,7 @@ from shared.dialects.body import media_type_of, without_bom
 from shared.errors import InvalidInput
 from shared.wire import codec
 
-Fate: TypeAlias = Literal["supported", "refused", "harmless", "unknown"]
+Handling: TypeAlias = Literal["supported", "refused", "harmless", "unknown"]
 
 HARMLESS: Mapping[str, str] = {
     "user": "who asks, for the provider's own statistics",
@@ -103,7 +103,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NAMED = 10
 
 
-def fate_of(name: str, supported: Collection[str], known: Collection[str]) -> Fate:
+def handling_of(name: str, supported: Collection[str], known: Collection[str]) -> Handling:
     """What becomes of field `name`, if it says anything. supported: what the body's dialect reads.
 
     known: what any dialect reads.
@@ -126,9 +126,9 @@ def check_fields(
     """
     unknown = []
     for name, value in fields.items():
-        fate = "harmless" if name in supported else fate_of(name, supported, known)
-        if fate in ("refused", "unknown") and not _changes_nothing(name, value):
-            if fate == "refused":
+        handling = "harmless" if name in supported else handling_of(name, supported, known)
+        if handling in ("refused", "unknown") and not _changes_nothing(name, value):
+            if handling == "refused":
                 raise InvalidInput(_refusal_of(name, supported), field=name)
             unknown.append(name)
     return unknown

@@ -33,7 +33,7 @@ def convert(vectors: FloatMatrix, kind: NumberType) -> Numbers:
     return _CONVERT[kind](np.ascontiguousarray(vectors, dtype="<f4"))
 
 
-def in_base64(numbers: Numbers) -> list[str]:
+def encode_base64(numbers: Numbers) -> list[str]:
     """The bytes of each row."""
     return [base64.b64encode(row.data).decode("ascii") for row in np.ascontiguousarray(numbers)]
 

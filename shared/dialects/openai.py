@@ -25,7 +25,7 @@ from shared.dialects.body import (
     message_of,
     read_inputs,
 )
-from shared.dialects.number_types import EmbeddingType, NumberType, convert, in_base64
+from shared.dialects.number_types import EmbeddingType, NumberType, convert, encode_base64
 from shared.errors import BlitzError, InvalidInput
 from shared.settings import Settings
 from shared.wire.codec import pack
@@ -84,7 +84,7 @@ class EmbeddingsBody(msgspec.Struct, frozen=True):
 
 def request_from(body: EmbeddingsBody, *, model: str, settings: Settings) -> EmbedRequest:
     """The contract that `body` asks for. Raises InvalidInput and EmptyInput naming the field."""
-    number_type, _ = written_as(body)
+    number_type, _ = output_format_of(body)
     normalize = body.normalized is not False
     if not normalize and number_type != "float":
         raise InvalidInput(
@@ -105,7 +105,7 @@ def request_from(body: EmbeddingsBody, *, model: str, settings: Settings) -> Emb
     )
 
 
-def written_as(body: EmbeddingsBody) -> tuple[NumberType, bool]:
+def output_format_of(body: EmbeddingsBody) -> tuple[NumberType, bool]:
     """The type of the numbers, and whether their bytes are to be in base64. Raises InvalidInput."""
     kinds = body.embedding_type if isinstance(body.embedding_type, list) else [body.embedding_type]
     if len(kinds) != 1:
@@ -113,11 +113,11 @@ def written_as(body: EmbeddingsBody) -> tuple[NumberType, bool]:
     jina: EmbeddingType | None = _agreed(
         ("embedding_type", kinds[0]), ("encoding_type", body.encoding_type)
     )
-    in_base64 = body.encoding_format == "base64" or jina == "base64"
+    is_base64 = body.encoding_format == "base64" or jina == "base64"
     # Voyage's output_dtype says what the bytes are that its encoding_format packs.
     named: NumberType | None = None if jina is None or jina == "base64" else jina
     kind: NumberType | None = _agreed(("embedding_type", named), ("output_dtype", body.output_dtype))
-    return kind or "float", in_base64
+    return kind or "float", is_base64
 
 
 def format_result(result: EmbedResult, body: EmbeddingsBody) -> bytes:
@@ -133,7 +133,7 @@ def format_line(result: EmbedResult, body: EmbeddingsBody) -> bytes:
 
 def format_result_msgpack(result: EmbedResult, body: EmbeddingsBody) -> bytes:
     """As the JSON, but `data` is the (N, D) array itself, float32 if no other type is asked for."""
-    return pack(_list_of(convert(result.vectors, written_as(body)[0]), result))
+    return pack(_list_of(convert(result.vectors, output_format_of(body)[0]), result))
 
 
 def format_models(cards: Sequence[ModelCard]) -> bytes:
@@ -170,9 +170,9 @@ def _list_of(data: object, result: EmbedResult) -> dict[str, object]:
 
 
 def _data(result: EmbedResult, body: EmbeddingsBody) -> list[dict[str, object]]:
-    number_type, packed = written_as(body)
+    number_type, packed = output_format_of(body)
     numbers = convert(result.vectors, number_type)
-    rows = in_base64(numbers) if packed else numbers
+    rows = encode_base64(numbers) if packed else numbers
     return [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
 
 

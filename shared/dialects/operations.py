@@ -21,11 +21,11 @@ from shared.dialects import (
     ollama,
     openai,
     tei,
-    tei_missing,
     tei_scores,
     tei_tokens,
+    tei_unserved,
 )
-from shared.dialects.body import Marks
+from shared.dialects.body import PresentFields
 from shared.errors import BlitzError
 
 FormatError: TypeAlias = Callable[[BlitzError], tuple[int, bytes]]
@@ -56,7 +56,7 @@ class Operation:
     format_result_msgpack: Callable[[Any, Any], bytes]
     format_error: FormatError
     task: Task = "embedding"
-    fits: Callable[[Marks], bool] = lambda marks: True
+    fits: Callable[[PresentFields], bool] = lambda present: True
     query: tuple[str, ...] = ()
     spellings: Callable[[str], tuple[str, ...]] = lambda name: (name,)
     refusal: Callable[[ModelCard | None], str] | None = None
@@ -85,7 +85,7 @@ OPERATIONS = (
         tei.format_similarity,
         tei.format_similarity_msgpack,
         tei.format_similarity_error,
-        fits=lambda marks: marks.get("inputs", False),
+        fits=lambda present: present.get("inputs", False),
     ),
     Operation(
         "Rerank texts (Text Embeddings Inference)",
@@ -96,7 +96,7 @@ OPERATIONS = (
         tei_scores.format_ranks_msgpack,
         tei.format_error,
         task="cross-encoder",
-        fits=lambda marks: "texts" in marks,
+        fits=lambda present: "texts" in present,
     ),
     Operation(
         "Embed (Text Embeddings Inference)",
@@ -144,7 +144,7 @@ OPERATIONS = (
         cohere.format_weaviate_msgpack,
         cohere.format_error,
         task="cross-encoder",
-        fits=lambda marks: "property" in marks,
+        fits=lambda present: "property" in present,
     ),
     Operation(
         "Rerank documents (Infinity, as litellm reads it)",
@@ -165,7 +165,7 @@ OPERATIONS = (
         cohere.format_voyage_msgpack,
         cohere.format_error,
         task="cross-encoder",
-        fits=lambda marks: "top_n" not in marks and bool({"top_k", "truncation"} & marks.keys()),
+        fits=lambda present: "top_n" not in present and bool({"top_k", "truncation"} & present.keys()),
     ),
     Operation(
         "Rerank documents (Cohere v1, Jina)",
@@ -229,14 +229,14 @@ OPERATIONS = (
         Operation(
             "Not served: the error says why (Text Embeddings Inference)",
             (path,),
-            tei_missing.NothingBody,
-            tei_missing.nothing_from,
-            tei_missing.format_nothing,
-            tei_missing.format_nothing,
+            tei_unserved.UnservedBody,
+            tei_unserved.refuse,
+            tei_unserved.format_refused,
+            tei_unserved.format_refused,
             tei.format_error,
             refusal=why,
         )
-        for path, why in tei_missing.REFUSALS.items()
+        for path, why in tei_unserved.REFUSALS.items()
     ),
     Operation(
         "Embed records (Azure AI Search: custom Web API skill and vectorizer)",
@@ -263,15 +263,15 @@ def operations_at(path: str) -> tuple[Operation, ...]:
 
 @cache
 @cache
-def asks_for(operation: Operation) -> type[AnyRequest]:
+def request_type_of(operation: Operation) -> type[AnyRequest]:
     """The kind of request that an operation's bodies become."""
     kind: type[AnyRequest] = get_type_hints(operation.request_from)["return"]
     return kind
 
 
-def choose(operations: Sequence[Operation], marks: Marks) -> Operation:
+def choose(operations: Sequence[Operation], present: PresentFields) -> Operation:
     """The one of a path's operations that a body is meant for."""
-    return next((each for each in operations[:-1] if each.fits(marks)), operations[-1])
+    return next((each for each in operations[:-1] if each.fits(present)), operations[-1])
 
 
 PATHS = tuple(dict.fromkeys(path for each in OPERATIONS for path in each.paths))

@@ -53,7 +53,7 @@ class Catalogue:
 
         Raises StoreUnavailable if that is not known, nor what was there before.
         """
-        await _end_of(self._last_listing())
+        await _wait_for(self._current_listing())
         if self._error is not None:
             raise self._error.with_traceback(None)  # many raise it: their frames must not add up
         return self._cards
@@ -64,12 +64,12 @@ class Catalogue:
         Waits only for a name that is not known. Others get what was listed last, however old, while a
         new listing is made.
         """
-        listing = self._last_listing()
+        listing = self._current_listing()
         if name not in self._by_name:
-            await _end_of(listing)
+            await _wait_for(listing)
         return self._by_name.get(name, [])
 
-    def _last_listing(self) -> Future[None]:
+    def _current_listing(self) -> Future[None]:
         """A new one, if the last was too long ago."""
         with self._lock:
             last = self._listing
@@ -110,7 +110,7 @@ class Catalogue:
         return cards
 
 
-async def _end_of(listing: Future[None]) -> None:
+async def _wait_for(listing: Future[None]) -> None:
     if not listing.done():
         await asyncio.wrap_future(listing)
 

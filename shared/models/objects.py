@@ -73,7 +73,7 @@ class ObjectStore(Protocol):
         """The folder where objects can be read in place, each at its key; None if they are remote."""
 
 
-def difference(path: Path, file: File, *, inside: Path) -> str | None:
+def mismatch_of(path: Path, file: File, *, inside: Path) -> str | None:
     """What is wrong with the copy of `file` at `path`, after its name in a sentence; None: nothing.
 
     inside: as in `open_regular`. All is asked of one opened file. Raises OSError.
@@ -104,10 +104,10 @@ class FolderObjects:
 
     def names(self, holding: str) -> list[str]:
         with disk_errors(), os.scandir(self._root) as entries:
-            listed = _counted(MAX_LISTED, entries, "entries")
+            listed = _at_most(MAX_LISTED, entries, "entries")
             # What is no regular file is a name too: reading it says what is wrong.
             found = (entry.name for entry in listed if os.path.lexists(f"{entry.path}/{holding}"))
-            return list(_counted(MAX_MODELS, found, "models"))
+            return list(_at_most(MAX_MODELS, found, "models"))
 
     def read(self, key: str) -> bytes | None:
         with disk_errors():
@@ -128,7 +128,7 @@ class FolderObjects:
 
     def holds(self, key: str, file: File) -> bool:
         with disk_errors():
-            return difference(self._root / key, file, inside=self._root) is None
+            return mismatch_of(self._root / key, file, inside=self._root) is None
 
     def upload(self, key: str, path: Path, file: File) -> None:
         def copy(target: Path) -> None:
@@ -205,10 +205,10 @@ class BlobObjects:
 
     def names(self, holding: str) -> list[str]:
         with azure_errors():
-            listed = _counted(MAX_LISTED, self._container.list_blob_names(), "blobs")
+            listed = _at_most(MAX_LISTED, self._container.list_blob_names(), "blobs")
             parts = (key.partition("/") for key in listed)
             found = (name for name, _, rest in parts if rest == holding)
-            return list(_counted(MAX_MODELS, found, "models"))
+            return list(_at_most(MAX_MODELS, found, "models"))
 
     def read(self, key: str) -> bytes | None:
         with azure_errors():
@@ -284,7 +284,7 @@ class BlobObjects:
         return self._container.get_blob_client(key)
 
 
-def _counted(limit: int, found: Iterable[T], what: str) -> Iterator[T]:
+def _at_most(limit: int, found: Iterable[T], what: str) -> Iterator[T]:
     """`found` as it comes, until there are too many. Raises Misconfigured."""
     for count, each in enumerate(found, start=1):
         if count > limit:

@@ -28,7 +28,7 @@ from shared.models.manifest import (
     encode_manifest,
     encode_pointer,
 )
-from shared.models.objects import BlobObjects, FolderObjects, ObjectStore, difference
+from shared.models.objects import BlobObjects, FolderObjects, ObjectStore, mismatch_of
 from shared.names import check_name, is_name
 from shared.settings import Settings
 from shared.storage.translate import disk_errors
@@ -276,7 +276,7 @@ def _verify(folder: Path, manifest: Manifest, *, inside: Path) -> None:
 
 
 def _verify_file(path: Path, file: File, *, inside: Path) -> None:
-    if reason := difference(path, file, inside=inside):
+    if reason := mismatch_of(path, file, inside=inside):
         raise InvalidArtefact(f"the model's file {file.name} {reason}")
 
 

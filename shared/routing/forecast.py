@@ -2,11 +2,11 @@
 
 Does not know requests, blobs, timers or how a GPU is woken. Times are Unix seconds, hours are UTC.
 
-A week has 168 slots of an hour. A slot's level is the requests counted in it, a count of the week before
-weighing MEMORY of this week's, and so on; divided by the seconds watched, weighed alike, it is a rate.
-So an hour in which nothing comes any more fades by itself, and several processes' counts add up. A day
-that does not go as its hours foretell (a holiday, a client that is gone) is noticed within hours, by
-what was expected and what came lately.
+A week has 168 hourly slots. The level of a slot is an exponentially weighted count of its requests: each
+week weighs WEEK_DECAY of the next one. Level / observed seconds, weighted alike, is the rate. So an hour
+that falls silent fades by itself, and the counts of several processes add up. A day that deviates from its
+forecast (a holiday, a client that left) is noticed within hours, because the forecast is scaled by recent
+requests / recent expectation.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ WEEK_S = SLOTS * SLOT_S
 TICK_S = 300
 """`advance` and `should_wake` are asked so often."""
 
-MEMORY = 0.5
+WEEK_DECAY = 0.5
 """Weight of a week in the next one."""
 
-OTHER_DAYS = 0.25
+DAILY_PRIOR = 0.25
 """The same hour of all seven days weighs as much as such a share of one week's hour."""
 
-LATELY_S = 7200.0
+RECENT_S = 7200.0
 """What came and was expected is forgotten with this time constant."""
 
-DOUBT = 5.0
+PRIOR_REQUESTS = 5.0
 """Requests that have to be missing before the forecast is halved, when nothing came."""
 
 _DAY = 24
@@ -72,17 +72,17 @@ def slot_at(now_s: float) -> int:
 
 def add_counts(state: State, counts: Mapping[int, int], now_s: float) -> State:
     """With requests that came. counts: by `slot_at` their time; late ones count for their own week."""
-    state = _forget(state, now_s)
+    state = _decay(state, now_s)
     levels = list(state.levels)
     for slot, count in counts.items():
         week, hour = divmod(slot, SLOTS)
-        levels[hour] += count * MEMORY ** (state.week - week)
+        levels[hour] += count * WEEK_DECAY ** (state.week - week)
     return msgspec.structs.replace(state, levels=levels, came=state.came + sum(counts.values()))
 
 
 def advance(state: State, now_s: float, *, woken: bool) -> State:
     """One tick later: what is expected until the next one is noted. woken: the GPU is woken now."""
-    state = _forget(state, now_s)
+    state = _decay(state, now_s)
     # By the hour, without the straight lines: who begins at nine sharp is not late at half past eight.
     expected = state.expected + TICK_S * _hour_rate(state, now_s, slot_at(now_s))
     woken_s = now_s if woken else state.woken_s
@@ -91,9 +91,9 @@ def advance(state: State, now_s: float, *, woken: bool) -> State:
 
 def forecast(state: State, now_s: float, horizon_s: float) -> float:
     """Requests that are expected within `horizon_s` from now."""
-    state = _forget(state, now_s)
+    state = _decay(state, now_s)
     # Never more than the hours foretell: a busy day keeps the GPU up by itself.
-    trust = min(1.0, (state.came + DOUBT) / (state.expected + DOUBT))
+    trust = min(1.0, (state.came + PRIOR_REQUESTS) / (state.expected + PRIOR_REQUESTS))
     return trust * _integrate(state, now_s, horizon_s)
 
 
@@ -116,12 +116,12 @@ def should_wake(
     return rate * (1 + rate * wake_s) * gpu_s_per_request >= 1
 
 
-def _forget(state: State, now_s: float) -> State:
+def _decay(state: State, now_s: float) -> State:
     """As of now. Clocks that differ a little, or go back, change nothing."""
     week = max(int(now_s // WEEK_S), state.week)
-    faded = MEMORY ** (week - state.week)
+    faded = WEEK_DECAY ** (week - state.week)
     lately_s = max(now_s, state.lately_s)
-    kept = math.exp((state.lately_s - lately_s) / LATELY_S)
+    kept = math.exp((state.lately_s - lately_s) / RECENT_S)
     return msgspec.structs.replace(
         state,
         week=week,
@@ -150,19 +150,19 @@ def _integrate(state: State, now_s: float, horizon_s: float) -> float:
 def _hour_rate(state: State, now_s: float, slot: int) -> float:
     """Requests a second."""
     days = [(slot + day * _DAY) % SLOTS for day in range(7)]
-    watched = [_watched_s(state, now_s, hour) for hour in days]
+    watched = [_observed_s(state, now_s, hour) for hour in days]
     if not any(watched):
         return 0.0
     every_day = sum(state.levels[hour] for hour in days) / sum(watched)
-    prior_s = OTHER_DAYS * SLOT_S
+    prior_s = DAILY_PRIOR * SLOT_S
     return (state.levels[days[0]] + prior_s * every_day) / (watched[0] + prior_s)
 
 
-def _watched_s(state: State, now_s: float, hour: int) -> float:
+def _observed_s(state: State, now_s: float, hour: int) -> float:
     """Seconds of that hour of the week since counting began, each week's weighed as its counts are."""
     total = 0.0
     for age in range(_WEEKS):
         start_s = (state.week - age) * WEEK_S + hour * SLOT_S
         seen_s = min(now_s, start_s + SLOT_S) - max(state.began_s, start_s)
-        total += max(seen_s, 0.0) * MEMORY**age
+        total += max(seen_s, 0.0) * WEEK_DECAY**age
     return total

@@ -58,7 +58,7 @@ class Lane:
         self._queued_requests = 0
         self._answered_at: float | None = None
         self._woken_at: float | None = None
-        self._lines: dict[asyncio.AbstractEventLoop, tuple[_Line, _Line]] = {}
+        self._limiters: dict[asyncio.AbstractEventLoop, tuple[_Limiter, _Limiter]] = {}
         metrics.watch_backend(device, lambda: self._breaker.available)
 
     @property
@@ -80,8 +80,8 @@ class Lane:
 
     def check(self) -> None:
         """Raise Overloaded if a request would be refused now."""
-        for line in self._lines_of(is_part=False):
-            line.check(self._max_queue_s)
+        for limiter in self._limiters_of(is_part=False):
+            limiter.check(self._max_queue_s)
         self.backend.check()
 
     @contextmanager
@@ -90,8 +90,8 @@ class Lane:
 
         tokens: an estimate. Raises Unavailable while the circuit is open, and Overloaded.
         """
-        for line in self._lines_of(is_split):
-            line.check(self._max_queue_s)
+        for limiter in self._limiters_of(is_split):
+            limiter.check(self._max_queue_s)
         self._breaker.admit()
         began = self._clock()
         self._queued_tokens += tokens
@@ -99,15 +99,15 @@ class Lane:
         try:
             yield
         except BlitzError as error:
-            if not _is_silence(error):
+            if not _is_outage(error):
                 self._breaker.succeeded()  # refusing is answering
-            elif not isinstance(error, DeadlineExceeded) or self._was_patient(began):
+            elif not isinstance(error, DeadlineExceeded) or self._had_time(began):
                 self._breaker.failed()
             raise
         except asyncio.CancelledError:
             # By the deadline, or because the caller left: that says nothing.
             left_s = deadline.remaining_s()
-            if left_s is not None and left_s <= 0 and self._was_patient(began):
+            if left_s is not None and left_s <= 0 and self._had_time(began):
                 self._breaker.failed()
             raise
         else:
@@ -128,7 +128,7 @@ class Lane:
                 self._answered_at = self._clock()
             except BlitzError as error:
                 outcome = error.code
-                if not _is_silence(error):
+                if not _is_outage(error):
                     self._answered_at = self._clock()
                 raise
             finally:
@@ -145,28 +145,28 @@ class Lane:
         finally:
             self._woken_at = None
 
-    def _was_patient(self, began: float) -> bool:
+    def _had_time(self, began: float) -> bool:
         return self._clock() - began >= self._patience_s
 
     @asynccontextmanager
     async def _room(self, is_part: bool) -> AsyncIterator[None]:
         async with AsyncExitStack() as places:
-            for line in self._lines_of(is_part):
-                await places.enter_async_context(line.place())
+            for limiter in self._limiters_of(is_part):
+                await places.enter_async_context(limiter.slot())
             yield
 
-    def _lines_of(self, is_part: bool) -> tuple[_Line, ...]:
+    def _limiters_of(self, is_part: bool) -> tuple[_Limiter, ...]:
         """Where a call queues, one after the other."""
         if self._concurrency is None:
             return ()
         loop = asyncio.get_running_loop()
-        if loop not in self._lines:  # here, and not in __init__: they belong to a loop
-            parts = _Line(max(1, self._concurrency // 2), self._clock)
-            self._lines[loop] = parts, _Line(self._concurrency, self._clock)
-        return self._lines[loop] if is_part else self._lines[loop][1:]
+        if loop not in self._limiters:  # here, and not in __init__: they belong to a loop
+            parts = _Limiter(max(1, self._concurrency // 2), self._clock)
+            self._limiters[loop] = parts, _Limiter(self._concurrency, self._clock)
+        return self._limiters[loop] if is_part else self._limiters[loop][1:]
 
 
-class _Line:
+class _Limiter:
     """`places` at once; others wait, first come first served, as asyncio's semaphore does it."""
 
     def __init__(self, places: int, clock: Callable[[], float]) -> None:
@@ -185,7 +185,7 @@ class _Line:
             )
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    async def slot(self) -> AsyncIterator[None]:
         self._waiting += 1
         try:
             await self._free.acquire()
@@ -200,6 +200,6 @@ class _Line:
             self._mean_s += (held_s - self._mean_s) * (0.1 if self._mean_s else 1.0)
 
 
-def _is_silence(error: BlitzError) -> bool:
+def _is_outage(error: BlitzError) -> bool:
     """Whether the backend as a whole seems gone. A model that does not load is no such thing."""
     return isinstance(error, BackendFailed | DeadlineExceeded) or type(error) is Unavailable

@@ -62,7 +62,7 @@ class Parts(Generic[ResultT]):
     async def _run(self, index: int) -> None:
         part = self._parts[index]
         try:
-            result = await self._admitted(part)
+            result = await self._call_until_admitted(part)
         except BlitzError as error:
             raise partition.in_whole(error, index * self._part_texts) from error
         self._results[index] = result
@@ -71,7 +71,7 @@ class Parts(Generic[ResultT]):
         complete = len(self._results) == len(self._parts)
         check_tokens(tokens, self._max_tokens, part.items_as_told, counted_all=complete)
 
-    async def _admitted(self, part: Request[ResultT]) -> ResultT:
+    async def _call_until_admitted(self, part: Request[ResultT]) -> ResultT:
         """The answer, however often the backend says that it has too much to do."""
         while True:
             self._under_way += 1

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from functions.api.app import create_app
 from shared.contracts import AnyRequest, PredictRequest
-from shared.dialects.operations import OPERATIONS, PATHS, Operation, asks_for
+from shared.dialects.operations import OPERATIONS, PATHS, Operation, request_type_of
 from shared.errors import InvalidInput
 from shared.models.catalogue import Catalogue
 from shared.observability.metrics import Telemetry
@@ -120,7 +120,7 @@ def valid_body(operation: Operation) -> dict[str, Any]:
             operation.request_from(read, model="m", settings=Settings())
         except (msgspec.ValidationError, InvalidInput):
             continue
-        return {**body, "model": "p" if asks_for(operation) is PredictRequest else "m"}
+        return {**body, "model": "p" if request_type_of(operation) is PredictRequest else "m"}
     raise AssertionError(f"give VALID a body for: {operation.summary}")
 
 

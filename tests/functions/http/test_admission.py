@@ -87,7 +87,7 @@ async def test_a_full_queue_refuses_before_the_body_in_the_shape_of_the_path(pat
 
 
 async def test_one_request_too_many_is_refused_and_there_is_room_again_afterwards() -> None:
-    """After answers, errors and callers that leave."""
+    """After answers, errors and callers that release."""
     backend = Blocked()
     with serving(app_of(backend, max_requests=2)) as port:
         async with blocked(backend, port, BODY, BODY) as answers:
@@ -169,22 +169,22 @@ async def test_answers_count_before_there_is_any_of_them() -> None:
 def test_what_is_counted_is_given_back_to_the_byte() -> None:
     """A refused byte counts for nobody."""
     admission = Admission(max_requests=2, max_bytes=100)
-    one, two = admission.enter(), admission.enter()
+    one, two = admission.acquire(), admission.acquire()
     with pytest.raises(Overloaded):
-        admission.enter()
-    one.hold(body_bytes=SMALL_BYTES + 60)
-    two.hold(body_bytes=SMALL_BYTES)
-    assert admission.held_bytes == 60
+        admission.acquire()
+    one.reserve(body_bytes=SMALL_BYTES + 60)
+    two.reserve(body_bytes=SMALL_BYTES)
+    assert admission.reserved_bytes == 60
     with pytest.raises(Overloaded):
-        two.hold(body_bytes=SMALL_BYTES + 41)
-    two.hold(body_bytes=SMALL_BYTES + 30)
+        two.reserve(body_bytes=SMALL_BYTES + 41)
+    two.reserve(body_bytes=SMALL_BYTES + 30)
     with pytest.raises(Overloaded):
-        two.hold(answer_bytes=11)
-    two.hold(answer_bytes=10)
-    one.hold(body_bytes=SMALL_BYTES + 10)  # less than was announced: nothing more
-    assert admission.held_bytes == 100
-    one.leave()
-    assert admission.held_bytes == 40
-    two.hold(answer_bytes=10_000)  # alone
-    two.leave()
-    assert (admission.requests, admission.held_bytes) == (0, 0)
+        two.reserve(answer_bytes=11)
+    two.reserve(answer_bytes=10)
+    one.reserve(body_bytes=SMALL_BYTES + 10)  # less than was announced: nothing more
+    assert admission.reserved_bytes == 100
+    one.release()
+    assert admission.reserved_bytes == 40
+    two.reserve(answer_bytes=10_000)  # alone
+    two.release()
+    assert (admission.requests, admission.reserved_bytes) == (0, 0)

@@ -12,7 +12,7 @@ from shared.errors import InvalidInput
 from shared.settings import Settings
 
 
-class NothingBody(msgspec.Struct, frozen=True):
+class UnservedBody(msgspec.Struct, frozen=True):
     """Whatever it holds, it is refused."""
 
     model: str | None = None
@@ -49,11 +49,11 @@ def why_no_sparse_vectors(card: ModelCard | None) -> str:
 REFUSALS = {"/embed_all": why_no_token_vectors, "/embed_sparse": why_no_sparse_vectors}
 
 
-def nothing_from(body: NothingBody, *, model: str, settings: Settings) -> AnyRequest:
+def refuse(body: UnservedBody, *, model: str, settings: Settings) -> AnyRequest:
     """Raises InvalidInput."""
     raise InvalidInput("this path is not served")
 
 
-def format_nothing(result: Result, body: NothingBody) -> bytes:
+def format_refused(result: Result, body: UnservedBody) -> bytes:
     """There is no result of what is refused."""
     return b""

@@ -30,7 +30,7 @@ _FEED_BYTES = 1024
 """Deflate grows at most 1,032 times."""
 
 
-def coding_of(content_encoding: str) -> Coding | None:
+def content_coding_of(content_encoding: str) -> Coding | None:
     """The header's value -> how a body is compressed; None: not. Raises UnsupportedMediaType."""
     named = [each.strip().lower() for each in content_encoding.split(",")]
     applied = [each for each in named if each not in ("", "identity")]
@@ -45,7 +45,7 @@ def coding_of(content_encoding: str) -> Coding | None:
     return _CODINGS[coding]
 
 
-class Unpacking:
+class Decompressor:
     """The plain bytes of `data`, step by step; each step may be called in another thread."""
 
     def __init__(self, data: bytes, coding: Coding) -> None:

@@ -21,7 +21,7 @@ _start = logging.getLogger(logs.START)
 _log = logging.getLogger(__name__)
 
 
-def say_engine(
+def log_engine_limits(
     role: str,
     *,
     threads: int,
@@ -49,7 +49,7 @@ def say_engine(
     )
 
 
-def say_requests(settings: Settings, connections: int | None = None) -> None:
+def log_request_limits(settings: Settings, connections: int | None = None) -> None:
     """How much at once. connections: that this process takes; None: another server does."""
     taken = "" if connections is None else f"{connections:,} connections, "
     _start.info(
@@ -68,7 +68,7 @@ def say_requests(settings: Settings, connections: int | None = None) -> None:
     )
 
 
-def check_names(settings: Settings, cards: Sequence[ModelCard]) -> None:
+def warn_of_unknown_models(settings: Settings, cards: Sequence[ModelCard]) -> None:
     """A warning for each name in a router's settings that means no model of `cards`.
 
     No error: a store may be filled later.
@@ -101,12 +101,12 @@ def check_names(settings: Settings, cards: Sequence[ModelCard]) -> None:
             )
 
 
-def check_names_soon(settings: Settings, catalogue: Catalogue) -> threading.Thread | None:
+def warn_of_unknown_models_soon(settings: Settings, catalogue: Catalogue) -> threading.Thread | None:
     """The same in a thread, for a start that waits for no store; None if no name is set."""
 
     def check() -> None:
         with suppress(BlitzError):  # the catalogue has told it
-            check_names(settings, asyncio.run(catalogue.cards()))
+            warn_of_unknown_models(settings, asyncio.run(catalogue.cards()))
 
     if not (settings.default_model or settings.model_aliases or settings.warm_models):
         return None

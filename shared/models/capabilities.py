@@ -10,7 +10,7 @@ from shared.errors import InvalidInput
 from shared.models.manifest import Manifest
 
 
-def check_can(kind: type[AnyRequest], model: ModelCard | Manifest) -> None:
+def check_supports(kind: type[AnyRequest], model: ModelCard | Manifest) -> None:
     """Raises InvalidInput, with what would be right, if `model` answers no request of that kind."""
     if kind is EmbedRequest and model.task != "embedding":
         message = "is a cross-encoder, which has no vectors: rerank with it, or name an embedding model"
@@ -23,9 +23,9 @@ def check_can(kind: type[AnyRequest], model: ModelCard | Manifest) -> None:
     raise InvalidInput(f"{model.name} {message}", field="model")
 
 
-def can(kind: type[AnyRequest], model: ModelCard | Manifest) -> bool:
+def supports(kind: type[AnyRequest], model: ModelCard | Manifest) -> bool:
     try:
-        check_can(kind, model)
+        check_supports(kind, model)
     except InvalidInput:
         return False
     return True

@@ -20,7 +20,7 @@ from shared.errors import BlitzError, Unavailable
 _log = logging.getLogger(__name__)
 
 
-class Identified:
+class RequestIds:
     """ASGI middleware: x-request-id on every answer.
 
     What `app` raises is logged under that id and answered as `refuse` tells an error of a path. So is

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from shared.dialects import wanted
+from shared.dialects import expected_types
 from shared.errors import InvalidInput
 from shared.wire import codec
 
@@ -39,35 +39,37 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_.\[\]]{1,100}")
 
 
-def not_of_type(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> InvalidInput:
+def type_error(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> InvalidInput:
     """JSON or msgpack, but not of the types that `kind` has."""
     message = str(error)
     found, missing = _AT_PATH.search(message), _MISSING.search(message)
     path = found["field"] if found else ""
     if missing:
         field = f"{path}.{missing['field']}" if path else missing["field"]
-        return _refusal(field, "is missing: give", wanted.in_words(wanted.at(kind, field)))
+        return _refusal(
+            field, "is missing: give", expected_types.in_words(expected_types.at(kind, field))
+        )
     if not path:
         return InvalidInput(f"the body must be an object: {_sent(message, 'it is')}")
-    kinds = wanted.at(kind, path)
+    kinds = expected_types.at(kind, path)
     if message.startswith("Invalid enum value"):
-        return _refusal(path, "must be", wanted.in_words(kinds))
-    return _refusal(path, "must be", wanted.in_words(kinds), _sent(message, ", not"))
+        return _refusal(path, "must be", expected_types.in_words(kinds))
+    return _refusal(path, "must be", expected_types.in_words(kinds), _sent(message, ", not"))
 
 
-def not_a_value(field: str, kind: Any) -> InvalidInput:
+def value_error(field: str, kind: Any) -> InvalidInput:
     """A string that does not stand for any value of `kind`, a Literal or a Count."""
-    choices = choices_of(kind)
+    choices = literal_choices(kind)
     right = f"one of {', '.join(choices)}" if choices else "a whole number, 1 or more"
     return InvalidInput(f"{field} must be {right}", field=field)
 
 
-def choices_of(kind: Any) -> list[str]:
+def literal_choices(kind: Any) -> list[str]:
     """The strings of a Literal, in whatever `kind` it stands; none if there is no Literal."""
-    return wanted.choices([kind])
+    return expected_types.choices([kind])
 
 
-def not_json(error: Exception, data: bytes) -> InvalidInput:
+def json_error(error: Exception, data: bytes) -> InvalidInput:
     """The decoder's DecodeError, UnicodeDecodeError or RecursionError, said so that it can be mended."""
     if isinstance(error, RecursionError):
         return InvalidInput(
