@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def function_app(settings: Settings) -> func.AsgiFunctionApp:
-    """The router as an Azure Functions app; its backends are where the settings say."""
-    # Imported here, because each is slow to import and only one deployment or the other needs it.
+    """The router as an Azure Functions app, over the backends that the settings name."""
+    # Imported here: each is slow to import, and some deployments do not need it.
     import azure.functions as func
 
     start_export(settings)

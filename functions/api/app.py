@@ -1,4 +1,4 @@
-"""The public ASGI app: its middleware, in order, and its routes. Does not know what a route does."""
+"""The public ASGI app: middleware in order, and routes. Does not know what a route does."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def create_app(
     metrics: Telemetry = metrics.PROCESS,
     batches: Batches | None = None,
 ) -> FastAPI:
-    """The public ASGI app over `backend`. Starts and stops nothing: no lifespan.
+    """The public ASGI app over `backend`. No lifespan: it starts and stops nothing.
 
-    batches: what /v1/files and /v1/batches are, where there is a bulk storage.
+    batches: the endpoints of /v1/files and /v1/batches; None without a bulk storage.
     """
     app = DescribedApp(
         title="BlitzEmbedding",
@@ -75,7 +75,7 @@ def create_app(
     if settings.cors_origins:
         app.add_middleware(Cors, origins=settings.cors_origins)
     app.add_middleware(KnownPaths, routes=app.routes)
-    # The last one added is the outermost: refusals are seen too, and have an id.
+    # The last one added is the outermost: refusals get a request id too.
     app.add_middleware(RequestIds, refuse=_refuse)
     endpoints = Endpoints(settings, backend, catalogue, metrics)
 
@@ -102,7 +102,7 @@ def create_app(
     _, schemas = msgspec.json.schema_components((ollama.ShowBody,))
     show = describe(JSON, body={JSON: schemas["ShowBody"]})
     for method, path, summary, format_error, endpoint, described in (
-        ("GET", "/v1/models", "The models there are", models, endpoints.models, describe_get(JSON)),
+        ("GET", "/v1/models", "List models", models, endpoints.models, describe_get(JSON)),
         (
             "GET",
             "/v1/models/{model}",
@@ -111,11 +111,11 @@ def create_app(
             endpoints.model,
             describe_get(JSON, model="path"),
         ),
-        ("GET", "/api/tags", "The models there are (Ollama)", tags, endpoints.tags, describe_get(JSON)),
+        ("GET", "/api/tags", "List models (Ollama)", tags, endpoints.tags, describe_get(JSON)),
         ("POST", "/api/show", "One model (Ollama)", tags, endpoints.show, show),
         ("GET", "/api/version", "Ollama's version", tags, endpoints.version, describe_get(JSON)),
         ("GET", "/info", "One model (TEI)", info, endpoints.info, describe_get(JSON, model="query")),
-        ("GET", "/health", "Whether this process lives", info, endpoints.health, describe_get(None)),
+        ("GET", "/health", "Liveness of this process", info, endpoints.health, describe_get(None)),
         ("GET", "/ready", "The state of each model", info, endpoints.ready, describe_get(JSON)),
         ("GET", "/metrics", "Prometheus metrics", info, endpoints.metrics, describe_get("text/plain")),
     ):
@@ -127,5 +127,5 @@ def create_app(
 
 
 def _refuse(path: str, error: BlitzError) -> Response:
-    """In the shape of the path's dialect."""
+    """An error response in the dialect of the path."""
     return error_response(error_format_at(path), error)

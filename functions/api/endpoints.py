@@ -1,6 +1,6 @@
-"""What each kind of public route does: read a body in a client's dialect, call a backend, answer in it.
+"""Handlers of the public routes: parse a body in its dialect, call the backend, format the result.
 
-Does not know batches or where the backend is; dialects know the shapes.
+Does not know batches, or where the backend runs; dialects know the shapes.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ if TYPE_CHECKING:
 
 
 class Endpoints:
-    """One method per kind of route; each raises BlitzError, `wrap_endpoint` makes that a response."""
+    """One handler per kind of route. Handlers raise BlitzError; `wrap` turns it into a response."""
 
     def __init__(
         self, settings: Settings, backend: Backend, catalogue: Catalogue, metrics: Telemetry
@@ -92,12 +92,12 @@ class Endpoints:
         self._aliases = aliases_of(settings.model_aliases)
 
     def wrap(self, format_error: FormatError, endpoint: Endpoint) -> Endpoint:
-        """`endpoint` within the deadline, its errors in a dialect's shape and no other."""
+        """`endpoint` under the request deadline, with errors formatted by `format_error`."""
         respond = partial(error_response, format_error)
         return wrap_endpoint(endpoint, respond, self._metrics, self._settings.request_timeout_s)
 
     def post_endpoint(self, operations: Sequence[Operation]) -> Endpoint:
-        """A path's POST: whichever of `operations` the body is meant for."""
+        """The handler of a path's POST: the body selects one of `operations`."""
 
         async def post(request: Request) -> Response:
             operation = operations[-1]
@@ -113,7 +113,7 @@ class Endpoints:
                     )
                 return await self._run(request, operation, data, started)
 
-            # Anew for each request: in whose shape an error is told depends on the body.
+            # Wrapped per request: the body selects the error dialect.
             return await self.wrap(lambda error: operation.format_error(error), answer)(request)
 
         return post
@@ -121,7 +121,7 @@ class Endpoints:
     async def _run(
         self, request: Request, operation: Operation, data: bytes, started: float
     ) -> Response:
-        """Decode, ask the backend, format. started: a perf_counter."""
+        """Decode, run, format. started: a perf_counter."""
         if operation.refusal is not None:
             raise InvalidInput(operation.refusal(await self._card_asked(request, data)))
         named, body, asked, unknown = await self._read(request, operation, data)
@@ -134,7 +134,7 @@ class Endpoints:
         warnings = _warnings_of(asked, body, cards, unknown)
         if isinstance(result, EmbedResult | RerankResult):
             result = replace(result, warnings=tuple(warnings))
-        # Clients look for what they asked for.
+        # Clients expect the model's name as they sent it.
         answered = replace(result, model=named) if named not in ("", asked.model) else result
         packed = accepts_msgpack(request)
         encode = operation.format_result_msgpack if packed else operation.format_result
@@ -157,10 +157,10 @@ class Endpoints:
     async def _read(
         self, request: Request, operation: Operation, data: bytes
     ) -> tuple[str, Any, AnyRequest, list[str]]:
-        """The model as it was named ("": not at all), the body, what it asks for, fields unknown here.
+        """The model's name as sent ("": none), the body, the contract request, unknown fields.
 
-        What cannot be is told before what is missing: a wrong body may be for a model that is not there,
-        or that cannot do it.
+        An invalid body is checked against its model before its own error is reported, because an unknown
+        or unsuitable model is the more useful message.
         """
         content_type, large = request.headers.get("content-type", ""), len(data) > LARGE_BODY_BYTES
         kind = request_type_of(operation)
@@ -186,7 +186,7 @@ class Endpoints:
             raise
 
     async def _card_asked(self, request: Request, data: bytes) -> ModelCard | None:
-        """That of the model that is named, or the only one; None if there is none such.
+        """The card of the named model, or of the only model; None if several and none is named.
 
         Raises UnknownModel.
         """
@@ -205,17 +205,17 @@ class Endpoints:
         )
 
     def _model(self, spellings: Sequence[str]) -> str:
-        """The name of what is called so: an alias goes before a model."""
+        """Resolve spellings to a model's name. An alias takes precedence over a model."""
         aliased = (self._aliases[each] for each in spellings if each in self._aliases)
         return next(aliased, next(filter(is_name, spellings), spellings[0]))
 
     async def _check_model(
         self, named: str, model: str, kind: type[AnyRequest], *, is_known: bool = False
     ) -> None:
-        """Raises InvalidInput if `model` cannot do this; UnknownModel if none can be of that name.
+        """Raises InvalidInput if `model` does not support `kind`; UnknownModel for an impossible name.
 
-        named: as the caller has it. A backend knows what was published in the last seconds, unless
-        is_known: all are join_indices.
+        named: as the caller sent it. is_known: a model that is not listed is unknown; otherwise the
+        backend decides, which may know a model that was published seconds ago.
         """
         cards = await self._catalogue.cards_of(model) if is_name(model) else []
         if not cards and (is_known or not is_name(model)):
@@ -255,7 +255,7 @@ class Endpoints:
         )
 
     async def health(self, request: Request) -> Response:
-        """Liveness: this process answers. It says nothing of models, see /ready."""
+        """Liveness of this process; /ready covers models."""
         return Response()
 
     async def ready(self, request: Request) -> Response:
@@ -276,12 +276,12 @@ class Endpoints:
             raise await self._unknown(named or asked.model, type(asked)) from None
 
     async def _cards(self) -> list[ModelCard]:
-        """One card a model: the CPU's, where it is published for both."""
+        """One card per model: the CPU's if it is published for both devices."""
         cards = sorted(await self._catalogue.cards(), key=lambda card: card.device, reverse=True)
         return sorted({card.name: card for card in cards}.values(), key=lambda card: card.name)
 
     async def _named_cards(self) -> list[ModelCard]:
-        """A card for each name that can be asked for, aliases too; an alias goes before a model."""
+        """One card per accepted name, aliases included; an alias takes precedence over a model."""
         by_name = {card.name: card for card in await self._cards()}
         aliased = {
             alias: replace(by_name[name], name=alias)
@@ -291,14 +291,14 @@ class Endpoints:
         return [card for _, card in sorted({**by_name, **aliased}.items())]
 
     async def _usable_tokens(self, card: ModelCard) -> int:
-        """The longest input that its backend takes; what the model reads, if nobody says now."""
+        """The longest input that its backend accepts; the model's own limit if the backend is silent."""
         try:
             states = await self._backend.states()
         except BlitzError:
             states = []
         by_model = {(state.name, state.device): state for state in states}
-        told = by_model.get((card.name, card.device))
-        return card.max_tokens if told is None or told.max_tokens is None else told.max_tokens
+        state = by_model.get((card.name, card.device))
+        return card.max_tokens if state is None or state.max_tokens is None else state.max_tokens
 
     async def _card(self, *spellings: str) -> ModelCard:
         for card in await self._named_cards():
@@ -309,10 +309,7 @@ class Endpoints:
     async def _default_card(
         self, task: Task | None = None, kind: type[AnyRequest] | None = None
     ) -> ModelCard:
-        """The card of the model that a request of some kind gets when it names none.
-
-        The only one there is, else the only one for `task`.
-        """
+        """The model of a request that names none: the only model, or else the only one for `task`."""
         cards = await self._cards()
         fit = [card for card in cards if card.task == task and (kind is None or supports(kind, card))]
         for candidates in (cards, fit):
@@ -326,7 +323,7 @@ class Endpoints:
 def _reserve_answer(
     request: Request, asked: AnyRequest, cards: Sequence[ModelCard], max_tokens: int
 ) -> None:
-    """Before there is any of it: requests are worked on side by side, and all fill at once."""
+    """Reserve the response's memory before running: concurrent requests all allocate at once."""
     dimensions = max((card.dimensions for card in cards), default=0)
     reserve(request.scope, answer_bytes=answer_bytes(asked, dimensions, max_tokens))
 
@@ -334,14 +331,14 @@ def _reserve_answer(
 def _warnings_of(
     asked: AnyRequest, body: object, cards: Sequence[ModelCard], unknown: Sequence[str]
 ) -> list[str]:
-    """What a caller may not expect, in sentences: what made no difference, what was not scored."""
+    """Warnings for the caller: ignored fields, input types without effect, empty documents."""
     warnings = [warning_of(unknown)] if unknown else []
     if isinstance(asked, EmbedRequest) and asked.prompt_name is None and cards:
         field = next((name for name in ("input_type", "task") if getattr(body, name, None)), None)
         if field and not any(prompt_for(asked.input_type, card.prompts) for card in cards):
             had = ", ".join(cards[0].prompts)
             has = f"the prompts of {asked.model} are {had}" if had else f"{asked.model} has no prompts"
-            warnings.append(f"{field} changes nothing: {has}")
+            warnings.append(f"{field} has no effect: {has}")
     if isinstance(asked, RerankRequest):
         blank = [index for index, text in enumerate(asked.documents) if is_blank(text)]
         if blank:

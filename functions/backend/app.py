@@ -1,6 +1,6 @@
-"""What the CPU and the GPU app serve: inference over HTTP in the wire format, for the router alone.
+"""The HTTP API of a backend, CPU or GPU: inference in the wire format, for the router only.
 
-Does not know dialects or engines: bodies are `shared.wire.codec`; what people read (/ready) is JSON.
+Bodies are `shared.wire.codec`; /ready, which people read, is JSON. Does not know dialects or engines.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Endpoints:
         self._metrics = metrics
 
     async def run(self, request: Request, kind: type[AnyRequest]) -> Response:
-        """Read a `kind` of request, run it, pack its result."""
+        """Read a request of type `kind`, run it, pack its result."""
         began = time.perf_counter()
         self._check_secret(request)
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -77,7 +77,7 @@ class _Endpoints:
         return Response(content, media_type=codec.CONTENT_TYPE)
 
     async def health(self, request: Request) -> Response:
-        """Liveness: this process answers. It says nothing of models, see /ready."""
+        """Liveness of this process; /ready covers models."""
         return Response()
 
     async def ready(self, request: Request) -> Response:
@@ -92,7 +92,7 @@ class _Endpoints:
         return Response(self._metrics.render(), media_type=metrics.CONTENT_TYPE)
 
     def _check_secret(self, request: Request) -> None:
-        """Where there is no platform to ask for an Entra token, a secret that the router shares."""
+        """Check the secret shared with the router, for deployments without Entra tokens."""
         expected = f"Bearer {self._settings.backend_secret}".encode()
         given = request.headers.get("authorization", "").encode()
         if self._settings.backend_secret and not hmac.compare_digest(expected, given):
@@ -140,8 +140,8 @@ def create_app(
 def function_app(
     settings: Settings, device: Device, create_inference: Callable[[Settings], Backend]
 ) -> func.AsgiFunctionApp:
-    """As an Azure Functions app, bulk work included; who may call it is the platform's business."""
-    import azure.functions as func  # outside Functions these stay unloaded
+    """A backend as an Azure Functions app, with bulk triggers. The platform authenticates callers."""
+    import azure.functions as func  # not loaded outside Functions
 
     from functions.bulk.steps import build_bulk
     from functions.bulk.triggers import register

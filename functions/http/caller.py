@@ -1,6 +1,6 @@
-"""The caller at the other end of a request: what it sends, how long it waits, whether it is still there.
+"""Reads bodies, applies deadlines, maps errors to responses, and notices callers that disconnect.
 
-Does not know dialects, the wire format or what the work is.
+Does not know dialects, the wire format or the work.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from shared.observability.logs import FAILURE, Failure
 from shared.observability.metrics import Telemetry
 
 LARGE_BODY_BYTES = 256 * 1024
-"""Decoding more than this on the event loop would hold other requests for milliseconds."""
+"""Decoding more than this on the event loop would delay other requests by milliseconds."""
 
 SMALL_PACKED_BYTES = 4 * 1024
-"""Less than this unpacks to a few MB at most, in as many milliseconds; typical bodies in far less."""
+"""Less than this decompresses to a few MB at most, in as many milliseconds; usually in far less."""
 
 _DRAIN_BYTES, _DRAIN_S = 64 << 20, 5.0
-"""So much of a body that is too large is read and dropped, and so long."""
+"""How much of an oversized body is read and discarded, and for how long."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,9 +43,9 @@ def wrap_endpoint(
     metrics: Telemetry,
     timeout_s: float,
 ) -> Endpoint:
-    """`endpoint` within the deadline, every error as `error_response` makes it, nothing internal in it.
+    """`endpoint` under a deadline, with every error turned into an `error_response` without internals.
 
-    The deadline is `timeout_s`, or what the caller says it will wait, if that is less.
+    The deadline is `timeout_s`, or the caller's own (see shared.context.deadline) if that is less.
     """
 
     async def answer(request: Request) -> Response:
@@ -55,8 +55,8 @@ def wrap_endpoint(
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
         except asyncio.CancelledError:
-            # Only the server cancels, when it stops and this took longer than it waits. The caller is
-            # still there, and may come again.
+            # Only the server cancels, when it stops and its grace period is over. The caller is still
+            # connected and may retry.
             error: BlitzError = Unavailable("the service is stopping", retry_after_s=1.0)
         except BlitzError as raised:
             error = raised
@@ -70,19 +70,19 @@ def wrap_endpoint(
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body, unpacked. Raises PayloadTooLarge: of more than `max_bytes` no more is held.
+    """The whole body, decompressed. Buffers at most `max_bytes`.
 
-    And UnsupportedMediaType for a coding that is not read; Overloaded, if other requests hold too much
-    already; RequestTimeout.
+    Raises PayloadTooLarge, UnsupportedMediaType for an unknown coding, Overloaded if other requests hold
+    too much memory, RequestTimeout.
     """
     coding = content_coding_of(request.headers.get("content-encoding", ""))
     too_large = PayloadTooLarge(f"the body is larger than {max_bytes} bytes")
     stream = request.stream()
     stated = request.headers.get("content-length", "")
-    # int() refuses thousands of digits, which some other server than uvicorn may let through.
+    # int() refuses thousands of digits, which servers other than uvicorn may let through.
     announced = int(stated[:18]) if stated.isdecimal() else 0
     if announced > max_bytes:
-        # Who expects 100-continue has not begun to send.
+        # A client that expects 100-continue has not begun to send.
         if announced <= max_bytes + _DRAIN_BYTES and "expect" not in request.headers:
             await _drain(stream, announced)
         raise too_large
@@ -98,7 +98,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """`work`'s result. Cancels it, dropping what is queued, when the caller leaves or time is up.
+    """`work`'s result. Cancels it, queued work included, when the caller disconnects or time is up.
 
     Call it after the body was read. Raises ClientDisconnect.
     """
@@ -115,12 +115,12 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def in_thread_if(large: bool, work: Callable[[], T]) -> T:
-    """`work()`, in a thread if it is `large`, so that the event loop goes on."""
+    """`work()`, in a thread if it is `large`, to keep the event loop free."""
     return await asyncio.to_thread(work) if large else work()
 
 
 def log_without_content(error: Exception) -> None:
-    """Where an unexpected error happened, without its message: that may quote what a client sent."""
+    """Log where an unexpected error happened, without its message, which may quote the client's data."""
     failure = Failure.of(error)
     _log.error("unexpected %s%s", failure.error, failure.innermost, extra={FAILURE: failure})
 
@@ -131,7 +131,7 @@ def _client_timeout_s(request: Request) -> float:
 
 
 async def _unpack(request: Request, packed: bytes, coding: Coding, max_bytes: int) -> bytes:
-    """Off the event loop, but for the first step of a small one. Packed bytes and plain ones count."""
+    """Decompress in threads, except the first step of a small body. Counts both forms' bytes."""
     decompressor = Decompressor(packed, coding)
     plain = bytearray()
     while part := await in_thread_if(bool(plain) or len(packed) > SMALL_PACKED_BYTES, decompressor.step):
@@ -143,7 +143,7 @@ async def _unpack(request: Request, packed: bytes, coding: Coding, max_bytes: in
 
 
 async def _drain(stream: AsyncIterator[bytes], most_bytes: int) -> None:
-    """Read on and hold nothing: who still sends when the connection closes sees a reset, no answer."""
+    """Read and discard: a client that is still sending when we close would see a reset."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_S):
             async for chunk in stream:

@@ -1,6 +1,6 @@
-"""Whether a service is ready: the rule, and what /ready answers, for the router and for the backends.
+"""The readiness rule and the response of /ready, for the router and for the backends.
 
-Does not know how models are loaded, nor who asks.
+Does not know how models are loaded.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _JSON = "application/json"
 
 
 def is_ready(states: Sequence[ModelState], warm_models: Sequence[str] | None) -> bool:
-    """Whether requests will be answered soon: once every model of `warm_models` is warm.
+    """Whether every model of `warm_models` is warm, so that requests are answered soon.
 
-    None: not known here, since a router's backends have settings of their own. Then once any model is
-    warm, or none was ever asked for.
+    None: unknown here, because a router's backends have settings of their own. Then: whether any model
+    is warm, or none was requested yet.
     """
     warm = {state.name for state in states if state.state == "warm"}
     if warm_models is not None:
@@ -34,12 +34,12 @@ def readiness_response(
     metrics: Telemetry,
     **more: object,
 ) -> Response:
-    """200 if `is_ready`, else 503; the body lists all states, and `more`."""
+    """200 if `is_ready`, else 503; the body holds all states, and `more`."""
     return _response(is_ready(states, warm_models), metrics, models=states, **more)
 
 
 def not_ready_response(reason: str, metrics: Telemetry) -> Response:
-    """503: the states are not known, and why."""
+    """503 for unknown states, with the reason."""
     return _response(False, metrics, reason=reason, models=[])
 
 

@@ -2,11 +2,11 @@
 
 Does not know requests, blobs, timers or how a GPU is woken. Times are Unix seconds, hours are UTC.
 
-A week has 168 hourly slots. The level of a slot is an exponentially weighted count of its requests: each
-week weighs WEEK_DECAY of the next one. Level / observed seconds, weighted alike, is the rate. So an hour
-that falls silent fades by itself, and the counts of several processes add up. A day that deviates from its
-forecast (a holiday, a client that left) is noticed within hours, because the forecast is scaled by recent
-requests / recent expectation.
+A week has 168 hourly slots. A slot's level is an exponentially weighted count of its requests: each week
+weighs WEEK_DECAY of the next one. Level / observed seconds, weighted alike, is the rate. So an hour that
+falls silent fades by itself, and the counts of several processes add up. A day that deviates from its
+forecast (a holiday, a client that left) is noticed within hours, because the forecast is scaled down by
+recent requests / recently expected requests.
 """
 
 from __future__ import annotations
