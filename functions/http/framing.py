@@ -18,7 +18,7 @@ _LENGTHS = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class RejectAmbiguousLength:
-    """ASGI middleware: answers them with 400 and closes the connection. refuse: path, error -> answer."""
+    """ASGI middleware: answers them with 400 and closes the connection. refuse: makes it."""
 
     def __init__(
         self, app: ASGIApp, refuse: Callable[[str, BlitzError], Response], metrics: Telemetry
