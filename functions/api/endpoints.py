@@ -28,8 +28,8 @@ from functions.http.admission import reserve
 from functions.http.caller import (
     LARGE_BODY_BYTES,
     Endpoint,
-    read_body,
     in_thread_if,
+    read_body,
     while_connected,
     wrap_endpoint,
 )

@@ -22,8 +22,8 @@ from functions.http.admission import Admission, Admitted
 from functions.http.caller import (
     LARGE_BODY_BYTES,
     Endpoint,
-    read_body,
     in_thread_if,
+    read_body,
     while_connected,
     wrap_endpoint,
 )
