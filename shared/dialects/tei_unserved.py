@@ -1,6 +1,6 @@
-"""Text Embeddings Inference's routes that are not served, each with the reason, for one model or all.
+"""Text Embeddings Inference's routes that are not served, with the reason for a model.
 
-Does not know HTTP; errors are in tei's shape.
+Errors are in tei's shape. Does not know HTTP.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from shared.settings import Settings
 
 
 class UnservedBody(msgspec.Struct, frozen=True):
-    """Whatever it holds, it is refused."""
+    """Any body; it is refused."""
 
     model: str | None = None
 
 
 def why_no_token_vectors(card: ModelCard | None) -> str:
-    """Of /embed_all. card: of the model that is asked; None if that is not known."""
+    """Reason for /embed_all. card: of the named model; None if unknown."""
     if card is None:
-        why = "the engines here pool the vectors of a text's tokens into one, which /embed gives"
+        why = "the engines pool a text's token vectors into one, which /embed returns"
     elif card.task == "cross-encoder":
         why = f"{card.name} is a cross-encoder, which has scores and no vectors: /rerank or /predict"
     else:
         why = (
-            f"the vectors that {card.name} has for a text's tokens are pooled into one "
-            f"({card.pooling}), which /embed gives"
+            f"the token vectors of {card.name} are pooled into one per text ({card.pooling}), which "
+            "/embed returns"
         )
     return f"/embed_all is not served: {why}"
 
 
 def why_no_sparse_vectors(card: ModelCard | None) -> str:
-    """Of /embed_sparse. card: as above."""
+    """Reason for /embed_sparse. card: as above."""
     if card is None:
-        why = "no model here has weights for words, as SPLADE has; /embed gives dense vectors"
+        why = "no model here has term weights, as SPLADE models do; /embed returns dense vectors"
     elif card.task == "cross-encoder":
         why = f"{card.name} is a cross-encoder, which has scores and no vectors: /rerank or /predict"
     else:
         why = (
-            f"{card.name} gives a text one dense vector ({card.pooling} pooling, {card.dimensions} "
-            "numbers), as /embed does, and has no weights for words, as SPLADE has"
+            f"{card.name} has no term weights, as SPLADE models do, but one dense vector per text "
+            f"({card.pooling} pooling, {card.dimensions} dimensions), which /embed returns"
         )
     return f"/embed_sparse is not served: {why}"
 
@@ -50,10 +50,10 @@ REFUSALS = {"/embed_all": why_no_token_vectors, "/embed_sparse": why_no_sparse_v
 
 
 def refuse(body: UnservedBody, *, model: str, settings: Settings) -> AnyRequest:
-    """Raises InvalidInput."""
+    """Raises InvalidInput: `Operation.refusal` answers before this is called."""
     raise InvalidInput("this path is not served")
 
 
 def format_refused(result: Result, body: UnservedBody) -> bytes:
-    """There is no result of what is refused."""
+    """Never called."""
     return b""

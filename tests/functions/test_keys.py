@@ -287,7 +287,7 @@ def test_a_key_that_cannot_be_is_refused(
     assert keys.main(["--stdin"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.startswith("error: a key is 16")
+    assert shown.err.startswith("error: a key needs 16")
 
 
 CONFIDENTIAL = {

@@ -207,7 +207,7 @@ def test_prompts_are_told_to_machines_and_given_by_hand(run: Run, tiny: Path) ->
     assert told["manifest"]["prompts"] == {"query": "Q: "}
     assert told["prompts_from"] == {"query": "--prompt"}
     bare = run(tiny, "--target", "cpu-fp32")
-    assert "no prompts, so an input_type changes nothing" in bare.stdout
+    assert "no prompts, so input_type has no effect" in bare.stdout
     assert told["manifest"]["revision"] not in bare.stdout
 
 

@@ -1,4 +1,4 @@
-"""Transfers under way: hand-counted shares."""
+"""Concurrent transfers: hand-counted shares."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def test_an_owner_has_at_most_half_and_all_have_all() -> None:
     slots = Slots(8, "uploads")
     for _ in range(4):
         slots.acquire("a")
-    with pytest.raises(Overloaded, match="4 uploads are under way, which is one key's limit") as refused:
+    with pytest.raises(Overloaded, match="4 uploads are in progress, one key's limit") as refused:
         slots.acquire("a")
     assert refused.value.retry_after_s == 1
     for owner in ("b", "b", "b", "c"):
         slots.acquire(owner)
-    with pytest.raises(Overloaded, match="8 uploads are under way, which is all"):
+    with pytest.raises(Overloaded, match="8 uploads are in progress, this service's limit"):
         slots.acquire("c")
     slots.release("a")
     with slots.acquired("c"), pytest.raises(Overloaded):
@@ -31,7 +31,7 @@ def test_where_no_keys_are_known_everyone_has_all() -> None:
     slots = Slots(2, "uploads")
     slots.acquire("")
     slots.acquire("")
-    with pytest.raises(Overloaded, match="2 uploads are under way, which is this service's limit"):
+    with pytest.raises(Overloaded, match="2 uploads are in progress, this service's limit"):
         slots.acquire("")
 
 

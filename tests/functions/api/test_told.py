@@ -96,7 +96,7 @@ async def test_what_a_text_is_for_is_told_to_change_nothing(
         answer = await client.post(path, json={"model": model, **fields})
     assert answer.status_code == 200
     told = answer.headers["x-warning"]
-    assert " changes nothing: " in told
+    assert " has no effect: " in told
     assert ("are query" if model == "prompted" else "has no prompts") in told
     if meta:
         assert told in answer.json()["meta"]["warnings"]

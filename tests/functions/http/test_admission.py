@@ -93,7 +93,7 @@ async def test_one_request_too_many_is_refused_and_there_is_room_again_afterward
         async with blocked(backend, port, BODY, BODY) as answers:
             status, headers, body = head_of(await exchange(port, http(b"content-length: 9", body=b"")))
             assert (status, headers["retry-after"]) == (429, "1")
-            assert "2 requests are under way" in orjson.loads(body)["error"]["message"]
+            assert "2 requests are in progress" in orjson.loads(body)["error"]["message"]
         assert [head_of(await each)[0] for each in answers] == [404, 404]  # there is no model m
         for _ in range(5):
             status, _, _ = head_of(await exchange(port, post(b"not JSON")))
@@ -129,7 +129,7 @@ async def test_large_bodies_have_a_bound_together_and_do_not_keep_out_small_ones
             announced = http(b"content-length: %d" % LARGE, body=b"")
             status, headers, body = head_of(await exchange(port, announced))
             assert (status, headers["retry-after"]) == (429, "1")
-            assert f"more than {limit}: retry later" in orjson.loads(body)["error"]["message"]
+            assert f"exceed the limit of {limit}: retry later" in orjson.loads(body)["error"]["message"]
             sent = chunks % (LARGE, text_of(LARGE))
             status, _, _ = head_of(await exchange(port, http(b"transfer-encoding: chunked", body=sent)))
             assert status == 429

@@ -60,9 +60,9 @@ def test_threads_and_limits_are_one_line_each(stream: io.StringIO) -> None:
     assert stream.getvalue().splitlines() == [
         "cpu:    3 engine threads, 2 tokenizer threads; memory: at most 4 models in 2.0 GB, "
         "256 MB to run them",
-        "router: at most 2,048 connections, 512 requests under way with 128 MB of bodies and answers; a "
-        "body has at most 20 MB",
-        "gpu:    at most 512 requests under way with 1.5 GB of bodies and answers; a body has at "
+        "router: at most 2,048 connections, 512 concurrent requests with 128 MB of bodies and "
+        "responses; a body has at most 20 MB",
+        "gpu:    at most 512 concurrent requests with 1.5 GB of bodies and responses; a body has at "
         "most 20 MB",
     ]
 
@@ -132,7 +132,7 @@ NOT_THERE: list[tuple[dict[str, Any], list[str]]] = [
         {"model_aliases": ("a=mini", "b=one", "c=two")},
         [
             "BLITZ_MODEL_ALIASES has b=one",
-            "BLITZ_MODEL_ALIASES has c=two, and two is not in the store: who",
+            "BLITZ_MODEL_ALIASES has c=two, and two is not in the store: req",
         ],
     ),
     ({"warm_models": ("nope",)}, []),  # the model cache of this process tells of it
