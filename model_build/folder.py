@@ -89,7 +89,7 @@ def _size(path: Path) -> int:
     except OSError:  # a dangling or circular link counts as absent
         return 0
     if not S_ISREG(status.st_mode) and not S_ISDIR(status.st_mode):
-        raise refused(f"{path.name} in the model's folder is not a regular file")
+        raise refused(f"{path.name} in the model's folder is no regular file")
     return status.st_size
 
 

@@ -42,8 +42,8 @@ class Settings:
     default_model: the model of requests and bulk inputs that name none; empty: the only one there is.
     cpu_backend_url: URL of the CPU backend; empty: it runs in this process.
     gpu_backend_url: URL of the GPU backend; empty: there is none.
-    backend_audience: Entra audience (api://...) of the backends, for which the router gets tokens with its
-        identity; empty: no tokens.
+    backend_audience: Entra audience (api://...) of the backends, for which the router gets tokens with
+        its identity; empty: no tokens.
     backend_secret: secret shared by router and backends without Entra; empty: none.
     api_key_hashes: comma-separated sha256 (hex) of valid API keys; empty: no key needed.
     cors_origins: comma-separated origins (https://app.example.com) of web pages that may use the router

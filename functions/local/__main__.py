@@ -98,7 +98,7 @@ def serve(
                 make_inboxes(settings, cards or [])
                 _start.info("bulk:   %s", bulk_hint(settings, cards or []))
             if not settings.api_key_hashes and host not in _LOOPBACK:
-                _log.warning("keys are off: anyone who can reach %s can use this service", host)
+                _log.warning("no key is needed: anyone who can reach %s can use this service", host)
             if cards is not None:
                 warn_of_unknown_models(settings, cards)
         server = Server(

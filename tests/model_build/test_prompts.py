@@ -134,7 +134,7 @@ def test_a_default_prompt_is_removed_with_its_text(source: SourceModel) -> None:
         (["=text"], "NAME=TEXT"),
         ([" =text"], "NAME=TEXT"),
         (["q=a", "q=b"], "q is given twice"),
-        (["nosuch="], "nosuch= removes nothing: the prompts are document, query"),
+        (["nosuch="], "nosuch= has nothing to remove: the prompts are document, query"),
         (["q=" + "a" * (MAX_PROMPT_CHARS + 1)], "4001"),
         (["q=" + "a " * 60], "leaves no room for a text"),
     ],

@@ -115,9 +115,9 @@ async def test_what_cannot_be_is_told_before_what_is_missing(each: Operation) ->
             "/rerank",
             {"query": "q", "texts": ["a"]},
             "label-2",
-            "label-2 gives 2 labels and no one score",
+            "label-2 has 2 labels instead of one score",
         ),
-        ("/v2/rerank", {"query": "q"}, "label-2", "label-2 gives 2 labels and no one score"),
+        ("/v2/rerank", {"query": "q"}, "label-2", "label-2 has 2 labels instead of one score"),
     ],
 )
 async def test_a_model_that_cannot_do_it_is_not_asked(

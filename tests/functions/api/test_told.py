@@ -51,7 +51,7 @@ async def test_a_text_that_was_cut_is_told(settings: Settings, path: str, model:
     assert cut.headers["x-truncated"] == f"1; {index}"
     if path in ("/v1/rerank", "/v2/rerank", "/v1/embed", "/v2/embed"):
         field = "texts" if "embed" in path else "documents"
-        told = f"1 {field} were cut to what the model reads: 1"
+        told = f"1 {field} were truncated to the model's limit: 1"
         assert told in cut.json()["meta"]["warnings"]
     if path == "/azure-search":
         assert "was cut" in cut.json()["values"][0]["warnings"][0]["message"]
