@@ -13,7 +13,7 @@ import msgspec
 
 from shared.bulk.inputs.detect import Kind
 from shared.bulk.outputs.writing import Dtype
-from shared.dialects.unreadable import not_of_type
+from shared.dialects.decode_errors import type_error
 from shared.errors import InvalidInput
 from shared.names import is_name
 from shared.storage.blobs import BlobStat
@@ -103,7 +103,7 @@ def _bad_option(error: msgspec.ValidationError) -> InvalidInput:
         known = ", ".join(field.name for field in msgspec.structs.fields(JobOptions))
         name = unknown["name"]
         return InvalidInput(f"there is no option {name}; there are: {known}", field=name)
-    refused = not_of_type(error, JobOptions)
+    refused = type_error(error, JobOptions)
     return InvalidInput(f"the option {refused.message}", field=refused.field)
 
 

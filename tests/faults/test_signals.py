@@ -143,7 +143,7 @@ def test_what_takes_too_long_is_answered_503_at_the_end(number: signal.Signals, 
         assert process.wait(PATIENCE_S) == 0
         log.seek(0)
         told = log.read().decode()
-    assert "an answer breaks off: the service stops" in told
+    assert "response aborted: the service is stopping" in told
     assert "File " not in told
     assert "Traceback" not in told
 

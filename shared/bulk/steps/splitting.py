@@ -23,7 +23,7 @@ from shared.bulk.rows import BadRow
 from shared.bulk.steps.cutting import Cutter
 from shared.bulk.threads import Threads
 from shared.cards import Device, ModelCard
-from shared.errors import InvalidInput, SourceChanged, shown
+from shared.errors import InvalidInput, SourceChanged, printable
 from shared.names import check_prompt
 from shared.routing.policy import BackendView, Policy, Work
 from shared.storage.blobs import Blobs, BlobStat, Storage
@@ -183,7 +183,8 @@ def _card_for(
     if not named:
         known = ", ".join(_names(cards, aliases)) or "none"
         raise InvalidInput(
-            f"there is no embedding model {shown(options.model)!r}; there are: {known}", field="model"
+            f"there is no embedding model {printable(options.model)!r}; there are: {known}",
+            field="model",
         )
     if named[0].task != "embedding":
         raise InvalidInput(f"{options.model} is a cross-encoder, which has no vectors", field="model")
