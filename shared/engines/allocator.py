@@ -16,8 +16,6 @@ ARENAS = 2
 time, and these compute."""
 
 _M_ARENA_MAX = -8  # malloc.h
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
 
 _pause_s = 1.0
 _due = threading.Lock()
