@@ -25,7 +25,7 @@ from shared.inference.loaded_models import Entry, Key, LoadedModels
 from shared.inference.model import Model
 from shared.names import split_pinned
 from shared.observability import metrics
-from shared.observability.logs import FAILURE, Failure
+from shared.observability.logs import log_failure
 from shared.observability.metrics import Telemetry
 
 _log = logging.getLogger(__name__)
@@ -244,12 +244,12 @@ class ModelCache:
         if load.replaces is not None:
             _tell_not_refreshed(name, error)
             return
-        known = isinstance(error, BlitzError)
+        failed = f"the model {name} did not load"
         passed_on = isinstance(error, BlitzError) and error.status < 500
-        reason = f"the model {name} did not load" + (f": {error}" if known else "")
+        reason = f"{failed}: {error}" if isinstance(error, BlitzError) else failed
         is_news = self._wanted.get(name, reason) != reason
         if is_news or not passed_on:  # callers can send any name: theirs are not worth a line each
-            _log.warning("%s", reason, extra=None if known else {FAILURE: Failure.of(error)})
+            log_failure(_log, failed, error, logging.WARNING)
         now = self._clock()
         with self._lock:
             if self._closed.is_set():
@@ -318,7 +318,4 @@ class ModelCache:
 
 
 def _tell_not_refreshed(name: str, error: Exception) -> None:
-    known = isinstance(error, BlitzError)
-    reason = f": {error}" if known else ""
-    carried = None if known else {FAILURE: Failure.of(error)}
-    _log.warning("the model %s was not refreshed%s", name, reason, extra=carried)
+    log_failure(_log, f"the model {name} was not refreshed", error, logging.WARNING)
