@@ -2,8 +2,8 @@
 
 It does not know the store, engines or requests: `find_revision` and `load` are given. One lock guards
 a few dicts and is never held over I/O; loads and closes run in the cache's own threads. A revision is
-loaded once, whether it is asked for by its model's name or as NAME@REVISION: which names stand for what
-is shared.inference.loaded_models' to know.
+loaded once, whether it is asked for by its model's name or as NAME@REVISION. Which name stands for which
+entry is kept in shared.inference.loaded_models, which failures are recent in load_failures.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class ModelCache:
         self._bring(name, (split_pinned(name)[0], revision), load)
 
     def _bring(self, name: str, key: Key, load: _Load) -> None:
-        """Have a load end with that revision: one that is there, or is being opened, or a new one."""
+        """End a load with that revision: with the loaded one, the one being opened, or by opening it."""
         with self._lock:
             loads = self._opening.setdefault(key, [])
             loads.append((name, load))
@@ -215,7 +215,7 @@ class ModelCache:
             entry.model.close()
 
     def _arrive(self, entry: Entry) -> bool:
-        """Serve a loaded model and hand its waiters their leases; False if nobody wants it any more."""
+        """Serve a loaded model and give its waiters their leases; False if nobody wants it any more."""
         with self._lock:
             loads = self._opening.pop(entry.key)
             if self._closed.is_set():

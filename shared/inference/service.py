@@ -56,13 +56,13 @@ S = TypeVar("S", bound=Sized)
 U = TypeVar("U")
 
 _LEAST_COSINE = np.nextafter(LOWEST_COSINE, 0)
-"""Of a text: no text at all is below it."""
+"""The lowest score of a text. Blank documents, with LOWEST_COSINE, come below it."""
 
 INLINE_CHARACTERS = 2_000
 """Up to here tokenising takes less than a millisecond: a thread would cost more than it frees."""
 
 _LARGE_CHARACTERS = 500_000
-"""From here on what a request took is given back to the system once it is freed."""
+"""After larger requests, freed memory is given back to the system."""
 
 
 class _Told(TypedDict):
@@ -261,7 +261,7 @@ class Inference:
     async def _tokenize(
         self, tokenize: Callable[[], Steps[Sequence[S]]], characters: int, field: str
     ) -> tuple[Sequence[S], tuple[int, ...], float]:
-        """What `tokenize` gives, in turns with others if it is long; how many tokens; seconds taken."""
+        """The sequences that `tokenize` makes, the number of tokens of each, and the seconds it took."""
         check_characters(characters, self._max_request_tokens, field)
         began = time.perf_counter()
         sequences = await self._finished(tokenize(), characters)
@@ -271,7 +271,7 @@ class Inference:
         return sequences, counts, tokenization_s
 
     async def _finished(self, steps: Steps[U], characters: int) -> U:
-        """What they give: at once, or in turns with others' if that takes long."""
+        """The result of `steps`: at once if it is quick, or else in turns with other callers'."""
         if characters <= INLINE_CHARACTERS:
             return completed(steps)
         try:

@@ -25,8 +25,8 @@ OURS = ("functions", "shared")
 START = "functions.start"
 """The logger of what people read at the start: lines as they are on stdout, unless logs are JSON."""
 _QUIET = ("azure.identity", "stamina", "uvicorn.error")
-"""The first tells each way to sign in that it tried, in many lines, the second that it tries again, but
-not what; in the end we raise an error that says more. The third warns of each request that is no HTTP:
+"""The first logs each way to sign in that it tried, in many lines; the second that it tries again, but
+not what. Our own error says more in the end. The third warns of each request that is not HTTP, so that
 whoever can connect could fill the disk."""
 FAILURE = "failure"
 """The `extra=` under which a record carries a Failure in place of exc_info."""
