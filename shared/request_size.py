@@ -19,9 +19,9 @@ CHARACTERS_PER_TOKEN = 16
 
 
 def characters_of(request: AnyRequest) -> int:
-    """What there is to tokenise. A token id counts as its digits, though nothing is done to it.
+    """Characters to tokenise. A token id counts as its digits, though it is not tokenised.
 
-    Of what is to be decoded the ids count, each as one.
+    Of a DecodeRequest each id counts as one.
     """
     if isinstance(request, DecodeRequest):
         return sum(map(len, request.inputs))
@@ -30,7 +30,7 @@ def characters_of(request: AnyRequest) -> int:
 
 
 def check_characters(characters: int, max_tokens: int, field: str) -> None:
-    """Raises PayloadTooLarge if so many surely are more than `max_tokens`. field: what has them."""
+    """Raises PayloadTooLarge if so many must be more than `max_tokens`. field: what has them."""
     if characters > max_tokens * CHARACTERS_PER_TOKEN:
         raise PayloadTooLarge(
             f"the {field} have {characters} characters, far more than the {max_tokens} tokens that a "
@@ -40,7 +40,7 @@ def check_characters(characters: int, max_tokens: int, field: str) -> None:
 
 
 def check_tokens(tokens: int, max_tokens: int, field: str, *, counted_all: bool = True) -> None:
-    """Raises PayloadTooLarge for more than `max_tokens`. counted_all: not if there may be even more."""
+    """Raises PayloadTooLarge for more than `max_tokens`. counted_all: False if there may be more."""
     if tokens > max_tokens:
         least = "" if counted_all else "at least "
         raise PayloadTooLarge(
@@ -60,7 +60,7 @@ def estimate_request(request: AnyRequest, *, paired: bool, max_tokens: int | Non
     max_tokens: what the model reads of a text or pair; None: not known.
     """
     if isinstance(request, TokenizeRequest | DecodeRequest):
-        return estimate_tokens(request.inputs)  # told of the whole, though not all of it would be read
+        return estimate_tokens(request.inputs)  # these are not cut to what the model reads
     texts, query = request.texts, ""
     if isinstance(request, RerankRequest):
         query = request.query

@@ -19,7 +19,7 @@ from functions.http.decompression import Coding, Decompressor, content_coding_of
 from functions.http.pace import MIN_BYTES_PER_S, PAUSE_S, enforce_rate
 from shared.context import deadline
 from shared.errors import BlitzError, PayloadTooLarge, Unavailable
-from shared.observability.logs import FAILURE, Failure
+from shared.observability.logs import log_failure
 from shared.observability.metrics import Telemetry
 
 LARGE_BODY_BYTES = 256 * 1024
@@ -62,7 +62,7 @@ def wrap_endpoint(
         except BlitzError as raised:
             error = raised
         except Exception as raised:
-            log_without_content(raised)
+            log_failure(_log, "unexpected error", raised)
             error = BlitzError("internal error")
         metrics.request_failed(error.code)
         return error_response(error)
@@ -118,12 +118,6 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def in_thread_if(large: bool, work: Callable[[], T]) -> T:
     """`work()`, in a thread if it is `large`, to keep the event loop free."""
     return await asyncio.to_thread(work) if large else work()
-
-
-def log_without_content(error: Exception) -> None:
-    """Log where an unexpected error happened, without its message, which may quote the client's data."""
-    failure = Failure.of(error)
-    _log.error("unexpected %s%s", failure.error, failure.innermost, extra={FAILURE: failure})
 
 
 def _client_timeout_s(request: Request) -> float:

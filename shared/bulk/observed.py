@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from shared.bulk.jobs import Job
 from shared.context import trace
 from shared.errors import BlitzError
-from shared.observability.logs import FAILURE, Failure
+from shared.observability.logs import log_failure
 from shared.observability.metrics import Telemetry
 
 _log = logging.getLogger(__name__)
@@ -29,8 +29,7 @@ def observed(step: str, metrics: Telemetry) -> Iterator[None]:
         except Exception as error:
             failed = True
             if not isinstance(error, BlitzError):  # whoever tries again tells of those
-                failure = Failure.of(error)
-                _log.error("unexpected %s%s", failure.error, failure.innermost, extra={FAILURE: failure})
+                log_failure(_log, f"unexpected error in {step}", error)
             raise
         finally:
             metrics.bulk_step_ended(step, duration_s=time.perf_counter() - began, failed=failed)

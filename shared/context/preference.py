@@ -1,7 +1,7 @@
-"""Which backend a request is to go to first, if who sent it said so, wherever in its call tree one asks.
+"""Which backend the sender wants a request to go to first, wherever in its call tree one asks.
 
 It goes with the task, as a context variable, like shared.context.deadline. Does not know HTTP, except
-the header that says it, nor which backends there are.
+the header that states it, nor which backends there are.
 """
 
 from __future__ import annotations

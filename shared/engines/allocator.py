@@ -12,31 +12,29 @@ import threading
 from functools import cache
 
 ARENAS = 2
-"""One for the event loop's thread and one for all others; more are for threads that allocate all the
-time, and these compute."""
+"""One for the event loop's thread and one for all others. More would pay for threads that allocate all
+the time; these compute."""
 
 _M_ARENA_MAX = -8  # malloc.h
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
 
 _pause_s = 1.0
 _due = threading.Lock()
 
 
 def bound_arenas() -> None:
-    """Have few arenas; of use before threads are started."""
+    """Limit the number of arenas. Call it before threads are started."""
     if (libc := _glibc()) is not None:
         libc.mallopt(_M_ARENA_MAX, ARENAS)
 
 
 def give_back() -> None:
-    """Return what is free to the system: milliseconds."""
+    """Return free memory to the system. Takes milliseconds."""
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
 
 
 def give_back_soon() -> None:
-    """`give_back` after a moment, once for all who ask in the meantime: what was asked for is freed."""
+    """`give_back` in a moment, when the caller has freed its memory; once for all who ask until then."""
     if _glibc() is None or not _due.acquire(blocking=False):
         return
     timer = threading.Timer(_pause_s, _give_back_now)

@@ -19,7 +19,7 @@ from shared.models.manifest import Manifest
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What suits an engine: threads that call it at once, and the limits of a micro-batch."""
+    """What an engine runs best with: the threads that call it at once, and a micro-batch's limits."""
 
     threads: int
     batch_tokens: int

@@ -8,7 +8,7 @@ from pathlib import Path
 PROCESS_BYTES = 600_000_000
 """Python, its libraries, requests under way and answers, beside models and what running them takes."""
 LEAST_BYTES = 256_000_000
-"""What running models may take at least: hundreds of tokens of any model. Less would serve nobody."""
+"""The least that running models get: hundreds of tokens of any model. Less would serve nobody."""
 
 
 def usable_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -23,5 +23,5 @@ def usable_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def left_for_batches(models_bytes: int, usable_bytes: int) -> int:
-    """Bytes for running models, of the `usable_bytes` that there are and models may fill so far."""
+    """Bytes for running models: what loaded models and the process itself leave of `usable_bytes`."""
     return max(LEAST_BYTES, usable_bytes - models_bytes - PROCESS_BYTES)

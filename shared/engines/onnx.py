@@ -27,8 +27,8 @@ def capacity() -> Capacity:
 
 
 _GIVEN_BACK_BYTES = 64 << 20
-"""A run that may have taken more gives its memory back: the session would keep it for good. For smaller
-ones keeping it is faster, and it is what the next one takes."""
+"""After a run that may have taken more, its memory is given back, which the session would keep for good.
+After smaller runs it is kept: the next run takes as much, and that is faster."""
 
 
 class OnnxEngine:

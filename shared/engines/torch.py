@@ -223,7 +223,7 @@ class TorchEngine:
         _empty_cache()
 
     def _forward_in_halves(self, sequences: Sequence[Tokens]) -> torch.Tensor:
-        """`_forward`, of half as many at a time for as long as the GPU's memory does not suffice."""
+        """`_forward`, with half as many sequences at a time until the GPU's memory suffices."""
         with contextlib.suppress(torch.cuda.OutOfMemoryError):
             return self._forward(sequences)
         # Out of the handler: the error's traceback would keep the failed pass's tensors.

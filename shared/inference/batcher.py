@@ -11,7 +11,6 @@ import contextlib
 import logging
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from shared.errors import BlitzError, EmptyInput, Unavailable
 from shared.inference.backlog import Backlog, Reservation
 from shared.inference.fair_queue import FairQueue, MicroBatch, Waiting, Weighs
 from shared.observability import metrics
+from shared.observability.logs import log_failure
 from shared.observability.metrics import Telemetry
 
 _log = logging.getLogger(__name__)
@@ -243,9 +243,7 @@ class Batcher:
                 raise ValueError("the model returned another number of rows than it was given")
             self._deliver(parts, rows)
         except Exception as error:  # an engine may raise anything; the thread has to live on
-            # Without its message: that may quote an input.
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("a micro-batch failed: %s\n%s", type(error).__qualname__, frames)
+            log_failure(_log, "a micro-batch failed", error)
             return error
         if tells_rate:
             seconds = time.perf_counter() - began

@@ -20,7 +20,7 @@ LOWEST_LOGIT = float(np.finfo(np.float32).min)
 """Not minus infinity, which JSON has no way to write. Its sigmoid is 0."""
 
 _STAND_IN = "."
-"""Scored where there is nothing else, so that one path tells the model, its revision and its errors."""
+"""Scored when all documents are blank, so that model, revision and errors come out the usual way."""
 
 
 def scored_indices(request: RerankRequest) -> list[int]:

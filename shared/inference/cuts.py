@@ -53,10 +53,10 @@ class Cuts:
         """serialized: its tokenizer.json; tokenizer: made of that, without truncation."""
         self._tokenizer = tokenizer
         parts = TokenizerParts.read(serialized)
-        self.provable = parts is not None and parts.are_local
+        self._provable = parts is not None and parts.are_local
         self.parts_words = False
         """Whether a token begins at every space behind a word, whatever stands before and after."""
-        if parts is None or not self.provable:
+        if parts is None or not self._provable:
             return
         self._model = parts.model
         self._joining = parts.joining
@@ -94,7 +94,7 @@ class Cuts:
 
     def word_ends(self, text: str, at: int) -> Iterator[int]:
         """Places from `at` on, near it, where a word ends before a space."""
-        if not self.provable:
+        if not self._provable:
             return
         for match in _WORD_END.finditer(text, at, at + _REACH):
             if self._splits_nothing(text, match.end()):
@@ -125,7 +125,7 @@ class Cuts:
         return None
 
     def _last(self, pattern: re.Pattern[str], text: str, at: int) -> int | None:
-        if not self.provable:
+        if not self._provable:
             return None
         found = [match.end() for match in pattern.finditer(text, max(0, at - _REACH), at + 1)]
         ends = (end for end in reversed(found[-_TRIED:]) if end <= at)

@@ -11,7 +11,7 @@ from shared.contracts import TokenPair, TruncationSide
 from shared.errors import InvalidArtefact
 
 _PROBES = ("a", "A", "1", ".", "的")
-"""One that is a token is needed, to see what stands around it."""
+"""Texts tried in turn until the tokenizer knows one as a token, to see what it puts around it."""
 
 
 @dataclass(frozen=True, slots=True)

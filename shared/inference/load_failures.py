@@ -39,7 +39,7 @@ class LoadFailures:
             raise ModelLoadFailed(failed.reason, retry_after_s=left_s)
 
     def add(self, name: str, reason: str, now: float) -> ModelLoadFailed:
-        """Note a failure; the error for who waited for that load."""
+        """Note a failure. Returns the error for those who waited for the load."""
         before = self._failed.get(name)
         delay_s = longer(before.delay_s) if before else FIRST_RETRY_S
         # Old ones are dropped here, or a dead store would let callers fill memory with made-up names.
@@ -52,9 +52,9 @@ class LoadFailures:
         return ModelLoadFailed(reason, retry_after_s=delay_s)
 
     def forget(self, name: str) -> None:
-        """It is loaded."""
+        """Call it when the model has loaded."""
         self._failed.pop(name, None)
 
     def reasons(self) -> Iterator[tuple[str, str]]:
-        """Name and reason of each."""
+        """Name and reason of each failure."""
         return ((name, failed.reason) for name, failed in self._failed.items())

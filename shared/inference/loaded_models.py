@@ -22,8 +22,8 @@ Key: TypeAlias = tuple[str, str]
 class Entry:
     """A loaded model. retired: not served any more; to be closed when its last lease ends.
 
-    used: greater than that of all that were used before. checked_at: when its revision was found to be
-    the current one; checking: somebody is looking.
+    used: a counter, the greatest for the model that was used last. checked_at: when its revision was
+    last found to be the current one; checking: somebody is looking.
     """
 
     model: Model
@@ -44,7 +44,7 @@ class Entry:
 class LoadedModels:
     """At most `max_models` and `max_bytes`, but for leased ones, and always the one used last.
 
-    What methods return are entries to be closed.
+    Methods that change what is loaded return the entries that the caller has to close.
     """
 
     def __init__(self, max_models: int, max_bytes: int) -> None:
@@ -60,7 +60,7 @@ class LoadedModels:
 
     @property
     def memory_bytes(self) -> int:
-        """Retired ones included, as long as they are leased."""
+        """Of all loaded models; retired ones count as long as they are leased."""
         return sum(entry.memory_bytes for entry in (*self._entries.values(), *self._retired))
 
     def served(self) -> Iterator[tuple[str, Entry]]:
@@ -74,7 +74,7 @@ class LoadedModels:
         return self._entries.get(key)
 
     def use(self, name: str) -> Entry | None:
-        """With one more lease."""
+        """What `name` stands for, with one more lease."""
         entry = self._names.get(name)
         if entry is not None:
             entry.leases += 1
@@ -97,7 +97,7 @@ class LoadedModels:
         return []
 
     def release(self, entry: Entry) -> list[Entry]:
-        """A lease is back."""
+        """Take a lease back."""
         entry.leases -= 1
         if entry.retired and not entry.leases:
             self._retired.discard(entry)

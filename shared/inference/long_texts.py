@@ -55,7 +55,7 @@ class LongTexts:
     """
 
     def __init__(self, tokenizer: HfTokenizer, cuts: Cuts, wanted: int) -> None:
-        """wanted: how many tokens of a text are."""
+        """wanted: how many tokens of each text the caller needs."""
         self._tokenizer = tokenizer
         self._cuts = cuts
         self._wanted = wanted

@@ -2,8 +2,8 @@
 
 It does not know the store, engines or requests: `find_revision` and `load` are given. One lock guards
 a few dicts and is never held over I/O; loads and closes run in the cache's own threads. A revision is
-loaded once, whether it is asked for by its model's name or as NAME@REVISION: which names stand for what
-is shared.inference.loaded_models' to know.
+loaded once, whether it is asked for by its model's name or as NAME@REVISION. Which name stands for which
+entry is kept in shared.inference.loaded_models, which failures are recent in load_failures.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from shared.inference.loaded_models import Entry, Key, LoadedModels
 from shared.inference.model import Model
 from shared.names import split_pinned
 from shared.observability import metrics
-from shared.observability.logs import FAILURE, Failure
+from shared.observability.logs import log_failure
 from shared.observability.metrics import Telemetry
 
 _log = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ class ModelCache:
         self._bring(name, (split_pinned(name)[0], revision), load)
 
     def _bring(self, name: str, key: Key, load: _Load) -> None:
-        """Have a load end with that revision: one that is there, or is being opened, or a new one."""
+        """End a load with that revision: with the loaded one, the one being opened, or by opening it."""
         with self._lock:
             loads = self._opening.setdefault(key, [])
             loads.append((name, load))
@@ -215,7 +215,7 @@ class ModelCache:
             entry.model.close()
 
     def _arrive(self, entry: Entry) -> bool:
-        """Serve a loaded model and hand its waiters their leases; False if nobody wants it any more."""
+        """Serve a loaded model and give its waiters their leases; False if nobody wants it any more."""
         with self._lock:
             loads = self._opening.pop(entry.key)
             if self._closed.is_set():
@@ -244,12 +244,12 @@ class ModelCache:
         if load.replaces is not None:
             _tell_not_refreshed(name, error)
             return
-        known = isinstance(error, BlitzError)
+        failed = f"the model {name} did not load"
         passed_on = isinstance(error, BlitzError) and error.status < 500
-        reason = f"the model {name} did not load" + (f": {error}" if known else "")
+        reason = f"{failed}: {error}" if isinstance(error, BlitzError) else failed
         is_news = self._wanted.get(name, reason) != reason
         if is_news or not passed_on:  # callers can send any name: theirs are not worth a line each
-            _log.warning("%s", reason, extra=None if known else {FAILURE: Failure.of(error)})
+            log_failure(_log, failed, error, logging.WARNING)
         now = self._clock()
         with self._lock:
             if self._closed.is_set():
@@ -318,7 +318,4 @@ class ModelCache:
 
 
 def _tell_not_refreshed(name: str, error: Exception) -> None:
-    known = isinstance(error, BlitzError)
-    reason = f": {error}" if known else ""
-    carried = None if known else {FAILURE: Failure.of(error)}
-    _log.warning("the model %s was not refreshed%s", name, reason, extra=carried)
+    log_failure(_log, f"the model {name} was not refreshed", error, logging.WARNING)

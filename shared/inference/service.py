@@ -10,11 +10,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence, Sized
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
-from shared.cards import ModelState
+from shared.cards import Device, ModelState
 from shared.contracts import (
     AnyRequest,
     DecodeRequest,
@@ -38,7 +38,7 @@ from shared.contracts import (
 )
 from shared.engines import allocator
 from shared.errors import BlitzError, InputTooLong, InvalidInput, NotFinite
-from shared.inference.batcher import Batched, Batcher
+from shared.inference.batcher import Batcher
 from shared.inference.blank import LOWEST_COSINE, scored_indices, with_blank, without_blank
 from shared.inference.model import Model
 from shared.inference.model_cache import ModelCache
@@ -56,13 +56,24 @@ S = TypeVar("S", bound=Sized)
 U = TypeVar("U")
 
 _LEAST_COSINE = np.nextafter(LOWEST_COSINE, 0)
-"""Of a text: no text at all is below it."""
+"""The lowest score of a text. Blank documents, with LOWEST_COSINE, come below it."""
 
 INLINE_CHARACTERS = 2_000
 """Up to here tokenising takes less than a millisecond: a thread would cost more than it frees."""
 
 _LARGE_CHARACTERS = 500_000
-"""From here on what a request took is given back to the system once it is freed."""
+"""After larger requests, freed memory is given back to the system."""
+
+
+class _Told(TypedDict):
+    """What every result says: which model answered, where, and what that took."""
+
+    token_counts: tuple[int, ...]
+    model: str
+    revision: str
+    timings: Timings
+    device: Device
+    cut: tuple[int, ...]
 
 
 class Inference:
@@ -101,18 +112,9 @@ class Inference:
             return answered
 
     async def _embed(self, model: Model, request: EmbedRequest) -> EmbedResult:
-        """Vectors of all inputs, in order."""
-        batched, counts, timings, cut = await self._run(model, model.tokenize, request)
-        return EmbedResult(
-            finish(batched.rows, request.dimensions, request.normalize),
-            counts,
-            model.manifest.name,
-            model.manifest.revision,
-            timings,
-            model.manifest.device,
-            model.manifest.max_tokens,
-            cut,
-        )
+        rows, told = await self._run(model, model.tokenize, request)
+        vectors = finish(rows, request.dimensions, request.normalize)
+        return EmbedResult(vectors, max_tokens=model.manifest.max_tokens, **told)
 
     async def _rerank(self, model: Model, request: RerankRequest) -> RerankResult:
         """Scores of all documents, in order: a cross-encoder's, or an embedding model's cosines."""
@@ -127,23 +129,12 @@ class Inference:
 
     async def _predict(self, model: Model, request: PredictRequest) -> PredictResult:
         """Each label's score for all inputs, in order: softmax, or sigmoid of a single label."""
-        batched, counts, timings, cut = await self._run(model, model.tokenize_inputs, request)
-        logits = batched.rows
+        logits, told = await self._run(model, model.tokenize_inputs, request)
         if request.raw_scores:
             scores = logits.astype(np.float64)
         else:
             scores = softmax(logits) if logits.shape[1] > 1 else sigmoid(logits)
-        manifest = model.manifest
-        return PredictResult(
-            scores,
-            counts,
-            manifest.name,
-            manifest.revision,
-            manifest.labels,
-            timings,
-            manifest.device,
-            cut,
-        )
+        return PredictResult(scores, labels=model.manifest.labels, **told)
 
     async def _spell(self, model: Model, request: TokenizeRequest) -> TokenizeResult:
         """Tokens of all inputs, in order. Waits for no other request's batch."""
@@ -151,15 +142,10 @@ class Inference:
         rows, counts, tokenization_s = await self._tokenize(
             lambda: model.spell(request, self._max_request_tokens), characters, "inputs"
         )
-        manifest = model.manifest
         return TokenizeResult(
             np.concatenate([row.spans for row in rows]),
             tuple(text for row in rows for text in row.texts),
-            counts,
-            manifest.name,
-            manifest.revision,
-            Timings(tokenization_s),
-            manifest.device,
+            **_told(model, counts, Timings(tokenization_s)),
         )
 
     async def _decode(self, model: Model, request: DecodeRequest) -> DecodeResult:
@@ -167,11 +153,8 @@ class Inference:
         began = time.perf_counter()
         steps = model.decode(request, self._max_request_tokens)
         texts = await self._finished(steps, characters_of(request))
-        counts = tuple(map(len, request.inputs))
-        manifest, timings = model.manifest, Timings(time.perf_counter() - began)
-        return DecodeResult(
-            tuple(texts), counts, manifest.name, manifest.revision, timings, manifest.device
-        )
+        counts, timings = tuple(map(len, request.inputs)), Timings(time.perf_counter() - began)
+        return DecodeResult(tuple(texts), **_told(model, counts, timings))
 
     def check(self) -> None:
         self._batcher.check()
@@ -196,19 +179,10 @@ class Inference:
         """As `_rerank`, of documents that are not blank."""
         if model.manifest.task == "embedding":
             return await self._rerank_by_cosine(model, request)
-        batched, counts, timings, cut = await self._run(model, model.tokenize_pairs, request)
-        logits = np.ascontiguousarray(batched.rows[:, 0])
-        return RerankResult(
-            logits.astype(np.float64) if request.raw_scores else sigmoid(logits),
-            counts,
-            model.manifest.name,
-            model.manifest.revision,
-            "cross-encoder",
-            timings,
-            model.manifest.device,
-            logits,
-            cut,
-        )
+        rows, told = await self._run(model, model.tokenize_pairs, request)
+        logits = np.ascontiguousarray(rows[:, 0])
+        scores = logits.astype(np.float64) if request.raw_scores else sigmoid(logits)
+        return RerankResult(scores, method="cross-encoder", logits=logits, **told)
 
     async def _rerank_by_cosine(self, model: Model, request: RerankRequest) -> RerankResult:
         """Query and documents in one batch, with the model's prompts for each if it has them."""
@@ -226,31 +200,27 @@ class Inference:
                 query = yield from _tokenize_as("query", (queries.pop(),), model, part)
             return query + (yield from _tokenize_as("document", part.documents, model, part))
 
-        batched, counts, timings, cut = await self._run(model, tokenize, request)
-        vectors = finish(batched.rows, None, normalize=True)
+        rows, told = await self._run(model, tokenize, request)
+        vectors = finish(rows, None, normalize=True)
         # Not one matrix product: its rounding may depend on how many documents there are.
         cosines = np.array([float(vectors[0] @ row) for row in vectors[1:]], np.float64)
         scores = np.clip(cosines, _LEAST_COSINE, 1)  # they are rounded
-        counts = (counts[0] + counts[1], *counts[2:])
-        manifest = model.manifest
-        return RerankResult(
-            scores,
-            counts,
-            manifest.name,
-            manifest.revision,
-            "cosine",
-            timings,
-            manifest.device,
-            cut=tuple(range(len(scores))) if cut[:1] == (0,) else tuple(row - 1 for row in cut),
-        )
+        query, first, *others = told["token_counts"]
+        told["token_counts"] = (query + first, *others)
+        all_of_them, cut = tuple(range(len(scores))), told["cut"]
+        told["cut"] = all_of_them if cut[:1] == (0,) else tuple(row - 1 for row in cut)
+        return RerankResult(scores, method="cosine", **told)
 
     async def _run(
         self,
         model: Model,
         tokenize: Callable[[RequestT], Steps[Sequence[T]]],
         request: RequestT,
-    ) -> tuple[Batched, tuple[int, ...], Timings, tuple[int, ...]]:
-        """Tokenise and batch what was let in: tokenising comes after, so that no refusal costs it."""
+    ) -> tuple[FloatMatrix, _Told]:
+        """Tokenise and batch what was let in: tokenising comes after, so that no refusal costs it.
+
+        The rows of all sequences, in order, and what the result says of the run.
+        """
         manifest = model.manifest
         paired = manifest.task == "cross-encoder"
         tokens = estimate_request(request, paired=paired, max_tokens=manifest.max_tokens)
@@ -263,7 +233,8 @@ class Inference:
             batched = await self._batcher.submit(model, sequences, reservation)
         _check_finite(batched.rows, model, request)
         cut = tuple(row for row, tokens in enumerate(sequences) if is_cut(tokens))
-        return batched, counts, Timings(tokenization_s, batched.queue_s, batched.inference_s), cut
+        timings = Timings(tokenization_s, batched.queue_s, batched.inference_s)
+        return batched.rows, _told(model, counts, timings, cut)
 
     def _in_slices(
         self, tokenize: Callable[[RequestT], Steps[Sequence[T]]], request: RequestT, max_tokens: int
@@ -290,7 +261,7 @@ class Inference:
     async def _tokenize(
         self, tokenize: Callable[[], Steps[Sequence[S]]], characters: int, field: str
     ) -> tuple[Sequence[S], tuple[int, ...], float]:
-        """What `tokenize` gives, in turns with others if it is long; how many tokens; seconds taken."""
+        """The sequences that `tokenize` makes, the number of tokens of each, and the seconds it took."""
         check_characters(characters, self._max_request_tokens, field)
         began = time.perf_counter()
         sequences = await self._finished(tokenize(), characters)
@@ -300,7 +271,7 @@ class Inference:
         return sequences, counts, tokenization_s
 
     async def _finished(self, steps: Steps[U], characters: int) -> U:
-        """What they give: at once, or in turns with others' if that takes long."""
+        """The result of `steps`: at once if it is quick, or else in turns with other callers'."""
         if characters <= INLINE_CHARACTERS:
             return completed(steps)
         try:
@@ -308,6 +279,19 @@ class Inference:
         finally:
             if characters >= _LARGE_CHARACTERS:
                 allocator.give_back_soon()
+
+
+def _told(
+    model: Model, token_counts: tuple[int, ...], timings: Timings, cut: tuple[int, ...] = ()
+) -> _Told:
+    return {
+        "token_counts": token_counts,
+        "model": model.manifest.name,
+        "revision": model.manifest.revision,
+        "timings": timings,
+        "device": model.manifest.device,
+        "cut": cut,
+    }
 
 
 def _check_finite(rows: FloatMatrix, model: Model, request: RequestT) -> None:

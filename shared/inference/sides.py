@@ -23,8 +23,8 @@ from shared.inference.steps import Steps
 class Side:
     """One text's tokens without special ones: all in `encoding`, or in `ids` one more than are read.
 
-    at_most: of the whole text's tokens, `max_document_tokens`. count: how many it has, once known.
-    is_short: whether that cut it.
+    at_most: `max_document_tokens`, if it was shortened to that; is_short: whether that cut anything.
+    count: how many tokens the whole text has, once known.
     """
 
     text: str

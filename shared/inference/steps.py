@@ -1,6 +1,6 @@
 """Work in steps: a generator that yields between short pieces of work and returns the result.
 
-So whoever runs it can stop, or let others have their turn, between any two. Does not know the work.
+Whoever runs it can stop, or let others have a turn, between any two steps. Does not know the work.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Steps: TypeAlias = Generator[None, None, R]
 
 
 def completed(steps: Steps[R]) -> R:
-    """All steps at once, here: the result."""
+    """Run all steps here and now; their result."""
     try:
         while True:
             next(steps)

@@ -50,7 +50,7 @@ class Tokenizer:
         self._by_side: dict[TruncationSide | None, HfTokenizer] = {}
         plain = self._for_side(None)
         self._vocabulary_size = plain.get_vocab_size(with_added_tokens=True)
-        # One more than the model reads, which says of which text of a pair there is more.
+        # One more than the model reads: it shows which text of a pair is longer than that.
         self._long = LongTexts(plain, Cuts(serialized, plain), max_tokens + 1)
         self._sides = Sides(plain, self._long, max_tokens)
         self.speller = Speller(plain, self._long)

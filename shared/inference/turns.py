@@ -1,7 +1,7 @@
 """Many callers' work through few threads, a step of each in turn.
 
-So no caller's long work keeps the others waiting, what a step needs is needed few times at once, and
-work that nobody waits for any more ends with the step that it is in. Does not know the work.
+Long work of one caller does not keep the others waiting, only `threads` steps hold memory at a time, and
+the work of a caller who left ends after the current step. Does not know the work.
 """
 
 from __future__ import annotations

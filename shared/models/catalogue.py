@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from shared.cards import Device, ModelCard
-from shared.errors import BlitzError, InvalidArtefact, UnknownModel
+from shared.errors import InvalidArtefact, UnknownModel
 from shared.models.manifest import Manifest
 from shared.models.store import ModelStore
-from shared.observability.logs import FAILURE, Failure
+from shared.observability.logs import log_failure
 
 _log = logging.getLogger(__name__)
 
@@ -89,10 +89,7 @@ class Catalogue:
                 by_name.setdefault(card.name, []).append(card)
             self._cards, self._by_name, self._error = cards, by_name, None
         except Exception as error:
-            known = isinstance(error, BlitzError)
-            reason = f": {error}" if known else ""
-            carried = None if known else {FAILURE: Failure.of(error)}
-            _log.warning("the models could not be listed%s", reason, extra=carried)
+            log_failure(_log, "the models could not be listed", error, logging.WARNING)
             if not self._cards:
                 self._error = error
         self._next_listing = self._clock() + CARDS_S

@@ -18,14 +18,15 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from shared.context import request_id, trace
+from shared.errors import BlitzError
 
 OURS = ("functions", "shared")
 """Our loggers. Others' may quote anything, so that no exporter is given them."""
 START = "functions.start"
 """The logger of what people read at the start: lines as they are on stdout, unless logs are JSON."""
 _QUIET = ("azure.identity", "stamina", "uvicorn.error")
-"""The first tells each way to sign in that it tried, in many lines, the second that it tries again, but
-not what; in the end we raise an error that says more. The third warns of each request that is no HTTP:
+"""The first logs each way to sign in that it tried, in many lines; the second that it tries again, but
+not what. Our own error says more in the end. The third warns of each request that is not HTTP, so that
 whoever can connect could fill the disk."""
 FAILURE = "failure"
 """The `extra=` under which a record carries a Failure in place of exc_info."""
@@ -66,6 +67,17 @@ def failure_of(record: logging.LogRecord) -> Failure | None:
     if record.exc_info and record.exc_info[1]:
         return Failure.of(record.exc_info[1], record.exc_info[2])
     return None
+
+
+def log_failure(
+    log: logging.Logger, what: str, error: BaseException, level: int = logging.ERROR
+) -> None:
+    """Log `what`, and why: the message of an error of ours, the class and the frames of any other."""
+    if isinstance(error, BlitzError):
+        log.log(level, "%s: %s", what, error)
+        return
+    failure = Failure.of(error)
+    log.log(level, "%s: %s%s", what, failure.error, failure.innermost, extra={FAILURE: failure})
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:

@@ -281,7 +281,7 @@ class Telemetry:
 
 
 def _begin_at_zero(metric: Counter | Histogram, *values: str) -> None:
-    """Have a series for each value of the label: a rate does not see what one begins with."""
+    """Create a series for each value of the label: rate() does not see what a series begins with."""
     for value in values:
         metric.labels(value)
 

@@ -1,4 +1,4 @@
-"""What telemetry shows Application Insights to be let in: a managed identity's token, or nothing.
+"""How telemetry signs in to Application Insights: by a managed identity's token, or not at all.
 
 Does not know what is sent, nor how.
 """
@@ -14,9 +14,10 @@ from shared.errors import Misconfigured
 
 
 def credential_of(authentication_string: str) -> TokenCredential | None:
-    """What APPLICATIONINSIGHTS_AUTHENTICATION_STRING asks for; None if it is empty. Asks nobody yet.
+    """What APPLICATIONINSIGHTS_AUTHENTICATION_STRING asks for; None if it is empty.
 
-    Without a ClientId it is the system-assigned identity. Raises Misconfigured.
+    No token is asked for yet. Without a ClientId it is the system-assigned identity. Raises
+    Misconfigured.
     """
     if not authentication_string:
         return None

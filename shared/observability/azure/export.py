@@ -27,7 +27,7 @@ from shared.context import trace
 from shared.context.trace import Span
 from shared.observability.azure.envelopes import Envelopes
 from shared.observability.azure.transport import Transport, key_and_endpoint
-from shared.observability.logs import FAILURE, OURS, Failure
+from shared.observability.logs import OURS, log_failure
 from shared.observability.metrics import Telemetry
 
 QUEUE_ITEMS = 20_000
@@ -78,9 +78,7 @@ class AzureExport:
 
     def start(self) -> None:
         """Take spans and our log records from now on, and close at the process's end."""
-        self._stop_listening = trace.listen(
-            lambda span: self._add(lambda: self._envelopes.of_span(span))
-        )
+        self._stop_listening = trace.listen(self._add_span)
         for name in OURS:
             logging.getLogger(name).addHandler(self._handler)
         self._thread.start()
@@ -121,8 +119,7 @@ class AzureExport:
         try:
             self._send_all()
         except Exception as error:  # or one fault would end all telemetry
-            failure = Failure.of(error)
-            _log.error("telemetry: %s%s", failure.error, failure.innermost, extra={FAILURE: failure})
+            log_failure(_log, "telemetry was not sent", error)
 
     def _send_all(self) -> None:
         if time.monotonic() >= self._metrics_at:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from shared.context import trace
+from shared.errors import Unavailable
 from shared.observability import logs
 from tests.patience import PATIENCE_S
 from tests.server import ROOT, free_port, wait_until_answered
@@ -67,6 +68,23 @@ def test_a_line_of_a_request_names_its_trace(stream: io.StringIO) -> None:
     assert (inside["trace_id"], inside["span_id"]) == (span.trace_id, span.span_id)
     assert inside["fields"] == {"texts": 3}
     assert not {"trace_id", "span_id", "fields"} & set(outside)
+
+
+def test_a_failure_is_told_without_a_foreign_message(stream: io.StringIO) -> None:
+    """Our messages are made for callers; any other may quote one: class and place stand in for it."""
+    logs.use("json", "cpu", stream)
+    log = logging.getLogger("shared.x")
+    for error in (Unavailable("try later"), ValueError(SECRET)):
+        try:
+            raise error
+        except Exception as raised:
+            logs.log_failure(log, "it did not work", raised, logging.WARNING)
+    ours, foreign = _lines(stream)
+    assert (ours["level"], ours["msg"]) == ("warning", "it did not work: try later")
+    assert "frames" not in ours
+    assert foreign["msg"].startswith("it did not work: ValueError in test_a_failure_is_told_without")
+    assert (foreign["level"], foreign["error"], len(foreign["frames"])) == ("warning", "ValueError", 1)
+    assert SECRET not in stream.getvalue()
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
