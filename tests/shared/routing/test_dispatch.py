@@ -37,20 +37,13 @@ from shared.routing.breaker import FAILURES, OPEN_S
 from shared.routing.dispatch import Dispatcher
 from shared.routing.policy import BackendView, Decision, Work
 from tests.fakes.backend import ByOperation
+from tests.fakes.clock import Clock
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
 ONE = EmbedRequest("m", ("a",))
 Before = Callable[[Any], Awaitable[None]]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class FakeBackend(ByOperation):
