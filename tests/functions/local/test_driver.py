@@ -35,10 +35,10 @@ from shared.routing.policy import fixed
 from shared.settings import Settings
 from shared.storage.blobs import Blobs, Message, Queue, Storage
 from shared.storage.connect import local_storage, open_storage
+from tests.fakes.catalogue import FakeCatalogue, bulk_cards
 from tests.fakes.embedder import FakeEmbedder
 from tests.patience import PATIENCE_S, wait_until
 from tests.server import ROOT, free_port, metrics_of, started_service, wait_until_ready
-from tests.shared.bulk.world import FakeCatalogue
 from tests.tiny import Tiny, nearly, publish_all
 
 FAST = Pace(hidden_s=3600, retry_s=0.05, poll_s=0.01, reconcile_s=3600)
@@ -325,7 +325,7 @@ async def test_a_name_too_long_for_what_is_made_of_it_fails_at_once(
     backend = cast(Backend, FakeEmbedder())
     bulk = Bulk(
         storage,
-        FakeCatalogue(),
+        FakeCatalogue(bulk_cards()),
         fixed(10),
         backend=backend,
         devices=("cpu",),
@@ -605,7 +605,7 @@ async def test_a_small_job_ends_while_slow_ones_are_being_read(storage: Storage,
     storage = replace(storage, source=gate)
     bulk = Bulk(
         storage,
-        FakeCatalogue(),
+        FakeCatalogue(bulk_cards()),
         fixed(10),
         backend=cast(Backend, FakeEmbedder()),
         devices=("cpu",),

@@ -28,6 +28,7 @@ from shared.bulk.steps.upkeep import MISSED_S, STUCK_S
 from shared.contracts import Device, EmbedRequest, EmbedResult
 from shared.errors import BackendFailed, BlitzError, InvalidInput
 from shared.storage.blobs import BlobStat
+from tests.fakes.catalogue import bulk_cards
 from tests.fakes.embedder import bytes_vector
 from tests.shared.bulk.memory import Died, drain
 from tests.shared.bulk.world import INPUT, KEY, ROWS, World, batch_line
@@ -64,7 +65,7 @@ async def test_the_revision_is_pinned_when_the_job_is_made() -> None:
     """A model published in the middle does not get half of the rows."""
     world = World()
     await world.begin()
-    world.catalogue.revision = "r2"
+    world.catalogue.listed = bulk_cards(revision="r2")
     await world.drain()
     assert {request.model for request in world.backend.requests} == {"mini@r1"}
 
@@ -172,7 +173,8 @@ async def test_an_alias_is_a_name_wherever_an_input_names_a_model(
 ) -> None:
     """Its slashes are folders; the longest that fits counts. The job has the model's own name."""
     world = World()
-    world.catalogue.others, world.aliases, world.default_model = ["third", "other"], ALIASES, default
+    world.catalogue.listed = bulk_cards("third", "other")
+    world.aliases, world.default_model = ALIASES, default
     if sidecar is not None:
         world.memory.source.write(key + SIDECAR, sidecar)
     await world.put(b"one\ntwo\n", key, **metadata)
@@ -187,7 +189,7 @@ async def test_an_alias_is_a_name_wherever_an_input_names_a_model(
 async def test_lines_of_a_batch_may_name_the_model_by_any_of_its_names(folder: str) -> None:
     """They are of one model; each answer names it as its line did."""
     world = World()
-    world.catalogue.others, world.aliases = ["third"], ALIASES
+    world.catalogue.listed, world.aliases = bulk_cards("third"), ALIASES
     asked = [(b"a", b"BAAI/bge-m3"), (b"b", b"mini"), (b"c", b"small"), (b"d", b"third")]
     await world.put(b"".join(ASKS % each for each in asked), f"{folder}a.jsonl")
     await world.drain()
@@ -216,7 +218,7 @@ async def test_what_is_no_name_is_refused_with_all_names(
 ) -> None:
     """Aliases among them, but for those of models that are not there, or embed nothing."""
     world = World()
-    world.catalogue.others = ["other"]
+    world.catalogue.listed = bulk_cards("other")
     world.aliases = {"BAAI/bge-m3": "mini", "small": "mini", "cross": "ranker", "lost": "gone"}
     world.aliases["jobs/x"] = "mini"
     assert reason in str((await world.rejected(b"one\n", key, **metadata)).error)
@@ -329,7 +331,7 @@ async def test_an_input_that_names_no_model_gets_the_only_one() -> None:
     await world.put(b'{"text": "a"}\n', "texts.jsonl")
     await world.drain()
     assert world.table("texts.jsonl.parquet").num_rows == 1
-    world.catalogue.others = ["other"]
+    world.catalogue.listed = bulk_cards("other")
     await world.put(b'{"text": "a"}\n', "more.jsonl")
     await world.put(batch_line("a", "a"), "batch.jsonl")
     await world.drain()

@@ -16,10 +16,11 @@ from shared.bulk.control import SPLIT
 from shared.bulk.inputs.allowance import NO_LIMITS
 from shared.bulk.jobs import Status
 from shared.bulk.pipeline import Bulk
-from shared.contracts import Device, ModelCard
+from shared.contracts import Device
 from shared.observability.metrics import Telemetry
 from shared.routing.policy import fixed
-from tests.fakes.embedder import PROMPTS, FakeEmbedder
+from tests.fakes.catalogue import FakeCatalogue, bulk_cards
+from tests.fakes.embedder import FakeEmbedder
 from tests.shared.bulk.memory import Memory, drain
 
 KEY = "mini/texts.jsonl"
@@ -30,35 +31,11 @@ INPUT = b"".join(
 )
 
 
-class FakeCatalogue:
-    def __init__(self) -> None:
-        self.revision = "r1"
-        self.others: list[str] = []
-
-    async def cards(self) -> list[ModelCard]:
-        def card(name: str, device: Device, task: Any = "embedding") -> ModelCard:
-            return ModelCard(
-                name,
-                self.revision,
-                "cpu-int8",
-                "bert",
-                None,
-                4,
-                16,
-                PROMPTS,
-                device=device,
-                task=task,
-            )
-
-        cards = [card("mini", "cpu"), card("mini", "gpu"), card("ranker", "cpu", "cross-encoder")]
-        return cards + [card(name, "cpu") for name in self.others]
-
-
 class World:
     def __init__(self, devices: Sequence[Device] = ("cpu",)) -> None:
         self.now = 1000.0
         self.memory = Memory(lambda: self.now)
-        self.catalogue = FakeCatalogue()
+        self.catalogue = FakeCatalogue(bulk_cards())
         self.backend = FakeEmbedder()
         self.devices = devices
         self.limits = NO_LIMITS
