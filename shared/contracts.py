@@ -5,20 +5,16 @@ Does not know HTTP, models or batches.
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import Field, dataclass, field
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.cards import Device
 from shared.errors import EmptyInput, InvalidInput
 
-Device: TypeAlias = Literal["cpu", "gpu"]
-Task: TypeAlias = Literal["embedding", "cross-encoder"]
 TruncationSide: TypeAlias = Literal["right", "left"]
 InputType: TypeAlias = Literal["query", "document", "classification", "clustering"]
 """What a text is embedded for."""
@@ -405,72 +401,3 @@ REQUESTS: tuple[type[AnyRequest], ...] = (
     DecodeRequest,
 )
 """All there are."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelState:
-    """What the cache knows of a model. reason: why it failed, safe to show; None otherwise.
-
-    device: what the backend that knows it runs models on. max_tokens: the longest input that it takes
-    there, which may be less than the model reads; None if it does not say.
-    """
-
-    name: str
-    state: Literal["cold", "loading", "warm", "failed"]
-    reason: str | None = None
-    revision: str | None = None
-    device: Device = "cpu"
-    max_tokens: int | None = None
-
-
-_Bytes: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
-
-
-class TextMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What running one text takes beside the loaded model, in bytes.
-
-    T tokens take T * per_token + T * T * per_pair at most: engines may hold a number for each pair of
-    tokens that attend to each other. A micro-batch takes as much for each of its texts.
-    """
-
-    per_token: _Bytes
-    per_pair: _Bytes
-
-    def bytes_of(self, tokens: int) -> int:
-        return math.ceil(tokens * (self.per_token + tokens * self.per_pair))
-
-    def tokens_within(self, memory_bytes: int) -> int:
-        """The longest text that takes no more."""
-        if not self.per_token and not self.per_pair:
-            return sys.maxsize
-        # The root of per_pair * T * T + per_token * T = memory_bytes, in the form that divides by no 0.
-        root = math.sqrt(self.per_token**2 + 4 * self.per_pair * memory_bytes)
-        tokens = int(2 * memory_bytes / (self.per_token + root))
-        return tokens if self.bytes_of(tokens) <= memory_bytes else tokens - 1
-
-
-WEIGHTLESS = TextMemory(0.0, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """What is known of a model published for one device. created: Unix seconds, 0 if unknown.
-
-    size_bytes: of its files. pooling: None for a cross-encoder, which has labels instead. memory: what
-    running it takes.
-    """
-
-    name: str
-    revision: str
-    target: str
-    architecture: str
-    pooling: str | None
-    dimensions: int
-    max_tokens: int
-    prompts: tuple[str, ...] = ()
-    created: int = 0
-    device: Device = "cpu"
-    task: Task = "embedding"
-    labels: tuple[str, ...] = ()
-    size_bytes: int = 0
-    memory: TextMemory = WEIGHTLESS

@@ -24,7 +24,8 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from shared.contracts import FloatMatrix, Task
+from shared.cards import Task
+from shared.contracts import FloatMatrix
 from shared.models.manifest import SCHEMA_VERSION, File, Manifest, Source, Target
 from shared.models.store import ModelStore, open_store_url
 

@@ -1,4 +1,4 @@
-"""The router's parts from settings: what it calls, what it knows of models, where batches are.
+"""Builds the router's dispatcher, catalogue and batches from settings.
 
 Does not know HTTP.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shared.contracts import Device
+from shared.cards import Device
+from shared.errors import Misconfigured
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def connect(settings: Settings, here: Backend | None = None) -> tuple[Dispatcher, Catalogue]:
-    """What the router calls and what it knows of models, from settings. Raises Misconfigured.
+    """The router's dispatcher and catalogue. Raises Misconfigured.
 
-    here: the CPU backend of this process, if somebody else uses it too.
+    here: the CPU backend of this process, needed if the settings give no cpu_backend_url.
     """
     from shared.backends.credential import authorization_of
     from shared.backends.http import HttpBackend
@@ -30,14 +31,13 @@ def connect(settings: Settings, here: Backend | None = None) -> tuple[Dispatcher
     from shared.routing.policy import policy_of
 
     catalogue = Catalogue(open_store(settings), ("cpu", "gpu"))
-    timeout_s, authorize = settings.request_timeout_s, authorization_of(settings)
+    authorize = authorization_of(settings)
     urls: dict[Device, str] = {"cpu": settings.cpu_backend_url, "gpu": settings.gpu_backend_url}
-    remote = {
-        device: HttpBackend(url, timeout_s, authorize=authorize) for device, url in urls.items() if url
-    }
+    remote = {device: HttpBackend(url, authorize=authorize) for device, url in urls.items() if url}
     backends: dict[Device, Backend] = {**remote}
     if "cpu" not in remote:
-        assert here is not None, "no setting says where the CPU backend is, and it is not here"
+        if here is None:
+            raise Misconfigured("BLITZ_CPU_BACKEND_URL is empty, and this process has no models")
         backends["cpu"] = here
     dispatcher = Dispatcher(
         backends,
@@ -47,7 +47,7 @@ def connect(settings: Settings, here: Backend | None = None) -> tuple[Dispatcher
         concurrency=dict.fromkeys(remote, settings.backend_concurrency),
         max_queue_s=settings.max_queue_s,
         max_request_tokens=settings.max_request_tokens,
-        timeout_s=timeout_s,
+        patience_s=settings.request_timeout_s / 4,
         gpu_idle_s=settings.gpu_idle_s,
         wake_gpu=remote["gpu"].wake if "gpu" in remote else None,
     )
@@ -55,7 +55,7 @@ def connect(settings: Settings, here: Backend | None = None) -> tuple[Dispatcher
 
 
 def connect_batches(settings: Settings) -> Batches | None:
-    """None where no bulk storage is named. Raises Misconfigured."""
+    """Batches over the bulk storage; None if the settings name none. Raises Misconfigured."""
     if not settings.storage and not settings.storage_connection_string:
         return None
     from functions.api import batches

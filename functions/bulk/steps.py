@@ -13,7 +13,7 @@ from shared.backends.base import Backend
 from shared.bulk.control import FINISH, SPLIT, queue_of
 from shared.bulk.inputs.allowance import Limits
 from shared.bulk.pipeline import FINISHES, SPLITS, Bulk
-from shared.contracts import Device
+from shared.cards import Device
 from shared.errors import InvalidMessage
 from shared.models.catalogue import Catalogue
 from shared.models.store import open_store

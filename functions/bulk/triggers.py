@@ -16,7 +16,7 @@ import msgspec
 
 from functions.bulk.steps import steps_of, unless_invalid
 from shared.bulk.pipeline import Bulk
-from shared.contracts import Device
+from shared.cards import Device
 from shared.errors import BlitzError, InvalidMessage
 from shared.storage.blobs import SOURCE
 

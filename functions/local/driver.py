@@ -18,7 +18,7 @@ from shared.bulk import jobs
 from shared.bulk.options import SIDECAR
 from shared.bulk.passed_over import is_input
 from shared.bulk.pipeline import Bulk
-from shared.contracts import Device, ModelCard
+from shared.cards import Device, ModelCard
 from shared.errors import BlitzError
 from shared.settings import Settings
 from shared.storage.blobs import OUT, SOURCE, Message, Queue, Storage

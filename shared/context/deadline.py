@@ -1,7 +1,8 @@
 """How much time the request being served has left, wherever in its call tree one asks.
 
-A deadline goes with the task, as a context variable, so that code between the HTTP edge and a backend
-need not hand it through. Does not know HTTP, except the header that carries it on.
+There is one deadline. It is set where a request arrives, narrowed where there is a reason to, and sent
+along in a header. It goes with the task, as a context variable, so that code between the HTTP edge and a
+backend need not hand it through. Does not know HTTP, except that header.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _ends_at: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 @asynccontextmanager
 async def within(seconds: float) -> AsyncIterator[None]:
-    """Cancel the block after `seconds`, or when an enclosing deadline ends: DeadlineExceeded."""
+    """Set the deadline, or narrow it: at its end the block is cancelled and raises DeadlineExceeded."""
     left = remaining_s()
     seconds = seconds if left is None else min(seconds, left)
     token = _ends_at.set(time.monotonic() + seconds)
@@ -41,3 +42,9 @@ def remaining_s() -> float | None:
     """Seconds left, negative when they are over; None where no deadline was set."""
     ends_at = _ends_at.get()
     return None if ends_at is None else ends_at - time.monotonic()
+
+
+def is_over() -> bool:
+    """Whether a deadline was set and no time is left."""
+    left_s = remaining_s()
+    return left_s is not None and left_s <= 0

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import get_args
 
-from shared.contracts import Device
+from shared.cards import Device
 from shared.errors import InvalidInput
 
 HEADER = "x-blitz-backend"

@@ -28,7 +28,8 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
-from shared.contracts import FloatMatrix, Task, Tokens
+from shared.cards import Task
+from shared.contracts import FloatMatrix, Tokens
 from shared.engines.base import Capacity, pad
 from shared.engines.panics import panics_are_errors
 from shared.errors import BlitzError, InvalidArtefact, Unavailable

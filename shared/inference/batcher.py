@@ -1,19 +1,17 @@
 """Many callers' sequences through few engine threads, in shared micro-batches, fairly.
 
-Does not know texts, tokenizers, HTTP or which engine runs. What makes a micro-batch is decided in
-`shared.inference.schedule`; `Batcher` adds threads and an asyncio front.
+Adds threads and an asyncio front to two pure parts: shared.inference.fair_queue says what runs next,
+shared.inference.backlog how much may wait. Does not know texts, tokenizers, HTTP or which engine runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import logging
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,19 +19,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from shared.contracts import FloatMatrix
-from shared.errors import BlitzError, EmptyInput, Overloaded, Unavailable
-from shared.inference.schedule import LOOKAHEAD, Offer, choose, plan_batches
+from shared.errors import BlitzError, EmptyInput, Unavailable
+from shared.inference.backlog import Backlog, Reservation
+from shared.inference.fair_queue import FairQueue, MicroBatch, Waiting, Weighs
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry
 
 _log = logging.getLogger(__name__)
 
 
-class Runs(Protocol):
+class Runs(Weighs, Protocol):
     """What a batch runs on; `shared.inference.model.Model` is one. Called from many threads at once."""
-
-    def text_bytes(self, tokens: int) -> int:
-        """Memory that running one text of so many tokens takes; no less for a longer one."""
 
     def run(self, sequences: Sequence[Any]) -> FloatMatrix:
         """B sequences -> (B, D) float32."""
@@ -50,67 +46,26 @@ class Batched:
 
 
 @dataclass(eq=False, slots=True)
-class Reservation:
-    """A request that is let in and not yet submitted. tokens: about so many; 0 once it is submitted."""
-
-    tokens: int
-
-
-@dataclass(eq=False, slots=True)
-class _Ticket:
+class _Ticket(Waiting):
     """One submitted request. `done` is resolved when nothing of it is queued or running any more."""
 
     model: Runs
-    sequences: Sequence[Sized]
-    waiting: deque[list[int]]
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
-    virtual_time: float
-    order: int
     submitted: float = field(default_factory=time.perf_counter)
     started: float | None = None
     running: int = 0
     rows: FloatMatrix | None = None
     error: BlitzError | None = None
 
-    def __lt__(self, other: _Ticket) -> bool:
-        return self._key() < other._key()
-
-    def _key(self) -> tuple[float, bool, int]:
-        # At equal service the request that had nothing yet goes first.
-        return self.virtual_time, self.started is not None, self.order
-
-    def tokens(self, batch: list[int]) -> int:
-        return sum(len(self.sequences[index]) for index in batch)
-
-    def offer(self) -> Offer:
-        batch = self.waiting[0]
-        longest = max(len(self.sequences[i]) for i in batch)
-        text_bytes = self.model.text_bytes(longest)
-        return Offer(self.model, len(batch), longest, self.tokens(batch), text_bytes)
-
 
 _Part = tuple[_Ticket, list[int]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """A micro-batch that a thread has taken. memory_bytes: what running it takes."""
-
-    parts: list[_Part]
-    memory_bytes: int
-
-
 class Batcher:
-    """One per process, shared by all models: `threads` daemon threads take the next micro-batch.
+    """One per process, shared by all models: `threads` daemon threads run the next micro-batch.
 
-    Fair queueing: each request's virtual time is the padded tokens it was served; the least served
-    goes next. A new one starts at the process's virtual time, which advances by service / waiting
-    requests: so 5,000 texts do not starve one text behind them, nor a stream of single texts them.
-
-    budget_tokens, max_texts: a micro-batch's limits. max_bytes: memory that all under way may take
-    together; what would be too much beside others waits until they have ended, and nothing overtakes
-    it. max_wait_s: how long a free thread waits for a
+    budget_tokens, max_texts, max_bytes: see FairQueue. max_wait_s: how long a free thread waits for a
     fuller batch; 0 never waits. max_queue_tokens, max_queue_s: waiting tokens, and the seconds they are
     expected to take, beyond which `reserve` raises Overloaded.
     """
@@ -129,20 +84,14 @@ class Batcher:
     ) -> None:
         self._metrics = metrics
         self._budget_tokens = budget_tokens
-        self._max_texts = max_texts
         self._max_bytes = max_bytes
         self._max_wait_s = max_wait_s
-        self._max_queue_tokens = max_queue_tokens
-        self._max_queue_s = max_queue_s
         self._changed = threading.Condition()
-        self._heap: list[_Ticket] = []
-        self._queued_tokens = 0
-        self._reserved_tokens = 0
-        self._running_bytes = 0
-        self._clock = 0.0
-        self._orders = 0
+        self._queue: FairQueue[_Ticket] = FairQueue(
+            budget_tokens=budget_tokens, max_texts=max_texts, max_bytes=max_bytes
+        )
+        self._backlog = Backlog(threads=threads, max_tokens=max_queue_tokens, max_s=max_queue_s)
         self._closed = False
-        self._tokens_per_s = 0.0
         self._threads = [
             threading.Thread(target=self._work, name=f"batcher-{index}", daemon=True)
             for index in range(threads)
@@ -158,7 +107,7 @@ class Batcher:
     @property
     def queued_tokens(self) -> int:
         """Real tokens accepted and not yet given to an engine."""
-        return self._queued_tokens
+        return self._queue.queued_tokens
 
     def check(self) -> None:
         """Raise what `reserve` would raise now: Overloaded, Unavailable."""
@@ -174,13 +123,12 @@ class Batcher:
         """
         with self._changed:
             self._check()
-            self._reserved_tokens += tokens
-        reservation = Reservation(tokens)
+            reservation = self._backlog.reserve(tokens)
         try:
             yield reservation
         finally:
             with self._changed:
-                self._take_place(reservation)
+                self._backlog.release(reservation)
 
     async def submit(self, model: Runs, sequences: Sequence[Sized], reservation: Reservation) -> Batched:
         """Run `sequences` through `model`, which must stay usable until this returns or raises.
@@ -212,40 +160,22 @@ class Batcher:
         """Fail what is queued with Unavailable, let running batches end, stop the threads."""
         with self._changed:
             self._closed = True
-            for ticket in self._heap:
+            for ticket in self._queue.waiting():
                 self._fail(ticket, Unavailable("the service is shutting down"))
-            self._heap.clear()
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
     def _enqueue(self, model: Runs, sequences: Sequence[Sized], reservation: Reservation) -> _Ticket:
         loop = asyncio.get_running_loop()
-        lengths = [len(ids) for ids in sequences]
-        batches = plan_batches(
-            lengths,
-            budget_tokens=self._budget_tokens,
-            max_texts=self._max_texts,
-            max_bytes=self._max_bytes,
-            text_bytes=model.text_bytes,
-        )
-        total = sum(lengths)
+        batches = self._queue.plan(model, [len(ids) for ids in sequences])  # outside of the lock
+        ticket = _Ticket(model, sequences, batches, loop, loop.create_future())
         with self._changed:
             self._check_open()
-            self._take_place(reservation)
-            self._orders += 1
-            ticket = _Ticket(
-                model, sequences, deque(batches), loop, loop.create_future(), self._clock, self._orders
-            )
-            heapq.heappush(self._heap, ticket)
-            self._queued_tokens += total
+            self._backlog.release(reservation)
+            self._queue.put(ticket)
             self._changed.notify_all()
         return ticket
-
-    def _take_place(self, reservation: Reservation) -> None:
-        """Under the lock: it counts no more as waiting. Again, it has no effect."""
-        self._reserved_tokens -= reservation.tokens
-        reservation.tokens = 0
 
     def _check_open(self) -> None:
         if self._closed:
@@ -254,90 +184,39 @@ class Batcher:
     def _check(self) -> None:
         """Under the lock."""
         self._check_open()
-        excess = self._queued_tokens + self._reserved_tokens - self._room_tokens()
-        if excess > 0:
-            raise Overloaded(
-                "too many requests are waiting: retry later", retry_after_s=self._drain_s(excess)
-            )
-
-    def _room_tokens(self) -> float:
-        """How many tokens may wait; before the first batch the rate, and so the time, is unknown."""
-        rate = self._tokens_per_s * len(self._threads)
-        return min(self._max_queue_tokens, rate * self._max_queue_s or self._max_queue_tokens)
-
-    def _drain_s(self, tokens: float) -> float:
-        """Seconds until `tokens` are worked off at the recent rate: 1 to 60."""
-        rate = self._tokens_per_s * len(self._threads)
-        return min(60.0, max(1.0, tokens / rate)) if rate else 1.0
+        self._backlog.check(self._queue.queued_tokens)
 
     def _work(self) -> None:
-        while (taken := self._take()) is not None:
-            self._run(taken.parts)
+        while (batch := self._take()) is not None:
+            self._run(batch.parts)
             with self._changed:
-                self._running_bytes -= taken.memory_bytes
+                self._queue.ended(batch)
                 self._changed.notify_all()
 
-    def _take(self) -> _Taken | None:
+    def _take(self) -> MicroBatch[_Ticket] | None:
         """Block until there is a micro-batch to run; None when closed."""
         with self._changed:
-            while not self._closed:
-                if not self._heap:
-                    self._changed.wait()
-                    continue
+            while True:
                 self._wait_for_more()
-                taken = self._pop()
-                if taken is not None:
-                    return taken
-            return None
+                if self._closed:
+                    return None
+                batch = self._queue.take()
+                if batch is not None:
+                    now = time.perf_counter()
+                    for ticket, _ in batch.parts:
+                        ticket.started = ticket.started or now
+                        ticket.running += 1
+                    return batch
+                self._changed.wait()
 
     def _wait_for_more(self) -> None:
         if self._max_wait_s:
             self._changed.wait_for(
-                lambda: self._closed or not self._heap or self._queued_tokens >= self._budget_tokens,
+                lambda: (
+                    self._closed or not self._queue or self._queue.queued_tokens >= self._budget_tokens
+                ),
                 timeout=self._max_wait_s,
             )
-
-    def _pop(self) -> _Taken | None:
-        """None if nothing waits, or what is next had to wait for memory: look again."""
-        tickets: list[_Ticket] = []
-        while self._heap and len(tickets) < LOOKAHEAD:
-            ticket = heapq.heappop(self._heap)
-            if ticket.waiting:  # a dropped ticket stays in the heap until it comes up
-                tickets.append(ticket)
-                first = tickets[0].offer()
-                if (first.texts + 1) * first.longest > self._budget_tokens:
-                    break  # full already: nothing can join
-        if not tickets:
-            return None
-        offers = [ticket.offer() for ticket in tickets]
-        free_bytes = self._max_bytes - self._running_bytes
-        if self._running_bytes and offers[0].texts * offers[0].text_bytes > free_bytes:
-            for ticket in tickets:
-                heapq.heappush(self._heap, ticket)
-            self._changed.wait()
-            return None
-        active = len(tickets) + len(self._heap)
-        chosen = choose(
-            offers,
-            budget_tokens=self._budget_tokens,
-            max_texts=self._max_texts,
-            max_bytes=free_bytes,
-        )
-        parts = [(tickets[position], tickets[position].waiting.popleft()) for position in chosen]
-        longest = max(len(ticket.sequences[i]) for ticket, batch in parts for i in batch)
-        for ticket, batch in parts:
-            self._clock += longest * len(batch) / active
-            ticket.virtual_time += longest * len(batch)
-            ticket.started = ticket.started or time.perf_counter()
-            ticket.running += 1
-            self._queued_tokens -= ticket.tokens(batch)
-        for ticket in tickets:
-            if ticket.waiting:
-                heapq.heappush(self._heap, ticket)
-        texts = sum(len(batch) for _, batch in parts)
-        memory_bytes = texts * max(offers[position].text_bytes for position in chosen)
-        self._running_bytes += memory_bytes
-        return _Taken(parts, memory_bytes)
 
     def _run(self, parts: list[_Part]) -> None:
         """Run a micro-batch; when one that callers share fails, each caller's part again by itself."""
@@ -356,7 +235,7 @@ class Batcher:
         tokens = sum(map(len, sequences))
         with self._changed:
             # What ran alone and small says little of how fast a queue drains.
-            tells_rate = bool(self._heap) or 2 * tokens >= self._budget_tokens
+            tells_rate = bool(self._queue) or 2 * tokens >= self._budget_tokens
         began = time.perf_counter()
         try:
             rows = parts[0][0].model.run(sequences)
@@ -368,10 +247,10 @@ class Batcher:
             frames = "".join(traceback.format_tb(error.__traceback__))
             _log.error("a micro-batch failed: %s\n%s", type(error).__qualname__, frames)
             return error
-        rate = tokens / max(time.perf_counter() - began, 1e-6)
         if tells_rate:
+            seconds = time.perf_counter() - began
             with self._changed:
-                self._tokens_per_s += (rate - self._tokens_per_s) * (0.1 if self._tokens_per_s else 1.0)
+                self._backlog.ran(tokens, seconds)
         return None
 
     def _settle_part(self, parts: list[_Part], error: Exception | None) -> None:
@@ -398,13 +277,12 @@ class Batcher:
     def _fail(self, ticket: _Ticket, error: BlitzError) -> None:
         """Under the lock: nothing more of `ticket` is run; its first error stays."""
         ticket.error = ticket.error or error
-        self._queued_tokens -= sum(map(ticket.tokens, ticket.waiting))
-        ticket.waiting.clear()
+        self._queue.drop(ticket)
         self._settle(ticket)
 
     def _settle(self, ticket: _Ticket) -> None:
         """Under the lock: tell the caller once nothing of the ticket is queued or running."""
-        if ticket.waiting or ticket.running:
+        if ticket.batches or ticket.running:
             return
         with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits any more
             ticket.loop.call_soon_threadsafe(_resolve, ticket.done)

@@ -10,12 +10,11 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
 
-import msgspec
 from tokenizers import Encoding, Tokenizer
 
 from shared.engines.panics import Panicked, panics_are_errors
+from shared.inference.tokenizer_parts import TokenizerParts
 
 _TAME = (
     "\x21-\x7e\u00c0-\u024f\u0391-\u03a9\u03ac-\u03ce\u0400-\u0481\u048a-\u052f\u05d0-\u05ea"
@@ -34,115 +33,36 @@ _BEFORE_SPACE = "\u0900-\u0d4d\u0d4f-\u0dff\u0e31-\u0eff\u1000-\u109f\u1780-\u17
 _END = re.compile(f"[{_TAME}](?=[{_TAME} \n\t])|[{_BEFORE_SPACE}](?=[ \n\t])")
 
 _WORD_END = re.compile("[A-Za-z0-9À-ÖØ-öø-ɏΑ-ΡΣ-Ωα-ωЀ-ҁҊ-ԯא-תؠ-ؿف-ي가-힣](?= )")
-"""Where the pre-tokenizers of _PARTS_WORDS begin another token, whatever stands further off."""
+"""Where the pre-tokenizers that split words begin another token, whatever stands further off."""
 
 _REACH = 2_048
 """Characters that are looked through for a place to cut."""
 
 _LOOKAHEAD = 64
-"""Tokens behind a boundary that prove it: the pre-tokenizers below look at most 4 characters ahead of
+"""Tokens behind a boundary that prove it: the known pre-tokenizers look at most 4 characters ahead of
 what they match, which are at most 16 tokens (of bytes); two of them in a row look twice as far."""
 
-_NORMALIZERS = frozenset(
-    (
-        "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "BertNormalizer", "StripAccents", "Strip", "Nmt",
-        "Precompiled", "Prepend", "ByteLevel",
-    )
-)  # fmt: skip
-"""Normalizers of which each character's result depends on its own grapheme or combining sequence."""
-_SPACES = frozenset({" {2,}", r"\s+", " +", r"\s{2,}"})
-"""Regular expressions of a Replace that match white space alone."""
-
-_LOCAL = frozenset(
-    ["BertPreTokenizer", "Whitespace", "WhitespaceSplit", "Punctuation", "Digits", "CharDelimiterSplit"]
-)
-"""Pre-tokenizers that split by the characters on both sides of the split, or runs of one class."""
-_PARTS_WORDS = frozenset({"BertPreTokenizer", "Whitespace", "WhitespaceSplit"})
-
-_ALTERNATIVES = frozenset(
-    (
-        "'s", "'t", "'re", "'ve", "'m", "'ll", "'d",
-        "(?i:'s|'t|'re|'ve|'m|'ll|'d)", "(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-        "'(?i:[sdmt]|ll|ve|re)", "'(?:[sdmt]|ll|ve|re)",
-        r" ?\p{N}+", r" ?[^\s\p{L}\p{N}]+", r"\s+(?!\S)", r"\s+", r"\s+$", r"\s",
-        r"\p{N}", r"\p{N}{1,3}", r"\p{N}+",
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*", r" ?[^\s\p{L}\p{N}]++[\r\n]*", r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
-        r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
-        r"\s*[\r\n]+", r"\s*[\r\n]",
-    )
-)  # fmt: skip
-_WORDS = frozenset(
-    (
-        r" ?\p{L}+", r"[^\r\n\p{L}\p{N}]?\p{L}+", r"[^\r\n\p{L}\p{N}]?+\p{L}+",
-        r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+",
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-        "(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-        "(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-    )
-)  # fmt: skip
-"""What known pre-tokenizers' regular expressions consist of, _WORDS those that match words. Each is a
-run of one class, or is decided by four characters; none goes on from a word into a space."""
-
-
-class _Added(msgspec.Struct):
-    content: str
-    normalized: bool
-
-
-class _ModelPart(msgspec.Struct):
-    """Of a tokenizer.json's model, all but the vocabulary and the merges, which are large."""
-
-    type: str
-    dropout: float | None = None
-    alpha: float | None = None
-    unk_token: str | None = None
-    unk_id: int | None = None
-    continuing_subword_prefix: str | None = None
-    end_of_word_suffix: str | None = None
-
-
-class _Parts(msgspec.Struct):
-    model: _ModelPart
-    normalizer: dict[str, Any] | None = None
-    pre_tokenizer: dict[str, Any] | None = None
-    added_tokens: list[_Added] = []
+_TRIED = 64
+"""Places that are tried near one another before a longer part of the text is."""
 
 
 class Cuts:
-    """Of one tokenizer. Thread-safe. Nothing is provable of a tokenizer with a part unknown here."""
+    """Of one tokenizer. Thread-safe. Of a tokenizer with an unknown part nothing is provable."""
 
     def __init__(self, serialized: str, tokenizer: Tokenizer) -> None:
         """serialized: its tokenizer.json; tokenizer: made of that, without truncation."""
         self._tokenizer = tokenizer
-        try:
-            parts = msgspec.json.decode(serialized, type=_Parts)
-        except (msgspec.DecodeError, RecursionError):
-            self.provable = self.parts_words = False
+        parts = TokenizerParts.read(serialized)
+        self.provable = parts is not None and parts.are_local
+        self.parts_words = False
+        """Whether a token begins at every space behind a word, whatever stands before and after."""
+        if parts is None or not self.provable:
             return
         self._model = parts.model
-        normalizers = list(_members(parts.normalizer, "normalizers"))
-        pre_tokenizers = list(_members(parts.pre_tokenizer, "pretokenizers"))
-        self._joining: set[str] = set()
-        """Characters that a Replace may take together with what follows them."""
-        self.provable = (
-            parts.model.type in ("WordPiece", "WordLevel", "BPE", "Unigram")
-            and not parts.model.dropout
-            and not parts.model.alpha
-            and all(self._is_local(part) for part in normalizers)
-            and all(_is_bounded(part) for part in pre_tokenizers)
+        self._joining = parts.joining
+        self.parts_words = parts.splits_words and (
+            (parts.keeps_spaces and " " in self._normalized("a b")) or parts.splits_at_its_own_spaces
         )
-        self.parts_words = (
-            self.provable
-            and any(_parts_words(part) for part in pre_tokenizers)
-            and (
-                (all(_keeps_spaces(part) for part in normalizers) and " " in self._normalized("a b"))
-                or any(
-                    part["type"] == "Metaspace" and part.get("split", True) for part in pre_tokenizers
-                )
-            )
-        )
-        """Whether a token begins at every space behind a word, whatever stands before and after."""
         self._added = [added.content for added in parts.added_tokens if not added.normalized]
         self._added_normalized = [
             self._normalized(added.content) for added in parts.added_tokens if added.normalized
@@ -153,8 +73,6 @@ class Cuts:
 
         Its last tokens may change nevertheless: see `are_settled`. None: there is no such place near.
         """
-        if not self.provable:
-            return None
         return self._last(_END, text, at)
 
     def are_settled(self, encoding: Encoding, wanted: int) -> bool:
@@ -176,6 +94,8 @@ class Cuts:
 
     def word_ends(self, text: str, at: int) -> Iterator[int]:
         """Places from `at` on, near it, where a word ends before a space."""
+        if not self.provable:
+            return
         for match in _WORD_END.finditer(text, at, at + _REACH):
             if self._splits_nothing(text, match.end()):
                 yield match.end()
@@ -205,6 +125,8 @@ class Cuts:
         return None
 
     def _last(self, pattern: re.Pattern[str], text: str, at: int) -> int | None:
+        if not self.provable:
+            return None
         found = [match.end() for match in pattern.finditer(text, max(0, at - _REACH), at + 1)]
         ends = (end for end in reversed(found[-_TRIED:]) if end <= at)
         return next((end for end in ends if self._splits_nothing(text, end)), None)
@@ -283,77 +205,6 @@ class Cuts:
             return text
         with panics_are_errors():
             return str(normalizer.normalize_str(text))
-
-    def _is_local(self, part: dict[str, Any]) -> bool:
-        if part.get("type") != "Replace":
-            return part.get("type") in _NORMALIZERS
-        pattern = part["pattern"]
-        if "Regex" in pattern:
-            return pattern["Regex"] in _SPACES
-        self._joining.update(pattern["String"][:-1])
-        return bool(pattern["String"])
-
-
-_TRIED = 64
-"""Places that are tried near one another before a longer part of the text is."""
-
-
-def _members(part: dict[str, Any] | None, name: str) -> Iterator[dict[str, Any]]:
-    """A normalizer or pre-tokenizer, or those that a sequence consists of."""
-    if part is None:
-        return
-    if part.get("type") == "Sequence":
-        for member in part[name]:
-            yield from _members(member, name)
-    else:
-        yield part
-
-
-def _alternatives(part: dict[str, Any]) -> list[str]:
-    """What a Split's regular expression consists of; nothing where it is a string."""
-    pattern: str = part["pattern"].get("Regex", "")
-    found, depth, start, in_class = [], 0, 0, False
-    for at, character in enumerate(pattern):
-        if at and pattern[at - 1] == "\\":
-            continue
-        if character in "[]":
-            in_class = character == "["
-        elif not in_class:
-            depth += (character == "(") - (character == ")")
-            if character == "|" and not depth:
-                found.append(pattern[start:at])
-                start = at + 1
-    return [*found, pattern[start:]] if pattern else []
-
-
-def _is_bounded(part: dict[str, Any]) -> bool:
-    """Whether what a pre-tokenizer makes of a text's beginning stays, but for the end of it."""
-    if part.get("type") == "Split":
-        if part["pattern"].get("String"):
-            return len(part["pattern"]["String"]) == 1
-        return {*_alternatives(part)} <= _ALTERNATIVES | _WORDS and part["behavior"] in (
-            "Isolated",
-            "Removed",
-        )
-    return part.get("type") in _LOCAL or part.get("type") in ("ByteLevel", "Metaspace")
-
-
-def _parts_words(part: dict[str, Any]) -> bool:
-    match part["type"]:
-        case "Split":
-            return not _WORDS.isdisjoint(_alternatives(part))
-        case "ByteLevel":
-            return bool(part.get("use_regex", True))
-        case "Metaspace":
-            return bool(part.get("split", True))
-    return part["type"] in _PARTS_WORDS
-
-
-def _keeps_spaces(part: dict[str, Any]) -> bool:
-    if part["type"] != "Replace":
-        return bool(part["type"] != "ByteLevel")
-    replaces_spaces = "Regex" in part["pattern"] or " " in part["pattern"]["String"]
-    return not replaces_spaces or part["content"].isspace()
 
 
 def _ends_in(text: str, contents: Sequence[str]) -> bool:

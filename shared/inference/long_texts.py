@@ -6,7 +6,7 @@ Knows one tokenizer; does not know special tokens, pairs or what becomes of too 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -35,6 +35,8 @@ _CONTEXT = 512
 
 T = TypeVar("T")
 R = TypeVar("R")
+Key = TypeVar("Key", bound=int | str)
+Item = TypeVar("Item", str, tuple[str, str])
 
 
 @dataclass(slots=True)
@@ -182,6 +184,27 @@ def each(
                 each(batch, [item], [key], name)
         field = name.format(next(iter(keys)))
         raise InvalidInput("this model's tokenizer fails at this text", field=field) from None
+
+
+def grouped(items: Mapping[Key, Item], *, most: int) -> Iterator[dict[Key, Item]]:
+    """The items in order, in groups that one step tokenises: SLICE_CHARACTERS at most, or one item.
+
+    most: as many characters of a text are read at first.
+    """
+    group: dict[Key, Item] = {}
+    room = SLICE_CHARACTERS
+    for key, item in items.items():
+        if isinstance(item, str):
+            size = weight(item[:most])
+        else:
+            size = weight(item[0][:most]) + weight(item[1][:most])
+        if group and size > room:
+            yield group
+            group, room = {}, SLICE_CHARACTERS
+        group[key] = item
+        room -= size
+    if group:
+        yield group
 
 
 def weight(text: str) -> int:

@@ -16,31 +16,21 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from shared.contracts import ModelState
+from shared.cards import ModelState
 from shared.errors import BlitzError, ModelLoadFailed, Unavailable
+from shared.inference import load_failures
+from shared.inference.load_failures import LoadFailures
 from shared.inference.loaded_models import Entry, Key, LoadedModels
 from shared.inference.model import Model
 from shared.names import split_pinned
+from shared.observability import metrics
 from shared.observability.logs import FAILURE, Failure
+from shared.observability.metrics import Telemetry
 
 _log = logging.getLogger(__name__)
 
 _LOAD_THREADS = 4
-_FIRST_RETRY_S = 1.0
-_LONGEST_RETRY_S = 60.0
-
-
-class Observer(Protocol):
-    """What the cache tells as it happens; Telemetry is one. Must be quick."""
-
-    def cache_hit(self) -> None: ...
-    def cache_missed(self) -> None: ...
-    def model_loaded(self, *, seconds: float) -> None: ...
-    def model_load_failed(self) -> None: ...
-    def model_evicted(self) -> None: ...
-    def cache_holds(self, *, models: int, memory_bytes: int) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -54,13 +44,6 @@ class _Load:
     waiters: int = 0
     entry: Entry | None = None
     replaces: Entry | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    reason: str
-    delay_s: float
-    retry_at: float
 
 
 class ModelCache:
@@ -80,18 +63,18 @@ class ModelCache:
         max_bytes: int,
         refresh_s: float,
         clock: Callable[[], float] = time.monotonic,
-        observer: Observer | None = None,
+        metrics: Telemetry = metrics.PROCESS,
     ) -> None:
         self._find_revision = find_revision
         self._load = load
         self._refresh_s = refresh_s
         self._clock = clock
-        self._observer = observer
+        self._metrics = metrics
         self._lock = threading.Lock()
         self._models = LoadedModels(max_models, max_bytes)
         self._loads: dict[str, _Load] = {}
         self._opening: dict[Key, list[tuple[str, _Load]]] = {}  # and who is to be served by it
-        self._failures: dict[str, _Failure] = {}
+        self._failures = LoadFailures()
         self._wanted: dict[str, str | None] = {}  # names given to warm -> why the last load failed
         self._closed = threading.Event()
         self._pool = ThreadPoolExecutor(_LOAD_THREADS, thread_name_prefix="model-load")
@@ -128,9 +111,9 @@ class ModelCache:
             for name, reason in self._wanted.items():
                 if reason:
                     states[name] = ModelState(name, "failed", reason)
-            for name, failure in self._failures.items():
+            for name, reason in self._failures.reasons():
                 if name in states:
-                    states[name] = ModelState(name, "failed", failure.reason)
+                    states[name] = ModelState(name, "failed", reason)
             for name in self._loads:
                 states[name] = ModelState(name, "loading")
             for name, entry in self._models.served():
@@ -157,16 +140,14 @@ class ModelCache:
             if entry is None:
                 load = self._begin(name)
                 load.waiters += 1
-                if self._observer:
-                    self._observer.cache_missed()
+                self._metrics.cache_missed()
                 return load
             is_pinned = split_pinned(name)[1] != ""
             old = self._clock() - entry.checked_at >= self._refresh_s
             if old and not is_pinned and not entry.checking:
                 entry.checking = True
                 self._pool.submit(self._refresh, name, entry)
-            if self._observer:
-                self._observer.cache_hit()
+            self._metrics.cache_hit()
             return entry
 
     def _begin(self, name: str) -> _Load:
@@ -175,9 +156,7 @@ class ModelCache:
             raise Unavailable("the service is shutting down")
         if load := self._loads.get(name):
             return load
-        failure = self._failures.get(name)
-        if failure and (left := failure.retry_at - self._clock()) > 0:
-            raise ModelLoadFailed(failure.reason, retry_after_s=left)
+        self._failures.check(name, self._clock())
         load = self._loads[name] = _Load()
         # A running future cannot be cancelled, so no caller that leaves can end it for the others.
         load.future.set_running_or_notify_cancel()
@@ -247,7 +226,7 @@ class ModelCache:
                     entry.checked_at = self._clock()
                 if load.replaces is None:
                     del self._loads[name]
-                    self._failures.pop(name, None)
+                    self._failures.forget(name)
                     if name in self._wanted:
                         self._wanted[name] = None
                     load.entry = entry
@@ -279,30 +258,15 @@ class ModelCache:
             if name in self._wanted:
                 self._wanted[name] = reason
             if not passed_on:
-                error = self._remember(name, reason, now)
-                if self._observer:
-                    self._observer.model_load_failed()
+                error = self._failures.add(name, reason, now)
+                self._metrics.model_load_failed()
         load.future.set_exception(error)
-
-    def _remember(self, name: str, reason: str, now: float) -> ModelLoadFailed:
-        """Note the failure, double its back-off. Call with the lock held."""
-        before = self._failures.get(name)
-        delay_s = min(before.delay_s * 2, _LONGEST_RETRY_S) if before else _FIRST_RETRY_S
-        # Old ones are dropped here, or a dead store would let callers fill memory with made-up names.
-        self._failures = {
-            other: failure
-            for other, failure in self._failures.items()
-            if now - failure.retry_at < _LONGEST_RETRY_S
-        }
-        self._failures[name] = _Failure(reason, delay_s, now + delay_s)
-        return ModelLoadFailed(reason, retry_after_s=delay_s)
 
     def _open(self, key: Key) -> Entry:
         started = self._clock()
         model = self._load(*key)
         now = self._clock()
-        if self._observer:
-            self._observer.model_loaded(seconds=now - started)
+        self._metrics.model_loaded(seconds=now - started)
         return Entry(model, key, model.memory_bytes, checked_at=now)
 
     def _refresh(self, name: str, old: Entry) -> None:
@@ -320,10 +284,9 @@ class ModelCache:
     def _shrink(self) -> list[Entry]:
         """Drop what is too much. Call with the lock held."""
         dropped = self._models.shrink()
-        if self._observer:
-            for _ in dropped:
-                self._observer.model_evicted()
-            self._observer.cache_holds(models=len(self._models), memory_bytes=self._models.memory_bytes)
+        for _ in dropped:
+            self._metrics.model_evicted()
+        self._metrics.cache_holds(models=len(self._models), memory_bytes=self._models.memory_bytes)
         return dropped
 
     def _close_later(self, entries: list[Entry]) -> None:
@@ -335,7 +298,7 @@ class ModelCache:
                 entry.model.close()
 
     def _warm(self, names: list[str]) -> None:
-        delay_s = _FIRST_RETRY_S
+        delay_s = load_failures.FIRST_RETRY_S
         while names and not self._closed.is_set():
             futures = {}
             for name in names:
@@ -351,7 +314,7 @@ class ModelCache:
             wait(futures.values())
             names = [name for name, future in futures.items() if future.exception()]
             self._closed.wait(delay_s if names else 0)
-            delay_s = min(delay_s * 2, _LONGEST_RETRY_S)
+            delay_s = load_failures.longer(delay_s)
 
 
 def _tell_not_refreshed(name: str, error: Exception) -> None:

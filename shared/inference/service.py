@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from shared.cards import ModelState
 from shared.contracts import (
     AnyRequest,
     DecodeRequest,
@@ -22,7 +23,6 @@ from shared.contracts import (
     EmbedResult,
     FloatMatrix,
     InputType,
-    ModelState,
     PredictRequest,
     PredictResult,
     Request,

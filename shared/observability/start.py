@@ -10,8 +10,8 @@ def start_export(settings: Settings) -> None:
     """Begin to send this process's telemetry to Azure, if it is told where. Raises Misconfigured."""
     if settings.applicationinsights_connection_string:
         # Imported here: it takes half a second, and outside of Azure nobody needs it.
-        from shared.observability.azure import AzureExport
-        from shared.observability.azure_credential import credential_of
+        from shared.observability.azure.credential import credential_of
+        from shared.observability.azure.export import AzureExport
 
         AzureExport(
             settings.applicationinsights_connection_string,

@@ -1,7 +1,6 @@
-"""A backend over several: chooses one, splits what is large, falls back, and gives one answer.
+"""A backend over several: chooses one per request, splits large requests, and falls back on failures.
 
-Does not know dialects or how a backend is called; which backend is best is `shared.routing.policy`'s
-business.
+Does not know dialects or how a backend is called; `shared.routing.policy` decides which is best.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from typing import Protocol
 
 from shared import partition
 from shared.backends.base import Backend
+from shared.cards import Device, ModelCard, ModelState
 from shared.context import deadline, preference
-from shared.contracts import AnyRequest, Device, ModelCard, ModelState, Request, ResultT
+from shared.contracts import AnyRequest, Request, ResultT
 from shared.errors import BeyondMemory, BlitzError, Overloaded, Unavailable, UnknownModel
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry
@@ -31,11 +31,11 @@ _log = logging.getLogger(__name__)
 
 
 ESTIMATED_TOO_LOW = 2
-"""By how much an estimate of tokens may be too low; see shared.request_size for the worst."""
+"""Factor by which a token estimate may be too low; shared.request_size describes the worst case."""
 
 
 class Cards(Protocol):
-    """What is needed of shared.models.catalogue.Catalogue."""
+    """The part of shared.models.catalogue.Catalogue that is used here."""
 
     async def cards_of(self, name: str) -> Sequence[ModelCard]:
         """A model's cards, one a device; none if it is not known."""
@@ -44,20 +44,18 @@ class Cards(Protocol):
 class Dispatcher:
     """A `shared.backends.base.Backend` over `backends`. For one event loop at a time.
 
-    A request goes to the devices that `policy` names, or first to the one that its sender prefers (see
-    shared.context.preference), in their order, until one answers; errors that are the caller's end that
-    at once. It is answered by one backend and one revision of the model. Of several devices left, each
-    has half of the time left, so that one that hangs does not use it up.
+    A request tries the devices in the order that `policy` returns, starting with the sender's preference
+    if there is one (see shared.context.preference), until one answers; a caller's error ends this at
+    once. One backend and one revision of the model answer it. While further devices are left, an attempt
+    gets half of the remaining time, so that a hanging backend does not use it up.
 
-    concurrency, max_queue_s: see Lane; no number for a device: its backend is in this process.
-    chunk_texts: larger requests are split into parts of so many texts, run side by side. Not for a
-    backend in this process, nor where it might be more than max_request_tokens in all: a backend that
-    sees the whole counts it before it runs any of it. timeout_s: what a request without a deadline may
-    take. gpu_idle_s: so long after its last answer the GPU is taken to be scaled to zero.
-    wake_gpu: returns once the GPU is up. clock: monotonic seconds.
+    concurrency, max_queue_s, patience_s: see Lane; a device without a number runs in this process.
+    chunk_texts: larger requests are split into parts of this size, run concurrently; not for a backend
+    in this process, and not if the total might exceed max_request_tokens, which a backend that sees the
+    whole request checks before running any of it. gpu_idle_s: the GPU counts as scaled to zero this long
+    after its last response. wake_gpu: returns once the GPU is up. clock: monotonic seconds.
 
-    Raises what backends raise. If several failed: the first error, unless that only says that one of
-    them does not have the model.
+    Raises what backends raise. If several failed: the first error other than UnknownModel, if any.
     """
 
     def __init__(
@@ -70,7 +68,7 @@ class Dispatcher:
         concurrency: Mapping[Device, int],
         max_queue_s: float,
         max_request_tokens: int,
-        timeout_s: float,
+        patience_s: float,
         gpu_idle_s: float,
         wake_gpu: Callable[[], Awaitable[None]] | None = None,
         metrics: Telemetry = metrics.PROCESS,
@@ -83,7 +81,7 @@ class Dispatcher:
                 concurrency=concurrency.get(device),
                 max_queue_s=max_queue_s,
                 idle_s=gpu_idle_s if device == "gpu" else None,
-                patience_s=timeout_s / 4,
+                patience_s=patience_s,
                 metrics=metrics,
                 clock=clock,
             )
@@ -93,7 +91,6 @@ class Dispatcher:
         self._policy = policy
         self._chunk_texts = chunk_texts
         self._max_request_tokens = max_request_tokens
-        self._timeout_s = timeout_s
         self._wake_gpu = wake_gpu
         self._waking: asyncio.Task[None] | None = None
         self._gpu_wanted: Callable[[], None] | None = None
@@ -102,21 +99,21 @@ class Dispatcher:
     async def run(self, request: Request[ResultT]) -> ResultT:
         if request.runs_model:
             return await self._dispatch(request)
-        with preference.stated("cpu"):  # a GPU has nothing to do here, and need not be woken
+        with preference.stated("cpu"):  # needs no GPU, so do not wake one
             return await self._dispatch(request)
 
     def watch_gpu_work(self, wanted: Callable[[], None]) -> None:
-        """Call `wanted` for each request that goes to the GPU, or would if that were up."""
+        """Call `wanted` for each request that goes to the GPU, or would if it were up."""
         self._gpu_wanted = wanted
 
     async def wake_gpu(self) -> None:
-        """Ask the GPU to be up, also if it seems so. Return once it is, or did not wake (logged)."""
+        """Wake the GPU, even if it seems up. Return once it is up or has failed to wake (logged)."""
         self._start_waking()
         if self._waking is not None:
             await asyncio.shield(self._waking)
 
     def check(self) -> None:
-        """Raise Overloaded if no backend would take a request now."""
+        """Raise Overloaded if every backend would refuse a request now."""
         refusals = []
         for lane in self._lanes.values():
             try:
@@ -128,7 +125,7 @@ class Dispatcher:
         raise min(refusals, key=lambda error: error.retry_after_s or 0.0)
 
     async def states(self) -> list[ModelState]:
-        """By name, of the CPU and of a GPU that is up: one that may sleep is not woken by asking."""
+        """States by name, of the CPU and of a GPU that is up; asking must not wake a GPU."""
         states = []
         for device, lane in self._lanes.items():
             try:
@@ -137,7 +134,7 @@ class Dispatcher:
             except BlitzError as error:
                 if device == "cpu":
                     raise
-                _log.warning("the GPU backend does not tell its state: %s", error.message)
+                _log.warning("the GPU backend does not report its state: %s", error.message)
         return sorted(states, key=lambda state: state.name)
 
     async def close(self) -> None:
@@ -164,23 +161,17 @@ class Dispatcher:
         for tried, device in enumerate(decision.devices, 1):
             is_last = tried == len(decision.devices)
             try:
-                async with deadline.within(self._share_s(is_last)):
+                async with _share_of_time(is_last):
                     return await self._attempt(self._lanes[device], request, work.tokens)
             except BlitzError as error:
                 if not _another_may_answer(error):
                     raise
                 failures.append(error)
-                left_s = deadline.remaining_s()
-                if left_s is not None and left_s <= 0:
+                if deadline.is_over():
                     break
                 if not is_last:
                     self._metrics.backend_fell_back(device)
         raise next((e for e in failures if not isinstance(e, UnknownModel)), failures[0])
-
-    def _share_s(self, is_last: bool) -> float:
-        left_s = deadline.remaining_s()
-        left_s = self._timeout_s if left_s is None else left_s
-        return left_s if is_last else left_s / 2
 
     async def _attempt(
         self,
@@ -188,7 +179,7 @@ class Dispatcher:
         request: Request[ResultT],
         tokens: int,
     ) -> ResultT:
-        """The whole request on one backend, and one result."""
+        """Run the whole request on one backend."""
         parts = [request]
         if lane.is_remote and tokens * ESTIMATED_TOO_LOW <= self._max_request_tokens:
             parts = partition.split(request, self._chunk_texts)
@@ -206,12 +197,20 @@ class Dispatcher:
         return partition.join(results)
 
     def _start_waking(self) -> None:
-        """One wake at a time, in nobody's request: its deadline and its leaving must not end it."""
+        """One wake at a time, outside the request's context, so that its deadline cannot end it."""
         if self._wake_gpu is None or (self._waking is not None and not self._waking.done()):
             return
         self._metrics.gpu_woken()
         wake = _waking(self._lanes["gpu"], self._wake_gpu)
         self._waking = asyncio.get_running_loop().create_task(wake, context=Context())
+
+
+def _share_of_time(is_last: bool) -> contextlib.AbstractAsyncContextManager[None]:
+    """The deadline of one device's attempt: half of the time left, and all of it for the last."""
+    left_s = deadline.remaining_s()
+    if is_last or left_s is None:
+        return contextlib.nullcontext()
+    return deadline.within(left_s / 2)
 
 
 def _work(request: AnyRequest, cards: Sequence[ModelCard]) -> Work:
@@ -223,7 +222,7 @@ def _work(request: AnyRequest, cards: Sequence[ModelCard]) -> Work:
 
 
 def _another_may_answer(error: BlitzError) -> bool:
-    """Not if the caller has to change something; 500 is about the files of one of the backends."""
+    """Whether another backend may succeed: not after a caller's error; 500 concerns one backend."""
     return error.status >= 500 or isinstance(error, Overloaded | UnknownModel | BeyondMemory)
 
 

@@ -19,7 +19,8 @@ from prometheus_client import CollectorRegistry
 
 from functions.api.app import create_app
 from functions.local.server import Server, accept_connections, listen
-from shared.contracts import EmbedRequest, EmbedResult, ModelCard
+from shared.cards import ModelCard
+from shared.contracts import EmbedRequest, EmbedResult
 from shared.errors import Overloaded
 from shared.models.catalogue import Catalogue
 from shared.observability.metrics import Telemetry

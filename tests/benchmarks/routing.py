@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shared.contracts import Device
+from shared.cards import Device
 from shared.routing.policy import SPEEDS, BackendView, Decision, Policy, Speed, adaptive, fixed
 from tests.benchmarks.traffic import DAY_S, Arrival, day_of, recorded_days, synthetic_counts
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import aiohttp
 
-from shared.observability.azure import SEND_S
+from shared.observability.azure.export import SEND_S
 from tests.benchmarks.service import MODEL
 from tests.ingestion import running_ingestion
 from tests.server import started_service, wait_until_ready

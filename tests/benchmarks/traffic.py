@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shared.contracts import Device
+from shared.cards import Device
 from shared.routing.policy import Work
 
 RECORDING = Path(__file__).with_name("nasa-http-1995.txt")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from shared.contracts import Device
+from shared.cards import Device
 from shared.routing.forecast import (
     TICK_S,
     WEEK_S,

@@ -8,15 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from shared.cards import Device, ModelCard, ModelState
 from shared.contracts import (
     AnyRequest,
     DecodeRequest,
     DecodeResult,
-    Device,
     EmbedRequest,
     EmbedResult,
-    ModelCard,
-    ModelState,
     PredictRequest,
     PredictResult,
     RerankRequest,

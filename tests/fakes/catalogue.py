@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from shared.contracts import Device, ModelCard
+from shared.cards import Device, ModelCard
 from tests.fakes.embedder import PROMPTS
 
 

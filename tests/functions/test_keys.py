@@ -248,7 +248,7 @@ def test_a_made_key_fits_its_hash(capsys: pytest.CaptureFixture[str]) -> None:
     """Two calls give two keys; each line pair is a key and its sha256."""
     made = []
     for _ in range(2):
-        assert keys.make([]) == 0
+        assert keys.main([]) == 0
         key, digest, owner = (line.split()[1] for line in capsys.readouterr().out.splitlines())
         assert hashlib.sha256(key.encode()).hexdigest() == digest
         assert hashlib.sha256(bytes.fromhex(digest)).hexdigest()[:16] == owner
@@ -263,7 +263,7 @@ def test_a_given_key_is_hashed_and_not_shown(
 ) -> None:
     """The line's end is no part of the key."""
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{KEY}\r\n"))
-    assert keys.make(["--stdin"]) == 0
+    assert keys.main(["--stdin"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == f"hash: {HASHES[0]}"
     assert not any(KEY in line for line in shown)
@@ -275,10 +275,10 @@ def test_a_key_that_cannot_be_is_refused(
 ) -> None:
     """Too short to be safe, or nothing that a header carries: exit code 2 and a line that says so."""
     monkeypatch.setattr("sys.stdin", io.StringIO(key))
-    assert keys.make(["--stdin"]) == 2
+    assert keys.main(["--stdin"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.startswith("error: a key is 16")
+    assert shown.err.startswith("error: a key needs 16")
 
 
 CONFIDENTIAL = {

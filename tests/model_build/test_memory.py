@@ -15,7 +15,7 @@ from model_build.describe import MODEL_FILE
 from model_build.export import export_onnx, optimize_offline
 from model_build.memory import fit, measure_memory
 from model_build.source import inspect_source
-from shared.contracts import TextMemory
+from shared.cards import TextMemory
 from shared.models.manifest import MANIFEST_FILE, File, encode_manifest
 from tests.tiny import manifest_of
 from tests.tiny_torch import ENCODERS, WORDS, edit_json, save_random

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from shared.contracts import PredictRequest
-from shared.dialects.operations import OPERATIONS, Operation, asks_for
+from shared.dialects.operations import OPERATIONS, Operation, request_type_of
 from shared.errors import InvalidInput
 from shared.settings import Settings
 
@@ -36,7 +36,7 @@ def valid_body(operation: Operation) -> dict[str, Any]:
             operation.request_from(read, model="m", settings=Settings())
         except (msgspec.ValidationError, InvalidInput):
             continue
-        return {**body, "model": "p" if asks_for(operation) is PredictRequest else "m"}
+        return {**body, "model": "p" if request_type_of(operation) is PredictRequest else "m"}
     raise AssertionError(f"give VALID a body for: {operation.summary}")
 
 

@@ -124,7 +124,7 @@ async def test_only_empty_documents_are_refused(
     async with client_over_models(settings) as client:
         answer = await client.post(dialect.path, json=dialect.body(documents, model="scorer"))
     assert answer.status_code == 400
-    assert f"{dialect.documents} has no text: give at least one" in answer.text
+    assert f"{dialect.documents} has no text: send at least one" in answer.text
 
 
 async def test_a_raw_score_of_nothing_is_a_number(settings: Settings) -> None:
@@ -159,7 +159,7 @@ async def test_parts_of_a_request_may_be_all_empty(
         concurrency={"cpu": 4},
         max_queue_s=10,
         max_request_tokens=10_000,
-        timeout_s=60,
+        patience_s=15,
         gpu_idle_s=300,
     )
     for documents in permutations(DOCUMENTS[:4]):

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from shared.dialects.operations import OPERATIONS, Operation, asks_for
-from shared.errors import UnknownModel, shown
+from shared.dialects.operations import OPERATIONS, Operation, request_type_of
+from shared.errors import UnknownModel, printable
 from tests.apps import post, router_client
 from tests.fakes.backend import FakeBackend
 
@@ -93,7 +93,7 @@ async def test_what_cannot_be_is_told_before_what_is_missing(each: Operation) ->
 
     Also where nothing is served: there may be no reason to say of a model that is not there.
     """
-    assert asks_for(each)
+    assert request_type_of(each)
     path = each.paths[0].replace("{model}", "no/such model")
     for asked in ({"model": "no/such model"}, {"model": "no/such model", "input": 3, "inputs": 3}):
         response = await post(path, asked, FakeBackend(*MODELS))
@@ -116,9 +116,9 @@ async def test_what_cannot_be_is_told_before_what_is_missing(each: Operation) ->
             "/rerank",
             {"query": "q", "texts": ["a"]},
             "label-2",
-            "label-2 gives 2 labels and no one score",
+            "label-2 has 2 labels instead of one score",
         ),
-        ("/v2/rerank", {"query": "q"}, "label-2", "label-2 gives 2 labels and no one score"),
+        ("/v2/rerank", {"query": "q"}, "label-2", "label-2 has 2 labels instead of one score"),
     ],
 )
 async def test_a_model_that_cannot_do_it_is_not_asked(
@@ -164,5 +164,5 @@ async def test_a_name_is_repeated_so_that_it_is_safe(name: str, told: str) -> No
     """On one line, and no longer than that."""
     response = await post("/v1/embeddings", {"model": name, "input": "a"})
     assert response.json()["error"]["message"] == f"there is no model {told}; there are: mini"
-    assert repr(shown(name)) == told
+    assert repr(printable(name)) == told
     assert UnknownModel.among(["mini"], name).message.isprintable()

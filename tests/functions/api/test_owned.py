@@ -157,7 +157,7 @@ async def test_a_key_has_so_many_files(storage: Storage) -> None:
         first = await upload(mine)
         await upload(mine)
         message = refusal(await send(mine, 5), 403, "quota_exceeded")
-        assert message.startswith("a caller may have 2 files, and 2 are there: delete files")
+        assert message.startswith("a caller may have 2 files, and has 2: delete old files")
         await upload(others)
         await mine.delete(f"/v1/files/{first}")
         await upload(mine)
@@ -177,7 +177,7 @@ async def test_a_keys_files_have_so_many_bytes(
         assert (response.status_code == 200) is fits
         if not fits:
             message = refusal(response, 403, "quota_exceeded")
-            assert "1000000 bytes of files, and 700000 are used" in message
+            assert "1000000 bytes of files, and has 700000" in message
         assert len((await mine.get("/v1/files")).json()["data"]) == 7 + fits
         assert (await send(others, 300_001)).status_code == 200
 
@@ -218,7 +218,7 @@ async def test_a_key_has_so_many_batches_under_way(storage: Storage) -> None:
             assert (await mine.post("/v1/batches", json=body)).status_code == 200
         response = await mine.post("/v1/batches", json=body)
         message = refusal(response, 429, "overloaded")
-        assert message.startswith("a caller may have 2 batches under way, and 2 are: retry when")
+        assert message.startswith("a caller may have 2 running batches, and has 2: retry when")
         assert int(response.headers["retry-after"]) == 60
         other = await others.post("/v1/batches", json=batch_of(await upload(others)))
         assert other.status_code == 200
@@ -238,7 +238,7 @@ async def test_what_batches_made_counts_too(storage: Storage) -> None:
         output = (await mine.get(f"/v1/files/{batch['output_file_id']}")).json()
         used = len(LINE) + output["bytes"]
         message = refusal(await mine.post("/v1/batches", json=body), 403, "quota_exceeded")
-        assert f"{len(LINE) + 1} bytes of files, and {used} are used" in message
+        assert f"{len(LINE) + 1} bytes of files, and has {used}" in message
         await mine.delete(f"/v1/files/{output['id']}")
         assert (await mine.post("/v1/batches", json=body)).status_code == 200
 
@@ -252,7 +252,7 @@ async def test_batches_that_have_ended_count_as_records(storage: Storage) -> Non
             assert (await mine.post("/v1/batches", json=body)).status_code == 200
             take(storage, "bulk-split")
         message = refusal(await mine.post("/v1/batches", json=body), 403, "quota_exceeded")
-        assert "2 batches, those included that have ended, and 2 are there" in message
+        assert "2 batches, ended ones included, and has 2" in message
 
 
 async def test_uploads_at_once_go_beyond_the_limit_by_one_each_at_most(storage: Storage) -> None:

@@ -17,8 +17,9 @@ import pytest
 from functions.api.openapi import ERRORS
 from functions.router import function_app
 from shared import __version__, errors
+from shared.cards import Device, ModelCard, ModelState
 from shared.context import preference
-from shared.contracts import Device, EmbedRequest, EmbedResult, ModelCard, ModelState
+from shared.contracts import EmbedRequest, EmbedResult
 from shared.dialects.operations import OPERATIONS, PATHS, operations_at
 from shared.errors import BackendFailed, InputTooLong, ModelLoadFailed, Overloaded
 from shared.settings import Settings

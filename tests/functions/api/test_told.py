@@ -52,7 +52,7 @@ async def test_a_text_that_was_cut_is_told(settings: Settings, path: str, model:
     assert cut.headers["x-truncated"] == f"1; {index}"
     if path in ("/v1/rerank", "/v2/rerank", "/v1/embed", "/v2/embed"):
         field = "texts" if "embed" in path else "documents"
-        told = f"1 {field} were cut to what the model reads: 1"
+        told = f"1 {field} were truncated to the model's limit: 1"
         assert told in cut.json()["meta"]["warnings"]
     if path == "/azure-search":
         assert "was cut" in cut.json()["values"][0]["warnings"][0]["message"]
@@ -97,7 +97,7 @@ async def test_what_a_text_is_for_is_told_to_change_nothing(
         answer = await client.post(path, json={"model": model, **fields})
     assert answer.status_code == 200
     told = answer.headers["x-warning"]
-    assert " changes nothing: " in told
+    assert " has no effect: " in told
     assert ("are query" if model == "prompted" else "has no prompts") in told
     if meta:
         assert told in answer.json()["meta"]["warnings"]

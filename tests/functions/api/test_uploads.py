@@ -183,7 +183,7 @@ async def test_a_packed_file_is_refused(storage: Storage, tmp_path: Path, conten
         body = PURPOSE + part("file", content, "a.jsonl") + END
         response = await client.post("/v1/files", content=body, headers=FORM)
     assert response.status_code == 400
-    assert "send its lines as they are" in response.json()["error"]["message"]
+    assert "send it uncompressed" in response.json()["error"]["message"]
     assert response.json()["error"]["param"] == "file"
     assert leftovers(tmp_path) == []
 

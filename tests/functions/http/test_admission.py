@@ -86,13 +86,13 @@ async def test_a_full_queue_refuses_before_the_body_in_the_shape_of_the_path(pat
 
 
 async def test_one_request_too_many_is_refused_and_there_is_room_again_afterwards() -> None:
-    """After answers, errors and callers that leave."""
+    """After answers, errors and callers that release."""
     backend = Blocked()
     with serving(router_app(backend, max_requests=2)) as port:
         async with blocked(backend, port, SMALL_BODY, SMALL_BODY) as answers:
             status, headers, body = head_of(await exchange(port, http(b"content-length: 9", body=b"")))
             assert (status, headers["retry-after"]) == (429, "1")
-            assert "2 requests are under way" in orjson.loads(body)["error"]["message"]
+            assert "2 requests are in progress" in orjson.loads(body)["error"]["message"]
         assert [head_of(await each)[0] for each in answers] == [404, 404]  # there is no model m
         for _ in range(5):
             status, _, _ = head_of(await exchange(port, post(b"not JSON")))
@@ -128,7 +128,7 @@ async def test_large_bodies_have_a_bound_together_and_do_not_keep_out_small_ones
             announced = http(b"content-length: %d" % LARGE, body=b"")
             status, headers, body = head_of(await exchange(port, announced))
             assert (status, headers["retry-after"]) == (429, "1")
-            assert f"more than {limit}: retry later" in orjson.loads(body)["error"]["message"]
+            assert f"exceed the limit of {limit}: retry later" in orjson.loads(body)["error"]["message"]
             sent = chunks % (LARGE, text_of(LARGE))
             status, _, _ = head_of(await exchange(port, http(b"transfer-encoding: chunked", body=sent)))
             assert status == 429
@@ -168,22 +168,22 @@ async def test_answers_count_before_there_is_any_of_them() -> None:
 def test_what_is_counted_is_given_back_to_the_byte() -> None:
     """A refused byte counts for nobody."""
     admission = Admission(max_requests=2, max_bytes=100)
-    one, two = admission.enter(), admission.enter()
+    one, two = admission.acquire(), admission.acquire()
     with pytest.raises(Overloaded):
-        admission.enter()
-    one.hold(body_bytes=SMALL_BYTES + 60)
-    two.hold(body_bytes=SMALL_BYTES)
-    assert admission.held_bytes == 60
+        admission.acquire()
+    one.reserve(body_bytes=SMALL_BYTES + 60)
+    two.reserve(body_bytes=SMALL_BYTES)
+    assert admission.reserved_bytes == 60
     with pytest.raises(Overloaded):
-        two.hold(body_bytes=SMALL_BYTES + 41)
-    two.hold(body_bytes=SMALL_BYTES + 30)
+        two.reserve(body_bytes=SMALL_BYTES + 41)
+    two.reserve(body_bytes=SMALL_BYTES + 30)
     with pytest.raises(Overloaded):
-        two.hold(answer_bytes=11)
-    two.hold(answer_bytes=10)
-    one.hold(body_bytes=SMALL_BYTES + 10)  # less than was announced: nothing more
-    assert admission.held_bytes == 100
-    one.leave()
-    assert admission.held_bytes == 40
-    two.hold(answer_bytes=10_000)  # alone
-    two.leave()
-    assert (admission.requests, admission.held_bytes) == (0, 0)
+        two.reserve(answer_bytes=11)
+    two.reserve(answer_bytes=10)
+    one.reserve(body_bytes=SMALL_BYTES + 10)  # less than was announced: nothing more
+    assert admission.reserved_bytes == 100
+    one.release()
+    assert admission.reserved_bytes == 40
+    two.reserve(answer_bytes=10_000)  # alone
+    two.release()
+    assert (admission.requests, admission.reserved_bytes) == (0, 0)

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 import functions.http.caller
 from functions.api.responses import error_response
-from functions.http.caller import Endpoint, answering, read_body
+from functions.http.caller import Endpoint, read_body, wrap_endpoint
 from shared.dialects import tei
 from shared.observability.metrics import Telemetry
 from tests.patience import PATIENCE_S
@@ -34,7 +34,7 @@ MUCH = b"a" * 24_000_000
 
 def app_of(endpoint: Endpoint) -> ASGIApp:
     respond = partial(error_response, tei.format_error)
-    endpoint = answering(endpoint, respond, Telemetry(CollectorRegistry()), timeout_s=PATIENCE_S)
+    endpoint = wrap_endpoint(endpoint, respond, Telemetry(CollectorRegistry()), timeout_s=PATIENCE_S)
     return Starlette(routes=[Route("/", endpoint, methods=["POST"])])
 
 

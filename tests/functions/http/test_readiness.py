@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functions.http.readiness import is_ready
-from shared.contracts import ModelState
+from shared.cards import ModelState
 
 WARM, COLD, LOADING = ModelState("a", "warm"), ModelState("b", "cold"), ModelState("c", "loading")
 FAILED = ModelState("d", "failed", "no")

@@ -20,13 +20,13 @@ from shared import errors
 from shared.backends.base import Backend
 from shared.backends.credential import shared_secret
 from shared.backends.http import ATTEMPTS, MAX_RETRY_AFTER_S, HttpBackend
+from shared.cards import ModelState
 from shared.context import deadline
 from shared.contracts import (
     DecodeRequest,
     DecodeResult,
     EmbedRequest,
     EmbedResult,
-    ModelState,
     PredictRequest,
     PredictResult,
     RerankRequest,
@@ -415,7 +415,7 @@ async def test_cookies_are_not_kept() -> None:
 
 
 async def test_a_backend_that_does_not_answer_in_time_is_a_deadline() -> None:
-    """timeout_s is for the whole call, and a call that took so long is not repeated."""
+    """It is for the whole call, and a call that took so long is not repeated."""
     connections = 0
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -424,24 +424,26 @@ async def test_a_backend_that_does_not_answer_in_time_is_a_deadline() -> None:
         await reader.read()
 
     async with raw_server(silent) as url:
-        for timeout_s in (0.05, 0.5, 5.0, 50.0):  # until that is enough to connect
-            async with backend_at(url, timeout_s=timeout_s) as backend:
+        for within_s in (0.05, 0.5, 5.0, 50.0):  # until that is enough to connect
+            async with backend_at(url) as backend:
                 with pytest.raises(errors.DeadlineExceeded):
-                    await backend.run(REQUEST)
+                    async with deadline.within(within_s):
+                        await backend.run(REQUEST)
             if connections:
                 break
     assert connections == 1
 
 
-@pytest.mark.parametrize(("timeout_s", "request_s"), [(200.0, 600.0), (600.0, 200.0)])
-async def test_the_backend_is_told_how_long_it_has(timeout_s: float, request_s: float) -> None:
-    """Whole milliseconds: of the call's own timeout or of what the request has left, the smaller."""
+@pytest.mark.parametrize(("edge_s", "attempt_s"), [(200.0, 600.0), (600.0, 200.0)])
+async def test_the_backend_is_told_how_long_it_has(edge_s: float, attempt_s: float) -> None:
+    """Whole milliseconds: of what the request has left, or of the share that was narrowed from it."""
     script = Script(OK)
     began = time.monotonic()
     async with (
         http_server(script) as url,
-        backend_at(url, timeout_s=timeout_s) as backend,
-        deadline.within(request_s),
+        backend_at(url) as backend,
+        deadline.within(edge_s),
+        deadline.within(attempt_s),
     ):
         await backend.run(REQUEST)
     took_ms = 1000 * (time.monotonic() - began)

@@ -16,7 +16,7 @@ from shared.bulk.control import SPLIT
 from shared.bulk.inputs.allowance import NO_LIMITS
 from shared.bulk.jobs import Status
 from shared.bulk.pipeline import Bulk
-from shared.contracts import Device
+from shared.cards import Device
 from shared.observability.metrics import Telemetry
 from shared.routing.policy import fixed
 from tests.fakes.catalogue import FakeCatalogue, bulk_cards
@@ -101,9 +101,9 @@ class World:
         own = ("jobs/", "events/", "active/")
         return {k: v[0] for k, v in self.memory.out.blobs.items() if not k.startswith(own)}
 
-    def manifests(self) -> list[jobs.Manifest]:
+    def manifests(self) -> list[jobs.JobManifest]:
         return [
-            jobs.decode(data, jobs.Manifest)
+            jobs.decode(data, jobs.JobManifest)
             for key, (data, _) in self.memory.out.blobs.items()
             if key.endswith("manifest.json")
         ]

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.anyio
 async def test_without_a_deadline_none_is_left() -> None:
     """None is not zero: there is no hurry at all."""
     assert deadline.remaining_s() is None
+    assert not deadline.is_over()
 
 
 async def test_the_time_left_is_seen_in_tasks_started_inside() -> None:
@@ -73,6 +74,7 @@ async def test_a_deadline_that_passed_ends_the_block_at_its_first_wait() -> None
     async def look_and_wait() -> None:
         async with deadline.within(-1):
             seen.append(deadline.remaining_s())
+            assert deadline.is_over()
             await asyncio.Event().wait()
 
     with pytest.raises(DeadlineExceeded):

@@ -60,7 +60,7 @@ def test_a_text_that_the_tokenizer_panics_at_is_an_error_that_names_it() -> None
         (tokenizer.encode_pairs("b", ["c", bad]), "documents[1]"),
         (tokenizer.encode_pairs(bad, ["c"]), "query"),
         (tokenizer.encode_each(["b", ("c", bad)]), "inputs[1]"),
-        (tokenizer.spell(["b", bad], limit=99), "inputs[1]"),
+        (tokenizer.speller.spell(["b", bad], limit=99), "inputs[1]"),
     ):
         with pytest.raises(InvalidInput, match="fails at this text") as caught:
             completed(steps)

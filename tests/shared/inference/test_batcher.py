@@ -158,61 +158,6 @@ async def test_models_do_not_share_a_micro_batch() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_large_request_does_not_starve_a_single_text() -> None:
-    """A text that arrives behind 5,000 runs in the very next batch."""
-    model = SteppedModel()
-    with batcher(max_queue_tokens=10**6) as batches:
-        large = start(batches, model, [[1] * 4 for _ in range(5000)])
-        await entered(model)
-        single = start(batches, model, [[7] * 8])
-        await queued(batches, 4 * 4998 + 8)
-        model.permits.release(2)  # the batch that runs, and the next
-        await single
-        assert [7] * 8 in model.calls[1]
-        assert not large.done()
-        large.cancel()
-        await queued(batches, 0)  # or the thread could take another one
-        model.permits.release()  # the batch that runs by now
-        with pytest.raises(asyncio.CancelledError):
-            await large
-
-
-class SteppedModel(FakeModel):
-    """Ends one batch for each release of `permits`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.permits = threading.Semaphore(0)
-
-    def run(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
-        vectors = super().run(sequences)
-        assert self.permits.acquire(timeout=PATIENCE_S)
-        return vectors
-
-
-@pytest.mark.anyio
-async def test_a_stream_of_single_texts_does_not_starve_a_large_request() -> None:
-    """With a new full-sized single before each batch, so that one always waits, the large one ends."""
-    model = SteppedModel()
-    with batcher() as batches:
-        large = start(batches, model, [[1] * 8 for _ in range(6)])
-        singles = []
-        for _ in range(100):
-            await entered(model)
-            singles.append(start(batches, model, [[2] * 8]))
-            await asyncio.sleep(0)  # it is queued now
-            if large.done():
-                break
-            model.permits.release()
-        else:
-            pytest.fail("the large request got less than 6 of 100 batches")
-        assert len(model.calls) > 7  # and the singles were not starved either
-        for _ in singles:
-            model.permits.release()
-        await asyncio.gather(large, *singles)
-
-
-@pytest.mark.anyio
 async def test_a_full_queue_refuses_with_a_time_to_retry() -> None:
     """With more than max_queue_tokens waiting: Overloaded; what waits already is served."""
     model = FakeModel(held=True)
@@ -469,3 +414,14 @@ async def test_many_callers_on_many_threads_each_get_their_own() -> None:
         assert batches.queued_tokens == 0
     for request, result in zip(requests, results, strict=True):
         assert result.rows.tolist() == [[ids[0], len(ids)] for ids in request]
+
+
+@pytest.mark.anyio
+async def test_close_ends_a_wait_for_a_fuller_batch() -> None:
+    """However long a thread may wait for more, what is queued fails and the thread ends."""
+    with batcher(max_wait_s=1e6) as batches:
+        waiting = start(batches, FakeModel(), [[1]])
+        await queued(batches, 1)
+        await asyncio.to_thread(batches.close)
+        with pytest.raises(Unavailable):
+            await waiting

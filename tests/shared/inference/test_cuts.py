@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from functools import cache
 from itertools import islice, pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -90,3 +93,26 @@ def test_no_cut_is_inside_an_added_token() -> None:
     ends = {cuts.end_before(text, at) for at in range(1_000, 1_500)}
     found = {end for end in ends if end is not None}
     assert {text[end - 1] for end in found} == {"d"}
+
+
+_UNKNOWN: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a normalizer": lambda parts: parts.update(normalizer={"type": "FromTheFuture"}),
+    "a pre-tokenizer": lambda parts: parts.update(pre_tokenizer={"type": "UnicodeScripts"}),
+    "a model": lambda parts: parts["model"].update(type="FromTheFuture"),
+    "a model without a type": lambda parts: parts["model"].pop("type"),
+    "dropout": lambda parts: parts["model"].update(dropout=0.5),
+}
+
+
+@pytest.mark.parametrize("unknown", _UNKNOWN)
+@pytest.mark.parametrize("kind", ["MiniLM", "Llama 3"])
+def test_of_an_unknown_part_nothing_is_said(kind: str, unknown: str) -> None:
+    """Neither of beginnings nor of ends: a text is then read as a whole, or refused."""
+    tokenizer = of_kind(kind)
+    parts = json.loads(tokenizer.to_str())
+    _UNKNOWN[unknown](parts)
+    cuts = Cuts(json.dumps(parts), tokenizer)
+    text = "word " * 400
+    assert cuts.end_before(text, 1200) is None
+    assert cuts.word_end_before(text, 1200) is None
+    assert list(cuts.word_ends(text, 1200)) == []

@@ -23,6 +23,10 @@ class FakeTokenizer:
 
     prefix = ""
 
+    @property
+    def speller(self) -> FakeTokenizer:
+        return self
+
     def encode(self, inputs: tuple[str, ...], *, prefix: str, **options: Any) -> Steps[list[list[int]]]:
         self.prefix = prefix
         yield

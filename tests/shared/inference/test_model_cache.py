@@ -10,8 +10,8 @@ from typing import cast
 import pytest
 from prometheus_client import CollectorRegistry
 
-import shared.inference.model_cache
 from shared.errors import InvalidArtefact, ModelLoadFailed, StoreUnavailable, Unavailable, UnknownModel
+from shared.inference import load_failures
 from shared.inference.model import Model
 from shared.inference.model_cache import ModelCache
 from shared.observability.metrics import Telemetry
@@ -88,9 +88,7 @@ def open_cache(shelf: Shelf, clock: Clock) -> Iterator[Callable[..., ModelCache]
     """Caches over the shelf, closed after the test."""
     caches: list[ModelCache] = []
 
-    def make(
-        max_models: int = 4, max_bytes: int = 1000, observer: Telemetry | None = None
-    ) -> ModelCache:
+    def make(max_models: int = 4, max_bytes: int = 1000, metrics: Telemetry | None = None) -> ModelCache:
         cache = ModelCache(
             find_revision=shelf.find_revision,
             load=shelf.load,
@@ -98,7 +96,7 @@ def open_cache(shelf: Shelf, clock: Clock) -> Iterator[Callable[..., ModelCache]
             max_bytes=max_bytes,
             refresh_s=60,
             clock=clock,
-            observer=observer,
+            metrics=metrics or Telemetry(CollectorRegistry()),
         )
         caches.append(cache)
         return cache
@@ -383,7 +381,7 @@ async def test_warming_loads_in_the_background_and_tries_again(
     shelf: Shelf, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """warm returns before the loads, and tries again what failed, without a request."""
-    monkeypatch.setattr(shared.inference.model_cache, "_FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(load_failures, "FIRST_RETRY_S", 0.01)
     cache, gate = open_cache(), shelf.hold("a")
     shelf.errors["b"] = StoreUnavailable("gone")
     cache.warm(["a", "b"])
@@ -404,7 +402,7 @@ async def test_a_warm_model_that_does_not_exist_is_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """/ready can say which of the models to warm is not in the store; so does the log, once."""
-    monkeypatch.setattr(shared.inference.model_cache, "_FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(load_failures, "FIRST_RETRY_S", 0.01)
     cache = open_cache()
     cache.warm(["unknown"])
     await until(lambda: shelf.finds.count("unknown") >= 3)
@@ -437,12 +435,10 @@ async def test_closing_waits_for_leases_and_ends_waiting_callers(
 
 
 @pytest.mark.anyio
-async def test_the_observer_sees_hits_misses_loads_and_evictions(
-    shelf: Shelf, open_cache: OpenCache
-) -> None:
-    """Telemetry is an observer as it is."""
+async def test_hits_misses_loads_and_evictions_are_counted(shelf: Shelf, open_cache: OpenCache) -> None:
+    """Under the names of the metrics' table."""
     telemetry = Telemetry(CollectorRegistry())
-    cache = open_cache(max_models=1, observer=telemetry)
+    cache = open_cache(max_models=1, metrics=telemetry)
     for name in ("a", "a", "b"):
         await touch(cache, name)
     shelf.errors["bad"] = InvalidArtefact("bad")
@@ -481,7 +477,7 @@ def pinned() -> Pinned:
 def open_pinned(pinned: Pinned, clock: Clock) -> Iterator[Callable[..., ModelCache]]:
     caches: list[ModelCache] = []
 
-    def make(max_models: int, observer: Telemetry | None = None) -> ModelCache:
+    def make(max_models: int, metrics: Telemetry | None = None) -> ModelCache:
         caches.append(
             ModelCache(
                 find_revision=pinned.find_revision,
@@ -490,7 +486,7 @@ def open_pinned(pinned: Pinned, clock: Clock) -> Iterator[Callable[..., ModelCac
                 max_bytes=1000,
                 refresh_s=60,
                 clock=clock,
-                observer=observer,
+                metrics=metrics or Telemetry(CollectorRegistry()),
             )
         )
         return caches[-1]
@@ -586,7 +582,7 @@ async def test_a_new_revision_that_is_pinned_already_is_not_loaded_again(
 async def test_an_evicted_model_has_no_name_left(pinned: Pinned, open_pinned: OpenCache) -> None:
     """Either use keeps it, eviction takes both."""
     registry = CollectorRegistry()
-    cache = open_pinned(2, observer=Telemetry(registry))
+    cache = open_pinned(2, metrics=Telemetry(registry))
     first = await touch(cache, "a")
     await touch(cache, "b")
     await touch(cache, "a@r1")  # a use of it

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 
 from functions.backend.build import build_inference
+from shared.cards import ModelCard, ModelState
 from shared.contracts import (
     EmbedRequest,
     FloatMatrix,
-    ModelCard,
-    ModelState,
     PredictRequest,
     RerankRequest,
     TokenizeRequest,
@@ -323,7 +322,7 @@ async def test_what_may_succeed_is_let_in_as_a_whole(request_: Any) -> None:
         concurrency={},
         max_queue_s=0.001,
         max_request_tokens=5000,
-        timeout_s=60,
+        patience_s=15,
         gpu_idle_s=300,
     )
     for _ in range(2):  # the second time the rate is known

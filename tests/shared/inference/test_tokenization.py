@@ -4,27 +4,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from tokenizers import Tokenizer as HfTokenizer
-from tokenizers import models, pre_tokenizers, processors
 
 from shared.contracts import TextInput, TokenPair, TruncationSide, is_cut
-from shared.errors import BeyondMemory, InputTooLong, InvalidArtefact, InvalidInput, PayloadTooLarge
-from shared.inference.spelling import spelling_of
+from shared.errors import BeyondMemory, InputTooLong, InvalidArtefact, InvalidInput
 from shared.inference.steps import Steps, completed
 from shared.inference.tokenization import Tokenizer
 from tests.shared.inference.tokenizers_of_kinds import ALPHABETS, KINDS, of_kind
 
 VOCABULARY = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3, "b": 4, "c": 5, "d": 6}
-
-
-@pytest.fixture
-def tokenizer() -> Tokenizer:
-    hf = HfTokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
-    hf.pre_tokenizer = pre_tokenizers.Whitespace()
-    hf.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
-    return Tokenizer(hf.to_str(), max_tokens=4)
 
 
 def test_long_texts_are_cut_on_the_side_asked_for(tokenizer: Tokenizer) -> None:
@@ -58,7 +47,7 @@ def test_what_there_is_no_memory_for_is_refused_and_not_cut(
     with pytest.raises(BeyondMemory, match=r"\d tokens.* 6 of the 8") as caught:
         completed(getattr(small, method)(*arguments, truncate=truncate))
     assert caught.value.field == field
-    (spelling,) = completed(small.spell(["a b c d e f g h"], limit=100))
+    (spelling,) = completed(small.speller.spell(["a b c d e f g h"], limit=100))
     assert len(spelling) == 10  # no engine runs it
 
 
@@ -82,43 +71,6 @@ def test_ids_outside_the_vocabulary_are_refused(tokenizer: Tokenizer) -> None:
 def test_a_prompt_is_put_before_texts_only(tokenizer: Tokenizer) -> None:
     """Ids carry their own prompt, if any."""
     assert completed(tokenizer.encode(["b", (4,)], prefix="a ")) == [[1, 3, 4, 2], [4]]
-
-
-def test_a_text_is_spelled_token_by_token_uncut(tokenizer: Tokenizer) -> None:
-    """Ids as for embedding; where each stands, in bytes; special tokens by their names."""
-    (spelling,) = completed(tokenizer.spell(["a d c b a"], limit=100))
-    assert spelling.texts == ["[CLS]", "a", "d", "c", "b", "a", "[SEP]"]
-    assert spelling.spans[:, :2].T.tolist() == [[1, 3, 6, 5, 4, 3, 2], [1, 0, 0, 0, 0, 0, 1]]
-    assert spelling.spans[1:-1, 2:].tolist() == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
-    assert spelling.spans.dtype == np.int32
-    assert len(spelling) == 7
-
-
-def test_spelling_counts_bytes_and_the_prompt(tokenizer: Tokenizer) -> None:
-    """As Text Embeddings Inference does: of the UTF-8 of the prompt and the text together."""
-    text = "é \N{GRINNING FACE} a"
-    bare, nothing = completed(tokenizer.spell([text, ""], limit=100, special_tokens=False))
-    assert bare.texts == ["é", "\N{GRINNING FACE}", "a"]
-    assert bare.spans.tolist() == [[0, 0, 0, 2], [0, 0, 3, 7], [3, 0, 8, 9]]
-    assert (nothing.texts, nothing.spans.shape) == ([], (0, 4))
-    (prompted,) = completed(tokenizer.spell([text], limit=100, prefix="ö ", special_tokens=False))
-    assert prompted.texts == ["ö", *bare.texts]
-    assert prompted.spans[1:, 2:].tolist() == (bare.spans[:, 2:] + 3).tolist()
-
-
-def test_what_only_looks_special_is_not(tokenizer: Tokenizer) -> None:
-    """A text may hold anything: only what the tokenizer adds is special."""
-    (spelling,) = completed(tokenizer.spell(["[SEP]"], limit=100, special_tokens=False))
-    assert not spelling.spans[:, 1].any()
-
-
-@pytest.fixture
-def pairing() -> Tokenizer:
-    """As above, for pairs of at most eight tokens."""
-    hf = HfTokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
-    hf.pre_tokenizer = pre_tokenizers.Whitespace()
-    hf.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
-    return Tokenizer(hf.to_str(), max_tokens=8)
 
 
 def test_a_pair_is_query_then_document_with_their_types(pairing: Tokenizer) -> None:
@@ -165,42 +117,6 @@ def test_texts_and_pairs_can_be_mixed(pairing: Tokenizer) -> None:
         [1, 3, 2],
         TokenPair([1, 3, 2, 4, 2], [0] * 3 + [1] * 2),
     ]
-
-
-def test_ids_become_the_text_that_the_library_makes_of_them() -> None:
-    """Of WordPiece, byte-level BPE and the like; special tokens only if asked for."""
-    for kind in ("MiniLM", "RoBERTa", "XLM-RoBERTa", "Gemma"):
-        library = of_kind(kind)
-        library.no_truncation()
-        tokenizer = Tokenizer(library.to_str(), 8)  # which the texts are longer than
-        texts = ["the cat sat on the mat, naïvely", "a", "日本 \N{GRINNING FACE}"]
-        ids = [library.encode(text).ids for text in texts]
-        for skip in (True, False):
-            decoded = completed(tokenizer.decode(ids, limit=10_000, skip_special_tokens=skip))
-            assert decoded == [library.decode(each, skip_special_tokens=skip) for each in ids]
-        if kind == "MiniLM":
-            assert decoded[0] == "[CLS] the cat sat on the mat, naively [SEP]"
-
-
-@pytest.mark.parametrize("id", [999, -1, 2**31 - 1, 2**32, 2**70])
-def test_an_id_that_is_none_is_refused(pairing: Tokenizer, id: int) -> None:
-    """The library would leave it out, and the text would look whole."""
-    assert len(completed(pairing.decode([[3, 4]], limit=10))) == 1
-    with pytest.raises(InvalidInput, match=f"no id {id}$") as caught:
-        completed(pairing.decode([[3], [3, id]], limit=10))
-    assert caught.value.field == "ids[1]"
-
-
-def test_more_ids_than_a_request_may_have_are_not_decoded(pairing: Tokenizer) -> None:
-    """All texts count, and so does what a text of few ids but long tokens would be."""
-    assert len(completed(pairing.decode([[3] * 5, [4] * 5], limit=10))) == 2
-    with pytest.raises(PayloadTooLarge, match="11 tokens"):
-        completed(pairing.decode([[3] * 5, [4] * 6], limit=10))
-    vocabulary = {"[UNK]": 0, "x" * 1000: 1}
-    long = Tokenizer(HfTokenizer(models.WordLevel(vocabulary, unk_token="[UNK]")).to_str(), 8)
-    assert completed(long.decode([[1]], limit=63)) == ["x" * 1000]
-    with pytest.raises(PayloadTooLarge, match="2000 characters"):
-        completed(long.decode([[1], [1]], limit=63))
 
 
 def test_a_broken_file_is_an_invalid_artefact(tmp_path: Path) -> None:
@@ -279,19 +195,6 @@ def test_a_long_document_is_cut_before_pairing() -> None:
         assert pair.ids == _truth(hf, "four", cut, 16, "right")
 
 
-@pytest.mark.parametrize("kind", ["MiniLM", "RoBERTa", "XLM-RoBERTa"])
-@pytest.mark.parametrize("special_tokens", [True, False])
-def test_a_long_text_is_spelled_in_parts_as_if_whole(kind: str, special_tokens: bool) -> None:
-    """Ids, places and texts of several parts of 65,536 characters; byte counts go on."""
-    text = "".join(ALPHABETS.values()) * 250
-    assert len(text) > 3 * 65_536 // 2
-    tokenizer = Tokenizer(of_kind(kind).to_str(), 9)
-    (spelling,) = completed(tokenizer.spell([text], limit=10**6, special_tokens=special_tokens))
-    whole = spelling_of(text, of_kind(kind).encode(text, add_special_tokens=special_tokens))
-    np.testing.assert_array_equal(spelling.spans, whole.spans)
-    assert spelling.texts == whole.texts
-
-
 def test_a_text_that_cannot_be_cut_is_refused_by_its_size() -> None:
     """Rather than taken whole, and before it is: of 1 MB that are one word."""
     tokenizer = Tokenizer(of_kind("MiniLM").to_str(), 16)
@@ -321,15 +224,6 @@ def test_what_cannot_fit_is_refused_from_its_beginning() -> None:
     for steps in refused:
         with pytest.raises(InputTooLong, match="more than 16 tokens, the model reads 16"):
             list(islice(steps, 5))
-
-
-def test_spelling_ends_at_the_limit() -> None:
-    """Of all tokens together, in whichever text it is reached."""
-    tokenizer = Tokenizer(of_kind("MiniLM").to_str(), 16)
-    assert len(completed(tokenizer.spell(["a b", "c"], limit=7))) == 2
-    for texts in (["a b", "c"], ["a b", "c " * 200_000]):
-        with pytest.raises(PayloadTooLarge, match=r"at least \d+ tokens, a request may have 6:"):
-            completed(tokenizer.spell(texts, limit=6))
 
 
 def test_work_is_done_in_steps_of_bounded_size() -> None:

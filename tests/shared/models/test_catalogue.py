@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from shared.contracts import Device
+from shared.cards import Device
 from shared.errors import InvalidArtefact, StoreUnavailable
 from shared.models.catalogue import CARDS_S, Catalogue
 from shared.models.manifest import Manifest

@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from shared.contracts import TextMemory
+from shared.cards import TextMemory
 from shared.errors import InvalidArtefact, InvalidInput
 from shared.models.manifest import File, decode_manifest, decode_pointer, encode_manifest, encode_pointer
 from shared.names import check_name

@@ -15,15 +15,13 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from shared import errors
+from shared.cards import Device, ModelCard, ModelState
 from shared.context import deadline, preference
 from shared.contracts import (
     DecodeRequest,
     DecodeResult,
-    Device,
     EmbedRequest,
     EmbedResult,
-    ModelCard,
-    ModelState,
     PredictRequest,
     PredictResult,
     RerankRequest,
@@ -128,7 +126,7 @@ class Setup:
             "concurrency": {"cpu": 4, "gpu": 4},
             "max_queue_s": 30.0,
             "max_request_tokens": 10_000,
-            "timeout_s": 100.0,
+            "patience_s": 25.0,
             "gpu_idle_s": 300.0,
         }
         self.dispatcher = Dispatcher(
@@ -473,8 +471,8 @@ async def test_an_answer_that_is_an_error_opens_no_circuit(error: BlitzError) ->
 async def test_a_deadline_speaks_against_a_backend_only_after_a_fair_wait(
     waited_s: float, opens: bool, by_cancelling: bool
 ) -> None:
-    """Hurried callers must not be able to close it to everyone; a quarter of our own timeout is fair."""
-    setup = Setup("gpu", timeout_s=100.0)
+    """Hurried callers must not be able to close it to everyone; patience_s is fair."""
+    setup = Setup("gpu")
 
     async def hang(request: Any) -> None:
         setup.clock.now += waited_s
@@ -493,9 +491,47 @@ async def test_a_deadline_speaks_against_a_backend_only_after_a_fair_wait(
     assert (await setup.view("gpu")).available is not opens
 
 
+async def test_the_last_device_has_all_the_time_left() -> None:
+    """Those before it have half of what is left each; without a deadline nobody is hurried."""
+    setup = Setup("gpu", "cpu")
+    setup.gpu.error = errors.BackendFailed("no")
+    shares: list[float | None] = []
+
+    async def look(request: Any) -> None:
+        shares.append(deadline.remaining_s())
+
+    setup.gpu.before = setup.cpu.before = look
+    async with deadline.within(1000):
+        await setup.dispatcher.run(ONE)
+    await setup.dispatcher.run(ONE)
+    half_s, all_s, *without = shares
+    assert half_s is not None
+    assert all_s is not None
+    assert half_s <= 500 < all_s <= 1000
+    assert without == [None, None]
+
+
+async def test_a_call_that_the_deadline_ends_is_counted_as_such() -> None:
+    """Not as cancelled, which says that the caller left."""
+    setup = Setup("gpu")
+
+    async def hang(request: Any) -> None:
+        await asyncio.Event().wait()
+
+    setup.gpu.before = hang
+    with pytest.raises(DeadlineExceeded):
+        async with deadline.within(0.005):
+            await setup.dispatcher.run(ONE)
+    async with running(setup.dispatcher.run(ONE)) as task:
+        task.cancel()
+    outcomes = ("deadline_exceeded", "cancelled")
+    told = [setup.metric("blitz_backend_requests", backend="gpu", outcome=o) for o in outcomes]
+    assert told == [1, 1]
+
+
 async def test_callers_that_leave_say_nothing_of_a_backend() -> None:
     """However long they waited: they may have waited for a very large request."""
-    setup = Setup("gpu", timeout_s=100.0)
+    setup = Setup("gpu")
 
     async def hang(request: Any) -> None:
         setup.clock.now += 50.0

@@ -6,14 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from shared.contracts import (
-    AnyRequest,
-    Device,
-    EmbedRequest,
-    PredictRequest,
-    RerankRequest,
-    TokenizeRequest,
-)
+from shared.cards import Device
+from shared.contracts import AnyRequest, EmbedRequest, PredictRequest, RerankRequest, TokenizeRequest
 from shared.request_size import estimate_request, estimate_tokens
 from shared.routing.policy import (
     SPEEDS,

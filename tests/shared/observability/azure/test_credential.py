@@ -6,7 +6,7 @@ import pytest
 from azure.identity import ManagedIdentityCredential
 
 from shared.errors import Misconfigured
-from shared.observability.azure_credential import credential_of
+from shared.observability.azure.credential import credential_of
 
 CLIENT_ID = "00000000-0000-0000-0000-00000000c11e"
 
@@ -35,7 +35,7 @@ def test_the_string_names_a_managed_identity(
         def __init__(self, *, client_id: str | None = None) -> None:
             made.append(client_id)
 
-    monkeypatch.setattr("shared.observability.azure_credential.ManagedIdentityCredential", Kept)
+    monkeypatch.setattr("shared.observability.azure.credential.ManagedIdentityCredential", Kept)
     assert isinstance(credential_of(string), Kept)
     assert made == [client_id]
 

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from functions.api.app import _refuse
 from functions.backend.app import create_app
-from functions.http.identified import Identified
+from functions.http.request_ids import RequestIds
 from shared.backends.http import HttpBackend
 from shared.contracts import EmbedRequest
 from shared.errors import Overloaded
@@ -158,7 +158,7 @@ async def test_an_app_that_breaks_is_answered_with_a_name() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise KeyError("secret")
 
-    transport = httpx.ASGITransport(Identified(app, _refuse))
+    transport = httpx.ASGITransport(RequestIds(app, _refuse))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         response = await client.get("/embed", headers={"x-request-id": ASKED})
     assert (response.status_code, response.headers["x-request-id"]) == (500, ASKED)

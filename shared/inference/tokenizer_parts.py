@@ -1,0 +1,194 @@
+"""What a tokenizer is made of, as its tokenizer.json says it, and what that proves of parts of a text.
+
+Only parts that are listed here prove anything; docs/decisions/017-long-texts-cut.md has the argument.
+Does not know texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+_NORMALIZERS = frozenset(
+    (
+        "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "BertNormalizer", "StripAccents", "Strip", "Nmt",
+        "Precompiled", "Prepend", "ByteLevel",
+    )
+)  # fmt: skip
+"""Normalizers of which each character's result depends on its own grapheme or combining sequence."""
+_SPACES = frozenset({" {2,}", r"\s+", " +", r"\s{2,}"})
+"""Regular expressions of a Replace that match white space alone."""
+
+_LOCAL = frozenset(
+    ["BertPreTokenizer", "Whitespace", "WhitespaceSplit", "Punctuation", "Digits", "CharDelimiterSplit"]
+)
+"""Pre-tokenizers that split by the characters on both sides of the split, or runs of one class."""
+_SPLITTING_WORDS = frozenset({"BertPreTokenizer", "Whitespace", "WhitespaceSplit"})
+
+_ALTERNATIVES = frozenset(
+    (
+        "'s", "'t", "'re", "'ve", "'m", "'ll", "'d",
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)", "(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        "'(?i:[sdmt]|ll|ve|re)", "'(?:[sdmt]|ll|ve|re)",
+        r" ?\p{N}+", r" ?[^\s\p{L}\p{N}]+", r"\s+(?!\S)", r"\s+", r"\s+$", r"\s",
+        r"\p{N}", r"\p{N}{1,3}", r"\p{N}+",
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*", r" ?[^\s\p{L}\p{N}]++[\r\n]*", r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+        r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
+        r"\s*[\r\n]+", r"\s*[\r\n]",
+    )
+)  # fmt: skip
+_WORDS = frozenset(
+    (
+        r" ?\p{L}+", r"[^\r\n\p{L}\p{N}]?\p{L}+", r"[^\r\n\p{L}\p{N}]?+\p{L}+",
+        r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    )
+)  # fmt: skip
+"""What known pre-tokenizers' regular expressions consist of, _WORDS those that match words. Each is a
+run of one class, or is decided by four characters; none goes on from a word into a space."""
+
+
+class AddedToken(msgspec.Struct):
+    content: str
+    normalized: bool
+
+
+class ModelPart(msgspec.Struct):
+    """Of a tokenizer.json's model, all but the vocabulary and the merges, which are large."""
+
+    type: str
+    dropout: float | None = None
+    alpha: float | None = None
+    unk_token: str | None = None
+    unk_id: int | None = None
+    continuing_subword_prefix: str | None = None
+    end_of_word_suffix: str | None = None
+
+
+class TokenizerParts(msgspec.Struct):
+    """Of one tokenizer.json."""
+
+    model: ModelPart
+    normalizer: dict[str, Any] | None = None
+    pre_tokenizer: dict[str, Any] | None = None
+    added_tokens: list[AddedToken] = []
+
+    @classmethod
+    def read(cls, serialized: str) -> TokenizerParts | None:
+        """None if it is no tokenizer.json of the form known here."""
+        try:
+            return msgspec.json.decode(serialized, type=cls)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+
+    @property
+    def are_local(self) -> bool:
+        """Whether all parts are known, and what each makes of a text depends on what stands near."""
+        return (
+            self.model.type in ("WordPiece", "WordLevel", "BPE", "Unigram")
+            and not self.model.dropout
+            and not self.model.alpha
+            and all(map(_is_local, self._normalizers))
+            and all(map(_is_bounded, self._pre_tokenizers))
+        )
+
+    @property
+    def joining(self) -> frozenset[str]:
+        """Characters that a Replace may take together with what follows them."""
+        patterns = [part["pattern"] for part in self._normalizers if part["type"] == "Replace"]
+        return frozenset(character for each in patterns for character in each.get("String", "")[:-1])
+
+    @property
+    def splits_words(self) -> bool:
+        """Whether a pre-tokenizer begins another token at a space behind a word."""
+        return any(map(_splits_words, self._pre_tokenizers))
+
+    @property
+    def keeps_spaces(self) -> bool:
+        """Whether no normalizer makes something else of them."""
+        return all(map(_keeps_spaces, self._normalizers))
+
+    @property
+    def splits_at_its_own_spaces(self) -> bool:
+        """Whether a Metaspace does, which makes marks of spaces itself."""
+        return any(
+            part["type"] == "Metaspace" and part.get("split", True) for part in self._pre_tokenizers
+        )
+
+    @property
+    def _normalizers(self) -> list[dict[str, Any]]:
+        return list(_members(self.normalizer, "normalizers"))
+
+    @property
+    def _pre_tokenizers(self) -> list[dict[str, Any]]:
+        return list(_members(self.pre_tokenizer, "pretokenizers"))
+
+
+def _members(part: dict[str, Any] | None, name: str) -> Iterator[dict[str, Any]]:
+    """A normalizer or pre-tokenizer, or those that a sequence consists of."""
+    if part is None:
+        return
+    if part.get("type") == "Sequence":
+        for member in part[name]:
+            yield from _members(member, name)
+    else:
+        yield part
+
+
+def _is_local(part: dict[str, Any]) -> bool:
+    if part.get("type") != "Replace":
+        return part.get("type") in _NORMALIZERS
+    pattern = part["pattern"]
+    return pattern["Regex"] in _SPACES if "Regex" in pattern else bool(pattern["String"])
+
+
+def _alternatives(part: dict[str, Any]) -> list[str]:
+    """What a Split's regular expression consists of; nothing where it is a string."""
+    pattern: str = part["pattern"].get("Regex", "")
+    found, depth, start, in_class = [], 0, 0, False
+    for at, character in enumerate(pattern):
+        if at and pattern[at - 1] == "\\":
+            continue
+        if character in "[]":
+            in_class = character == "["
+        elif not in_class:
+            depth += (character == "(") - (character == ")")
+            if character == "|" and not depth:
+                found.append(pattern[start:at])
+                start = at + 1
+    return [*found, pattern[start:]] if pattern else []
+
+
+def _is_bounded(part: dict[str, Any]) -> bool:
+    """Whether what a pre-tokenizer makes of a text's beginning stays, but for the end of it."""
+    if part.get("type") == "Split":
+        if part["pattern"].get("String"):
+            return len(part["pattern"]["String"]) == 1
+        return {*_alternatives(part)} <= _ALTERNATIVES | _WORDS and part["behavior"] in (
+            "Isolated",
+            "Removed",
+        )
+    return part.get("type") in _LOCAL or part.get("type") in ("ByteLevel", "Metaspace")
+
+
+def _splits_words(part: dict[str, Any]) -> bool:
+    match part["type"]:
+        case "Split":
+            return not _WORDS.isdisjoint(_alternatives(part))
+        case "ByteLevel":
+            return bool(part.get("use_regex", True))
+        case "Metaspace":
+            return bool(part.get("split", True))
+    return part["type"] in _SPLITTING_WORDS
+
+
+def _keeps_spaces(part: dict[str, Any]) -> bool:
+    if part["type"] != "Replace":
+        return bool(part["type"] != "ByteLevel")
+    replaces_spaces = "Regex" in part["pattern"] or " " in part["pattern"]["String"]
+    return not replaces_spaces or part["content"].isspace()

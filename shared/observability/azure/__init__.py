@@ -1,0 +1,1 @@
+"""Telemetry to Application Insights: the only folder that knows opencensus-ext-azure."""
