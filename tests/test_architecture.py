@@ -159,6 +159,25 @@ def test_only_settings_and_entry_points_touch_the_environment() -> None:
             assert not used & {"environ", "getenv"}, path.name
 
 
+def test_no_test_module_imports_another() -> None:
+    """What several of them need stands in a module of its own: stand-ins in tests/fakes."""
+    tests = TREE / "tests"
+    rooms = sorted(room.parent for room in tests.glob("*/__init__.py"))  # and no node_modules
+    for path in [*sorted(tests.glob("*.py")), *(path for room in rooms for path in room.rglob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                modules = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            for module in modules:
+                is_ours = module.startswith("tests.")
+                named = [name for name in module.split(".") if name.startswith(("test_", "conftest"))]
+                where = f"{path.relative_to(TREE)}:{node.lineno}"
+                assert not (is_ours and named), f"{where} imports {module}"
+
+
 _IMPORT = re.compile(r"\b(?:from|import) ((?:shared|functions|model_build)(?:\.[a-z_]\w*)+)")
 
 

@@ -29,7 +29,7 @@ from shared.observability.metrics import Telemetry
 from shared.settings import Settings
 from shared.wire import messages
 from tests.fakes.backend import FakeInference
-from tests.fakes.catalogue import FakeCatalogue
+from tests.fakes.catalogue import embedder_and_labeller
 
 KEY, OTHER = "key-of-a-first-caller", "key-of-another-caller"
 HASHES = tuple(hashlib.sha256(key.encode()).hexdigest() for key in (KEY, OTHER))
@@ -40,7 +40,7 @@ def client_of(backend: Backend | None = None, hashes: tuple[str, ...] = HASHES) 
     app = create_app(
         Settings(api_key_hashes=hashes),
         backend or FakeInference(),
-        cast(Catalogue, FakeCatalogue()),
+        cast(Catalogue, embedder_and_labeller()),
         Telemetry(CollectorRegistry()),
     )
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://router")

@@ -28,11 +28,8 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch_file
 
 from model_build import folder as model_folder
-from tests.model_build.test_cli import Ran, Run, run, tiny
-from tests.model_build.test_export import edit_json, tiny_cross_encoder, tiny_model
-from tests.model_build.test_source import OLD, PLAIN, sentence_model
-
-__all__ = ["run", "tiny"]
+from tests.model_build.command import Ran, Run
+from tests.tiny_torch import OLD, PLAIN, edit_json, sentence_model, tiny_cross_encoder, tiny_model
 
 Change = Callable[[Path], None]
 HANGS_S = 120

@@ -21,10 +21,8 @@ from shared.inference.model import load_model
 from shared.inference.steps import completed
 from shared.models.manifest import decode_manifest
 from shared.vectors import finish
-from tests.model_build.test_cli import Run, run, tiny
-from tests.model_build.test_export import edit_json, tiny_cross_encoder, tiny_model
-
-__all__ = ["run", "tiny"]
+from tests.model_build.command import Run
+from tests.tiny_torch import edit_json, tiny_cross_encoder, tiny_model
 
 PASSAGES = "Represent this sentence for searching relevant passages: "
 INSTRUCT = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"

@@ -36,9 +36,10 @@ from shared.settings import Settings
 from shared.storage import shown_names
 from shared.storage.blobs import Blobs, Message, Queue, Storage
 from shared.storage.connect import local_storage, open_storage
+from tests.fakes.catalogue import FakeCatalogue, bulk_cards
+from tests.fakes.embedder import FakeEmbedder
 from tests.patience import PATIENCE_S, wait_until
 from tests.server import ROOT, free_port, metrics_of, started_service, wait_until_ready
-from tests.shared.bulk.test_pipeline import FakeBackend, FakeCatalogue
 from tests.tiny import Tiny, nearly, publish_all
 
 FAST = Pace(hidden_s=3600, retry_s=0.05, poll_s=0.01, reconcile_s=3600)
@@ -323,10 +324,10 @@ async def test_a_name_too_long_for_what_is_made_of_it_fails_at_once(
     storage.source.write(key, b"w1")
     stat = storage.source.stat(key)
     assert stat
-    backend = cast(Backend, FakeBackend())
+    backend = cast(Backend, FakeEmbedder())
     bulk = Bulk(
         storage,
-        FakeCatalogue(),
+        FakeCatalogue(bulk_cards()),
         fixed(10),
         backend=backend,
         devices=("cpu",),
@@ -606,9 +607,9 @@ async def test_a_small_job_ends_while_slow_ones_are_being_read(storage: Storage,
     storage = replace(storage, source=gate)
     bulk = Bulk(
         storage,
-        FakeCatalogue(),
+        FakeCatalogue(bulk_cards()),
         fixed(10),
-        backend=cast(Backend, FakeBackend()),
+        backend=cast(Backend, FakeEmbedder()),
         devices=("cpu",),
         request_tokens=10_000,
         max_inputs=2048,

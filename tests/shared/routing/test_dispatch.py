@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -35,20 +35,14 @@ from shared.routing.breaker import FAILURES, OPEN_S
 from shared.routing.dispatch import Dispatcher
 from shared.routing.policy import BackendView, Decision, Work
 from tests.fakes.backend import ByOperation
+from tests.fakes.catalogue import FakeCatalogue
+from tests.fakes.clock import Clock
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
 ONE = EmbedRequest("m", ("a",))
 Before = Callable[[Any], Awaitable[None]]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class FakeBackend(ByOperation):
@@ -108,14 +102,6 @@ class FakeBackend(ByOperation):
 
     async def close(self) -> None:
         self.closed = True
-
-
-class FakeCatalogue:
-    def __init__(self, cards: Sequence[ModelCard] = ()) -> None:
-        self.listed = cards
-
-    async def cards_of(self, name: str) -> Sequence[ModelCard]:
-        return [card for card in self.listed if card.name == name]
 
 
 def card(device: Device, size: int, **options: Any) -> ModelCard:
