@@ -19,7 +19,7 @@ from functions.http.pace import MIN_BYTES_PER_S, PAUSE_S, at_least
 from functions.http.unpacked import Coding, Unpacking, coding_of
 from shared.context import deadline
 from shared.errors import BlitzError, PayloadTooLarge, Unavailable
-from shared.observability.logs import FAILURE, Failure
+from shared.observability.logs import log_failure
 from shared.observability.metrics import Telemetry
 
 LARGE_BODY_BYTES = 256 * 1024
@@ -61,7 +61,7 @@ def answering(
         except BlitzError as raised:
             error = raised
         except Exception as raised:
-            log_without_content(raised)
+            log_failure(_log, logging.ERROR, "a request failed", raised)
             error = BlitzError("internal error")
         metrics.request_failed(error.code)
         return error_response(error)
@@ -117,12 +117,6 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def off_loop_if(large: bool, work: Callable[[], T]) -> T:
     """`work()`, in a thread if it is `large`, so that the event loop goes on."""
     return await asyncio.to_thread(work) if large else work()
-
-
-def log_without_content(error: Exception) -> None:
-    """Where an unexpected error happened, without its message: that may quote what a client sent."""
-    failure = Failure.of(error)
-    _log.error("unexpected %s%s", failure.error, failure.innermost, extra={FAILURE: failure})
 
 
 def _patience_s(request: Request) -> float:

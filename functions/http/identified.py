@@ -13,9 +13,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from functions.http.caller import log_without_content
 from shared.context import request_id
 from shared.errors import BlitzError, Unavailable
+from shared.observability.logs import log_failure
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Identified:
                     _log.warning("an answer breaks off: the service stops, and its caller was slow")
                     return
             except Exception as error:
-                log_without_content(error)
+                log_failure(_log, logging.ERROR, "a request failed", error)
                 failure = BlitzError("internal error")
                 if begun:
                     raise

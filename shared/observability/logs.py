@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from shared.context import request_id, trace
+from shared.errors import BlitzError
 
 OURS = ("functions", "shared")
 """Our loggers. Others' may quote anything, so that no exporter is given them."""
@@ -56,6 +57,21 @@ class Failure:
 
     def lines(self) -> str:
         return "".join(f'\n  File "{file}", line {line}, in {name}' for file, line, name in self.frames)
+
+
+def log_failure(
+    log: logging.Logger, level: int, what: str, error: BaseException, then: str = ""
+) -> None:
+    """Log that `what` failed, and why, without a text of a caller.
+
+    Messages of our own errors are safe to show. Of any other error the class and the place are logged:
+    its message may quote what a client sent. then: what happens next.
+    """
+    ours = isinstance(error, BlitzError)
+    failure = Failure.of(error)
+    why = error.message if isinstance(error, BlitzError) else f"{failure.error}{failure.innermost}"
+    extra = None if ours else {FAILURE: failure}
+    log.log(level, "%s: %s%s", what, why, f"; {then}" if then else "", extra=extra)
 
 
 def failure_of(record: logging.LogRecord) -> Failure | None:

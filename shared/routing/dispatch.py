@@ -50,7 +50,7 @@ class Dispatcher:
     has half of the time left, so that one that hangs does not use it up.
 
     concurrency, max_queue_s: see Lane; no number for a device: its backend is in this process.
-    chunk_texts: larger requests are split into parts of so many texts, run side by side. Not for a
+    part_texts: larger requests are split into parts of so many texts, run side by side. Not for a
     backend in this process, nor where it might be more than max_request_tokens in all: a backend that
     sees the whole counts it before it runs any of it. timeout_s: what a request without a deadline may
     take. gpu_idle_s: so long after its last answer the GPU is taken to be scaled to zero.
@@ -66,7 +66,7 @@ class Dispatcher:
         catalogue: Cards,
         policy: Policy,
         *,
-        chunk_texts: int,
+        part_texts: int,
         concurrency: Mapping[Device, int],
         max_queue_s: float,
         max_request_tokens: int,
@@ -91,7 +91,7 @@ class Dispatcher:
         }
         self._catalogue = catalogue
         self._policy = policy
-        self._chunk_texts = chunk_texts
+        self._part_texts = part_texts
         self._max_request_tokens = max_request_tokens
         self._timeout_s = timeout_s
         self._wake_gpu = wake_gpu
@@ -191,14 +191,14 @@ class Dispatcher:
         """The whole request on one backend, and one result."""
         parts = [request]
         if lane.is_remote and tokens * ESTIMATED_TOO_LOW <= self._max_request_tokens:
-            parts = partition.split(request, self._chunk_texts)
+            parts = partition.split(request, self._part_texts)
         with lane.attempt(tokens, is_split=len(parts) > 1):
             if len(parts) == 1:
                 return await lane.call(lambda backend: backend.run(request))
             results = await Parts(
                 parts,
                 lambda part: lane.call(lambda backend: backend.run(part), is_part=True),
-                part_texts=self._chunk_texts,
+                part_texts=self._part_texts,
                 max_tokens=self._max_request_tokens,
             ).answer()
         if len({result.revision for result in results}) > 1:

@@ -39,7 +39,7 @@ LEFT_AT_DEFAULT = {
     # Suits the platform as it is: Flex has 0.8 GB of temporary storage, 230 s a request.
     *("cache_dir", "request_timeout_s", "threads", "batch_tokens", "batch_texts"),
     # Matters of taste and of measurement: `az functionapp config appsettings set` changes them.
-    *("routing", "gpu_min_texts", "gpu_wake_s", "chunk_texts", "backend_concurrency", "torch_compile"),
+    *("routing", "gpu_min_texts", "gpu_wake_s", "part_texts", "backend_concurrency", "torch_compile"),
     *("max_file_bytes", "refresh_s", "max_wait_ms", "queue_tokens", "max_queue_s", "allow_token_ids"),
     *("max_requests", "max_pending_bytes", "max_body_bytes", "max_inputs", "max_request_tokens"),
     *("key_files", "key_file_bytes", "key_batches", "file_expiry_days"),

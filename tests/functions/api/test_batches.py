@@ -52,11 +52,11 @@ class Recording:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._blobs, name)
 
-    def write_stream(self, key: str, chunks: Iterable[bytes], metadata: Metadata | None = None) -> None:
+    def write_stream(self, key: str, blocks: Iterable[bytes], metadata: Metadata | None = None) -> None:
         def noted() -> Iterator[bytes]:
-            for chunk in chunks:
-                self.sizes.append(len(chunk))
-                yield chunk
+            for block in blocks:
+                self.sizes.append(len(block))
+                yield block
 
         self._blobs.write_stream(key, noted(), metadata)
 
@@ -319,7 +319,7 @@ async def test_a_storage_that_fails_is_told_as_such(storage: Storage) -> None:
     """503, so that clients try again."""
 
     class Failing(Recording):
-        def write_stream(self, key: str, chunks: Iterable[bytes], metadata: object = None) -> None:
+        def write_stream(self, key: str, blocks: Iterable[bytes], metadata: object = None) -> None:
             raise StoreUnavailable("the bulk storage did not answer")
 
     async with client_of(replace(storage, out=cast(Blobs, Failing(storage.out)))) as client:

@@ -26,13 +26,15 @@ import pytest
 from functions.bulk.steps import build_bulk
 from functions.local.driver import MAX_TRIES, RETRY_S, Driver, Pace, bulk_hint, make_inboxes
 from shared.backends.base import Backend
-from shared.bulk import jobs, passed_over
+from shared.bulk import control, jobs
 from shared.bulk.inputs.allowance import NO_LIMITS
+from shared.bulk.paths import event_key
 from shared.bulk.pipeline import SPLITS, Bulk
 from shared.contracts import ModelCard, Task
 from shared.errors import StoreUnavailable, Unavailable
 from shared.routing.policy import fixed
 from shared.settings import Settings
+from shared.storage import shown_names
 from shared.storage.blobs import Blobs, Message, Queue, Storage
 from shared.storage.connect import local_storage, open_storage
 from tests.patience import PATIENCE_S, wait_until
@@ -250,7 +252,7 @@ async def test_files_of_the_system_are_passed_over_with_a_line_each(
     storage: Storage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No job of them, no message; the others are noticed."""
-    monkeypatch.setattr(passed_over, "_told", set())
+    monkeypatch.setattr(shown_names, "_told", set())
     steps = Steps()
     names = {
         "m/.DS_Store": "a hidden file",
@@ -335,7 +337,7 @@ async def test_a_name_too_long_for_what_is_made_of_it_fails_at_once(
     )
     job = await bulk.split(jobs.encode(jobs.StepMessage(key=key, etag=stat.etag)))
     assert job
-    status = await bulk.status(job)
+    status = control.read_status(storage.out, job)
     assert status
     if length <= 242:
         # The name of the folder is that of no model.
@@ -829,5 +831,5 @@ def test_the_mark_of_a_version_names_its_job(
     (status,) = shared_folder.wait_ended("tiny/marked.txt")
     stat = open_storage(Settings(storage=f"file://{shared_folder.root}")).source.stat("tiny/marked.txt")
     assert stat
-    mark = shared_folder.out / jobs.event_key("source", stat.key, stat.etag)
+    mark = shared_folder.out / event_key("source", stat.key, stat.etag)
     assert mark.read_text() == status["id"]

@@ -18,7 +18,7 @@ import zstandard
 from prometheus_client import CollectorRegistry
 
 from shared.backends.base import Backend
-from shared.bulk import jobs, passed_over, pipeline
+from shared.bulk import control, jobs, pipeline
 from shared.bulk.control import SPLIT
 from shared.bulk.inputs import source
 from shared.bulk.inputs.allowance import NO_LIMITS, Limits
@@ -33,6 +33,7 @@ from shared.contracts import Device, EmbedRequest, EmbedResult, ModelCard
 from shared.errors import BackendFailed, BlitzError, InputTooLong, InvalidInput, Overloaded
 from shared.observability.metrics import Telemetry
 from shared.routing.policy import fixed
+from shared.storage import shown_names
 from shared.storage.blobs import BlobStat
 from tests.fakes import ByOperation
 from tests.shared.bulk.memory import Died, Memory, drain
@@ -391,7 +392,7 @@ async def test_a_sidecar_that_comes_after_its_file_is_told_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Once, however often its event comes; one that was there before is read, and so is no news."""
-    monkeypatch.setattr(passed_over, "_told", set())
+    monkeypatch.setattr(shown_names, "_told", set())
     world = World()
     if first:
         world.memory.source.write(key + SIDECAR, b'{"dtype": "int8"}')
@@ -764,7 +765,7 @@ async def test_a_batch_without_an_answer_has_no_output_file(cancelled: bool) -> 
     world.backend.refuses = {"a": InvalidInput("not that")}
     id_ = await world.begin(batch_line("a", "a"))
     if cancelled:
-        await world.bulk().cancel(id_)
+        control.cancel_job(world.memory.storage, id_)
     await world.drain()
     (manifest,) = world.manifests()
     status = manifest.status
@@ -881,13 +882,13 @@ async def test_cancelling_ends_a_job_with_what_has_vectors() -> None:
     job_id = await world.begin()
     chunk = world.take("bulk-cpu")
     await world.bulk().embed(chunk)
-    await world.bulk().cancel(job_id)
-    status = await world.bulk().status(job_id)
+    control.cancel_job(world.memory.storage, job_id)
+    status = control.read_status(world.memory.out, job_id)
     assert status
     assert status.status == "cancelling"
     world.memory.queue("bulk-cpu").send(chunk)
     await world.drain()
-    status = await world.bulk().status(job_id)
+    status = control.read_status(world.memory.out, job_id)
     assert status
     assert status.status == "cancelled"
     assert world.table().num_rows == 512
@@ -999,7 +1000,7 @@ async def test_a_chunk_under_way_stops_when_its_job_is_cancelled(
     step = asyncio.create_task(world.bulk().embed(world.take("bulk-cpu")))
     async with asyncio.timeout(60):
         await begun.wait()
-        await world.bulk().cancel(job_id)
+        control.cancel_job(world.memory.storage, job_id)
         await step
     assert left.is_set()
 
@@ -1041,8 +1042,8 @@ async def test_a_job_that_is_not_there_cannot_be_cancelled() -> None:
     """And has no status; a message of it is dropped."""
     world = World()
     with pytest.raises(BlitzError):
-        await world.bulk().cancel("nope")
-    assert await world.bulk().status("nope") is None
+        control.cancel_job(world.memory.storage, "nope")
+    assert control.read_status(world.memory.out, "nope") is None
     for step in (world.bulk().embed, world.bulk().give_up, world.bulk().finish):
         await step(jobs.encode(StepMessage(job="nope", chunk="000000-1.arrow")))
 
