@@ -54,7 +54,7 @@ class Settings:
     gpu_wake_s: expected time for a GPU app to scale from zero.
     gpu_ahead_s: wake the GPU ahead of forecast demand if sparing one request the cold start costs at
         most this many GPU seconds; 0: never. Needs storage; only in Azure.
-    chunk_texts: larger requests are split into parts of this many texts.
+    part_texts: larger requests are split into parts of this many texts.
     backend_concurrency: concurrent HTTP calls of the router to one backend; others wait.
     allow_cpu: let the GPU app run on the CPU in FP32 if there is no CUDA: for tests and local runs.
     torch_compile: compile models in the GPU app; docs/decisions/013-no-torch-compile.md says when.
@@ -124,7 +124,7 @@ class Settings:
     gpu_idle_s: float = 300.0
     gpu_wake_s: float = 25.0
     gpu_ahead_s: float = 0.0
-    chunk_texts: int = 500
+    part_texts: int = 500
     backend_concurrency: int = 16
     allow_cpu: bool = False
     torch_compile: bool = False
@@ -243,7 +243,7 @@ _NOT_NEGATIVE = (
 _POSITIVE = (
     "gpu_min_texts",
     "gpu_idle_s",
-    "chunk_texts",
+    "part_texts",
     "backend_concurrency",
     "cache_disk_bytes",
     "cache_models",

@@ -203,3 +203,17 @@ def test_no_class_name_stands_twice() -> None:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     found.setdefault(node.name, []).append(str(path.relative_to(TREE)))
     assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
+
+
+def test_the_keys_of_a_jobs_state_are_spelled_in_one_file() -> None:
+    """Whoever moves a state blob must find one place."""
+    spelled = {
+        str(path.relative_to(TREE))
+        for package in ("shared", "functions")
+        for path in (TREE / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.match(r"/?(jobs|active|events)/|/?(job|split|final|status|manifest)\.json$", node.value)
+    }
+    assert spelled == {"shared/bulk/paths.py", "shared/models/manifest.py"}

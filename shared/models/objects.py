@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from azure.storage.blob import BlobClient
 
 _CONCURRENCY = 4
-_CHUNK_BYTES = 4 << 20
+_BLOCK_BYTES = 4 << 20
 _POINTER_TRIES = 20
 
 MAX_OBJECT_BYTES = 256 << 10
@@ -133,7 +133,7 @@ class FolderObjects:
     def upload(self, key: str, path: Path, file: File) -> None:
         def copy(target: Path) -> None:
             with open_regular(path) as source, target.open("wb") as sink:
-                while block := source.read(_CHUNK_BYTES):
+                while block := source.read(_BLOCK_BYTES):
                     sink.write(block)
 
         self._replace(key, copy)
@@ -176,10 +176,10 @@ class BlobObjects:
 
         options: dict[str, Any] = {
             **client_options(LinearRetry),
-            "max_single_get_size": _CHUNK_BYTES,
-            "max_chunk_get_size": _CHUNK_BYTES,
-            "max_single_put_size": _CHUNK_BYTES,
-            "max_block_size": _CHUNK_BYTES,
+            "max_single_get_size": _BLOCK_BYTES,
+            "max_chunk_get_size": _BLOCK_BYTES,
+            "max_single_put_size": _BLOCK_BYTES,
+            "max_block_size": _BLOCK_BYTES,
         }
         url = url.rstrip("/")
         if connection_string:
@@ -299,7 +299,7 @@ def _read(blob: BlobClient) -> tuple[bytes | None, str | None]:
     from azure.core.exceptions import ResourceNotFoundError
 
     try:
-        download = blob.download_blob()  # fetches at most _CHUNK_BYTES, and the size
+        download = blob.download_blob()  # fetches at most _BLOCK_BYTES, and the size
         if download.size > MAX_OBJECT_BYTES:
             raise InvalidArtefact(
                 f"{blob.blob_name} of the model store has more than {MAX_OBJECT_BYTES} bytes"

@@ -203,7 +203,7 @@ class Telemetry:
         if failed:
             self._bulk_failures.labels(step).inc()
 
-    def bulk_part_written(self, *, embedded: int, failed: int, tokens: int) -> None:
+    def bulk_chunk_embedded(self, *, embedded: int, failed: int, tokens: int) -> None:
         """A chunk is done; to be called once for each, by the step that did it."""
         self._bulk_rows.labels("embedded").inc(embedded)
         self._bulk_rows.labels("failed").inc(failed)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.bulk import jobs
+from shared.bulk import control, jobs
 from shared.bulk.control import SPLIT
 from shared.bulk.jobs import StepMessage
 from shared.context import trace
@@ -169,7 +169,7 @@ async def test_a_cancelled_job_is_counted_as_such() -> None:
     """Once, however often its last step comes."""
     world = World()
     job_id = await world.begin()
-    await world.bulk().cancel(job_id)
+    control.cancel_job(world.memory.storage, job_id)
     for _ in range(2):
         await world.bulk().finish(jobs.encode(StepMessage(job=job_id)))
     assert counted(world, "jobs") == {"cancelled": 1}

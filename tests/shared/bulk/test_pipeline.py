@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from shared.bulk import jobs, pipeline
+from shared.bulk import control, jobs, pipeline
 from shared.bulk.control import SPLIT
 from shared.bulk.inputs import source
 from shared.bulk.inputs.allowance import Limits
@@ -612,7 +612,7 @@ async def test_a_batch_without_an_answer_has_no_output_file(cancelled: bool) -> 
     world.backend.refuses = {"a": InvalidInput("not that")}
     id_ = await world.begin(batch_line("a", "a"))
     if cancelled:
-        await world.bulk().cancel(id_)
+        control.cancel_job(world.memory.storage, id_)
     await world.drain()
     (manifest,) = world.manifests()
     status = manifest.status
@@ -729,13 +729,13 @@ async def test_cancelling_ends_a_job_with_what_has_vectors() -> None:
     job_id = await world.begin()
     chunk = world.take("bulk-cpu")
     await world.bulk().embed(chunk)
-    await world.bulk().cancel(job_id)
-    status = await world.bulk().status(job_id)
+    control.cancel_job(world.memory.storage, job_id)
+    status = control.read_status(world.memory.out, job_id)
     assert status
     assert status.status == "cancelling"
     world.memory.queue("bulk-cpu").send(chunk)
     await world.drain()
-    status = await world.bulk().status(job_id)
+    status = control.read_status(world.memory.out, job_id)
     assert status
     assert status.status == "cancelled"
     assert world.table().num_rows == 512
@@ -847,7 +847,7 @@ async def test_a_chunk_under_way_stops_when_its_job_is_cancelled(
     step = asyncio.create_task(world.bulk().embed(world.take("bulk-cpu")))
     async with asyncio.timeout(60):
         await begun.wait()
-        await world.bulk().cancel(job_id)
+        control.cancel_job(world.memory.storage, job_id)
         await step
     assert left.is_set()
 
@@ -889,8 +889,8 @@ async def test_a_job_that_is_not_there_cannot_be_cancelled() -> None:
     """And has no status; a message of it is dropped."""
     world = World()
     with pytest.raises(BlitzError):
-        await world.bulk().cancel("nope")
-    assert await world.bulk().status("nope") is None
+        control.cancel_job(world.memory.storage, "nope")
+    assert control.read_status(world.memory.out, "nope") is None
     for step in (world.bulk().embed, world.bulk().give_up, world.bulk().finish):
         await step(jobs.encode(StepMessage(job="nope", chunk="000000-1.arrow")))
 

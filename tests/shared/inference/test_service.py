@@ -318,7 +318,7 @@ async def test_what_may_succeed_is_let_in_as_a_whole(request_: Any) -> None:
         {"cpu": served.inference},
         cast(Catalogue, FakeCatalogue(LISTED)),
         fixed(10),
-        chunk_texts=100,
+        part_texts=100,
         concurrency={},
         max_queue_s=0.001,
         max_request_tokens=5000,

@@ -122,7 +122,7 @@ class Setup:
         self.wakes = 0
         self.wake_ends: asyncio.Future[None] | None = None
         numbers: dict[str, Any] = {
-            "chunk_texts": 10,
+            "part_texts": 10,
             "concurrency": {"cpu": 4, "gpu": 4},
             "max_queue_s": 30.0,
             "max_request_tokens": 10_000,
@@ -737,7 +737,7 @@ def test_any_splitting_joins_in_order(count: int, chunk: int, slots: int, random
     """Whatever the sizes and whichever part is answered first, rows and counts are the texts'."""
 
     async def run() -> None:
-        setup = Setup("gpu", chunk_texts=chunk, concurrency={"gpu": slots})
+        setup = Setup("gpu", part_texts=chunk, concurrency={"gpu": slots})
 
         async def dawdle(request: Any) -> None:
             for _ in range(random.randrange(5)):
