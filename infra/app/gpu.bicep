@@ -60,7 +60,7 @@ var settings = union(shared, modelsInImage ? { BLITZ_MODEL_STORE: 'file:///model
   BLITZ_CACHE_DISK_BYTES: '6000000000'
 })
 
-resource managedEnvironment 'Microsoft.App/managedEnvironments@2024-10-02-preview' = {
+resource managedEnvironment 'Microsoft.App/managedEnvironments@2026-03-02-preview' = {
   name: 'cae-${token}'
   location: location
   tags: tags
@@ -87,7 +87,7 @@ resource logs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
   }
 }
 
-resource app 'Microsoft.App/containerApps@2024-10-02-preview' = {
+resource app 'Microsoft.App/containerApps@2026-03-02-preview' = {
   name: 'ca-gpu-${token}'
   location: location
   tags: union(tags, { 'azd-service-name': 'gpu' })
