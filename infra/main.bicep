@@ -152,6 +152,13 @@ module storage 'storage.bicep' = {
   }
 }
 
+// What tells of new blobs, with an identity that needs a role.
+module topic 'topic.bicep' = {
+  scope: group
+  params: { location: location, tags: tags, token: token }
+  dependsOn: [storage]
+}
+
 // Application Insights, its logs and its workbook.
 module monitoring 'monitoring.bicep' = {
   scope: group
@@ -173,7 +180,7 @@ module roles 'roles.bicep' = {
     deployerPrincipalId: deployerPrincipalId
     deployerPrincipalType: deployerPrincipalType
   }
-  dependsOn: [identities, storage, monitoring, registry]
+  dependsOn: [identities, storage, topic, monitoring, registry]
 }
 
 // Virtual network, and private endpoints for storage.
@@ -251,7 +258,7 @@ module router 'app/router.bicep' = {
 // A new blob of bulk-in becomes a message.
 module eventGrid 'eventgrid.bicep' = {
   scope: group
-  params: { location: location, tags: tags, token: token }
+  params: { token: token }
   dependsOn: [roles]
 }
 

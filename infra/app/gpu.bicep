@@ -51,6 +51,8 @@ var settings = union(shared, modelsInImage ? { BLITZ_MODEL_STORE: 'file:///model
   AzureWebJobsSecretStorageType: 'Files'
   // With host.json's 1, ten waiting chunks would have ten GPUs start, each for less than a second of work.
   AzureFunctionsJobHost__extensions__queues__batchSize: '8'
+  // Where the ingress leads; the stand-in image would listen on 80, and its revision never be ready.
+  ASPNETCORE_URLS: 'http://+:8080'
   BLITZ_ROLE: 'gpu'
   BLITZ_WARM_MODELS: warmModels
   BLITZ_CACHE_MODELS: '8'
