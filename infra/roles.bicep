@@ -139,7 +139,6 @@ var read = concat(
 )
 var sent = concat(
   [
-    { who: 'events', queue: 'bulk-events' }
     { who: 'router', queue: 'bulk-split' }
     { who: 'router', queue: 'bulk-finish' }
   ],
@@ -176,6 +175,25 @@ resource dataQueues 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
     }
   }
 ]
+
+resource topic 'Microsoft.EventGrid/systemTopics@2025-02-15' existing = {
+  name: nameOf('topic', token)
+}
+
+resource eventsQueue 'Microsoft.Storage/storageAccounts/queueServices/queues@2023-05-01' existing = {
+  parent: dataAccount::queueService
+  name: 'bulk-events'
+}
+
+resource events 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(eventsQueue.id, topic.id, role.queueSender)
+  scope: eventsQueue
+  properties: {
+    principalId: topic.identity.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.queueSender)
+  }
+}
 
 resource telemetry 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for (app, index) in apps: {

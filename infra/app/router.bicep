@@ -34,7 +34,11 @@ module app 'flex.bicep' = {
     backendAppId: backendAppId
     audience: audience
     settings: {
+      // The host's own limit is 100 MiB; a file of /v1/files may have 200 MB, and its form a little more.
+      FUNCTIONS_REQUEST_BODY_SIZE_LIMIT: '210000000'
       BLITZ_ROLE: 'router'
+      // By the expected time: a cold GPU takes minutes, in which a CPU answers most requests.
+      BLITZ_ROUTING: 'adaptive'
       BLITZ_CPU_BACKEND_URL: cpuUrl
       BLITZ_GPU_BACKEND_URL: gpuUrl
       BLITZ_GPU_IDLE_S: string(gpuCooldownSeconds)

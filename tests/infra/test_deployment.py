@@ -185,7 +185,54 @@ def _assignments(variant: str) -> Iterator[tuple[str, str, str]]:
         who = re.search(r"/id-(\w+)-", properties["principalId"])
         scope = assignment["id"].partition("/providers/Microsoft.Authorization/")[0]
         role = ROLE_NAMES[properties["roleDefinitionId"].rpartition("/")[2]]
-        yield who[1] if who else "deployer", scope, role
+        is_topic = "/systemTopics/" in properties["principalId"]
+        yield who[1] if who else "events" if is_topic else "deployer", scope, role
+
+
+# Of Microsoft's list of what the Flex Consumption plan refuses, as site properties and as settings.
+REFUSED_PROPERTIES = {
+    *("alwaysOn", "ftpsState", "functionAppScaleLimit", "javaVersion", "linuxFxVersion"),
+    *("minimumElasticInstanceCount", "netFrameworkVersion", "powerShellVersion", "pythonVersion"),
+    *("preWarmedInstanceCount", "use32BitWorkerProcess", "vnetPrivatePortsCount", "vnetRouteAllEnabled"),
+    *("windowsFxVersion", "containerSize", "isReserved", "isXenon"),
+}
+REFUSED_SETTINGS = {
+    *("ENABLE_ORYX_BUILD", "FUNCTIONS_EXTENSION_VERSION", "FUNCTIONS_MAX_HTTP_CONCURRENCY"),
+    *("FUNCTIONS_WORKER_DYNAMIC_CONCURRENCY_ENABLED", "FUNCTIONS_WORKER_PROCESS_COUNT"),
+    *("FUNCTIONS_WORKER_RUNTIME", "FUNCTIONS_WORKER_RUNTIME_VERSION", "SCM_DO_BUILD_DURING_DEPLOYMENT"),
+    *("WEBSITE_CONTENTAZUREFILECONNECTIONSTRING", "WEBSITE_CONTENTOVERVNET", "WEBSITE_CONTENTSHARE"),
+    *("WEBSITE_DNS_SERVER", "WEBSITE_MAX_DYNAMIC_APPLICATION_SCALE_OUT", "WEBSITE_RUN_FROM_PACKAGE"),
+    *("WEBSITE_SKIP_CONTENTSHARE_VALIDATION", "WEBSITE_VNET_ROUTE_ALL"),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_flex_is_given_nothing_that_it_refuses(variant: str) -> None:
+    """The types take each of them, and so does the compiler; the platform does not."""
+    for site in of_type(variant, "Microsoft.Web/sites"):
+        properties = site["properties"]
+        assert (set(properties) | set(properties["siteConfig"])).isdisjoint(REFUSED_PROPERTIES)
+        assert set(settings_of(site)).isdisjoint(REFUSED_SETTINGS)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_host_lets_through_what_the_router_takes(variant: str) -> None:
+    """A file and its form; the platform ends at 210 MB, and the host by itself at 100 MiB."""
+    limit = int(settings_of(apps_of(variant)["router"])["FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"])
+    assert Settings().max_file_bytes + 1_000_000 <= limit <= 210_000_000
+    assert Settings().max_body_bytes < 104_857_600
+
+
+def test_a_stand_in_image_listens_where_the_ingress_leads() -> None:
+    """The base image alone listens on 80, and a revision that nobody reaches fails the deployment."""
+    app = apps_of("complete")["gpu"]
+    port = app["properties"]["configuration"]["ingress"]["targetPort"]
+    assert settings_of(app)["ASPNETCORE_URLS"] == f"http://+:{port}"
+
+
+def test_requests_do_not_wait_for_a_cold_gpu_by_their_number_alone() -> None:
+    """It takes minutes to come: the router goes by the time that it expects."""
+    assert settings_of(apps_of("complete")["router"])["BLITZ_ROUTING"] == "adaptive"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -248,7 +295,10 @@ def test_new_blobs_become_messages_that_the_code_reads() -> None:
     properties = subscription["properties"]
     assert "destination" not in properties
     delivery = properties["deliveryWithResourceIdentity"]
-    assert "/id-events-" in delivery["identity"]["userAssignedIdentity"]
+    # Its own: with a storage firewall a user-assigned one cannot deliver to a queue.
+    assert delivery["identity"] == {"type": "SystemAssigned"}
+    (topic,) = of_type("complete", "Microsoft.EventGrid/systemTopics")
+    assert topic["identity"] == {"type": "SystemAssigned"}
     assert delivery["destination"]["endpointType"] == "StorageQueue"
     assert delivery["destination"]["properties"]["queueName"] == EVENTS
     subject = properties["filter"]["subjectBeginsWith"]
@@ -451,7 +501,6 @@ def test_web_traffic_is_encrypted_and_passwords_are_off(variant: str) -> None:
     for site in of_type(variant, "Microsoft.Web/sites"):
         assert site["properties"]["httpsOnly"] is True
         assert site["properties"]["siteConfig"]["minTlsVersion"] == "1.2"
-        assert site["properties"]["siteConfig"]["ftpsState"] == "Disabled"
     policies = of_type(variant, "Microsoft.Web/sites/basicPublishingCredentialsPolicies")
     assert [each["properties"]["allow"] for each in policies] == [False] * 4
     for app in of_type(variant, "Microsoft.App/containerApps"):
