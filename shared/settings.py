@@ -45,7 +45,10 @@ class Settings:
     backend_audience: Entra audience (api://...) of the backends, for which the router gets a token with
         its identity; empty: no token.
     backend_secret: what router and backends share where there is no Entra; empty: none.
-    api_key_hashes: comma-separated sha256 (hex) of the keys that callers may use; empty: no key needed.
+    api_key_hashes: comma-separated sha256 (hex) of keys that callers may use, which have no name and do
+        not expire; empty, without api_keys: no key needed.
+    api_keys: the document of callers' keys, with names and expiry: file://FOLDER/keys.json, or a blob's
+        URL; read again every refresh_s; empty: none. docs/serving.md says how it is written.
     cors_origins: comma-separated origins (https://app.example.com) of web pages that may use the router
         from a browser; *: all; empty: none. A page that holds a key shows it to whoever opens the page.
     routing: "fixed" (by the number of texts) or "adaptive" (by the expected time).
@@ -68,7 +71,8 @@ class Settings:
         and warm_models. Goes before a model that is called so. The same for the router and the CPU app,
         which reads bulk inputs.
     warm_models: comma-separated names loaded at startup.
-    refresh_s: how often a served model's pointer is checked for a new revision.
+    refresh_s: how often a served model's pointer is checked for a new revision, and the keys document
+        read again.
     threads: engine threads; 0: as many as the container's CPU quota.
     batch_tokens: padded tokens in a micro-batch; 0: what suits the role (CPU 384; GPU by its free
         memory).
@@ -118,6 +122,7 @@ class Settings:
     backend_audience: str = ""
     backend_secret: str = ""
     api_key_hashes: tuple[str, ...] = ()
+    api_keys: str = ""
     cors_origins: tuple[str, ...] = ()
     routing: str = "fixed"
     gpu_min_texts: int = 10

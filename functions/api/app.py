@@ -15,6 +15,7 @@ from functions.api.confidential import Confidential, has_key_in_address
 from functions.api.cors import Cors
 from functions.api.docs_page import add_docs_page
 from functions.api.endpoints import Endpoints
+from functions.api.known_keys import KnownKeys
 from functions.api.openapi import DescribedApp, describe, describe_get, describe_post
 from functions.api.paths import MODEL_IN_PATH, KnownPaths
 from functions.api.responses import answer_unrouted, error_response
@@ -44,11 +45,16 @@ def create_app(
     catalogue: Catalogue,
     metrics: Telemetry = metrics.PROCESS,
     batches: Batches | None = None,
+    keys: KnownKeys | None = None,
 ) -> FastAPI:
     """The public ASGI app over `backend`. Starts and stops nothing: no lifespan.
 
-    batches: what /v1/files and /v1/batches are, where there is a bulk storage.
+    batches: what /v1/files and /v1/batches are, where there is a bulk storage. keys: see connect_keys;
+    None: what api_key_hashes holds, and no document.
     """
+    if keys is None:
+        assert not settings.api_keys, "a document of keys is read by connect_keys"
+        keys = KnownKeys(settings.api_key_hashes, None, metrics) if settings.api_key_hashes else None
     app = DescribedApp(
         title="BlitzEmbedding",
         version=__version__,
@@ -67,8 +73,8 @@ def create_app(
         refuse=_refuse,
         metrics=metrics,
     )
-    if settings.api_key_hashes:
-        app.add_middleware(RequireKey, hashes=settings.api_key_hashes, metrics=metrics)
+    if keys is not None:
+        app.add_middleware(RequireKey, keys=keys, metrics=metrics)
     app.add_middleware(OneLength, refuse=_refuse, metrics=metrics)
     app.add_middleware(Confidential, applies=has_key_in_address)
     app.add_middleware(Observed)
