@@ -150,6 +150,7 @@ def test_only_settings_and_entry_points_touch_the_environment() -> None:
         TREE / "functions" / "local" / "__main__.py",
         TREE / "model_build" / "__main__.py",
         TREE / "model_build" / "assemble.py",
+        TREE / "model_build" / "rollout.py",
     }
     for package in ("shared", "functions", "model_build"):
         for path in set((TREE / package).rglob("*.py")) - entry_points:

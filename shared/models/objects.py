@@ -51,8 +51,11 @@ class ObjectStore(Protocol):
     def prepare(self) -> None:
         """Make the place for a first object, where it is missing and ours to make."""
 
-    def names(self, holding: str) -> list[str]:
-        """First parts of the keys "NAME/HOLDING", in no order. Misconfigured if there are too many."""
+    def names(self, holding: str, under: str = "") -> list[str]:
+        """The NAMEs of the keys "UNDER/NAME/HOLDING", in no order. Misconfigured if there are too many.
+
+        under: empty: of the keys "NAME/HOLDING".
+        """
 
     def read(self, key: str) -> bytes | None:
         """A small object; None if there is none. InvalidArtefact if it is larger, or no file."""
@@ -109,8 +112,8 @@ class FolderObjects:
         with disk_errors(self._store):
             self._root.mkdir(parents=True, exist_ok=True)
 
-    def names(self, holding: str) -> list[str]:
-        with disk_errors(self._store), os.scandir(self._root) as entries:
+    def names(self, holding: str, under: str = "") -> list[str]:
+        with disk_errors(self._store), os.scandir(self._root / under) as entries:
             listed = _counted(MAX_LISTED, entries, "entries")
             # What is no regular file is a name too: reading it says what is wrong.
             found = (entry.name for entry in listed if os.path.lexists(f"{entry.path}/{holding}"))
@@ -234,10 +237,12 @@ class BlobObjects:
     def prepare(self) -> None:
         """The container was made with the account, by who may do that."""
 
-    def names(self, holding: str) -> list[str]:
+    def names(self, holding: str, under: str = "") -> list[str]:
+        begins = f"{under}/" if under else ""
         with azure_errors(self._store):
-            listed = _counted(MAX_LISTED, self._container.list_blob_names(), "blobs")
-            parts = (key.partition("/") for key in listed)
+            blobs = self._container.list_blob_names(name_starts_with=begins or None)
+            listed = _counted(MAX_LISTED, blobs, "blobs")
+            parts = (key.removeprefix(begins).partition("/") for key in listed)
             found = (name for name, _, rest in parts if rest == holding)
             return list(_counted(MAX_MODELS, found, "models"))
 
