@@ -139,7 +139,7 @@ module identities 'identities.bicep' = {
   }
 }
 
-// An account for each app's host, and one with models, bulk files and queues.
+// An account for each app's host, and one with models, the keys document, bulk files and queues.
 module storage 'storage.bicep' = {
   scope: group
   params: {
@@ -288,6 +288,7 @@ output AZURE_RESOURCE_GROUP string = group.name
 output AZURE_CONTAINER_REGISTRY_ENDPOINT string = registry.?outputs.server ?? ''
 output SERVICE_URL string = apiManagement.?outputs.url ?? router.outputs.url
 output MODEL_STORE_URL string = '${storageUrlOf(nameOf('dataAccount', token), 'blob')}/models'
+output KEYS_URL string = '${storageUrlOf(nameOf('dataAccount', token), 'blob')}/keys/keys.json'
 output GPU_APP_ID string = gpu.?outputs.id ?? ''
 output GPU_IDENTITY_ID string = gpu.?outputs.identityId ?? ''
 output DATA_ACCOUNT_NAME string = nameOf('dataAccount', token)

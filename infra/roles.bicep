@@ -26,6 +26,7 @@ resource dataAccount 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
     name: 'default'
 
     resource models 'containers' existing = { name: 'models' }
+    resource keys 'containers' existing = { name: 'keys' }
     resource bulkIn 'containers' existing = { name: 'bulk-in' }
     resource bulkOut 'containers' existing = { name: 'bulk-out' }
   }
@@ -43,6 +44,7 @@ resource registry 'Microsoft.ContainerRegistry/registries@2023-07-01' existing =
 
 // In this order: see below.
 var apps = gpuEnabled ? ['router', 'cpu', 'gpu'] : ['router', 'cpu']
+var router = 0
 var cpu = 1
 var gpu = 2
 
@@ -100,6 +102,27 @@ resource models 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
 resource publisher 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(deployerPrincipalId)) {
   name: guid(dataAccount::blobs::models.id, deployerPrincipalId, role.blobContributor)
   scope: dataAccount::blobs::models
+  properties: {
+    principalId: deployerPrincipalId
+    principalType: deployerPrincipalType
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.blobContributor)
+  }
+}
+
+// The keys document, which has names and hashes: the router reads it, only who deploys writes it.
+resource keys 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(dataAccount::blobs::keys.id, identities[router].id, role.blobReader)
+  scope: dataAccount::blobs::keys
+  properties: {
+    principalId: identities[router].properties.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.blobReader)
+  }
+}
+
+resource keyKeeper 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(deployerPrincipalId)) {
+  name: guid(dataAccount::blobs::keys.id, deployerPrincipalId, role.blobContributor)
+  scope: dataAccount::blobs::keys
   properties: {
     principalId: deployerPrincipalId
     principalType: deployerPrincipalType

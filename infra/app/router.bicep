@@ -1,4 +1,6 @@
 // The router: the only app that callers reach.
+import { nameOf, storageUrlOf } from '../shared.bicep'
+
 param location string
 param tags object
 param token string
@@ -45,6 +47,8 @@ module app 'flex.bicep' = {
       BLITZ_GPU_AHEAD_S: string(gpuAheadSeconds)
       BLITZ_BACKEND_AUDIENCE: audience
       BLITZ_API_KEY_HASHES: apiManagementEnabled ? '' : apiKeyHashes
+      // Need not be there: python -m functions.keys add writes it.
+      BLITZ_API_KEYS: apiManagementEnabled ? '' : '${storageUrlOf(nameOf('dataAccount', token), 'blob')}/keys/keys.json'
       BLITZ_DEFAULT_MODEL: defaultModel
     }
   }

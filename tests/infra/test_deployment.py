@@ -77,14 +77,16 @@ def _sends_to(*names: str) -> set[tuple[str, str]]:
 
 
 RIGHTS = {
-    "router": _rights_of_app("router") | _sends_to(SPLIT, FINISH),
+    "router": _rights_of_app("router")
+    | {("keys", "Storage Blob Data Reader")}
+    | _sends_to(SPLIT, FINISH),
     "cpu": _rights_of_app("cpu")
     | {(SOURCE, "Storage Blob Data Reader"), (GPU_QUEUE, "Storage Queue Data Reader")}
     | _reads_queues(EVENTS, SPLIT, queue_of("cpu"), FINISH)
     | _sends_to(GPU_QUEUE),
     "gpu": _rights_of_app("gpu") | {("cr", "AcrPull")} | _reads_queues(GPU_QUEUE) | _sends_to(FINISH),
     "events": _sends_to(EVENTS),
-    "deployer": {("models", "Storage Blob Data Contributor")},
+    "deployer": {(container, "Storage Blob Data Contributor") for container in ("models", "keys")},
 }
 """Identity -> scope and role. Nobody has a right to a whole account but a host to its own."""
 
@@ -278,9 +280,9 @@ def test_storage_has_no_keys_and_no_public_blobs(variant: str) -> None:
 
 
 def test_containers_and_queues_are_those_of_the_code() -> None:
-    """Bulk's names, each queue with its poison queue, and a package container for each zip app."""
+    """Models, keys, bulk, each queue with its poison queue, and a package container for each zip app."""
     containers = _last_names("Microsoft.Storage/storageAccounts/blobServices/containers")
-    assert containers == {"models", SOURCE, OUT, "deploy-router", "deploy-cpu"}
+    assert containers == {"models", "keys", SOURCE, OUT, "deploy-router", "deploy-cpu"}
     queues = _last_names("Microsoft.Storage/storageAccounts/queueServices/queues")
     assert queues == QUEUES | {f"{name}-poison" for name in QUEUES}
     assert _bulk_names() <= containers | queues
@@ -342,9 +344,12 @@ def test_callers_come_with_keys_or_through_the_gateway() -> None:
     """Without API Management the router checks keys; behind it, it takes only the gateway's token."""
     router = apps_of("complete")["router"]
     assert settings_of(router)["BLITZ_API_KEY_HASHES"]
+    keys = evaluated(settings_of(router)["BLITZ_API_KEYS"])
+    assert re.fullmatch(r"https://stdata\w+\.blob\.core\.windows\.net/keys/keys\.json", keys)
     assert _auth_of("complete", router) == {}
     router = apps_of("apim")["router"]
     assert settings_of(router)["BLITZ_API_KEY_HASHES"] == ""
+    assert settings_of(router)["BLITZ_API_KEYS"] == ""
     auth = _auth_of("apim", router)
     (allowed,) = _validation(auth)["defaultAuthorizationPolicy"]["allowedApplications"]
     assert "/id-gateway-" in allowed
@@ -561,6 +566,7 @@ def test_nothing_deployed_holds_a_secret(variant: str) -> None:
             "APPLICATIONINSIGHTS_CONNECTION_STRING",
             "AzureWebJobsSecretStorageType",
             "BLITZ_API_KEY_HASHES",
+            "BLITZ_API_KEYS",
         }
 
 
