@@ -23,7 +23,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch_file
 
