@@ -67,11 +67,13 @@ def log_failure(
     Messages of our own errors are safe to show. Of any other error the class and the place are logged:
     its message may quote what a client sent. then: what happens next.
     """
-    ours = isinstance(error, BlitzError)
+    end = f"; {then}" if then else ""
+    if isinstance(error, BlitzError):
+        log.log(level, "%s: %s%s", what, error.message, end)
+        return
     failure = Failure.of(error)
-    why = error.message if isinstance(error, BlitzError) else f"{failure.error}{failure.innermost}"
-    extra = None if ours else {FAILURE: failure}
-    log.log(level, "%s: %s%s", what, why, f"; {then}" if then else "", extra=extra)
+    why = f"{failure.error}{failure.innermost}"
+    log.log(level, "%s: %s%s", what, why, end, extra={FAILURE: failure})
 
 
 def failure_of(record: logging.LogRecord) -> Failure | None:
