@@ -1,4 +1,4 @@
-"""Azure Functions' entry: BLITZ_ROLE picks the app. Nothing else happens here."""
+"""Entry point of Azure Functions: BLITZ_ROLE selects the app."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The GPU backend: FP16 models in torch on CUDA.
 
-torch is imported when the models are set up: this module can be looked at where there is none.
+torch is imported in create_inference, so that this module can be imported where torch is missing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def create_inference(settings: Settings) -> Inference:
         device, dtype, free_bytes = "cpu", torch.float32, None
     else:
         raise Misconfigured(
-            "there is no CUDA device, and this is the GPU app: run it on one, "
+            "the GPU app finds no CUDA device: run it on a GPU, "
             "or set BLITZ_ALLOW_CPU=1 to run its models slowly on the CPU"
         )
     open_engine = functools.partial(

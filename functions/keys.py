@@ -1,4 +1,4 @@
-"""`python -m functions.keys` makes a key for callers of the router, and tells its sha256."""
+"""`python -m functions.keys` generates an API key for the router and prints its sha256."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from functions.api.auth import owner_name
 from shared.command_line import command_of
 
-# The hashes have no salt: what keeps a key from being guessed is its length.
+# The hashes are unsalted: the length of a key keeps it from being guessed.
 _KEY = re.compile(r"[!-~]{16,}")
 
 
-def make(arguments: Sequence[str]) -> int:
-    """Print a new random key and its hash, or the hash of a key given on stdin; the exit code."""
+def main(arguments: Sequence[str]) -> int:
+    """Print a new random key and its hash, or the hash of a key from stdin. Returns the exit code."""
     parser = argparse.ArgumentParser(command_of("functions.keys"))
-    parser.add_argument("--stdin", action="store_true", help="hash the key on stdin, make none")
+    parser.add_argument("--stdin", action="store_true", help="hash the key on stdin, main none")
     given = parser.parse_args(arguments).stdin
     key = sys.stdin.readline().rstrip("\r\n") if given else secrets.token_urlsafe(32)
     if not _KEY.fullmatch(key):
-        print("error: a key is 16 or more printable ASCII characters, no spaces", file=sys.stderr)
+        print("error: a key needs 16 or more printable ASCII characters, no spaces", file=sys.stderr)
         return 2
     if not given:
         print(f"key:  {key}")
@@ -34,4 +34,4 @@ def make(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(make(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from functions.api.app import create_app
 from functions.api.build import connect, connect_batches
-from functions.http.started import check_names_soon, say_requests
+from functions.http.startup import log_request_limits, warn_of_unknown_models_soon
 from shared.observability.start import start_export
 from shared.settings import Settings
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 def function_app(settings: Settings) -> func.AsgiFunctionApp:
-    """The router as an Azure Functions app; its backends are where the settings say."""
-    # Imported here, because each is slow to import and only one deployment or the other needs it.
+    """The router as an Azure Functions app, over the backends that the settings name."""
+    # Imported here: each is slow to import, and some deployments do not need it.
     import azure.functions as func
 
     start_export(settings)
-    say_requests(settings)
+    log_request_limits(settings)
     here = None
     if not settings.cpu_backend_url:
         from functions.cpu import create_inference
 
         here = create_inference(settings)
     dispatcher, catalogue = connect(settings, here)
-    check_names_soon(settings, catalogue)
+    warn_of_unknown_models_soon(settings, catalogue)
     asgi = create_app(settings, dispatcher, catalogue, batches=connect_batches(settings))
     app = func.AsgiFunctionApp(app=asgi, http_auth_level=func.AuthLevel.ANONYMOUS)
     if settings.gpu_backend_url and settings.gpu_ahead_s:

@@ -1,6 +1,6 @@
-"""`python -m model_build MODEL`: export, quantise, evaluate and publish a model; says what it did.
+"""`python -m model_build MODEL`: exports, quantises, evaluates and publishes a model, and reports on it.
 
-It does not know how any of these steps is done.
+It does not know how any of these steps works.
 
 Exit codes: 0 done, 2 bad input, 3 a gate failed (nothing is published), 4 the push failed.
 """
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 BAD_INPUT, GATE_FAILED, PUSH_FAILED = 2, 3, 4
 _PACKAGES = ("torch", "transformers", "sentence_transformers", "onnx", "onnxscript", "scipy")
 
-# Measured on a 6-layer BERT trained on TREC QA, with one value channel a layer made larger and larger,
-# which FP32 does not notice. INT8 as trained: rank agreement 0.993, MAP lower by 0.005; channel x 64:
+# Measured on a 6-layer BERT trained on TREC QA, with one value channel per layer scaled up, which leaves
+# FP32 results unchanged. INT8 as trained: rank agreement 0.993, MAP lower by 0.005; channel x 64:
 # 0.982 and 0.006; x 128: 0.945; x 256: 0.65 and 0.036; x 10,000: -0.03 and 0.28.
 MIN_RANK_AGREEMENT = 0.95
 
@@ -50,7 +50,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class BuildTarget(StrEnum):
-    """What the model runs on, and in which numbers."""
+    """Device and number format to build for."""
 
     int8 = "cpu-int8"
     fp32 = "cpu-fp32"
@@ -58,7 +58,7 @@ class BuildTarget(StrEnum):
 
 
 class Progressing:
-    """Steps of the build on stderr: a bar on a terminal, a line each otherwise."""
+    """Reports the build's steps on stderr: a progress bar on a terminal, otherwise a line per step."""
 
     def __init__(self, steps: int) -> None:
         self._console = Console(stderr=True)
@@ -86,9 +86,11 @@ class Progressing:
 def build(
     model: Annotated[str, typer.Argument(help="A folder, a name in models.toml, or a hub id ORG/NAME.")],
     target: Annotated[BuildTarget, typer.Option(help="What to build.")],
-    name: Annotated[str, typer.Option(help="Publish under this name. Default: MODEL's last part.")] = "",
+    name: Annotated[
+        str, typer.Option(help="Publish under this name. Default: the last part of MODEL.")
+    ] = "",
     revision: Annotated[
-        str | None, typer.Option(help="Commit, branch or tag of a hub model; a commit is best.")
+        str | None, typer.Option(help="Commit, branch or tag of a hub model; prefer a commit.")
     ] = None,
     push: Annotated[
         str,
@@ -112,16 +114,16 @@ def build(
         list[str] | None,
         typer.Option(
             metavar="NAME=TEXT",
-            help="Give an embedding model a prompt, as query='query: '; NAME= removes one. NAME query, "
-            "document, classification or clustering is what that input_type uses. Default: what the "
-            "model's configuration says, or what is known of its family. Repeatable.",
+            help="Add a prompt to an embedding model, as query='query: '; NAME= removes one. The names "
+            "query, document, classification and clustering serve that input_type. Default: the prompts "
+            "of the model's configuration, or those known for its family. Repeatable.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also keep the built files in this folder.")] = None,
     recipe: Annotated[
         Path | None,
         typer.Option(
-            help="Also write the recipe from which model_build.assemble makes the same files without "
+            help="Also write a recipe, from which model_build.assemble makes the same files without "
             "torch: model_build/recipes/NAME.TARGET.json."
         ),
     ] = None,
@@ -133,7 +135,7 @@ def build(
 
     Exit codes: 0 done, 2 bad input, 3 a gate failed, 4 the push failed.
     """
-    # Libraries print to stdout now and then; machines read it.
+    # Libraries print to stdout, which is reserved for --json.
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         try:
@@ -147,7 +149,7 @@ def build(
                 manifest, origin, short = _make(
                     folder, located, target, final_name, gates, evaluations or [], given, progress
                 )
-        except InvalidArtefact as error:  # what the model is, and not what was asked for
+        except InvalidArtefact as error:  # the model is at fault, not the command line
             _fail(f"not published: {error.message}", GATE_FAILED, as_json)
         except BlitzError as error:
             _fail(error.message, BAD_INPUT, as_json)
@@ -158,7 +160,7 @@ def build(
             if out is not None:
                 _keep(folder, manifest, out)
         except OSError:
-            _fail("the folder of --out cannot be written", BAD_INPUT, as_json, manifest)
+            _fail("the folder given by --out is not writable", BAD_INPUT, as_json, manifest)
         if recipe is not None:
             _record(folder, manifest, located.folder, recipe, as_json)
         try:
@@ -170,10 +172,10 @@ def build(
 
 
 def _check_packages() -> None:
-    """Raises Misconfigured where only what serves is installed, as after `make run`."""
+    """Raises Misconfigured if only the serving packages are installed, as after `make run`."""
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise Misconfigured(
-            f"building a model takes packages that are not installed ({', '.join(missing)}); "
+            f"building a model needs packages that are not installed ({', '.join(missing)}); "
             "make .venv/build installs them"
         )
 
@@ -193,14 +195,13 @@ def _make(
     given: dict[str, str],
     progress: Progressing,
 ) -> tuple[Manifest, dict[str, str], list[str]]:
-    """Fill `folder`; return the manifest with its quality, who said its prompts, and which gates it does
-    not pass.
+    """Build into `folder`; return the manifest with its quality, the prompts' origins, and failed gates.
 
-    gates: --min-cosine and --min-rank-agreement. given: of --prompt. Raises InvalidArtefact if the
-    model's numbers are none.
+    gates: --min-cosine and --min-rank-agreement. given: from --prompt. Raises InvalidArtefact if the
+    original returns NaN or infinite numbers.
     """
     with progress.step("read the model"):
-        # torch takes seconds to import: a mistyped name must not wait for it.
+        # torch takes seconds to import; a mistyped name should fail before that.
         from transformers.utils.logging import disable_progress_bar
 
         from model_build.describe import describe
@@ -230,7 +231,7 @@ def _make(
         try:
             quality = evaluate(folder, manifest, located.folder, source, tasks)
             memory = measure_memory(folder, manifest)
-        except InvalidArtefact as error:  # what it was built for cannot run it
+        except InvalidArtefact as error:  # the target's engine cannot run it
             return manifest, prompted.origin, [error.message]
     measured = msgspec.structs.replace(manifest, quality=quality, memory=memory)
     return measured, prompted.origin, shortfalls(quality, target.value, *gates)
@@ -249,7 +250,9 @@ def _make_graph(folder: Path, source: SourceModel, target: BuildTarget, progress
         with progress.step("quantise" if target is BuildTarget.int8 else "optimise"):
             if target is BuildTarget.int8:
                 if not quantize_per_row(graph, graph.with_name("int8.onnx")):
-                    raise InvalidInput("the model has no layer that can be INT8", field="target")
+                    raise InvalidInput(
+                        "the model has no layer that can be quantised to INT8", field="target"
+                    )
                 graph = graph.with_name("int8.onnx")
             optimize_offline(graph, folder / MODEL_FILE)
 
@@ -269,7 +272,7 @@ def _record(folder: Path, manifest: Manifest, source: Path, recipe: Path, as_jso
     except BlitzError as error:
         _fail(error.message, BAD_INPUT, as_json, manifest)
     except OSError:
-        _fail("the file of --recipe cannot be written", BAD_INPUT, as_json, manifest)
+        _fail("the file given by --recipe is not writable", BAD_INPUT, as_json, manifest)
 
 
 def _fail(message: str, code: int, as_json: bool, manifest: Manifest | None = None) -> NoReturn:
@@ -280,10 +283,10 @@ def _fail(message: str, code: int, as_json: bool, manifest: Manifest | None = No
 
 
 def _report(status: str, manifest: Manifest, origin: dict[str, str], as_json: bool) -> None:
-    """origin: of each prompt, who says so."""
+    """Print the result. origin: prompt -> where it comes from."""
     if as_json:
-        told = {"status": status, "exit_code": 0, "error": None, "manifest": manifest}
-        _print_json(told | {"prompts_from": origin})
+        result = {"status": status, "exit_code": 0, "error": None, "manifest": manifest}
+        _print_json(result | {"prompts_from": origin})
         return
     quality = manifest.quality
     assert quality is not None
@@ -309,7 +312,7 @@ def _report(status: str, manifest: Manifest, origin: dict[str, str], as_json: bo
             f"{quality.score_max_abs_diff:.4f} at most"
         )
     unit = "texts" if manifest.task == "embedding" else "pairs"
-    typer.echo(f"  change with the batch: {quality.batch_max_abs_diff:.1e}")
+    typer.echo(f"  largest difference between batches: {quality.batch_max_abs_diff:.1e}")
     typer.echo(
         f"  {manifest.size / 1e6:.1f} MB, loads in {quality.load_s:.2f} s, "
         f"{quality.inputs_per_s:.0f} {unit}/s on this machine"
@@ -320,14 +323,14 @@ def _report(status: str, manifest: Manifest, origin: dict[str, str], as_json: bo
 
 def _report_prompts(manifest: Manifest, origin: dict[str, str]) -> None:
     if not any(manifest.prompts.values()):
-        typer.echo("  no prompts, so an input_type changes nothing; --prompt NAME=TEXT gives it some")
+        typer.echo("  no prompts, so input_type has no effect; --prompt NAME=TEXT adds one")
     for name, text in sorted(manifest.prompts.items()):
         used = ", used by default" if name == manifest.default_prompt else ""
         typer.echo(f"  prompt {name}: {text!r} ({origin[name]}{used})")
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    # The real stdout, also while it is redirected for libraries.
+    # The real stdout, even while stdout is redirected.
     print(msgspec.json.encode(value).decode(), file=sys.__stdout__, flush=True)
 
 

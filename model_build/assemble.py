@@ -1,9 +1,9 @@
 """`python -m model_build.assemble MODEL`: publishes a model that was built elsewhere, without torch.
 
-It does not know how the files are made: see recipe.py. Nothing is measured here: the manifest, with the
-quality that it states, is that of the build which the recipe was written from, as are the files' bytes.
+The files and the manifest, quality included, are byte for byte those of the build that the recipe was
+written from; nothing is measured here. It does not know how the files are made: see recipe.py.
 
-Exit codes are those of `python -m model_build`.
+Exit codes as in `python -m model_build`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import typer
 from model_build.__main__ import BAD_INPUT, GATE_FAILED, PUSH_FAILED, BuildTarget
 from model_build.locate import locate
 from model_build.recipe import Recipe, decode_recipe, follow_recipe
-from shared.errors import BlitzError, InvalidInput, shown
+from shared.errors import BlitzError, InvalidInput, printable
 from shared.models.manifest import Manifest, Target
 from shared.models.store import open_store
 from shared.settings import Settings
@@ -34,17 +34,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def assemble(
-    model: Annotated[
-        str, typer.Argument(help="A model that there is a recipe of in model_build/recipes.")
-    ],
-    target: Annotated[BuildTarget, typer.Option(help="What it shall run on.")],
+    model: Annotated[str, typer.Argument(help="A model with a recipe in model_build/recipes.")],
+    target: Annotated[BuildTarget, typer.Option(help="What to build.")],
     push: Annotated[
         str, typer.Option(help="Publish to this store: file://FOLDER or a blob container's URL.")
     ],
 ) -> None:
-    """Publish MODEL as it was built and measured, from its weights and its recipe. Needs no torch.
+    """Publish MODEL, assembled from its weights and its recipe. Needs no torch.
 
-    Exit codes: 0 done, 2 bad input, 3 the files are not those that were built, 4 the push failed.
+    Exit codes: 0 done, 2 bad input, 3 the files differ from the original build, 4 the push failed.
     """
     code = BAD_INPUT
     try:
@@ -67,13 +65,13 @@ def assemble(
 
 
 def read_recipe(model: str, target: Target) -> Recipe:
-    """Raises InvalidInput (field "model") that names the models which have one for `target`."""
+    """The recipe of a model. Raises InvalidInput (field "model") naming the models that have one."""
     known = {
         path.name.removesuffix(f".{target}.json"): path for path in RECIPES.glob(f"*.{target}.json")
     }
     if model not in known:
         raise InvalidInput(
-            f"there is no recipe to assemble {shown(model)} for {target} from, only for: "
+            f"there is no recipe for {printable(model)} on {target}; there are recipes for: "
             f"{', '.join(sorted(known)) or 'none'}; python -m model_build builds any model, with torch",
             field="model",
         )
@@ -81,7 +79,7 @@ def read_recipe(model: str, target: Target) -> Recipe:
 
 
 def report(manifest: Manifest, *, new: bool) -> str:
-    """What was published, and that its quality was not measured here."""
+    """A summary of what was published, with the quality of the original build."""
     quality = manifest.quality
     assert quality is not None
     what, close = "cosine with the original", quality.cosine_mean
@@ -91,7 +89,7 @@ def report(manifest: Manifest, *, new: bool) -> str:
     status = "published" if new else "nothing to do: this content was published already"
     return (
         f"{manifest.name} {manifest.revision} ({manifest.target}): {status}\n"
-        f"  the same bytes as were built with torch {manifest.tools['torch']} and measured on {built}\n"
+        f"  byte for byte the build made with torch {manifest.tools['torch']} and measured on {built}\n"
         f"  {what}, as measured then: mean {close:.6f}"
     )
 

@@ -1,7 +1,7 @@
-"""What the JSON files of a model's folder may say: their fields, with types and bounds.
+"""Schemas of the JSON files in a model's folder: the fields that are read, with types and bounds.
 
-It does not know where the files are, nor what follows from them. Other fields are left to transformers
-and sentence-transformers.
+It does not know where the files are or how they are used. Other fields are left to transformers and
+sentence-transformers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import msgspec
 
 from shared.models.manifest import MAX_DIMENSIONS, MAX_NAMES, MAX_TOKEN_ID, MAX_TOKENS
 
-# More than any model has. What is within is still held against the weights: see model_build.weights.
+# Larger than in any real model. Values within are still checked against the weights:
+# model_build.weights.
 Width: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_DIMENSIONS)]
 Inner: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Layers: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=256)]
@@ -23,9 +24,9 @@ Short: TypeAlias = Annotated[str, msgspec.Meta(max_length=1_000)]
 
 
 class Config(msgspec.Struct):
-    """config.json, of every architecture: one has but some of these names.
+    """config.json of any architecture; each uses some of these names.
 
-    pad_token_id: -1 where there is none.
+    pad_token_id: -1 for none.
     """
 
     architectures: list[Short] | None = None
@@ -65,7 +66,7 @@ class TokenContent(msgspec.Struct):
 
 
 class TokenizerConfig(msgspec.Struct):
-    """tokenizer_config.json. model_max_length: written as 10**30 where nobody set it."""
+    """tokenizer_config.json. model_max_length: 10**30 stands for unset."""
 
     model_max_length: Annotated[float, msgspec.Meta(ge=0)] | None = None
     pad_token: Short | TokenContent | None = None
@@ -88,7 +89,7 @@ class SentenceTransformers(msgspec.Struct):
 
 
 class Module(msgspec.Struct):
-    """One of modules.json. path: of its folder, in the model's."""
+    """An entry of modules.json. path: its folder, relative to the model's."""
 
     type: Short
     path: Short
@@ -107,7 +108,7 @@ class Pooling(msgspec.Struct):
     pooling_mode_lasttoken: bool | None = None
 
 
-class Dense(msgspec.Struct):
+class DenseConfig(msgspec.Struct):
     """config.json of a Dense module."""
 
     activation_function: Short = "torch.nn.modules.activation.Tanh"

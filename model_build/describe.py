@@ -1,6 +1,6 @@
 """A folder of artefacts -> its manifest, revision and README card.
 
-It does not know how the artefacts were made or measured, nor where they are stored.
+It does not know how artefacts are made, measured or stored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from shared.models.manifest import SCHEMA_VERSION, Dense, File, Manifest, Source, Target
 
-if TYPE_CHECKING:  # it brings torch, which a model that is assembled does without
+if TYPE_CHECKING:  # it imports torch, which model_build.assemble must not
     from model_build.source import SourceModel
 
 MODEL_FILE = "model.onnx"
@@ -27,17 +27,16 @@ TOKENIZER_FILE = "tokenizer.json"
 CARD_FILE = "README.md"
 
 _TOOLS = ("numpy", "onnx", "onnxruntime", "sentence-transformers", "tokenizers", "torch", "transformers")
-# What was measured, when and with what differs from build to build of the same model.
+# These fields differ between builds of the same content.
 _NOT_CONTENT = ("revision", "quality", "memory", "tools", "created")
 
 
 def describe(folder: Path, source: SourceModel, origin: Source, name: str, target: Target) -> Manifest:
-    """Complete `folder`, which holds what `target` runs, and return its manifest, without quality.
+    """Write tokenizer, Dense layers and card into `folder`; return its manifest, without quality.
 
-    That is MODEL_FILE for a CPU, WEIGHTS_FILE and CONFIG_FILE for a GPU.
+    folder: already holds MODEL_FILE for a CPU, or WEIGHTS_FILE and CONFIG_FILE for a GPU.
 
-    Writes the tokenizer, Dense layers and card. The revision is a hash of all of it: the same content
-    has the same revision, however often it is built.
+    The revision is a hash of the content: equal content has the same revision in every build.
     """
     (folder / TOKENIZER_FILE).write_text(source.tokenizer_json, "utf-8")
     dense = _write_dense(folder, source)
@@ -73,7 +72,7 @@ def describe(folder: Path, source: SourceModel, origin: Source, name: str, targe
 
 
 def revision_of(manifest: Manifest) -> str:
-    """First 12 hex digits of the sha256 over the files' hashes and all that describes them."""
+    """First 12 hex digits of the sha256 over the files' hashes and the manifest's content fields."""
     content = msgspec.to_builtins(manifest)
     for field in _NOT_CONTENT:
         content.pop(field)
@@ -81,9 +80,9 @@ def revision_of(manifest: Manifest) -> str:
 
 
 def card(manifest: Manifest) -> str:
-    """What a person who finds the folder needs to know, in Markdown.
+    """The model card (README.md) of the folder, in Markdown.
 
-    Part of the content, so nothing measured and no version: those are in manifest.json.
+    It is part of the hashed content, so measurements and versions stand in manifest.json only.
     """
     if manifest.task == "embedding":
         kind, facts = "Text embedding model", _embedding_facts(manifest)

@@ -1,4 +1,4 @@
-"""Measures a built model through the serving code against its FP32 original, and judges the result.
+"""Measures a built model through the serving code against its FP32 original, and applies quality gates.
 
 It does not know how the model was made or where it will be published.
 """
@@ -27,7 +27,7 @@ from shared.models.manifest import Manifest, Quality, Target
 
 _WARM_UP = 8
 _PROMPTED = 24
-"""Texts that are compared behind each prompt which an `input_type` stands for."""
+"""Texts compared per prompt that an `input_type` selects."""
 _INPUT_TYPES = ("query", "document", "passage", "classification", "clustering")
 
 Run = TypeVar("Run")
@@ -42,8 +42,8 @@ def evaluate(
 ) -> Quality:
     """Measure the model in `folder`. root: the folder of the original, read as `source`.
 
-    Raises InvalidArtefact if the model does not load or run, or its numbers are none, and Unavailable if
-    the GPU is too small.
+    Raises InvalidArtefact if the model does not load or run, or returns NaN or infinite numbers, and
+    Unavailable if the GPU is too small.
     """
     started = time.perf_counter()
     served = Served(folder, manifest)
@@ -59,12 +59,12 @@ def evaluate(
 
 
 def _try_half(folder: Path, manifest: Manifest) -> None:
-    """Raise InvalidArtefact if products overflow in FP16: those measured without a GPU were FP32's."""
+    """Raise InvalidArtefact if products overflow in FP16: without a GPU, only FP32 was measured."""
     try:
         served = Served(folder, manifest, half=True)
     except InvalidArtefact as error:
         if "not implemented for 'Half'" in str(error.__cause__):
-            return  # this cannot be told without a GPU
+            return  # cannot be checked without a GPU
         raise
     try:
         if manifest.task == "embedding":
@@ -79,15 +79,15 @@ def _try_half(folder: Path, manifest: Manifest) -> None:
 def shortfalls(
     quality: Quality, target: Target, min_cosine: float, min_rank_agreement: float
 ) -> list[str]:
-    """What fell short, in words; empty if the model may be published. NaN falls short."""
+    """The failed gates, in words; empty if the model may be published. NaN fails."""
     found = []
     if quality.cosine_mean is not None and not quality.cosine_mean >= min_cosine:
         found.append(f"mean cosine {quality.cosine_mean:.6f} is below --min-cosine {min_cosine:g}")
     agreement = quality.rank_agreement_mean
     if agreement is not None and math.isnan(agreement):
         found.append(
-            "its ranking cannot be judged (--min-rank-agreement): it gives all documents of a sample "
-            "query the same score, as a model does that reads too few tokens to come to the document"
+            "its ranking cannot be measured (--min-rank-agreement): it gives all documents of a sample "
+            "query the same score, as a model does whose maximum length cuts the document off"
         )
     elif agreement is not None and not agreement >= min_rank_agreement:
         found.append(
@@ -96,17 +96,17 @@ def shortfalls(
     limit = max_batch_difference(target)
     if not quality.batch_max_abs_diff < limit:
         found.append(
-            f"a result depends on its batch: it moves by {quality.batch_max_abs_diff:.2e}, "
-            f"{limit:g} is the limit"
+            f"results depend on the batch: they differ by {quality.batch_max_abs_diff:.2e}; the limit "
+            f"is {limit:g}"
         )
     return found
 
 
 def max_batch_difference(target: Target) -> float:
-    """Of vectors of length one, and of scores from 0 to 1.
+    """Limit for unit vectors, and for scores from 0 to 1.
 
-    On a CPU each row is summed alike whatever the batch is (FP32 torch: 1e-7). A GPU picks its kernels
-    by shape, and FP16 keeps 11 bits of every sum.
+    On a CPU the summation order of a row does not depend on the batch (FP32 torch: 1e-7). A GPU selects
+    kernels by shape, and FP16 keeps 11 bits of every sum.
     """
     return 1e-2 if target == "gpu-fp16" and torch.cuda.is_available() else 1e-6
 
@@ -183,7 +183,7 @@ def _figures(
 def rank_agreements(a: FloatMatrix, b: FloatMatrix, counts: Sequence[int]) -> list[float]:
     """Spearman's correlation of two (N, L) matrices over each query's documents, for each label.
 
-    counts: documents of each query, in order. Logits that do not differ rank nothing: NaN.
+    counts: documents of each query, in order. NaN if all logits of a query are equal.
     """
     agreements = []
     for rows in np.split(np.arange(len(a)), np.cumsum(counts)[:-1]):

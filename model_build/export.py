@@ -31,25 +31,25 @@ _FUSED_ATTENTION = {"bert", "roberta", "xlm-roberta", "camembert", "distilbert"}
 
 
 def export_onnx(source: SourceModel, out: Path) -> None:
-    """Write the FP32 graph, attention and GELU fused where known; `optimize_offline` comes after.
+    """Write the FP32 graph, with attention and GELU fused where supported; `optimize_offline` follows.
 
     Inputs `input_ids`, `attention_mask` (B, T) int64; output `token_embeddings` (B, T, H) float32, token
-    types folded in as zeros. A cross-encoder has `token_type_ids` (B, T) int64 too if it tells the
-    texts of a pair apart, and gives `logits` (B, L) float32. Raises InvalidInput if the architecture
-    does not export, and InvalidArtefact if a weight is no number.
+    types folded in as zeros. A cross-encoder with token types has the input `token_type_ids` (B, T)
+    int64 too; its output is `logits` (B, L) float32. Raises InvalidInput if the architecture does not
+    export, and InvalidArtefact if a weight is NaN or infinite.
     """
     with tempfile.TemporaryDirectory() as scratch:
         traced = Path(scratch) / "traced.onnx"
         _trace(source, traced)
-        with refusing(f"the graph of {source.architecture} is not one that onnxruntime optimises"):
+        with refusing(f"onnxruntime cannot optimise the graph of {source.architecture}"):
             _fuse(source, traced, out)
     _fix_output_width(out, source.hidden_size if source.task == "embedding" else source.dimensions)
 
 
 def optimize_offline(src: Path, out: Path) -> None:
-    """Let ONNX Runtime optimise once, here, and save: the server loads with optimisation off.
+    """Optimise once with ONNX Runtime at build time; the server loads the result without optimising.
 
-    The level is EXTENDED, the last one whose result does not depend on this machine's processor.
+    The level is EXTENDED, the highest whose result does not depend on this machine's processor.
     SkipLayerNormalization is left out: on the CPU it is four times slower than Add + LayerNormalization.
     """
     options = ort.SessionOptions()
@@ -65,7 +65,7 @@ def optimize_offline(src: Path, out: Path) -> None:
 
 
 class _Traced(torch.nn.Module):
-    """The transformer with the inputs and the one output that an engine has."""
+    """The transformer with an engine's inputs and its single output."""
 
     def __init__(self, model: torch.nn.Module, output: str) -> None:
         super().__init__()
@@ -87,11 +87,11 @@ class _Traced(torch.nn.Module):
 
 @contextmanager
 def _third_party_warnings() -> Iterator[None]:
-    """Silence what torch and transformers say about tracing, which we choose on purpose.
+    """Silence warnings of torch and transformers about tracing, which is deliberate.
 
-    The TorchScript exporter is deprecated, but the graphs of its successor are not fused: attention
-    would stay a dozen operators. TracerWarnings, and the one on advanced indexing, are about shapes
-    that `dynamic_axes` covers; the evaluation compares the result with torch on other shapes.
+    The TorchScript exporter is deprecated, but its successor's graphs are not fused: attention would
+    stay a dozen operators. TracerWarnings, and the one on advanced indexing, concern shapes that
+    `dynamic_axes` covers; the evaluation compares the result with torch on other shapes.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TracerWarning)
@@ -105,7 +105,7 @@ def _trace(source: SourceModel, out: Path) -> None:
     model = _load(source)
     ids = torch.full((2, 7), 0 if source.pad_token_id else 1, dtype=torch.int64)  # no padding
     mask = torch.ones_like(ids)
-    mask[1, 5:] = 0  # a mask of ones alone would be traced away
+    mask[1, 5:] = 0  # an all-ones mask would be constant-folded
     inputs = {"input_ids": ids, "attention_mask": mask}
     sizes = {0: "batch", 1: "sequence"}
     axes = dict.fromkeys(inputs, sizes)
@@ -119,7 +119,7 @@ def _trace(source: SourceModel, out: Path) -> None:
             inputs["token_type_ids"], axes["token_type_ids"] = types, sizes
     output = next(name for name in axes if name not in inputs)
     with (
-        refusing(f"the architecture {source.architecture} does not export"),
+        refusing(f"the architecture {source.architecture} cannot be exported"),
         _third_party_warnings(),
     ):
         torch.onnx.export(
@@ -137,8 +137,8 @@ def _trace(source: SourceModel, out: Path) -> None:
 def _load(source: SourceModel) -> Any:
     """The original in FP32, in evaluation mode."""
     kind = AutoModel if source.task == "embedding" else AutoModelForSequenceClassification
-    # Eager attention: the optimiser recognises no other. use_safetensors: never unpickle.
-    with refusing(f"the weights are not those of the {source.architecture} that config.json describes"):
+    # Eager attention: the only one that the optimiser recognises. use_safetensors: never unpickle.
+    with refusing(f"the weights do not match the {source.architecture} that config.json describes"):
         model, report = kind.from_pretrained(
             source.folder,
             attn_implementation="eager",
@@ -148,7 +148,7 @@ def _load(source: SourceModel) -> Any:
             dtype=torch.float32,
             output_loading_info=True,
         )
-    # What is missing would be random numbers. Nobody reads an embedding model's pooler.
+    # Missing weights would be initialised at random. An embedding model's pooler is unused.
     unread = ("pooler.",) if source.task == "embedding" else ()
     missing = [key for key in report["missing_keys"] if not key.startswith(unread)]
     if missing:
@@ -164,7 +164,7 @@ def _fuse(source: SourceModel, src: Path, out: Path) -> None:
     # On the CPU these two are slower than the operators they replace.
     options.enable_skip_layer_norm = False
     options.enable_bias_skip_layer_norm = False
-    # It would hide the word embedding table from the quantiser.
+    # It would hide the word embeddings from the quantiser.
     options.enable_embed_layer_norm = False
     model = optimize_model(
         str(src),

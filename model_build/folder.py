@@ -1,7 +1,7 @@
-"""Reads the files of a model's folder, and words the refusal where they are not what they should be.
+"""Reads the files of a model's folder, with limits, and words the errors for invalid ones.
 
 It does not know what the files mean. Symbolic links are followed, since the folder is the operator's own
-and a snapshot in the hub's cache is made of them; but what a file must be, it must be where they lead.
+and snapshots in the hub's cache consist of them; limits and file types are checked on the target.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from shared.models.manifest import MAX_TOKENIZER_BYTES
 from shared.storage.regular_files import FileRefused, read_capped
 
 MAX_FILES = 10_000
-"""In a model's folder. Those of the hub have some dozens."""
+"""In a model's folder. Models at the hub have some dozens."""
 
 MAX_JSON_BYTES = 16 << 20
-"""Of a configuration or an index. Real ones have some KB."""
+"""Of a configuration or an index; real ones have some KB."""
 
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "*.model")
 _CONFIGURATIONS = ("*config.json", "*_map.json", "*index.json", "added_tokens.json", "modules.json")
 
-_MAX_SAID = 200
+_MAX_REASON = 200
 
 T = TypeVar("T")
 
@@ -41,9 +41,9 @@ def refused(message: str) -> InvalidInput:
 
 @contextmanager
 def refusing(message: str) -> Iterator[None]:
-    """Refuse the model where a library fails on it, whatever that raises: `message`, and its first line.
+    """Translate any exception of a library into a refusal: `message` and the exception's text.
 
-    A panic in a library's Rust is no Exception.
+    A panic of a library's Rust code is not an Exception.
     """
     try:
         yield
@@ -52,20 +52,20 @@ def refusing(message: str) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        said = " ".join(str(error).split())[:_MAX_SAID]
-        raise refused(f"{message} ({type(error).__name__}: {said})") from error
+        reason = " ".join(str(error).split())[:_MAX_REASON]
+        raise refused(f"{message} ({type(error).__name__}: {reason})") from error
 
 
 def check_folder(folder: Path, memory_bytes: int) -> None:
-    """Look at every file, by its name and size alone, before any is read. Raises InvalidInput.
+    """Check name, type and size of every file before any is read. Raises InvalidInput.
 
-    A FIFO or device would keep whoever opens it, which libraries do by names of their own. memory_bytes:
-    of this machine, which a build needs more of than the weights have bytes.
+    Opening a FIFO or device would block, and libraries open files by themselves. memory_bytes: of this
+    machine; a build needs more memory than the weights have bytes.
     """
     weights = 0
     for count, path in enumerate(_files(folder)):
         if count == MAX_FILES:
-            raise refused(f"the folder has more than {MAX_FILES} files: no model's has")
+            raise refused(f"the folder has more than {MAX_FILES} files: this is not a model's folder")
         size = _size(path)
         for patterns, limit in ((_VOCABULARIES, MAX_TOKENIZER_BYTES), (_CONFIGURATIONS, MAX_JSON_BYTES)):
             if size > limit and any(path.match(pattern) for pattern in patterns):
@@ -73,8 +73,8 @@ def check_folder(folder: Path, memory_bytes: int) -> None:
         weights += size if path.suffix == ".safetensors" else 0
     if weights > memory_bytes:
         raise refused(
-            f"the weights have {weights} bytes, and this machine's memory {memory_bytes}: a build needs "
-            "them whole"
+            f"the weights have {weights} bytes, and this machine's memory has {memory_bytes}: a build "
+            "loads all of them"
         )
 
 
@@ -86,7 +86,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def _size(path: Path) -> int:
     try:
         status = path.stat()
-    except OSError:  # a link to nothing, or to itself: as if it were not there
+    except OSError:  # a dangling or circular link counts as absent
         return 0
     if not S_ISREG(status.st_mode) and not S_ISDIR(status.st_mode):
         raise refused(f"{path.name} in the model's folder is no regular file")
@@ -116,12 +116,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_value(path: Path) -> Any:
-    """What is in a JSON file; None if there is no file. Raises InvalidInput (field "model")."""
+    """The content of a JSON file; None if there is no file. Raises InvalidInput (field "model")."""
     text = read_text(path, MAX_JSON_BYTES)
     try:
         return None if text is None else json.loads(text)
     except RecursionError as error:
-        raise refused(f"{path.name} is nested too deep") from error
+        raise refused(f"{path.name} is nested too deeply") from error
     except ValueError as error:
         raise refused(f"{path.name} is not JSON") from error
 
@@ -131,4 +131,4 @@ def fields_of(value: Any, kind: type[T], name: str) -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise refused(f"{name} is not what it should be: {error}") from error
+        raise refused(f"{name} is not valid: {error}") from error

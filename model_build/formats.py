@@ -1,6 +1,6 @@
-"""Says what a folder holds that this builder does not read, and what to do about it.
+"""Error messages for weights in formats that this builder does not read, with the way to convert them.
 
-It does not know what safetensors hold.
+It does not know what safetensors contain.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from pathlib import Path
 
 from model_build.configuration import Adapter
 from model_build.folder import fields_of, read_json, refused
-from shared.errors import InvalidInput, shown
+from shared.errors import InvalidInput, printable
 
 ADAPTER = "adapter_config.json"
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-# What trainers leave beside the weights.
+# Files that training leaves beside the weights.
 _NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*)\.\w+")
-# Others are not put into a command that a person pastes into a shell.
+# Names that are safe in a shell command; others are left out of it.
 _PLAIN = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
 
 _OTHERS = {
@@ -32,13 +32,13 @@ _OTHERS = {
 
 
 def check_no_adapter(folder: Path) -> None:
-    """Raise InvalidInput if `folder` has a LoRA adapter, which libraries would load or leave out."""
+    """Raise InvalidInput for a LoRA adapter, which some libraries load and others ignore."""
     described = read_json(folder / ADAPTER)
     if described is None:
         return
     base = fields_of(described, Adapter, ADAPTER).base_model_name_or_path
     raise refused(
-        f"the folder holds an adapter (LoRA, {ADAPTER}) of {base or 'another model'}, and no whole "
+        f"the folder holds a LoRA adapter ({ADAPTER}) of {base or 'another model'}, not a complete "
         "model: merge it into that model first (peft: merge_and_unload(), then save_pretrained()), and "
         "build the result"
     )
@@ -47,7 +47,7 @@ def check_no_adapter(folder: Path) -> None:
 def no_model(folder: Path) -> InvalidInput:
     """The error for a folder without config.json."""
     if not folder.is_dir():
-        return refused(f"there is no folder {folder.name}, which modules.json names")
+        return refused(f"the folder {folder.name}, which modules.json names, is missing")
     if not any(folder.iterdir()):
         return refused("the folder is empty")
     said = _other_format(folder)
@@ -61,7 +61,7 @@ def no_weights(folder: Path, name: str) -> InvalidInput:
     """The error for a folder without the safetensors file `name`."""
     if pickles := pickles_of(path.name for path in folder.glob("*") if path.is_file()):
         return refused(
-            f"{_only_pickles(pickles)} In the model's folder, this converts them: {conversion(pickles)}"
+            f"{_only_pickles(pickles)} To convert them, run in the model's folder: {conversion(pickles)}"
         )
     said = _other_format(folder)
     return refused(f"there is no {name}{f': {said}' if said else ''}")
@@ -75,26 +75,28 @@ def no_weights_at_hub(repository: str, revision: str | None, names: Iterable[str
         if pickles:
             break
     else:
-        return refused(f"{repository} has no *.safetensors at the hub, and this builder reads no others")
+        return refused(
+            f"{repository} has no *.safetensors at the hub, the only format that this builder reads"
+        )
     folder = repository.rpartition("/")[2]
     at = f" --revision {revision}" if revision and _PLAIN.fullmatch(revision) else ""
     inside = f"{folder}/{parent}".rstrip("/")
     return refused(
         f"{_only_pickles(pickles)} Fetch the model: hf download {repository}{at} --local-dir {folder}; "
-        f"this, in {shown(inside)}, converts them: {conversion(pickles)}; then build {folder}"
+        f"in {printable(inside)}, convert them: {conversion(pickles)}; then build {folder}"
     )
 
 
 def _only_pickles(names: list[str]) -> str:
     kinds = ", ".join(sorted({"*" + Path(name).suffix for name in names}))
     return (
-        f"the weights are pickles only ({kinds}), which run code when they are read; this builder reads "
-        "safetensors."
+        f"the weights are only there as pickles ({kinds}), which can run code when loaded; this builder "
+        "reads safetensors."
     )
 
 
 def conversion(names: list[str]) -> str:
-    """A command that writes model.safetensors from PyTorch's files, and runs no code of theirs."""
+    """A shell command that converts PyTorch's files to model.safetensors without running their code."""
     said = repr(names if all(map(_PLAIN.fullmatch, names)) and len(names) <= 4 else ["FILE"])
     if len(names) > 4 and all(map(_PLAIN.fullmatch, names)):
         said = f"sorted(map(str, pathlib.Path().glob('{_common(names)}')))"
@@ -108,14 +110,14 @@ def conversion(names: list[str]) -> str:
 
 
 def _common(names: list[str]) -> str:
-    """A pattern of the names of shards: what they begin with, and how they end."""
+    """A glob for the names of shards: common prefix, *, suffix."""
     first, last = min(names), max(names)
     same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     return f"{first[:same]}*{Path(first).suffix}"
 
 
 def pickles_of(names: Iterable[str]) -> list[str]:
-    """Those of a folder's files that are PyTorch's weights, sorted."""
+    """PyTorch weight files among `names`, sorted."""
     found = [name for name in sorted(names) if Path(name).suffix in _PICKLES]
     return [name for name in found if not _NO_WEIGHTS.fullmatch(name)]
 

@@ -1,6 +1,6 @@
 """A model's transformer as FP16 safetensors for the GPU.
 
-It does not know tokenizers, pooling or the model store: publish.py writes those.
+It does not know tokenizers, pooling or the model store: describe.py writes those.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from model_build.weights import check_numbers
 from shared.engines.torch import read_transformer
 from shared.errors import InvalidArtefact
 
-# What says how the file came about, which would give equal content another revision, or runs code.
+# Provenance, which would change the revision of equal content, or code.
 _DROPPED = ("auto_map", "_name_or_path", "transformers_version", "torch_dtype")
 
 
 def export_fp16(source: SourceModel, folder: Path) -> None:
     """Write model.safetensors, FP16 and in one file, and config.json into `folder`.
 
-    Only what the serving engine loads is written: no language model's head, no unused pooler. Raises
-    InvalidInput (field "model") if weights are missing, and InvalidArtefact if they are no numbers, or
+    Only what the serving engine loads is written: no language model head, no unused pooler. Raises
+    InvalidInput (field "model") if weights are missing, and InvalidArtefact if they are NaN, infinite or
     too large for FP16.
     """
     try:

@@ -1,6 +1,6 @@
 """Rewrites an FP32 graph to per-row W8A8: INT8 weights, activations quantised row by row.
 
-It does not know where the graph came from, tokenizers or how good the result is.
+It does not know the graph's origin, tokenizers or the quality of the result.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from model_build.rounding import quantize_columns, quantize_rows
 
-# Names of constants every quantised layer shares.
+# Constants that all quantised layers share.
 _ONE = "int8_one"
 _ZERO_POINT = "int8_zero_point"
 _INVERSE_127 = "int8_inverse_127"
@@ -36,11 +36,11 @@ def quantize_per_row(src: Path, out: Path) -> int:
     constants that are not matrices, stay as they are.
 
     Activations are uint8 because uint8 x int8 is what VNNI multiplies. Without VNNI, AVX2 multiplies
-    with vpmaddubsw, which sums two adjacent products in a saturating int16: with weights up to 127
-    that clips, and the same file gives other vectors on an older processor. Here the weight scale
-    of a column is large enough that 255 * (sum of an adjacent pair of one sign) fits in 32767, so
-    the integers are exact with and without VNNI. Mean cosine to FP32 of all-MiniLM-L6-v2 on AVX2:
-    0.9974 so, 0.9966 with the usual max|w| / 127 (clipped), 0.9976 with that and exact products.
+    with vpmaddubsw, which sums two adjacent products in a saturating int16: with weights up to 127 that
+    clips, and the same file would give different vectors on an older processor. Here the weight scale of
+    a column is large enough that 255 * (sum of an adjacent pair of one sign) fits in 32767, so the
+    integers are exact with and without VNNI. Mean cosine to FP32 of all-MiniLM-L6-v2 on AVX2: 0.9974
+    this way, 0.9966 with the usual max|w| / 127 (clipped), 0.9976 with that and exact products.
     """
     model = onnx.load(src)
     rewriter = _Rewriter(model.graph)
@@ -70,7 +70,7 @@ class _Rewriter:
             self._constant(name, np.asarray(value))
 
     def rewrite(self, node: NodeProto) -> bool:
-        """Copy or replace one node; True if it was a linear layer that is INT8 now."""
+        """Copy or replace one node; True if it became an INT8 linear layer."""
         if node.op_type == "MatMul" and self._matrix(node.input[1]):
             self._linear(node.input[0], node.input[1], node.output[0])
             return True
@@ -88,7 +88,7 @@ class _Rewriter:
         return False
 
     def finish(self) -> None:
-        """Put the nodes into the graph and drop the weights nobody reads any more."""
+        """Put the nodes into the graph and drop unused weights."""
         del self._graph.node[:]
         self._graph.node.extend(self._nodes)
         used = {name for node in self._nodes for name in node.input}
@@ -127,7 +127,7 @@ class _Rewriter:
         return self._weights[key]
 
     def _embedding(self, node: NodeProto) -> None:
-        """Word embeddings (V, H): INT8 rows and one scale a row, multiplied after the look-up."""
+        """Word embeddings (V, H): INT8 rows with one scale per row, applied after the look-up."""
         table, ids = node.input
         y = node.output[0]
         quantized, scale = quantize_rows(numpy_helper.to_array(self._initializers[table]))
@@ -157,7 +157,7 @@ def _attributes(node: NodeProto) -> dict[str, object]:
 
 
 def _is_plain(node: NodeProto) -> bool:
-    """Whether a Gemm is x @ W + b: nothing scaled, x not transposed."""
+    """Whether a Gemm is x @ W + b, without scaling or transposing x."""
     attributes = _attributes(node)
     return (
         attributes.get("alpha", 1.0) == 1.0

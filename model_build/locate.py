@@ -1,6 +1,6 @@
-"""MODEL as typed -> a folder of weights on this machine and where it came from.
+"""Resolves MODEL as typed to a local folder of weights and its origin.
 
-It does not know what is in the folder: export.py reads it.
+It does not know the folder's content: source.py reads it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import msgspec
 from model_build.folder import check_folder
 from model_build.formats import no_weights_at_hub
 from shared.engines.memory import usable_memory
-from shared.errors import InvalidInput, Unavailable, shown
+from shared.errors import InvalidInput, Unavailable, printable
 from shared.models.manifest import Source
 
 CATALOGUE = Path(__file__).with_name("models.toml")
 
-# What a model is made of here. Pickles (*.bin, *.pt) are never fetched, code (*.py) neither.
+# The files of a model. Pickles (*.bin, *.pt) and code (*.py) are never fetched.
 _PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model")
 _OTHER_FORMATS = ("onnx/*", "openvino/*", "coreml/*", "tf_model*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -31,8 +31,8 @@ _MAX_HUB_ID = 200
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A line of the catalogue: `package`, `module` and `folder`, or `hub` and `revision`."""
+class CatalogueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A catalogue entry: `package`, `module` and `folder`, or `hub` and `revision`."""
 
     package: str = ""
     module: str = ""
@@ -51,15 +51,15 @@ class Located:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the model is called; a snapshot in the hub's cache is told by models--ORG--NAME above."""
+        """Names of the model; for a snapshot in the hub's cache, its models--ORG--NAME folder too."""
         above = self.folder.parent.parent.name
         cached = (above,) if above.startswith("models--") else ()
         return (self.name, self.source.name, *cached)
 
 
-def read_catalogue(path: Path = CATALOGUE) -> dict[str, Entry]:
+def read_catalogue(path: Path = CATALOGUE) -> dict[str, CatalogueEntry]:
     """Name -> entry."""
-    return msgspec.convert(tomllib.loads(path.read_text("utf-8")), dict[str, Entry])
+    return msgspec.convert(tomllib.loads(path.read_text("utf-8")), dict[str, CatalogueEntry])
 
 
 def locate(model: str, revision: str | None = None) -> Located:
@@ -83,13 +83,13 @@ def locate(model: str, revision: str | None = None) -> Located:
         return _from_hub(model, revision, model.rpartition("/")[2])
     if _is_file(model):
         raise InvalidInput(
-            f"{shown(model)!r} is a file: give the folder that it is in; a model is a folder with "
+            f"{printable(model)!r} is a file: give its folder; a model is a folder with "
             "config.json, model.safetensors and tokenizer.json, as save_pretrained() writes it",
             field="model",
         )
     known = ", ".join(sorted(catalogue))
     raise InvalidInput(
-        f"{shown(model)!r} is neither a folder, nor a hub id (ORG/NAME), nor one of: {known}",
+        f"{printable(model)!r} is neither a folder, nor a hub id (ORG/NAME), nor one of: {known}",
         field="model",
     )
 
@@ -97,12 +97,12 @@ def locate(model: str, revision: str | None = None) -> Located:
 def _is_folder(model: str) -> bool:
     try:
         return model != "" and Path(model).is_dir()
-    except (OSError, ValueError):  # a name that is too long for the file system, or has a NUL
+    except (OSError, ValueError):  # too long for the file system, or contains NUL
         return False
 
 
 def _is_file(model: str) -> bool:
-    """A device or the like is none either, and no folder."""
+    """Whether it exists; called after _is_folder. Devices count too."""
     try:
         return model != "" and Path(model).exists()
     except (OSError, ValueError):
@@ -111,10 +111,10 @@ def _is_file(model: str) -> bool:
 
 def _refuse_revision(revision: str | None) -> None:
     if revision is not None:
-        raise InvalidInput("only models of the hub have revisions to choose from", field="revision")
+        raise InvalidInput("--revision is for models of the hub", field="revision")
 
 
-def _from_package(entry: Entry, name: str) -> Located:
+def _from_package(entry: CatalogueEntry, name: str) -> Located:
     spec = importlib.util.find_spec(entry.module)
     if spec is None or not spec.submodule_search_locations:
         raise InvalidInput(
@@ -145,14 +145,14 @@ def _from_hub(repository: str, revision: str | None, name: str) -> Located:
                 ignore_patterns=list(_OTHER_FORMATS),
             )
         )
-        # No weights came: the hub says what it has.
+        # Without weights, list what the hub has instead.
         found = any(folder.rglob("*.safetensors"))
         others = None if found else list_repo_files(repository, revision=revision)
     except RevisionNotFoundError as error:
         raise InvalidInput(f"{repository} has no revision {revision}", field="revision") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise InvalidInput(
-            f"the hub has no model {repository} that you may read", field="model"
+            f"the hub has no model {repository}, or you have no access to it", field="model"
         ) from error
     except (LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         raise Unavailable(
@@ -162,13 +162,13 @@ def _from_hub(repository: str, revision: str | None, name: str) -> Located:
     if others is not None:
         raise no_weights_at_hub(repository, revision, others)
     check_folder(folder, usable_memory())
-    # The snapshot's folder is named after the commit, whatever branch or tag was asked for.
+    # The snapshot's folder is named after the commit, also for a branch or tag.
     commit = folder.name if _COMMIT.fullmatch(folder.name) else (revision or "unknown")
     return Located(folder, name, Source(repository, commit))
 
 
 def _content_hash(folder: Path) -> str:
-    """12 hex digits over the names and contents of the files that make a model."""
+    """12 hex digits of the sha256 over the names and contents of the model's files."""
     files = {path for pattern in _PATTERNS for path in folder.rglob(pattern) if path.is_file()}
     digest = hashlib.sha256()
     for path in sorted(files):

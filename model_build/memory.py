@@ -1,6 +1,6 @@
-"""Measures what memory running one text takes in a CPU's engine, in a process of its own.
+"""Measures the peak memory of running one text in the CPU engine, in a separate process.
 
-It does not know how the model was made, nor how much memory a server has.
+It does not know how the model was made, or a server's memory.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from shared.errors import BlitzError, InvalidArtefact
 from shared.models.manifest import Manifest
 
 _MOST_TOKENS = 2048
-"""Longer texts are reckoned from these: the builder need not have the memory for 8,192 tokens."""
+"""Longer texts are extrapolated, so the builder does not need the memory for 8,192 tokens."""
 _MARGIN = 1.15
-"""Peaks of equal runs differ by the order in which memory was taken: by 5 % where it was tried."""
+"""Peaks of equal runs vary with the order of allocations: by 5 % in our measurements."""
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def measure_memory(folder: Path, manifest: Manifest) -> TextMemory | None:
-    """Of the CPU model in `folder`. None for a GPU, or where peaks cannot be told (no Linux).
+    """Memory of the CPU model in `folder`. None for a GPU, or off Linux, where peaks are unknown.
 
-    Raises InvalidArtefact if the files are not what `manifest` says, or do not run a text of its length.
+    Raises InvalidArtefact if the files do not match `manifest`, or fail on a text of its length.
     """
     if manifest.device != "cpu" or not _RESET.exists():
         return None
     longest = min(manifest.max_tokens, _MOST_TOKENS)
-    # This process has torch and two models loaded, whose memory it would take again unseen.
+    # This process has freed memory of torch and two models, which would be reused and not counted.
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawned) as process:
         job = process.submit(_peaks, folder, manifest, (longest // 2, longest))
         try:
             return fit(job.result())
-        except BrokenProcessPool:  # killed: not even this machine has so much, so assume what is safe
+        except BrokenProcessPool:  # killed by lack of memory: fall back to the safe assumption
             return None
         except BlitzError:
             raise
@@ -47,9 +47,9 @@ def measure_memory(folder: Path, manifest: Manifest) -> TextMemory | None:
 
 
 def fit(peaks: Mapping[int, int]) -> TextMemory:
-    """From the bytes that texts of two lengths took at most, with a margin.
+    """Fit the peaks of two text lengths, with a margin.
 
-    >>> fit({10: 200, 20: 600})  # 10 a token and 1 a pair, and 15 % more
+    >>> fit({10: 200, 20: 600})  # 10 per token and 1 per pair, plus 15 %
     TextMemory(per_token=11.5, per_pair=1.15)
     """
     (short, of_short), (long, of_long) = sorted(peaks.items())
@@ -59,13 +59,13 @@ def fit(peaks: Mapping[int, int]) -> TextMemory:
 
 
 def _peaks(folder: Path, manifest: Manifest, lengths: tuple[int, ...]) -> dict[int, int]:
-    """Bytes that one text of each length takes beside the loaded model, at most."""
+    """Peak bytes of one text of each length, beyond the loaded model."""
     engine = OnnxEngine(folder, manifest)
     token = 0 if manifest.pad_token_id else 1
     engine.run([[token] * min(8, *lengths)])
     peaks = {}
     for length in lengths:
-        _RESET.write_text("5")  # the peak is now what is held
+        _RESET.write_text("5")  # resets the peak to the current usage
         before = _status("VmRSS")
         engine.run([[token] * length])
         peaks[length] = max(0, _status("VmHWM") - before)
@@ -73,5 +73,5 @@ def _peaks(folder: Path, manifest: Manifest, lengths: tuple[int, ...]) -> dict[i
 
 
 def _status(name: str) -> int:
-    """Bytes that /proc tells of this process."""
+    """A memory figure of /proc/self/status, in bytes."""
     return int(re.findall(rf"{name}:\s+(\d+) kB", _STATUS.read_text())[0]) * 1024

@@ -1,4 +1,4 @@
-"""The FP32 original of a source in torch, run by sentence-transformers: what a build is compared with.
+"""Runs the FP32 original of a source with sentence-transformers, as the reference for a build.
 
 It does not know builds.
 """
@@ -21,16 +21,16 @@ from shared.contracts import FloatMatrix
 from shared.errors import InvalidArtefact
 
 _SAFE: dict[str, Any] = {"use_safetensors": True, "dtype": "float32"}
-_UNREADABLE = "sentence-transformers, which the build is compared with, does not read the model"
-_DOES_NOT_RUN = "sentence-transformers, which the build is compared with, does not run the model"
-# On two cores, 200 texts of 3 to 200 words took 4.5 s of CPU time so, 6.5 s in batches of 32.
+_UNREADABLE = "sentence-transformers, the reference for the build, cannot load the model"
+_DOES_NOT_RUN = "sentence-transformers, the reference for the build, cannot run the model"
+# On two cores, 200 texts of 3 to 200 words took 4.5 s of CPU time this way, 6.5 s in batches of 32.
 _BATCH = 8
 
 
 def embedder(root: Path, source: SourceModel) -> Embed:
     """The embedding model in `root`, the folder that was read as `source`, with the prompts of `source`.
 
-    It raises InvalidArtefact where the original's numbers are none.
+    The function raises InvalidArtefact if the original returns NaN or infinite numbers.
     """
     with refusing(_UNREADABLE):
         model = _sentence_transformer(root, source)
@@ -86,12 +86,12 @@ def scorer(root: Path, source: SourceModel) -> Score:
 
 def _numbers(rows: FloatMatrix) -> FloatMatrix:
     if not np.isfinite(rows).all():
-        raise InvalidArtefact("the original model itself answers with NaN or infinite numbers, in FP32")
+        raise InvalidArtefact("the original model itself returns NaN or infinite numbers in FP32")
     return rows
 
 
 def _prepare(model: Any, source: SourceModel) -> None:
     model.max_seq_length = source.max_tokens
     tokenizer = model.tokenizer
-    if tokenizer.pad_token is None:  # a bare tokenizer.json does not say which token pads
+    if tokenizer.pad_token is None:  # a bare tokenizer.json does not name the padding token
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(source.pad_token_id)

@@ -1,6 +1,6 @@
-"""What stands before a model's texts: what its configuration says, its family's prompts, and --prompt.
+"""A model's prompts: from --prompt, its configuration, or its family.
 
-It does not know requests: the manifest's keys are the names that an `input_type` is looked up by.
+It does not know requests, which look an `input_type` up in the manifest's prompts by name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from shared.inference.steps import completed
 from shared.inference.tokenization import Tokenizer
 from shared.models.manifest import MAX_NAMES
 
-if TYPE_CHECKING:  # it brings torch, which takes seconds to import
+if TYPE_CHECKING:  # it imports torch, which takes seconds
     from model_build.source import SourceModel
 
 MAX_PROMPT_CHARS = 4_000
@@ -29,8 +29,8 @@ _INSTRUCT = "Instruct: Given a web search query, retrieve relevant passages that
 class Family:
     """Models that were trained with the same prompts.
 
-    pattern: found in a model's name, in lower case. model_types: of config.json; a name alone proves
-    little.
+    pattern: searched in a model's lower-case name. model_types: of config.json, because a name alone is
+    weak evidence.
     """
 
     name: str
@@ -43,9 +43,9 @@ def _family(name: str, pattern: str, model_types: str, **prompts: str) -> Family
     return Family(name, pattern, frozenset(model_types.split()), prompts)
 
 
-# First match wins. Models with no row were trained without prompts (GTE, bge-m3, all-*), state their
-# own, or were not looked up. The text of a prompt is exact to the last space. Those of the instruct
-# models and of Nomic's are the same in https://github.com/embeddings-benchmark/mteb (mteb/models).
+# First match wins. Models without a row were trained without prompts (GTE, bge-m3, all-*), state their
+# own, or were not looked up. Prompts are exact to the last space. Those of the instruct and Nomic models
+# agree with https://github.com/embeddings-benchmark/mteb (mteb/models).
 FAMILIES: Sequence[Family] = (
     # https://huggingface.co/intfloat/multilingual-e5-large-instruct
     # https://huggingface.co/intfloat/e5-mistral-7b-instruct
@@ -109,7 +109,7 @@ FAMILIES: Sequence[Family] = (
     ),
 )
 
-# What configurations call the prompt of an `input_type`, which the server looks up by the key.
+# Names that configurations use for an `input_type`'s prompt; the server looks up the key.
 _OTHER_NAMES = {
     "query": ("search_query", "web_search_query", "retrieval.query", "retrieval_query", "s2p_query"),
     "document": ("search_document", "retrieval.passage", "retrieval_document"),
@@ -120,14 +120,14 @@ _OTHER_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Prompted:
-    """source: with the prompts that are built in. origin: name -> who says so, in words."""
+    """source: with its final prompts. origin: prompt -> where it comes from, in words."""
 
     source: SourceModel
     origin: dict[str, str]
 
 
 def parse_prompts(given: Sequence[str]) -> dict[str, str]:
-    """--prompt NAME=TEXT, each once -> name -> text; no text removes the prompt.
+    """Parse --prompt NAME=TEXT options into name -> text; an empty text removes the prompt.
 
     >>> parse_prompts(["query=query: ", "document="])
     {'query': 'query: ', 'document': ''}
@@ -142,7 +142,7 @@ def parse_prompts(given: Sequence[str]) -> dict[str, str]:
         if len(name) > MAX_PROMPT_NAME_CHARS or len(text) > MAX_PROMPT_CHARS:
             raise _refused(
                 f"--prompt takes a name of {MAX_PROMPT_NAME_CHARS} characters and a text of "
-                f"{MAX_PROMPT_CHARS} at most; it was given {len(name)} and {len(text)}"
+                f"{MAX_PROMPT_CHARS} at most; these have {len(name)} and {len(text)}"
             )
         if name in prompts:
             raise _refused(f"--prompt {name} is given twice")
@@ -151,8 +151,8 @@ def parse_prompts(given: Sequence[str]) -> dict[str, str]:
 
 
 def family_of(names: Iterable[str], model_type: str) -> Family | None:
-    """The family whose pattern is in one of a model's `names`, and whose architecture it has."""
-    # "_" is a word's letter to a regular expression, and no part of a name.
+    """The family whose pattern matches one of `names` and whose architectures include `model_type`."""
+    # "_" counts as a letter for \b.
     plain = [name.lower().replace("_", "-") for name in names]
     for family in FAMILIES:
         if model_type in family.model_types and any(re.search(family.pattern, name) for name in plain):
@@ -163,12 +163,12 @@ def family_of(names: Iterable[str], model_type: str) -> Family | None:
 def with_prompts(source: SourceModel, names: Iterable[str], given: dict[str, str]) -> Prompted:
     """`source` with the prompts that it will be served and measured with.
 
-    names: what the model is called: its folder, hub id, and the name it is published under. given: of
-    --prompt, which wins over the model's own, and those over its family's. A configuration that names
-    prompts and leaves all of them empty, as sentence-transformers writes one unasked, says nothing.
+    names: of the model: its folder, hub id, and published name. given: from --prompt, which take
+    precedence over the model's own, and those over its family's. A configuration whose prompts are all
+    empty, as sentence-transformers writes by default, counts as none.
 
-    Raises InvalidInput (field "prompt") for a cross-encoder, for what removes nothing, and for a prompt
-    that leaves no room for a text.
+    Raises InvalidInput (field "prompt") for a cross-encoder, for removing a missing prompt, and for a
+    prompt that leaves no room for a text.
     """
     if source.task == "cross-encoder":
         if given:
@@ -180,13 +180,13 @@ def with_prompts(source: SourceModel, names: Iterable[str], given: dict[str, str
     silent = default is None and not any(prompts.values())
     if silent and (family := family_of(names, source.model_type)):
         prompts |= family.prompts
-        origin |= dict.fromkeys(family.prompts, f"known of {family.name} models")
+        origin |= dict.fromkeys(family.prompts, f"known for {family.name} models")
     for name, text in given.items():
         if text:
             prompts[name], origin[name] = text, "--prompt"
             continue
         if name not in prompts:
-            raise _refused(f"--prompt {name}= removes nothing: the prompts are {_listed(prompts)}")
+            raise _refused(f"--prompt {name}= has nothing to remove: the prompts are {_listed(prompts)}")
         del prompts[name], origin[name]
         default = None if default == name else default
     for name, others in _OTHER_NAMES.items():
@@ -200,7 +200,7 @@ def with_prompts(source: SourceModel, names: Iterable[str], given: dict[str, str
 
 
 def _check_room(source: SourceModel, prompts: dict[str, str]) -> None:
-    """Every text behind a prompt that fills the input would be cut away, and all have one vector."""
+    """Behind a prompt that fills the input every text would be truncated, and all vectors equal."""
     tokenizer = Tokenizer(source.tokenizer_json, source.max_tokens - 1)
     for name, text in prompts.items():
         try:

@@ -1,10 +1,10 @@
-"""Puts a model's published files together from its weights: without torch, and to the same bytes.
+"""Assembles a model's published files from its weights: without torch, byte for byte.
 
-It does not know how the files were built, what is in them or where they are published.
+A recipe is the published files minus everything that can be computed from the original's tensors: a
+skeleton of each file, and for each hole the tensor and the form in which it stood there. The manifest is
+that of the measured build, with the sha256 of every file.
 
-A recipe is what is left of the published files when everything that can be computed from the original's
-tensors is taken out: a skeleton of each file, and for each hole in it a tensor and the form in which it
-stood there. The manifest is that of the build which was measured, and has the sha256 of every file.
+It does not know how the files were built, what they mean or where they are published.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _FORMS: dict[Form, Callable[[NDArray[Any]], NDArray[Any]]] = {
 }
 _ORIGINALS = (WEIGHTS_FILE, TOKENIZER_FILE)
 _MAX_SKELETON_BYTES = 1 << 20
-"""A graph has some 100 KB. More are weights in a form that is not in the table."""
+"""A graph has some 100 KB. Larger ones contain weights in a form that is not in the table."""
 
 
 class Hole(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """at: how many of the skeleton's bytes come before. original: the name of a tensor, or of a file."""
+    """at: offset in the skeleton's bytes. original: the name of a tensor, or of a file."""
 
     at: int
     original: str
@@ -52,14 +52,14 @@ class Hole(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
 
 class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file without what is computed. holes: in order. packed: the bytes between them, with zlib."""
+    """A file without its computed parts. holes: in order. packed: the bytes between them, zlib."""
 
     holes: tuple[Hole, ...]
     packed: bytes
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """originals: the files that it is made for. skeletons: for each file of the manifest."""
+    """originals: the files it applies to. skeletons: by file of the manifest."""
 
     manifest: Manifest
     originals: tuple[File, ...]
@@ -67,25 +67,25 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def decode_recipe(data: bytes) -> Recipe:
-    """Of this repository, where a test compares it with a build."""
+    """Read a recipe of this repository; a test compares it with a build."""
     return msgspec.json.decode(data, type=Recipe)
 
 
 def encode_recipe(recipe: Recipe) -> bytes:
-    """JSON, indented so that a manifest's change can be read in a diff."""
+    """Indented JSON, so that a diff shows changes of the manifest."""
     return msgspec.json.format(msgspec.json.encode(recipe), indent=1) + b"\n"
 
 
 def write_recipe(built: Path, manifest: Manifest, source: Path) -> Recipe:
-    """What makes the files of `manifest`, which are in `built`, from the model's folder `source`.
+    """The recipe for the files of `manifest`, which are in `built`, from the model's folder `source`.
 
-    Raises InvalidInput (field "recipe") where the weights are in other files, or stand in a form that is
-    not in the table.
+    Raises InvalidInput (field "recipe") if the weights are in other files, or in a form that is not in
+    the table.
     """
     for name in _ORIGINALS:
         if not (source / name).is_file():
             raise InvalidInput(
-                f"there is no {name} to write a recipe for: leave --recipe out", field="recipe"
+                f"a recipe needs {name}, which the model lacks: leave --recipe out", field="recipe"
             )
     originals = _read_originals(source)
     forms = _all_forms(originals)
@@ -94,7 +94,7 @@ def write_recipe(built: Path, manifest: Manifest, source: Path) -> Recipe:
         skeletons[file.name] = skeleton = _take_out((built / file.name).read_bytes(), forms)
         if len(skeleton.packed) > _MAX_SKELETON_BYTES:
             raise InvalidInput(
-                f"{file.name} holds weights in a form that no recipe has: leave --recipe out",
+                f"{file.name} holds weights in a form that recipes do not support: leave --recipe out",
                 field="recipe",
             )
     files = tuple(file_of(source / name) for name in _ORIGINALS)
@@ -104,18 +104,20 @@ def write_recipe(built: Path, manifest: Manifest, source: Path) -> Recipe:
 def follow_recipe(recipe: Recipe, source: Path, out: Path) -> None:
     """Write the files of the recipe's manifest into `out`. source: the folder of the original.
 
-    Raises InvalidArtefact if an original is another one than the recipe's, or a file turned out
-    otherwise than it was built.
+    Raises InvalidArtefact if an original is not the recipe's, or a file's sha256 differs from the
+    build's.
     """
     for expected in recipe.originals:
         path = source / expected.name
         if not path.is_file() or file_of(path) != expected:
-            raise InvalidArtefact(f"{expected.name} is not the one that the recipe was written for")
+            raise InvalidArtefact(f"{expected.name} is not the file that the recipe was written for")
     originals = _read_originals(source)
     for file in recipe.manifest.files:
         content = _fill_in(recipe.skeletons[file.name], originals)
         if hashlib.sha256(content).hexdigest() != file.sha256:
-            raise InvalidArtefact(f"{file.name} did not turn out as it was built: its sha256 is another")
+            raise InvalidArtefact(
+                f"{file.name} differs from the original build: its sha256 does not match"
+            )
         (out / file.name).write_bytes(content)
 
 
@@ -125,29 +127,29 @@ def _read_originals(source: Path) -> Originals:
 
 
 def _all_forms(originals: Originals) -> list[tuple[str, Form, bytes]]:
-    """Every original in every form that it can stand in, the longest first."""
+    """Every original in every possible form, longest first."""
     found = [
         (name, form, _bytes_of(tensor, form))
         for name, tensor in originals.items()
         for form in _FORMS
         if form == "same" or (tensor.dtype == np.float32 and (form == "float16" or tensor.ndim == 2))
     ]
-    # Bytes that are all alike, as zeros are, stand in many places and are no tensor's in particular.
-    telling = [each for each in found if len(set(each[2])) > 1]
-    return sorted(telling, key=lambda each: len(each[2]), reverse=True)
+    # Constant bytes, such as zeros, match in many places and identify no tensor.
+    distinctive = [each for each in found if len(set(each[2])) > 1]
+    return sorted(distinctive, key=lambda each: len(each[2]), reverse=True)
 
 
 def _take_out(content: bytes, forms: list[tuple[str, Form, bytes]]) -> Skeleton:
     taken = np.zeros(len(content), bool)
     found: list[tuple[int, int, str, Form]] = []
-    for original, form, wanted in forms:
-        start = content.find(wanted)
+    for original, form, pattern in forms:
+        start = content.find(pattern)
         while start >= 0:
-            end = start + len(wanted)
+            end = start + len(pattern)
             if not taken[start:end].any():
                 taken[start:end] = True
                 found.append((start, end, original, form))
-            start = content.find(wanted, end)
+            start = content.find(pattern, end)
     holes, kept, reached = [], bytearray(), 0
     for start, end, original, form in sorted(found):
         kept += content[reached:start]
@@ -166,5 +168,5 @@ def _fill_in(skeleton: Skeleton, originals: Originals) -> bytes:
 
 
 def _bytes_of(tensor: NDArray[Any], form: Form) -> bytes:
-    """In C order; little-endian, as every platform is that there are wheels for."""
+    """In C order, little-endian, as on all platforms with wheels."""
     return _FORMS[form](tensor).tobytes()

@@ -1,6 +1,6 @@
-"""Float32 matrices -> INT8 and scales, in numpy alone, to the same bits on every machine.
+"""Quantises float32 matrices to INT8 and scales in numpy, bit for bit equal on every machine.
 
-It does not know graphs or which matrix is what.
+It does not know graphs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Made-up texts and queries with documents, always the same ones, that a built model is measured on.
+"""Synthetic texts, and queries with documents, for measuring built models; the same in every build.
 
-It does not know models. Every build measures, so nothing is downloaded and no data set is needed.
+It does not know models. Builds need no download and no data set.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ TEXTS = 200
 QUERIES = 12
 DOCUMENTS = 16
 
-# Blocks of subjects, verbs, objects and endings, a phrase a line.
+# Blocks of subjects, verbs, objects and endings, one phrase per line.
 _PHRASES = Path(__file__).with_name("texts.txt")
 _MARKS = (".", ".", ".", "?", "!", ";")
 
@@ -29,7 +29,7 @@ class Ranking:
 def sample_texts(count: int = TEXTS) -> list[str]:
     """`count` English texts of 3 to 200 words."""
     rng = random.Random(20240229)  # noqa: S311 - no secret
-    # Short texts are what is mostly embedded, so lengths grow geometrically.
+    # Lengths grow geometrically, because most embedded texts are short.
     lengths = [round(3 * (200 / 3) ** (i / max(1, count - 1))) for i in range(count)]
     rng.shuffle(lengths)
     columns = _columns()
@@ -37,10 +37,10 @@ def sample_texts(count: int = TEXTS) -> list[str]:
 
 
 def sample_rankings() -> list[Ranking]:
-    """Queries such as "Who sold the spare keys?" and documents from the answer to the unrelated.
+    """Queries such as "Who sold the spare keys?", and documents of graded relevance.
 
-    Each document shares its own part of subject, verb, object and ending with the answer, so that a
-    ranker tells them apart; some go on with sentences about other things. 5 to 90 words.
+    Each document shares a different subset of subject, verb, object and ending with the answer, so that
+    a ranker can order them; some continue with unrelated sentences. 5 to 90 words.
     """
     rng = random.Random(20240229)  # noqa: S311 - no secret
     columns = _columns()

@@ -1,4 +1,4 @@
-"""A built model run as a server with this machine's cores does: tokenise, plan, run, finish.
+"""Runs a built model the way a server on this machine does: tokenise, plan, run, finish.
 
 It does not know the original, gates or where the model came from.
 """
@@ -38,13 +38,13 @@ _BATCH = 32
 
 
 class Served:
-    """Loads the model in `folder`. Raises InvalidArtefact if the files are not what `manifest` says.
+    """Loads the model in `folder`. Raises InvalidArtefact if the files do not match `manifest`.
 
-    Every method raises it, too, for a model whose numbers are NaN or infinite.
+    Every method raises it too if the model returns NaN or infinite numbers.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, half: bool = False) -> None:
-        """half: multiply in FP16 on the CPU, which is slow, and overflows where a GPU does."""
+        """half: multiply in FP16 on the CPU: slow, but it overflows where a GPU does."""
         open_engine, self._limits = _runtime(manifest.target)
         if half:
             open_engine = functools.partial(TorchEngine, device="cpu", dtype=torch.float16)
@@ -77,7 +77,7 @@ class Served:
 
     def _tokenize_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[Tokens]:
         name = self.model.manifest.name
-        if self.model.manifest.dimensions > 1:  # no reranker: /predict alone serves it
+        if self.model.manifest.dimensions > 1:  # not a reranker: only /predict serves it
             return completed(self.model.tokenize_inputs(PredictRequest(name, tuple(pairs))))
         sequences: list[Tokens] = []
         for query, group in groupby(pairs, key=lambda pair: pair[0]):
@@ -98,22 +98,22 @@ class Served:
                 result[rows] = self.model.run([sequences[row] for row in rows])
             except BlitzError:
                 raise
-            except Exception as error:  # the runtime's
+            except Exception as error:  # of the runtime
                 raise InvalidArtefact("the built model does not run the sample inputs") from error
 
         with ThreadPoolExecutor(self._limits.threads) as pool:
             list(pool.map(run, plan))
         if bad := len(rows_not_finite(result)):
             raise InvalidArtefact(
-                f"the model answers {bad} of {len(sequences)} sample inputs with NaN or infinite "
-                f"numbers as {self.model.manifest.target}"
+                f"as {self.model.manifest.target} the model returns NaN or infinite numbers for {bad} "
+                f"of {len(sequences)} sample inputs"
             )
         return result
 
     def _batch_difference(
         self, sequences: Sequence[Tokens], finished: Callable[[FloatMatrix], FloatMatrix | DoubleMatrix]
     ) -> float:
-        # Sorted, so that a batch is padded, but not each short text to the longest of all.
+        # Sorted, so that batches are padded, but not every short text to the longest of all.
         compared = sorted(sequences[:_COMPARED], key=len)
         largest = 0.0
         for start in range(0, len(compared), _BATCH):
@@ -126,7 +126,7 @@ class Served:
 
 
 def probabilities(logits: FloatMatrix) -> DoubleMatrix:
-    """(N, L) logits -> what a server answers with by default."""
+    """(N, L) logits -> the scores that a server returns by default."""
     return sigmoid(logits) if logits.shape[1] == 1 else softmax(logits)
 
 
@@ -136,6 +136,6 @@ def _runtime(target: Target) -> tuple[OpenEngine, Capacity]:
     if torch.cuda.is_available():
         open_engine = functools.partial(TorchEngine, device="cuda", dtype=torch.float16)
         return open_engine, gpu_capacity(gpu_memory()["free"])
-    # The weights are the FP16 ones, but not the products: on a CPU those take five times as long.
+    # FP16 weights, FP32 products: on a CPU FP16 products take five times as long.
     open_engine = functools.partial(TorchEngine, device="cpu", dtype=torch.float32)
     return open_engine, gpu_capacity(None)

@@ -1,6 +1,6 @@
-"""Reads a published model's folder: what it is, its tokenizer, its limits and its layers.
+"""Reads a sentence-transformers or transformers folder: task, tokenizer, limits and layers.
 
-It does not know graphs, numbers' formats or the model store.
+It does not know graphs, quantisation or the model store.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from model_build.configuration import (
     Config,
-    Dense,
+    DenseConfig,
     Heads,
     Module,
     SentenceBert,
@@ -53,7 +53,7 @@ _LEGACY_POOLINGS = {
 }
 _ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Tanh": "tanh", "ReLU": "relu"}
 _MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
-# Their position ids start after the padding id, so that many positions are never used.
+# Their position ids start after the padding id, so the positions before it are unused.
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet"}
 
 
@@ -68,10 +68,10 @@ class SourceDense:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceModel:
-    """What a sentence-transformers or transformers folder says about itself.
+    """The description of a sentence-transformers or transformers folder.
 
     folder: holds config.json and the transformer's safetensors.
-    tokenizer_json: the text of tokenizer.json, converted if the folder had only a slow tokenizer.
+    tokenizer_json: the text of tokenizer.json, converted if the folder has only a slow tokenizer.
     max_tokens: special tokens included. dimensions: of the vector after pooling and Dense layers; of a
         cross-encoder, the number of its labels.
     pooling: None for a cross-encoder. labels: of a cross-encoder, in the order of its logits.
@@ -97,8 +97,8 @@ class SourceModel:
 
 
 def inspect_source(folder: Path) -> SourceModel:
-    """Read `folder`. Raises InvalidInput (field "model") that says what this builder cannot serve, and
-    InvalidArtefact if a Dense layer's numbers are none."""
+    """Read `folder`. Raises InvalidInput (field "model") for what this builder does not support, and
+    InvalidArtefact if a Dense layer has NaN or infinite numbers."""
     check_no_adapter(folder)
     modules = _modules(folder)
     transformer = modules[0][1]
@@ -132,21 +132,23 @@ def inspect_source(folder: Path) -> SourceModel:
 
 
 def _is_cross_encoder(folder: Path, modules: list[tuple[str, Path]], architecture: str) -> bool:
-    """A classifier with nothing after it. Before a Pooling, its head was thrown away."""
+    """Whether it is a classifier alone. One before a Pooling has lost its head."""
     if len(modules) > 1:
         return False
     if architecture.endswith("ForSequenceClassification"):
         return True
     if (folder / "modules.json").is_file():
-        raise refused(f"the only module is a Transformer, but {architecture} is no cross-encoder")
+        raise refused(f"the only module is a Transformer, but {architecture} is not a cross-encoder")
     return False
 
 
 def _cross_encoder(folder: Path, config: Any) -> dict[str, Any]:
-    """Its activation is not read: the server answers with sigmoid or softmax, or with logits."""
+    """The activation is ignored: the server applies sigmoid or softmax, or returns logits."""
     prompts, default_prompt = _prompts(folder)
     if default_prompt is not None and prompts[default_prompt]:
-        raise refused("the cross-encoder puts a prompt before its texts, which the server does not")
+        raise refused(
+            "the cross-encoder prepends a prompt to its texts, which the server does not support"
+        )
     labels = tuple(str(label) for _, label in sorted(config.id2label.items()))
     if len(labels) > MAX_NAMES:
         raise refused(f"the cross-encoder has {len(labels)} labels; at most {MAX_NAMES} are served")
@@ -167,7 +169,7 @@ def _embedding_model(
     folder: Path, stated: Config, modules: list[tuple[str, Path]], hidden_size: int
 ) -> dict[str, Any]:
     if len(modules) == 1 and (folder / "1_Pooling").is_dir():
-        raise refused("there is a folder 1_Pooling, and no modules.json to say what it is part of")
+        raise refused("there is a folder 1_Pooling but no modules.json, which describes it")
     pooling: Pooling = "mean"
     dense: list[SourceDense] = []
     for kind, path in modules[1:]:
@@ -203,9 +205,9 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
         where = Path(module.path)
         if where.is_absolute() or ".." in where.parts or "\0" in module.path:
             raise refused("modules.json names a folder outside the model")
-        # A Normalize has no settings, and version control keeps no empty folder.
+        # A Normalize has no settings, and git keeps no empty folder.
         if name in ("Pooling", "Dense") and not (folder / where / "config.json").is_file():
-            raise refused(f"there is no {where / 'config.json'}, of the {name} that modules.json names")
+            raise refused(f"there is no {where / 'config.json'}, which the {name} of modules.json needs")
         modules.append((name, folder / where))
     order = "".join(name[0] for name, _ in modules)  # T, P, D, N
     if not re.fullmatch("T(PD*N?)?", order):
@@ -214,36 +216,36 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _config(folder: Path, raw: dict[str, Any]) -> Any:
-    """The transformers configuration of a model whose code is in transformers itself."""
+    """The transformers configuration, of an architecture that transformers itself implements."""
     if "auto_map" in raw:
-        raise refused("the model brings its own code (auto_map), which this builder never runs")
+        raise refused("the model needs its own code (auto_map), which this builder never runs")
     if raw.get("quantization_config") or raw.get("transformers_weights"):
         raise refused(
-            "config.json asks for quantised weights, or for others than model.safetensors "
-            "(quantization_config, transformers_weights): this builder reads neither"
+            "config.json names quantised weights, or files other than model.safetensors "
+            "(quantization_config, transformers_weights): this builder supports neither"
         )
     kind = raw.get("model_type") or "none stated"
     wrong = (
-        f"config.json is not one of a {kind}"
+        f"config.json is not valid for {kind}"
         if kind in CONFIG_MAPPING
         else f"unknown architecture: {kind}"
     )
     with refusing(wrong):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        # Absent on architectures that are no text encoders.
+        # Absent in architectures that are not text encoders.
         msgspec.convert(config.hidden_size, Width)
         msgspec.convert(config.num_attention_heads, Heads)
     if config.is_encoder_decoder:
-        raise refused(f"{config.model_type} is an encoder-decoder; this builder reads encoders")
+        raise refused(f"{config.model_type} is an encoder-decoder; this builder supports encoders")
     return config
 
 
 def _max_tokens(folder: Path, config: Any, model_max_length: float | None) -> int:
-    """What the model was told to read, never more than it has positions for.
+    """The configured maximum length, bounded by the position embeddings.
 
-    As sentence-transformers 6 does, for cross-encoders too: `max_seq_length`, else the tokenizer's
-    `model_max_length`. It ignores `max_length` in tokenizer_config.json and the truncation inside
-    tokenizer.json, which tell how the model was trained or last called and not what it can read.
+    As in sentence-transformers 6, for cross-encoders too: `max_seq_length`, else the tokenizer's
+    `model_max_length`. `max_length` in tokenizer_config.json and the truncation inside tokenizer.json
+    are ignored: they record how the model was trained or last called.
     """
     limits = []
     if positions := getattr(config, "max_position_embeddings", None):
@@ -258,21 +260,21 @@ def _max_tokens(folder: Path, config: Any, model_max_length: float | None) -> in
 
 
 def _unused_positions(config: Any) -> int:
-    """How many position embeddings come before the first token's."""
+    """Number of position embeddings before the first token's."""
     if config.model_type not in _OFFSET_POSITIONS:
         return 0
     if config.pad_token_id is None:
         raise refused(
-            f"config.json has no pad_token_id, after which a {config.model_type} counts its positions"
+            f"config.json has no pad_token_id, where the positions of a {config.model_type} start"
         )
     return int(config.pad_token_id) + 1
 
 
 def _pooling(folder: Path) -> Pooling:
-    """From `pooling_mode`, or from the booleans of older versions; "mean" if neither is there."""
+    """The pooling, from `pooling_mode` or the booleans of older versions; "mean" by default."""
     config = fields_of(read_json(folder / "config.json") or {}, PoolingConfig, "Pooling's config.json")
     if config.include_prompt is False:
-        raise refused("the model pools without its prompt, which the server cannot")
+        raise refused("the model excludes its prompt from pooling, which the server does not support")
     modes = config.pooling_mode
     if modes is None:
         modes = [mode for key, mode in _LEGACY_POOLINGS.items() if getattr(config, key)] or ["mean"]
@@ -284,8 +286,8 @@ def _pooling(folder: Path) -> Pooling:
 
 
 def _dense(folder: Path, width: int) -> SourceDense:
-    """width: of the vectors that the layer gets."""
-    config = fields_of(read_json(folder / "config.json") or {}, Dense, "Dense's config.json")
+    """Read a Dense layer. width: of its input vectors."""
+    config = fields_of(read_json(folder / "config.json") or {}, DenseConfig, "Dense's config.json")
     name = config.activation_function.rpartition(".")[2]
     if name not in _ACTIVATIONS:
         raise refused(f"a Dense layer has activation {name}, not one of {', '.join(_ACTIVATIONS)}")
@@ -293,7 +295,9 @@ def _dense(folder: Path, width: int) -> SourceDense:
         each or "sentence_embedding" for each in (config.module_input_name, config.module_output_name)
     }
     if config.use_residual or names != {"sentence_embedding"}:
-        raise refused("a Dense layer has a residual, or works on something else than the sentence")
+        raise refused(
+            "a Dense layer has a residual, or an input or output other than sentence_embedding"
+        )
     if not (folder / "model.safetensors").is_file():
         raise no_weights(folder, "model.safetensors")
     shapes = read_shapes(folder / "model.safetensors")
@@ -322,7 +326,7 @@ def _prompts(folder: Path) -> tuple[dict[str, str], str | None]:
 
 
 def _matryoshka(folder: Path, config: Config) -> tuple[int, ...]:
-    """Lengths the vector was trained to be cut to, where a configuration states them."""
+    """The Matryoshka dimensions that a configuration states."""
     for holder in (_sentence_transformers(folder), config):
         if stated := holder.matryoshka_dimensions or holder.matryoshka_dims:
             return tuple(sorted(stated))

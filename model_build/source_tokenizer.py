@@ -1,4 +1,4 @@
-"""Reads the tokenizer of a model's folder as the text of one tokenizer.json, converting if it must.
+"""Reads a model's tokenizer as the text of one tokenizer.json, converting a slow one.
 
 It does not know the model.
 """
@@ -21,7 +21,7 @@ from shared.models.manifest import MAX_TOKENIZER_BYTES
 
 _TRIAL = Path(__file__).with_name("tokenizer_trial.py")
 _TRIAL_S = 120
-"""The largest tokenizer.json there are take a few seconds."""
+"""The largest known tokenizer.json take a few seconds."""
 
 _VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 
@@ -31,13 +31,13 @@ def read_tokenizer(folder: Path) -> tuple[str, TokenizerConfig]:
     settings = read_json(folder / "tokenizer_config.json") or {}
     stated = fields_of(settings, TokenizerConfig, "tokenizer_config.json")
     if "auto_map" in settings:
-        raise refused("the tokenizer brings its own code (auto_map), which this builder never runs")
+        raise refused("the tokenizer needs its own code (auto_map), which this builder never runs")
     text = read_text(folder / "tokenizer.json", MAX_TOKENIZER_BYTES)
     if text is None and any((folder / name).is_file() for name in _VOCABULARIES):
         text = _converted_tokenizer(folder)
     if text is None:
-        # Without this check transformers would make up a tokenizer of nothing but special tokens.
-        raise refused("there is no tokenizer.json, and no vocabulary to make one from")
+        # Otherwise transformers would create a tokenizer with special tokens only.
+        raise refused("there is no tokenizer.json and no vocabulary to convert")
     _try(text)
     name = "sentence_bert_config.json"
     if fields_of(read_json(folder / name) or {}, SentenceBert, name).do_lower_case:
@@ -46,21 +46,21 @@ def read_tokenizer(folder: Path) -> tuple[str, TokenizerConfig]:
 
 
 def _try(text: str) -> None:
-    """Raise InvalidInput unless the library reads `text` and tokenises with it: see tokenizer_trial."""
+    """Raise InvalidInput unless the library can load and use `text`: see tokenizer_trial."""
     command = [sys.executable, "-P", str(_TRIAL)]
     try:
         ended = subprocess.run(  # noqa: S603 - the file is ours
             command, input=text.encode(), capture_output=True, timeout=_TRIAL_S
         )
     except subprocess.TimeoutExpired as error:
-        raise refused(f"tokenizer.json is not read within {_TRIAL_S} s") from error
+        raise refused(f"loading tokenizer.json took more than {_TRIAL_S} s") from error
     if ended.returncode != 0:
-        raise refused("tokenizer.json is not a tokenizer this builder reads")
+        raise refused("tokenizer.json is not a tokenizer that this builder can read")
 
 
 def _converted_tokenizer(folder: Path) -> str:
     with (
-        refusing("there is no tokenizer.json, and the slow tokenizer does not convert"),
+        refusing("there is no tokenizer.json, and the slow tokenizer cannot be converted"),
         panics_are_errors(),
     ):
         tokenizer = AutoTokenizer.from_pretrained(
@@ -71,7 +71,7 @@ def _converted_tokenizer(folder: Path) -> str:
 
 
 def _lower_casing(text: str) -> str:
-    """tokenizer.json that lower-cases first: sentence-transformers does that outside the tokenizer."""
+    """Add lower-casing to tokenizer.json: sentence-transformers does it outside the tokenizer."""
     tokenizer = json.loads(text)
     lowercase = {"type": "Lowercase"}
     own = tokenizer.get("normalizer")
@@ -81,7 +81,7 @@ def _lower_casing(text: str) -> str:
 
 
 def pad_token_id(config: Any, tokenizer_json: str, settings: TokenizerConfig) -> int:
-    """The configuration's, because position ids may skip it; else the tokenizer's; else 0.
+    """The configuration's id, because position ids may depend on it; else the tokenizer's; else 0.
 
     Raises InvalidInput if the model has no embedding for it.
     """
@@ -93,6 +93,6 @@ def pad_token_id(config: Any, tokenizer_json: str, settings: TokenizerConfig) ->
     found = Tokenizer.from_str(tokenizer_json).token_to_id(text) if text else None
     if found is not None and found >= config.vocab_size:
         raise refused(
-            f"the tokenizer pads with token {found}, and config.json says vocab_size {config.vocab_size}"
+            f"the tokenizer pads with token {found}, but config.json has vocab_size {config.vocab_size}"
         )
     return int(found or 0)

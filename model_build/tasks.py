@@ -1,6 +1,6 @@
-"""Public benchmarks that say what a model is good for: read them, and score any model on them.
+"""Reads public benchmarks (STS, answer selection, retrieval) and scores a model on them.
 
-It does not know models: an `Embed` or a `Score` is all it needs.
+It does not know models: it calls an `Embed` or a `Score`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from shared.contracts import FloatMatrix
 from shared.errors import InvalidInput
 from shared.storage.regular_files import open_regular
 
-CUT = 10  # nDCG@10
-_MAX_GRADE = 100  # a gain is two to that power
+CUT = 10  # of nDCG@10
+_MAX_GRADE = 100  # the gain is 2 to the power of the grade
 _MAX_FIELD = 131_072  # characters
 
 Embed = Callable[[Sequence[str], str | None], FloatMatrix]
@@ -35,7 +35,7 @@ Score = Callable[[Sequence[tuple[str, str]]], FloatMatrix]
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """STS: how alike people found each (a, b)."""
+    """STS: human similarity scores of text pairs (a, b)."""
 
     name: str
     scores: list[float]
@@ -45,8 +45,7 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Answer selection: b[i] is an answer to the question a[i] if right[i]. A question's lines follow
-    one another."""
+    """Answer selection: b[i] answers the question a[i] if right[i]. A question's rows are contiguous."""
 
     name: str
     right: list[bool]
@@ -82,9 +81,9 @@ def read_evaluation(path: Path) -> Evaluation:
 
 
 def check_rankable(evaluations: Sequence[Evaluation], labels: int) -> None:
-    """Raise InvalidInput (field "eval") if a cross-encoder of so many labels cannot be scored so."""
+    """Raise InvalidInput (field "eval") if a cross-encoder with so many labels cannot run them."""
     if labels > 1 and evaluations:
-        raise InvalidInput("the model has several labels, and --eval needs one score", field="eval")
+        raise InvalidInput("the model has several labels, but --eval needs a single score", field="eval")
     for each in evaluations:
         if isinstance(each, Retrieval):
             raise InvalidInput(
@@ -116,7 +115,7 @@ def _score(task: Pairs | Answers, scores: NDArray[np.float32]) -> dict[str, floa
 def map_mrr(task: Answers, scores: NDArray[np.float32]) -> tuple[float, float]:
     """Mean average precision and reciprocal rank over the questions with a right answer.
 
-    As trec_eval: a question that only has right answers counts.
+    As in trec_eval, questions with right answers only count.
     """
     precisions, reciprocals = [], []
     start = 0
@@ -157,7 +156,7 @@ def _prompt_names(prompts: set[str]) -> tuple[str | None, str | None]:
 def _read_answers(path: Path) -> Answers:
     answers = Answers(path.stem, [], [], [])
     with io.TextIOWrapper(open_regular(path), "utf-8", newline="") as stream:
-        csv.field_size_limit(_MAX_FIELD)  # the module's own, for the whole process
+        csv.field_size_limit(_MAX_FIELD)  # process-wide
         rows = csv.DictReader(stream)
         for row in _each(rows, path):
             question, label, answer = (row.get(name) for name in ("qtext", "label", "atext"))
@@ -175,11 +174,13 @@ def _each(rows: csv.DictReader[str], path: Path) -> Iterator[dict[str | Any, str
     try:
         yield from rows
     except csv.Error as error:
-        raise _malformed(path, rows.line_num + 1, "is no CSV, or has a field of over 131,072") from error
+        raise _malformed(
+            path, rows.line_num + 1, "is not valid CSV, or has a field of over 131,072 characters"
+        ) from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Each with its number, from 1."""
+    """Lines with their numbers, from 1."""
     with open_regular(path) as stream:
         text = stream.read().decode()
     yield from enumerate(text.splitlines(), start=1)
@@ -190,7 +191,7 @@ def _read_pairs(path: Path) -> Pairs:
     for number, line in _lines(path):
         score, *texts = line.split("\t")
         if len(texts) < 2:
-            raise _malformed(path, number, "is not score, a, b with tabs between")
+            raise _malformed(path, number, "is not score, a, b separated by tabs")
         if not score.strip() or not texts[0] or not texts[1]:
             continue
         try:

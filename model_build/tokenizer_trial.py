@@ -1,7 +1,7 @@
-"""A program: reads a tokenizer.json on stdin and uses it once; the exit code is 0 if that went well.
+"""A program that loads a tokenizer.json from stdin and uses it; exit code 0 if that works.
 
-It does not know models. It is a process of its own because the library's Rust panics on some files,
-which prints a backtrace, and on others, while it words the error, ends the process it is in.
+It runs in a separate process because the library's Rust code panics on some files, which prints a
+backtrace, and aborts the process on others. It does not know models.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _TEXTS = ("A text, as others have it: 12 words?", "Größe, 東京 и 한국어 
 
 def main() -> None:
     tokenizer = Tokenizer.from_str(sys.stdin.buffer.read().decode())
-    # The server sets both itself: a file may pad every text to a thousand million tokens.
+    # The server sets both itself: a file may pad every text to a billion tokens.
     tokenizer.no_padding()
     tokenizer.no_truncation()
     for text in _TEXTS:
-        with suppress(Exception):  # it does not know a word: the service says so of a request
+        with suppress(Exception):  # an unknown word is an error of a request, not of the tokenizer
             tokenizer.encode(text)
 
 

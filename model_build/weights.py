@@ -1,8 +1,8 @@
-"""Holds a configuration against the weights it came with, before anything of their size is reserved.
+"""Checks a configuration against its weights before allocating anything of their size.
 
-It does not know what the tensors mean. transformers builds whatever a configuration says, and fills
-with random numbers what the weights lack: a few bytes describe a hundred thousand layers, or one of a
-billion numbers.
+transformers builds whatever a configuration describes and initialises missing weights at random: a few
+bytes can describe a hundred thousand layers, or one with a billion numbers. It does not know what the
+tensors mean.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 MAX_HEADER_BYTES = 16 << 20
 MAX_MODULES = 20_000
-"""Of torch, in one model. BERT has some 17 a layer."""
+"""torch modules of one model. BERT has some 17 per layer."""
 
-# Poolers, heads and tables of positions that were not saved, and nothing of a larger model.
+# Allowance for poolers, heads and position tables that were not saved.
 _LACKING, _LACKING_ELEMENTS = 4, 1 << 20
 _FP32_BYTES = 4
 
 
 def count_elements(folder: Path) -> int:
-    """Numbers in the safetensors files of a transformer. Raises InvalidInput unless all are sound."""
-    if (folder / WEIGHTS).is_file():  # transformers reads this one where both are there
+    """Elements in the safetensors files of a transformer. Raises InvalidInput unless all are valid."""
+    if (folder / WEIGHTS).is_file():  # transformers prefers it to the index
         return sum(math.prod(shape) for shape in read_shapes(folder / WEIGHTS).values())
     if not (folder / INDEX).is_file():
         raise no_weights(folder, WEIGHTS)
@@ -47,17 +47,17 @@ def count_elements(folder: Path) -> int:
     shards = {name: _shard(folder, name) for name in set(index.weight_map.values())}
     for tensor, name in index.weight_map.items():
         if tensor not in shards[name]:
-            raise refused(f"{INDEX} says that {name} holds a tensor which it does not")
+            raise refused(f"{INDEX} lists a tensor in {name} that is not there")
     return sum(math.prod(shape) for shapes in shards.values() for shape in shapes.values())
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:
-    """Tensor -> shape, from the header of a safetensors file. Raises InvalidInput unless it is sound.
+    """Tensor -> shape, from the header of a safetensors file. Raises InvalidInput unless it is valid.
 
     The library checks that offsets are in order, fill the file, and fit shapes and types. It reads the
     header, which is capped here, and maps the rest.
     """
-    with refusing(f"{path.name} is not a sound safetensors file"):
+    with refusing(f"{path.name} is not a valid safetensors file"):
         with open_regular(path) as stream:
             header_bytes = int.from_bytes(stream.read(8), "little")
         if header_bytes > MAX_HEADER_BYTES:
@@ -70,24 +70,24 @@ def _shard(folder: Path, name: str) -> dict[str, list[int]]:
     if name != Path(name).name or "\\" in name or "\0" in name:
         raise refused(f"{INDEX} names a file outside the model's folder")
     if not (folder / name).is_file():
-        raise refused(f"there is no {name}, which {INDEX} names")
+        raise refused(f"{name}, which {INDEX} names, is missing")
     return read_shapes(folder / name)
 
 
 def check_described(config: Any, task: Task, held: int) -> None:
-    """Raise InvalidInput if `config` describes more than the weights hold, or than fits this machine.
+    """Raise InvalidInput if `config` describes more than the weights contain, or than memory can hold.
 
-    config: transformers'. held: numbers in the weights.
+    config: of transformers. held: elements in the weights.
     """
     if 2 * held * _FP32_BYTES > (memory := usable_memory()):
         raise refused(
-            f"the model's {held} weights take {held * _FP32_BYTES} bytes in FP32, and a build holds "
+            f"the model's {held} weights take {held * _FP32_BYTES} bytes in FP32, and a build needs "
             f"them twice; this machine has {memory} bytes of memory"
         )
     kind = AutoModel if task == "embedding" else AutoModelForSequenceClassification
-    # On the device "meta" tensors have shapes, and no memory.
+    # On the device "meta" tensors have shapes but no memory.
     with (
-        refusing(f"config.json is not one of a {config.model_type} that this builder reads"),
+        refusing(f"config.json is not valid for {config.model_type}"),
         _counted_construction(_LACKING * held + _LACKING_ELEMENTS),
         torch.device("meta"),
     ):
@@ -95,18 +95,18 @@ def check_described(config: Any, task: Task, held: int) -> None:
 
 
 def check_numbers(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Raise InvalidArtefact if one of a model's named weights holds what is no number."""
+    """Raise InvalidArtefact if one of the named weights has NaN or infinite numbers."""
     for name, weight in weights:
         if not torch.isfinite(weight).all():
             raise InvalidArtefact(
-                f"the weight {name} has NaN or infinite numbers: the model broke while it was trained "
-                "or converted, and no vector or score of it would be one"
+                f"the weight {name} has NaN or infinite numbers, so all results would be NaN: the "
+                "model was damaged in training or conversion"
             )
 
 
 @contextmanager
 def _counted_construction(max_elements: int) -> Iterator[None]:
-    """Torch's modules are counted as they are made, and refused as soon as they are too many."""
+    """Count torch's modules and elements during construction; refuse as soon as they are too many."""
     modules = elements = 0
 
     def count_module(*_: object) -> None:
@@ -119,7 +119,7 @@ def _counted_construction(max_elements: int) -> Iterator[None]:
         nonlocal elements
         elements += tensor.numel() if tensor is not None else 0
         if elements > max_elements:
-            raise refused("config.json describes a much larger model than the weights hold")
+            raise refused("config.json describes a much larger model than the weights contain")
 
     hooks = [
         torch_modules.register_module_module_registration_hook(count_module),

@@ -1,29 +1,29 @@
-"""Every error this project raises on purpose, with the HTTP status it means.
+"""The error tree: every error that this project raises on purpose, with its HTTP status.
 
-It does not know any dialect's body shape: dialects format these, one handler each.
+Each dialect formats these in its own shape, which this module does not know.
 
 BlitzError
 ├── InvalidInput            400  the caller can fix it; `field` names what
 │   ├── EmptyInput          400  nothing to embed
-│   ├── InvalidMessage      400  a queue's message that is none of a bulk step: no try makes it better
-│   └── InputTooLong        400  more tokens than the model reads, truncation off
-│       └── BeyondMemory    400  more than the model can read with the memory that is here
-├── Unauthorized            401  no key, or none that we know
-├── QuotaExceeded           403  a caller stores as much as it may; deleting helps, repeating does not
-├── RequestTimeout          408  the body came too slowly
+│   ├── InvalidMessage      400  a queue message that is not a bulk step's: retries do not help
+│   └── InputTooLong        400  more tokens than the model's limit, with truncation off
+│       └── BeyondMemory    400  more tokens than the memory allows
+├── Unauthorized            401  the key is missing or unknown
+├── QuotaExceeded           403  a caller's storage quota is used up; deleting helps, retrying does not
+├── RequestTimeout          408  the body arrived too slowly
 ├── PayloadTooLarge         413  body, inputs or tokens over a limit
-├── UnsupportedMediaType    415  a content type we do not read
+├── UnsupportedMediaType    415  unsupported content type
 ├── UnknownModel            404  no such model in the store
 ├── NotFound                404  no such file or batch
-├── SourceChanged           409  a bulk job's input is no longer the one that it began with
+├── SourceChanged           409  a bulk job's input changed after the job began
 ├── Overloaded              429  the queue is full; `retry_after_s`
-├── Unavailable             503  not now; `retry_after_s` when known
-│   ├── ModelLoadFailed     503  the model is there but did not load
+├── Unavailable             503  temporary; `retry_after_s` if known
+│   ├── ModelLoadFailed     503  the model exists but failed to load
 │   └── StoreUnavailable    503  the model store did not answer
-├── BackendFailed           502  a backend broke the contract or the connection
-├── DeadlineExceeded        504  the caller's or our time is up
-├── NotFinite               500  a model's numbers for an input are NaN or infinite; repeating is no use
-└── Misconfigured           500  settings or files are wrong: fail at load
+├── BackendFailed           502  a backend broke the protocol or the connection
+├── DeadlineExceeded        504  the caller's or the service's time is up
+├── NotFinite               500  a model's result is NaN or infinite; retrying does not help
+└── Misconfigured           500  invalid settings or files: fail at load
     └── InvalidArtefact     500  a model's files do not match their manifest
 """
 
@@ -33,14 +33,13 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 _NAMED_MODELS = 50
-_SHOWN_CHARACTERS = 100
+_MAX_CHARACTERS = 100
 
 
-def shown(name: str) -> str:
-    """A name as a caller gave it, safe to repeat: what can be printed of it, and no more than a line."""
-    printable = "".join(each if each.isprintable() else "?" for each in name[: _SHOWN_CHARACTERS + 1])
-    cut = len(name) > _SHOWN_CHARACTERS
-    return f"{printable[:_SHOWN_CHARACTERS]}..." if cut else printable
+def printable(name: str) -> str:
+    """A caller's name, safe to repeat: "?" for what cannot be printed, cut to a line."""
+    text = "".join(each if each.isprintable() else "?" for each in name[: _MAX_CHARACTERS + 1])
+    return f"{text[:_MAX_CHARACTERS]}..." if len(name) > _MAX_CHARACTERS else text
 
 
 class BlitzError(Exception):
@@ -114,12 +113,12 @@ class UnknownModel(BlitzError):
 
     @classmethod
     def among(cls, names: Iterable[str], asked: str) -> UnknownModel:
-        """That none of `names`, all there are for what is to be done, is the one that was asked for."""
+        """The error for `asked`, which is none of the suitable models `names`."""
         named = list(names)
         there_are = ", ".join(named[:_NAMED_MODELS]) or "none"
         if len(named) > _NAMED_MODELS:
             there_are += f" and {len(named) - _NAMED_MODELS} more"
-        return cls(f"there is no model {shown(asked)!r}; there are: {there_are}", field="model")
+        return cls(f"there is no model {printable(asked)!r}; there are: {there_are}", field="model")
 
 
 class NotFound(BlitzError):

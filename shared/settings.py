@@ -1,6 +1,6 @@
-"""The only reader of the environment. Every setting is a field here; `BLITZ_` + its name sets it.
+"""The only reader of the environment. Every setting is a field here, set by `BLITZ_` + its name.
 
-Unknown BLITZ_ names are refused: a misspelt setting must not pass for the default.
+Unknown BLITZ_ names are refused, so that a misspelt setting does not silently stay at its default.
 """
 
 from __future__ import annotations
@@ -23,85 +23,85 @@ PREFIX = "BLITZ_"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What operators can change. Each field is BLITZ_<NAME>; units are in the names.
+    """What operators can configure. Each field is BLITZ_<NAME>; units are in the names.
 
-    `python -m docs.settings` writes docs/settings.md from what follows.
+    `python -m docs.settings` generates docs/settings.md from the following.
 
     role: which app this process is: router, cpu or gpu.
-    applicationinsights_connection_string: where telemetry goes; empty: nowhere. Azure's own variable,
+    applicationinsights_connection_string: where telemetry goes; empty: nowhere. A variable of Azure's,
         which the Functions host reads too.
     applicationinsights_authentication_string: how telemetry is authenticated:
-        Authorization=AAD;ClientId=GUID, as that managed identity; empty: by the instrumentation key
-        alone. Azure's own variable, too.
-    log_format: "json" writes one object a line. In Functions the host writes the logs.
+        Authorization=AAD;ClientId=GUID for that managed identity; empty: by the instrumentation key
+        alone. A variable of Azure's, too.
+    log_format: "json" writes one object per line. In Functions the host writes the logs.
     model_store: file://FOLDER, or https://ACCOUNT.blob.core.windows.net/CONTAINER.
-    storage: where bulk jobs live: file://FOLDER; https://ACCOUNT.blob.core.windows.net; azurite (its
+    storage: storage of bulk jobs: file://FOLDER; https://ACCOUNT.blob.core.windows.net; azurite (its
         published account, ports 10000 and 10001 of this machine); empty: the account of
-        storage_connection_string, or file://.blitz/bulk where there is none.
+        storage_connection_string, or file://.blitz/bulk without one.
     storage_connection_string: for Azurite or key access; otherwise DefaultAzureCredential.
-    default_model: what a request or bulk input that names no model gets; empty: the only model there is.
-    cpu_backend_url: where the router finds the CPU backend; empty: in this process.
-    gpu_backend_url: where the router finds the GPU backend; empty: there is none.
-    backend_audience: Entra audience (api://...) of the backends, for which the router gets a token with
-        its identity; empty: no token.
-    backend_secret: what router and backends share where there is no Entra; empty: none.
-    api_key_hashes: comma-separated sha256 (hex) of the keys that callers may use; empty: no key needed.
+    default_model: the model of requests and bulk inputs that name none; empty: the only one there is.
+    cpu_backend_url: URL of the CPU backend; empty: it runs in this process.
+    gpu_backend_url: URL of the GPU backend; empty: there is none.
+    backend_audience: Entra audience (api://...) of the backends, for which the router gets tokens with
+        its identity; empty: no tokens.
+    backend_secret: secret shared by router and backends without Entra; empty: none.
+    api_key_hashes: comma-separated sha256 (hex) of valid API keys; empty: no key needed.
     cors_origins: comma-separated origins (https://app.example.com) of web pages that may use the router
-        from a browser; *: all; empty: none. A page that holds a key shows it to whoever opens the page.
-    routing: "fixed" (by the number of texts) or "adaptive" (by the expected time).
-    gpu_min_texts: with routing "fixed", requests of at least so many texts go to the GPU.
-    gpu_idle_s: after so long without a request the router takes the GPU app to be scaled to zero.
-    gpu_wake_s: how long a GPU app that is scaled to zero is expected to take to come back.
-    gpu_ahead_s: wake the GPU before it is wanted, as past weeks suggest, where sparing one request the
-        cold start costs at most so many GPU seconds; 0: never. Needs storage; only in Azure.
-    chunk_texts: larger requests are split into parts of so many texts.
-    backend_concurrency: HTTP calls that the router has under way at one backend; others wait.
-    allow_cpu: let the GPU app run on the CPU, in FP32, where there is no CUDA: tests and local runs.
+        from a browser; *: all; empty: none. A page that contains a key reveals it to its visitors.
+    routing: "fixed" (by the number of texts) or "adaptive" (by the expected duration).
+    gpu_min_texts: with routing "fixed", requests of at least this many texts go to the GPU.
+    gpu_idle_s: the router regards the GPU app as scaled to zero this long after its last response.
+    gpu_wake_s: expected time for a GPU app to scale from zero.
+    gpu_ahead_s: wake the GPU ahead of forecast demand if sparing one request the cold start costs at
+        most this many GPU seconds; 0: never. Needs storage; only in Azure.
+    chunk_texts: larger requests are split into parts of this many texts.
+    backend_concurrency: concurrent HTTP calls of the router to one backend; others wait.
+    allow_cpu: let the GPU app run on the CPU in FP32 if there is no CUDA: for tests and local runs.
     torch_compile: compile models in the GPU app; docs/decisions/013-no-torch-compile.md says when.
-    cache_dir: where local copies of a remote store's models lie. Mode 700, of the user that runs the
-        service.
-    cache_disk_bytes: how much those copies may take (Flex Consumption has 0.8 GB of temporary storage).
-    cache_models: how many models are loaded at a time.
-    cache_memory_bytes: how many bytes the loaded models may have together.
-    model_aliases: comma-separated ALIAS=NAME: what names ALIAS (BAAI/bge-m3, text-embedding-3-small)
-        means the model NAME: requests, bulk folders, metadata, sidecars and batch lines, default_model
-        and warm_models. Goes before a model that is called so. The same for the router and the CPU app,
-        which reads bulk inputs.
-    warm_models: comma-separated names loaded at startup.
-    refresh_s: how often a served model's pointer is checked for a new revision.
-    threads: engine threads; 0: as many as the container's CPU quota.
-    batch_tokens: padded tokens in a micro-batch; 0: what suits the role (CPU 384; GPU by its free
+    cache_dir: folder for local copies of a remote store's models. Mode 700, owned by the user that runs
+        the service.
+    cache_disk_bytes: limit of those copies (Flex Consumption has 0.8 GB of temporary storage).
+    cache_models: maximum number of loaded models.
+    cache_memory_bytes: maximum bytes of all loaded models together.
+    model_aliases: comma-separated ALIAS=NAME: ALIAS (BAAI/bge-m3, text-embedding-3-small) stands for the
+        model NAME in requests, bulk folders, metadata, sidecars and batch lines, default_model and
+        warm_models. Takes precedence over a model of that name. Set it equally for the router and the
+        CPU app, which reads bulk inputs.
+    warm_models: comma-separated names of models loaded at startup.
+    refresh_s: interval between checks of a served model's pointer for a new revision.
+    threads: engine threads; 0: the container's CPU quota.
+    batch_tokens: padded tokens in a micro-batch; 0: the role's default (CPU 384; GPU by its free
         memory).
-    batch_texts: texts in a micro-batch; 0: what suits the role (CPU 128; GPU 1,024).
-    max_wait_ms: how long a free engine waits for a batch to fill; 0 never waits.
-    batch_memory_bytes: memory for all micro-batches under way; 0: the container's memory less
-        cache_memory_bytes and 0.6 GB. On a CPU it limits the length of a text, since attention takes
-        memory by the square of the length.
+    batch_texts: texts in a micro-batch; 0: the role's default (CPU 128; GPU 1,024).
+    max_wait_ms: how long a free engine waits for a batch to fill; 0: not at all.
+    batch_memory_bytes: memory for all concurrent micro-batches; 0: the container's memory minus
+        cache_memory_bytes and 0.6 GB. On a CPU it limits the length of a text, because attention needs
+        memory quadratic in the length.
     queue_tokens: tokens that may wait in this process; beyond it requests get 429.
-    max_queue_s: how long a new request may be expected to wait; beyond it requests get 429.
+    max_queue_s: longest expected wait of a new request; beyond it requests get 429.
         tests/benchmarks/overload.py says how to choose it.
-    max_connections: open at once in functions.local. At the limit the connection that is idle for
-        longest is closed; if none is idle, the next one waits. Fewer where the process may not open so
-        many files.
-    keep_alive_s: how long an idle connection stays open. It should be longer than proxies keep theirs
-        (60 to 120 s), so that the service does not close one under a request.
-    max_requests: requests under way in this process; more get 429 before their body is read.
-    max_pending_bytes: bodies and answers of all requests under way, beyond the first 64 KiB of each;
+    max_connections: open connections of functions.local. At the limit the one that has been idle for
+        longest is closed; if none is idle, the next one waits. Lower if the process may not open so many
+        files.
+    keep_alive_s: how long an idle connection stays open. It should exceed the proxies' own timeout (60
+        to 120 s), so that the service does not close a connection that a proxy is about to use.
+    max_requests: concurrent requests of this process; more get 429 before their body is read.
+    max_pending_bytes: bodies and responses of all concurrent requests, beyond the first 64 KiB of each;
         more get 429.
-    max_body_bytes: a request's body; larger ones get 413.
-    max_file_bytes: the largest file that /v1/files takes.
-    key_files: files that one key may have, outputs included, and batches that it may have, ended ones
-        included. Without keys: in all.
-    key_file_bytes: bytes of those files together.
-    key_batches: batches under way that one key may have. Without keys: in all.
-    file_expiry_days: files of /v1/files and outputs of batches are deleted after so many days, unless
-        the caller names another time; 0: never.
-    max_job_bytes: unpacked bytes of a bulk job's input; beyond it the job fails.
+    max_body_bytes: size of a request's body; larger ones get 413.
+    max_file_bytes: size of a file for /v1/files.
+    key_files: files per key, outputs included, and batches per key, ended ones included. Without keys:
+        in total.
+    key_file_bytes: total bytes of those files.
+    key_batches: running batches per key. Without keys: in total.
+    file_expiry_days: files of /v1/files and outputs of batches are deleted after this many days, unless
+        the caller states another time; 0: never.
+    max_job_bytes: uncompressed bytes of a bulk job's input; beyond it the job fails.
     max_job_rows: rows of a bulk job's input; beyond it the job fails.
     max_inputs: texts in a request; more get 400 (422 in the TEI dialect).
     max_request_tokens: tokens in a request; more get 413.
     allow_token_ids: accept OpenAI inputs of token ids, as ids of the model's own vocabulary.
-    request_timeout_s: after that a request is answered 504 (Functions cuts HTTP at 230 s).
+    request_timeout_s: a longer request gets 504 (Functions cuts HTTP at 230 s).
     """
 
     role: str = "router"
@@ -165,14 +165,14 @@ class Settings:
         for key_hash in self.api_key_hashes:
             if not _SHA256.fullmatch(key_hash):
                 raise Misconfigured(
-                    "BLITZ_API_KEY_HASHES must be sha256 hashes, 64 hex digits each, commas between; "
-                    f"{command_of('functions.keys')} makes a key and its hash"
+                    "BLITZ_API_KEY_HASHES must be comma-separated sha256 hashes of 64 hex digits; "
+                    f"{command_of('functions.keys')} prints a key and its hash"
                 )
         for origin in self.cors_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise Misconfigured(
-                    f"BLITZ_CORS_ORIGINS has {origin!r}: https://HOST or https://HOST:PORT is right, as "
-                    "a browser sends it, without a path or a slash at the end; or * for all"
+                    f"BLITZ_CORS_ORIGINS has {origin!r}: use https://HOST or https://HOST:PORT, without "
+                    "a path or trailing slash, as a browser sends it; or * for all"
                 )
         _check_aliases(self.model_aliases)
         for name in _NOT_NEGATIVE:
@@ -184,7 +184,7 @@ class Settings:
 
     @property
     def names_to_warm(self) -> tuple[str, ...]:
-        """warm_models, each model once by its own name."""
+        """warm_models with aliases resolved, without duplicates."""
         aliases = aliases_of(self.model_aliases)
         return tuple(dict.fromkeys(aliases.get(name, name) for name in self.warm_models))
 
@@ -194,7 +194,7 @@ class Settings:
         types = {variable_of(field.name): field for field in fields(cls)}
         values: dict[str, Any] = {}
         for key, raw in environ.items():
-            if not key.startswith(PREFIX) and key not in _AZURES:
+            if not key.startswith(PREFIX) and key not in _AZURE_VARIABLES:
                 continue
             if key not in types:
                 close = difflib.get_close_matches(key, types, n=1)
@@ -205,22 +205,22 @@ class Settings:
 
 
 def aliases_of(items: tuple[str, ...]) -> dict[str, str]:
-    """model_aliases as what models are called beside their names -> their names."""
+    """model_aliases as a mapping: alias -> name."""
     return dict(item.split("=") for item in items)
 
 
 def can_be_asked_for(name: str) -> bool:
-    """Whether it could be a model's name, or an alias in some service's settings."""
+    """Whether `name` is a valid model name or alias."""
     return is_name(name) or _ALIAS.fullmatch(name) is not None
 
 
 def log_format_of(environ: Mapping[str, str]) -> str:
-    """BLITZ_LOG_FORMAT alone: in which form to say what is wrong with the others."""
+    """BLITZ_LOG_FORMAT alone, for logging errors in the other settings."""
     log_format = environ.get("BLITZ_LOG_FORMAT", "")
     return log_format if log_format in CHOICES["log_format"] else "text"
 
 
-_AZURES = ("APPLICATIONINSIGHTS_CONNECTION_STRING", "APPLICATIONINSIGHTS_AUTHENTICATION_STRING")
+_AZURE_VARIABLES = ("APPLICATIONINSIGHTS_CONNECTION_STRING", "APPLICATIONINSIGHTS_AUTHENTICATION_STRING")
 CHOICES = {
     "role": ("router", "cpu", "gpu"),
     "log_format": ("text", "json"),
@@ -271,30 +271,30 @@ _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 
 
 def _check_aliases(items: tuple[str, ...]) -> None:
-    """Raises Misconfigured, naming the one that is wrong."""
+    """Raises Misconfigured naming the invalid alias."""
     seen: set[str] = set()
     for item in items:
         alias, _, name = item.partition("=")
         if not _ALIAS.fullmatch(alias) or not is_name(name):
             raise Misconfigured(
-                f"BLITZ_MODEL_ALIASES has {item!r}: ALIAS=NAME is right, commas between; an alias is "
-                "1 to 128 letters, digits, '.', '_', '-', ':' and '/', a name is a model's in the store"
+                f"BLITZ_MODEL_ALIASES has {item!r}: use comma-separated ALIAS=NAME; an alias has 1 to "
+                "128 letters, digits, '.', '_', '-', ':' and '/'; a name is a model's in the store"
             )
         if alias in seen:
-            raise Misconfigured(f"BLITZ_MODEL_ALIASES says twice what {alias} is")
+            raise Misconfigured(f"BLITZ_MODEL_ALIASES defines {alias} twice")
         seen.add(alias)
     for item in items:
         alias, _, name = item.partition("=")
         if name in seen:
             raise Misconfigured(
-                f"BLITZ_MODEL_ALIASES has {item!r}, but {name} is an alias itself: name a model"
+                f"BLITZ_MODEL_ALIASES has {item!r}, but {name} is itself an alias: name a model"
             )
 
 
 def variable_of(field: str) -> str:
-    """The environment variable that sets a field: BLITZ_ and its name, or Azure's own name."""
+    """The environment variable of a field: BLITZ_ + its name, or a name of Azure's."""
     name = field.upper()
-    return name if name in _AZURES else PREFIX + name
+    return name if name in _AZURE_VARIABLES else PREFIX + name
 
 
 def _cast(key: str, raw: str, type_name: str) -> Any:
@@ -317,7 +317,7 @@ def _cast(key: str, raw: str, type_name: str) -> Any:
 
 
 def _finite(raw: str) -> float:
-    """NaN would pass every check of a limit, and then limit nothing."""
+    """A finite float. NaN would pass the checks of limits and then limit nothing."""
     value = float(raw)
     if not math.isfinite(value):
         raise ValueError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -156,3 +157,30 @@ def test_only_settings_and_entry_points_touch_the_environment() -> None:
                 n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)
             }
             assert not used & {"environ", "getenv"}, path.name
+
+
+_IMPORT = re.compile(r"\b(?:from|import) ((?:shared|functions|model_build)(?:\.[a-z_]\w*)+)")
+
+
+def test_programs_in_strings_import_modules_that_are_there() -> None:
+    """Neither a type checker nor a move of a module looks into a string that a new process runs."""
+    missing = [
+        f"{path.relative_to(TREE)}: {module}"
+        for package in (*sorted(OURS), "tests")
+        for path in sorted((TREE / package).rglob("*.py"))
+        for module in _IMPORT.findall(path.read_text())
+        if not TREE.joinpath(*module.split(".")).with_suffix(".py").exists()
+        and not TREE.joinpath(*module.split("."), "__init__.py").exists()
+    ]
+    assert missing == []
+
+
+def test_no_class_name_stands_twice() -> None:
+    """A name that a reader meets in two files means the same thing in both."""
+    found: dict[str, list[str]] = {}
+    for package in sorted(OURS):
+        for path in sorted((TREE / package).rglob("*.py")):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    found.setdefault(node.name, []).append(str(path.relative_to(TREE)))
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}

@@ -1,4 +1,4 @@
-"""The public ASGI app: its middleware, in order, and its routes. Does not know what a route does."""
+"""The public ASGI app: middleware in order, and routes. Does not know what a route does."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from functions.api.paths import MODEL_IN_PATH, KnownPaths
 from functions.api.responses import answer_unrouted, error_response
 from functions.http.admission import Admission, Admitted
 from functions.http.caller import Endpoint
-from functions.http.framing import OneLength
-from functions.http.identified import Identified
-from functions.http.tracing import Observed
+from functions.http.framing import RejectAmbiguousLength
+from functions.http.request_ids import RequestIds
+from functions.http.tracing import Traced
 from shared import __version__
 from shared.dialects import ollama, openai, tei
 from shared.dialects.body import JSON
@@ -45,9 +45,9 @@ def create_app(
     metrics: Telemetry = metrics.PROCESS,
     batches: Batches | None = None,
 ) -> FastAPI:
-    """The public ASGI app over `backend`. Starts and stops nothing: no lifespan.
+    """The public ASGI app over `backend`. No lifespan: it starts and stops nothing.
 
-    batches: what /v1/files and /v1/batches are, where there is a bulk storage.
+    batches: the endpoints of /v1/files and /v1/batches; None without a bulk storage.
     """
     app = DescribedApp(
         title="BlitzEmbedding",
@@ -69,14 +69,14 @@ def create_app(
     )
     if settings.api_key_hashes:
         app.add_middleware(RequireKey, hashes=settings.api_key_hashes, metrics=metrics)
-    app.add_middleware(OneLength, refuse=_refuse, metrics=metrics)
+    app.add_middleware(RejectAmbiguousLength, refuse=_refuse, metrics=metrics)
     app.add_middleware(Confidential, applies=has_key_in_address)
-    app.add_middleware(Observed)
+    app.add_middleware(Traced)
     if settings.cors_origins:
         app.add_middleware(Cors, origins=settings.cors_origins)
     app.add_middleware(KnownPaths, routes=app.routes)
-    # The last one added is the outermost: refusals are seen too, and have an id.
-    app.add_middleware(Identified, refuse=_refuse)
+    # The last one added is the outermost: refusals get a request id too.
+    app.add_middleware(RequestIds, refuse=_refuse)
     endpoints = Endpoints(settings, backend, catalogue, metrics)
 
     def add(method: str, path: str, summary: str, endpoint: Endpoint, described: dict[str, Any]) -> None:
@@ -97,12 +97,12 @@ def create_app(
     for path in PATHS:
         operations = operations_at(path)
         summary = "; or ".join(each.summary for each in operations)
-        add("POST", path, summary, endpoints.posting(operations), describe_post(path, operations))
+        add("POST", path, summary, endpoints.post_endpoint(operations), describe_post(path, operations))
     models, info, tags = openai.format_error, tei.format_error, ollama.format_error
     _, schemas = msgspec.json.schema_components((ollama.ShowBody,))
     show = describe(JSON, body={JSON: schemas["ShowBody"]})
     for method, path, summary, format_error, endpoint, described in (
-        ("GET", "/v1/models", "The models there are", models, endpoints.models, describe_get(JSON)),
+        ("GET", "/v1/models", "List models", models, endpoints.models, describe_get(JSON)),
         (
             "GET",
             "/v1/models/{model}",
@@ -111,21 +111,21 @@ def create_app(
             endpoints.model,
             describe_get(JSON, model="path"),
         ),
-        ("GET", "/api/tags", "The models there are (Ollama)", tags, endpoints.tags, describe_get(JSON)),
+        ("GET", "/api/tags", "List models (Ollama)", tags, endpoints.tags, describe_get(JSON)),
         ("POST", "/api/show", "One model (Ollama)", tags, endpoints.show, show),
         ("GET", "/api/version", "Ollama's version", tags, endpoints.version, describe_get(JSON)),
         ("GET", "/info", "One model (TEI)", info, endpoints.info, describe_get(JSON, model="query")),
-        ("GET", "/health", "Whether this process lives", info, endpoints.health, describe_get(None)),
+        ("GET", "/health", "Liveness of this process", info, endpoints.health, describe_get(None)),
         ("GET", "/ready", "The state of each model", info, endpoints.ready, describe_get(JSON)),
         ("GET", "/metrics", "Prometheus metrics", info, endpoints.metrics, describe_get("text/plain")),
     ):
-        add(method, path, summary, endpoints.answering(format_error, endpoint), described)
+        add(method, path, summary, endpoints.wrap(format_error, endpoint), described)
     for route in batches.routes() if batches else ():
-        answer = endpoints.answering(openai.format_error, route.endpoint)
+        answer = endpoints.wrap(openai.format_error, route.endpoint)
         add(route.method, route.path, route.summary, answer, route.described)
     return app
 
 
 def _refuse(path: str, error: BlitzError) -> Response:
-    """In the shape of the path's dialect."""
+    """An error response in the dialect of the path."""
     return error_response(error_format_at(path), error)

@@ -1,11 +1,11 @@
-"""Keys at the router: who may call. Only their sha256 is known.
+"""API keys of the router. It stores only their sha256.
 
-    $ python -m functions.keys                  a new key, for a caller; its hash, for the router
-    $ echo MY_KEY | python -m functions.keys --stdin       the hash of a key that there is already
+    $ python -m functions.keys                             a new key and its hash
+    $ echo MY_KEY | python -m functions.keys --stdin       the hash of an existing key
 
-BLITZ_API_KEY_HASHES takes the hashes, with commas between: one key a caller, so that one can be
-withdrawn alone. What a caller stores belongs to its key: files and batches lie in a folder that is
-named by the hash's own hash, which tells neither. Does not know what a caller asks for, nor any backend.
+BLITZ_API_KEY_HASHES holds the hashes, separated by commas. Give each caller its own key, so that each
+can be revoked alone. Files and batches belong to the key that stored them: their folder is named by the
+hash of the key's hash, which reveals neither. Does not know requests or backends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shared.errors import Unauthorized
 from shared.observability.metrics import Telemetry
 
 OPEN_PATH = "/health"
-"""Platforms that ask whether the process lives have no key. Everything else needs one."""
+"""Liveness probes of platforms carry no key. Every other path needs one."""
 
 
 REFUSAL = (
@@ -36,10 +36,10 @@ _OWNER = "blitz.owner"
 
 
 class RequireKey:
-    """ASGI middleware: passes on what brings a key whose sha256 (hex) is in `hashes`, answers 401 else.
+    """ASGI middleware: requires a key whose sha256 (hex) is in `hashes`; answers 401 otherwise.
 
-    What is passed on has an owner, see `owner_of`. It stands before routing, so that without a key no
-    path, and no error, looks unlike another.
+    Sets the owner of each request, see `owner_of`. It runs before routing, so that without a key all
+    paths and errors look alike.
     """
 
     def __init__(self, app: ASGIApp, hashes: Sequence[str], metrics: Telemetry) -> None:
@@ -59,9 +59,9 @@ class RequireKey:
         await _refusal(scope["path"])(scope, receive, send)
 
     def _owner(self, scope: Scope) -> str:
-        """Of the first known key of the request; "" if there is none.
+        """The owner of the request's first known key; "" if there is none.
 
-        Compares with every hash, in constant time each: how long it takes tells nothing of any.
+        Compares with every hash in constant time, so that timing reveals nothing.
         """
         found = ""
         for key in _keys_in(HTTPConnection(scope)):
@@ -73,17 +73,17 @@ class RequireKey:
 
 
 def owner_of(scope: Scope) -> str:
-    """Whose a request's files and batches are: its key's `owner_name`; "" where no keys are known."""
+    """The owner of a request's files and batches: its key's `owner_name`; "" without key hashes."""
     return str(scope.get(_OWNER, ""))
 
 
 def owner_name(key_hash: str) -> str:
-    """16 hex digits, from which nobody finds the key or its hash (hex); another key's are others."""
+    """16 hex digits, unique to the key, that reveal neither the key nor its hash (hex)."""
     return hashlib.sha256(bytes.fromhex(key_hash)).hexdigest()[:16]
 
 
 def _keys_in(request: HTTPConnection) -> Iterator[str]:
-    """Where clients of OpenAI, Azure OpenAI and Azure Functions put their keys."""
+    """Keys, from where clients of OpenAI, Azure OpenAI and Azure Functions put them."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     bearer = token.strip() if scheme.lower() == "bearer" else ""
     api_key, functions_key = (request.headers.get(name, "") for name in ("api-key", "x-functions-key"))
@@ -93,6 +93,6 @@ def _keys_in(request: HTTPConnection) -> Iterator[str]:
 
 
 def _refusal(path: str) -> Response:
-    """401 in the shape of the path's dialect; OpenAI's where there is none."""
+    """401 in the dialect of the path; OpenAI's at unknown paths."""
     status, body = error_format_at(path)(Unauthorized(REFUSAL))
     return Response(body, status, {"www-authenticate": "Bearer"}, JSON)

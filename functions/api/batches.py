@@ -1,7 +1,7 @@
 """OpenAI's /v1/files and /v1/batches over the bulk storage: files are blobs, a batch is a job.
 
-Does not know how a job is worked on, nor whose a file is: that is functions.api.owned. Every batch is a
-job of its own: to cancel it, or to delete its output, touches no other batch over the same file.
+Every batch is a job of its own: cancelling it or deleting its output affects no other batch over the
+same file. Does not know how a job runs; ownership of files is in functions.api.owned.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from functions.api.uploads import FILE, Upload, store
 from functions.http.caller import read_body
 from functions.http.pace import PAUSE_S
 from shared.bulk import control, openai
-from shared.bulk.openai import Batch, BatchBody
+from shared.bulk.openai import BatchBody, BatchRecord
 from shared.bulk.steps.expiry import expiring
 from shared.dialects.body import JSON, decode_body
 from shared.errors import InvalidInput
@@ -35,11 +35,11 @@ from shared.storage.blobs import BlobStat, Storage
 from shared.storage.connect import open_storage
 
 UPLOADS, DOWNLOADS = 8, 32
-"""Files that one process takes, or gives, at a time: more are answered 429. An upload needs a thread and
-a few MiB, a download a range, however slowly its caller reads."""
+"""Concurrent uploads and downloads of a process; more get 429. An upload needs a thread and a few MiB, a
+download one range, however slowly its caller reads."""
 
 PREFIXES = ("/v1", "/openai/v1", "/openai")
-"""Of the paths: OpenAI's, and Azure OpenAI's."""
+"""Of paths: OpenAI's and Azure OpenAI's."""
 
 _RANGE_BYTES = 1 << 20
 _WINDOW_S = 86_400
@@ -48,7 +48,7 @@ _MAX_FILES, _MAX_BATCHES, _BATCHES = 10_000, 100, 20
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """endpoint: may raise BlitzError, to be told in OpenAI's shape. described: for /openapi.json."""
+    """endpoint: may raise BlitzError, formatted in OpenAI's shape. described: for /openapi.json."""
 
     method: str
     path: str
@@ -60,7 +60,7 @@ class Route:
 class Batches:
     """The endpoints, over one storage. For one event loop.
 
-    clock: Unix seconds. grace_s: how long an upload may pause, and a download's caller take nothing.
+    clock: Unix seconds. grace_s: longest pause of an upload's sender and of a download's receiver.
     """
 
     def __init__(
@@ -98,18 +98,18 @@ class Batches:
         content = describe(BINARY, path="file_id")
         embed = describe(JSON, body=body)
         yield Route("POST", files, "Upload a file", self.upload, describe(JSON, body=form))
-        yield Route("GET", files, "The files", self.files, describe(JSON, query=pages))
+        yield Route("GET", files, "List files", self.files, describe(JSON, query=pages))
         yield Route("GET", file, "One file", self.file, id_)
         yield Route("DELETE", file, "Delete a file", self.delete, id_)
         yield Route("GET", f"{file}/content", "A file's content", self.content, content)
         yield Route("POST", batches, "Embed a file of requests", self.create, embed)
-        yield Route("GET", batches, "The batches", self.batches, describe(JSON, query=page))
+        yield Route("GET", batches, "List batches", self.batches, describe(JSON, query=page))
         yield Route("GET", batch, "One batch", self.batch, of)
         yield Route("POST", f"{batch}/cancel", "Cancel a batch", self.cancel, of)
 
     async def upload(self, request: Request) -> Response:
         upload = Upload(request, self._max_file_bytes, _check_form, self._grace_s)
-        with self._uploads.one(owner_of(request.scope)):
+        with self._uploads.acquired(owner_of(request.scope)):
             owned = self._owned(request)
             free = await asyncio.to_thread(owned.free_bytes)
             upload.limit(free, owned.too_many_bytes(free))
@@ -117,7 +117,7 @@ class Batches:
             key = owned.new_file_key()
 
             def metadata() -> dict[str, str]:
-                # When it expires may be said after the file.
+                # The form may state the expiry after the file.
                 stated_s = openai.read_expiry(upload.fields)
                 keep_s = self._keep_s if stated_s is None else stated_s
                 return openai.file_metadata(upload.filename, keep_s)
@@ -135,7 +135,7 @@ class Batches:
         found = await asyncio.to_thread(self._owned(request).files)
         if query.purpose:
             found = [stat for stat in found if openai.purpose_of(stat) == query.purpose]
-        # Azure tells whole seconds; within one, newer ids sort first.
+        # Azure reports whole seconds; within one, newer ids sort first.
         found.sort(key=lambda stat: (-stat.modified_s, stat.key), reverse=query.order == "asc")
         if query.after:
             ids = [openai.file_id_of(stat) for stat in found]
@@ -167,24 +167,24 @@ class Batches:
         field = "input_file_id"
         stat = await asyncio.to_thread(owned.file, body.input_file_id, field)
         if openai.purpose_of(stat) != "batch":
-            raise InvalidInput("that file is the output of a batch: upload one", field=field)
+            raise InvalidInput("that file is the output of a batch: name an uploaded file", field=field)
         stated = body.output_expires_after
         keep_s = stated.seconds if stated else self._keep_s
-        # What it made goes before what is told of it, unless it takes longer than its window.
-        told_s = _WINDOW_S + max(keep_s, self._keep_s) if self._keep_s else 0
+        # The output expires before the batch's record, unless the batch outlasts its window.
+        record_s = _WINDOW_S + max(keep_s, self._keep_s) if self._keep_s else 0
         now = int(self._clock())
-        batch = Batch(
+        batch = BatchRecord(
             f"batch_{openai.new_id()}",
             body.input_file_id,
             now,
             body.metadata,
-            expires_at=now + told_s if told_s else None,
+            expires_at=now + record_s if record_s else None,
             endpoint=body.endpoint,
         )
-        # In this order, because a job without a record only wastes work, and a record without a job
-        # would say for ever that it is being validated.
+        # In this order: a job without a record only wastes work; a record without a job would show
+        # "validating" for ever.
         await asyncio.to_thread(control.begin_job, self._storage, batch.job, stat.key, stat.etag, keep_s)
-        await asyncio.to_thread(owned.add, batch, expiring(told_s))
+        await asyncio.to_thread(owned.add, batch, expiring(record_s))
         return await self._answer(batch)
 
     async def batches(self, request: Request) -> Response:
@@ -202,7 +202,7 @@ class Batches:
         return await self._answer(await self._named_batch(request))
 
     async def cancel(self, request: Request) -> Response:
-        """A batch that has ended stays as it is."""
+        """Cancel a batch. One that has ended stays as it is."""
         batch = await self._named_batch(request)
         await asyncio.to_thread(control.cancel_job, self._storage, batch.job)
         return await self._answer(batch)
@@ -219,16 +219,16 @@ class Batches:
                 self._out.read_range, stat.key, start, _RANGE_BYTES, etag=stat.etag
             )
 
-    async def _named_batch(self, request: Request) -> Batch:
+    async def _named_batch(self, request: Request) -> BatchRecord:
         return await asyncio.to_thread(self._owned(request).batch, request.path_params["batch_id"])
 
-    async def _answer(self, batch: Batch) -> Response:
+    async def _answer(self, batch: BatchRecord) -> Response:
         progress = await asyncio.to_thread(control.read_progress, self._out, batch.job)
         return _json(openai.format_batch(batch, progress))
 
 
 def connect(settings: Settings) -> Batches:
-    """Over the settings' bulk storage. Raises Misconfigured; does not connect yet."""
+    """Batches over the bulk storage of the settings. Raises Misconfigured; does not connect yet."""
     return Batches(open_storage(settings), settings)
 
 

@@ -1,4 +1,4 @@
-"""The router's parts from settings: what it calls, what it knows of models, where batches are.
+"""Builds the router's dispatcher, catalogue and batches from settings.
 
 Does not know HTTP.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shared.cards import Device
+from shared.errors import Misconfigured
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def connect(settings: Settings, here: Backend | None = None) -> tuple[Dispatcher, Catalogue]:
-    """What the router calls and what it knows of models, from settings. Raises Misconfigured.
+    """The router's dispatcher and catalogue. Raises Misconfigured.
 
-    here: the CPU backend of this process, if somebody else uses it too.
+    here: the CPU backend of this process, needed if the settings give no cpu_backend_url.
     """
     from shared.backends.credential import authorization_of
     from shared.backends.http import HttpBackend
@@ -35,7 +36,8 @@ def connect(settings: Settings, here: Backend | None = None) -> tuple[Dispatcher
     remote = {device: HttpBackend(url, authorize=authorize) for device, url in urls.items() if url}
     backends: dict[Device, Backend] = {**remote}
     if "cpu" not in remote:
-        assert here is not None, "no setting says where the CPU backend is, and it is not here"
+        if here is None:
+            raise Misconfigured("BLITZ_CPU_BACKEND_URL is empty, and this process has no models")
         backends["cpu"] = here
     dispatcher = Dispatcher(
         backends,
@@ -53,7 +55,7 @@ def connect(settings: Settings, here: Backend | None = None) -> tuple[Dispatcher
 
 
 def connect_batches(settings: Settings) -> Batches | None:
-    """None where no bulk storage is named. Raises Misconfigured."""
+    """Batches over the bulk storage; None if the settings name none. Raises Misconfigured."""
     if not settings.storage and not settings.storage_connection_string:
         return None
     from functions.api import batches

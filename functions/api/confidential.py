@@ -1,7 +1,7 @@
-"""Tells browsers and proxies to keep no answer to a request whose address holds a key, nor pass it on.
+"""Response headers that keep browsers and proxies from caching or leaking a URL that holds a key.
 
-Does not know keys, nor what is answered. A key as ?code=KEY is for tools that can set no header; an
-address gets into histories, caches and the Referer of whatever a page leads to.
+?code=KEY serves tools that cannot set a header; but URLs end up in histories, caches and Referer
+headers. Does not know keys or responses.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HEADERS = {
 
 
 class Confidential:
-    """ASGI middleware: HEADERS for the answers to requests that `applies` to."""
+    """ASGI middleware: adds HEADERS to responses to the requests that `applies` selects."""
 
     def __init__(self, app: ASGIApp, applies: Callable[[Scope], bool]) -> None:
         self._app = app
@@ -30,15 +30,15 @@ class Confidential:
             await self._app(scope, receive, send)
             return
 
-        async def telling(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        await self._app(scope, receive, telling)
+        await self._app(scope, receive, send_with_headers)
 
 
 def has_key_in_address(scope: Scope) -> bool:
-    """Whether there is a ?code=, right or not: a mistyped key is nobody else's business either."""
+    """Whether the query has ?code=, valid or not: a mistyped key is confidential too."""
     query = scope["query_string"]
     return bool(query) and "code" in QueryParams(query)

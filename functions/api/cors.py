@@ -1,6 +1,6 @@
-"""Which web pages may use the service from a browser: CORS, where a setting names their origins.
+"""CORS: lets web pages of the configured origins use the service from a browser.
 
-Does not know keys: a browser sends none with the question whether it may send one.
+Does not know keys: a browser's preflight carries none.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ MAX_AGE_S = 3600
 
 
 class Cors:
-    """ASGI middleware: lets pages of `origins` ("*": of all) read the answers, refusals too.
+    """ASGI middleware: lets pages of `origins` ("*": any) read all responses, refusals included.
 
-    It answers a browser's preflight itself, so it stands before whatever asks for keys.
+    It answers preflights itself, so it runs before the key check.
     """
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
@@ -28,9 +28,9 @@ class Cors:
             allow_origins=origins,
             allow_methods=METHODS,
             allow_headers=("*",),
-            # Keys come in headers that a page sets, never of themselves as cookies do.
+            # A page sets the key header explicitly; there are no cookies.
             allow_credentials=False,
-            # Some browsers do not read the star.
+            # Some browsers do not support the wildcard.
             expose_headers=("*", "x-request-id", "retry-after", "retry-after-ms"),
             max_age=MAX_AGE_S,
         )
@@ -45,11 +45,11 @@ class Cors:
             await self._app(scope, receive, self._varying(send))
 
     def _varying(self, send: Send) -> Send:
-        """Or a cache would give a page the answer that something else got, and no page may read that."""
+        """Add Vary: Origin, or a cache could serve a page a response without CORS headers."""
 
-        async def vary(message: Message) -> None:
+        async def send_with_vary(message: Message) -> None:
             if message["type"] == "http.response.start" and self._differs:
                 MutableHeaders(scope=message).add_vary_header("Origin")
             await send(message)
 
-        return vary
+        return send_with_vary

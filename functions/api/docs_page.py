@@ -1,6 +1,6 @@
-"""/docs: Swagger UI from this very process, for networks without the internet, and no foreign scripts.
+"""/docs: Swagger UI served by this process: works offline, and loads no foreign scripts.
 
-Does not know the routes; the page reads /openapi.json.
+Does not know the routes: the page reads /openapi.json.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FILES = {
     "swagger-ui.css": "text/css",
     "favicon-32x32.png": "image/png",
 }
-"""Those of the package fastapi-swagger that the page needs; its code is not used."""
+"""The files of the package fastapi-swagger that the page needs; its code is not used."""
 
 
 _POLICY = (
@@ -30,13 +30,13 @@ _POLICY = (
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-"""Swagger UI writes style attributes and draws its arrows as data: images. It evaluates no text."""
+"""Swagger UI needs inline styles and data: images for its arrows. It needs no eval."""
 
 
 def add_docs_page(app: FastAPI) -> None:
-    """Serve the page and its files. `app` is to have no docs_url of its own.
+    """Serve the page and its files. `app` must have no docs_url of its own.
 
-    Add it before the middleware that asks for keys: a refusal at these paths looks like any other.
+    Call it before adding the key check, so that refusals at these paths look like all others.
     """
     app.add_middleware(Confidential, applies=_is_documentation)
     for path, endpoint in (("/docs", _page), ("/docs/{name}", _file)):
@@ -49,7 +49,8 @@ def _is_documentation(scope: Scope) -> bool:
 
 
 async def _page(request: Request) -> Response:
-    # Relative, so that it works behind a gateway's prefix too. A browser cannot send a key in a header.
+    # Relative URLs work behind a gateway's prefix. The key goes into the query, because a browser sends
+    # none in a header.
     code = request.query_params.get("code")
     key = f"?{urlencode({'code': code})}" if code else ""
     script, style, icon = (f"docs/{name}{key}" for name in _FILES)

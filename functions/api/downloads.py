@@ -1,6 +1,6 @@
-"""A file out to its caller, piece by piece, in one of so many slots.
+"""Streams a file to its caller, in one of a bounded number of slots.
 
-Does not know whose the file is, nor where it lies.
+Does not know owners or storage.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ BINARY = "application/octet-stream"
 
 
 class Download(StreamingResponse):
-    """Holds its slot until the last byte was taken, or the caller has left or takes too little.
+    """Keeps its slot until the last byte is sent, or the caller leaves or reads too slowly.
 
-    content: blocks of bytes, `size` in all. What it raises breaks the answer off.
+    content: blocks of bytes, `size` in all. An exception from it aborts the response.
     """
 
     def __init__(
         self, content: AsyncIterator[bytes], size: int, slots: Slots, owner: str, pause_s: float
     ) -> None:
-        """pause_s: how long the caller may take nothing. Raises Overloaded."""
+        """pause_s: longest pause of the caller's reading. Raises Overloaded."""
         super().__init__(content, headers={"content-length": str(size)}, media_type=BINARY)
         self._slots = slots
         self._owner = owner
         self._rate = MinimumRate(bytes_per_s=MIN_BYTES_PER_S, grace_s=pause_s)
-        slots.enter(owner)
+        slots.acquire(owner)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._is_head = scope["method"] == "HEAD"
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._slots.leave(self._owner)
+            self._slots.release(self._owner)
 
     async def stream_response(self, send: Send) -> None:
         headers = self.raw_headers
@@ -54,5 +54,5 @@ class Download(StreamingResponse):
                 try:
                     await self._rate.wait_for(send(message), len(part))
                 except RequestTimeout:
-                    return  # the server closes what was not completed
+                    return  # the server closes an incomplete response
         await send({"type": "http.response.body", "body": b"", "more_body": False})

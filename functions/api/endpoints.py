@@ -1,6 +1,6 @@
-"""What each kind of public route does: read a body in a client's dialect, call a backend, answer in it.
+"""Handlers of the public routes: parse a body in its dialect, call the backend, format the result.
 
-Does not know batches or where the backend is; dialects know the shapes.
+Does not know batches, or where the backend runs; dialects know the shapes.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from functions.api.responses import (
     is_large,
     json_response,
 )
-from functions.http.admission import hold
+from functions.http.admission import reserve
 from functions.http.caller import (
     LARGE_BODY_BYTES,
     Endpoint,
-    answering,
-    off_loop_if,
+    in_thread_if,
     read_body,
     while_connected,
+    wrap_endpoint,
 )
-from functions.http.readiness import say_not_ready, say_ready
+from functions.http.readiness import not_ready_response, readiness_response
 from shared import __version__
 from shared.cards import ModelCard, Task
 from shared.context import preference
@@ -48,11 +48,25 @@ from shared.contracts import (
     prompt_for,
 )
 from shared.dialects import ollama, openai, tei
-from shared.dialects.body import JSON, decode_body, fill_from_query, listed, read_marks, read_model
+from shared.dialects.body import (
+    JSON,
+    decode_body,
+    fill_from_query,
+    join_indices,
+    read_model,
+    read_present_fields,
+)
 from shared.dialects.fields import check_fields, read_fields, warning_of
-from shared.dialects.operations import KNOWN, FormatError, Operation, asks_for, choose, supported_by
+from shared.dialects.operations import (
+    KNOWN,
+    FormatError,
+    Operation,
+    choose,
+    request_type_of,
+    supported_by,
+)
 from shared.errors import BlitzError, InvalidInput, UnknownModel
-from shared.models.abilities import can, check_can
+from shared.models.capabilities import check_supports, supports
 from shared.names import is_name
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry
@@ -65,7 +79,7 @@ if TYPE_CHECKING:
 
 
 class Endpoints:
-    """One method per kind of route; each raises BlitzError, `answering` makes that a response."""
+    """One handler per kind of route. Handlers raise BlitzError; `wrap` turns it into a response."""
 
     def __init__(
         self, settings: Settings, backend: Backend, catalogue: Catalogue, metrics: Telemetry
@@ -76,13 +90,13 @@ class Endpoints:
         self._metrics = metrics
         self._aliases = aliases_of(settings.model_aliases)
 
-    def answering(self, format_error: FormatError, endpoint: Endpoint) -> Endpoint:
-        """`endpoint` within the deadline, its errors in a dialect's shape and no other."""
+    def wrap(self, format_error: FormatError, endpoint: Endpoint) -> Endpoint:
+        """`endpoint` under the request deadline, with errors formatted by `format_error`."""
         respond = partial(error_response, format_error)
-        return answering(endpoint, respond, self._metrics, self._settings.request_timeout_s)
+        return wrap_endpoint(endpoint, respond, self._metrics, self._settings.request_timeout_s)
 
-    def posting(self, operations: Sequence[Operation]) -> Endpoint:
-        """A path's POST: whichever of `operations` the body is meant for."""
+    def post_endpoint(self, operations: Sequence[Operation]) -> Endpoint:
+        """The handler of a path's POST: the body selects one of `operations`."""
 
         async def post(request: Request) -> Response:
             operation = operations[-1]
@@ -92,24 +106,26 @@ class Endpoints:
                 started = time.perf_counter()
                 data = await read_body(request, self._settings.max_body_bytes)
                 if len(operations) > 1:
-                    read = partial(read_marks, data, request.headers.get("content-type", ""))
-                    operation = choose(operations, await off_loop_if(len(data) > LARGE_BODY_BYTES, read))
+                    read = partial(read_present_fields, data, request.headers.get("content-type", ""))
+                    operation = choose(
+                        operations, await in_thread_if(len(data) > LARGE_BODY_BYTES, read)
+                    )
                 return await self._run(request, operation, data, started)
 
-            # Anew for each request: in whose shape an error is told depends on the body.
-            return await self.answering(lambda error: operation.format_error(error), answer)(request)
+            # Wrapped per request: the body selects the error dialect.
+            return await self.wrap(lambda error: operation.format_error(error), answer)(request)
 
         return post
 
     async def _run(
         self, request: Request, operation: Operation, data: bytes, started: float
     ) -> Response:
-        """Decode, ask the backend, format. started: a perf_counter."""
+        """Decode, run, format. started: a perf_counter."""
         if operation.refusal is not None:
             raise InvalidInput(operation.refusal(await self._card_asked(request, data)))
         named, body, asked, unknown = await self._read(request, operation, data)
         cards = await self._catalogue.cards_of(asked.model)
-        _hold_answer(request, asked, cards, self._settings.max_request_tokens)
+        _reserve_answer(request, asked, cards, self._settings.max_request_tokens)
         inputs = len(asked.texts)
         with preference.stated(request.headers.get(preference.HEADER)):
             self._metrics.request_arrived(inputs)
@@ -117,11 +133,11 @@ class Endpoints:
         warnings = _warnings_of(asked, body, cards, unknown)
         if isinstance(result, EmbedResult | RerankResult):
             result = replace(result, warnings=tuple(warnings))
-        # Clients look for what they asked for.
+        # Clients expect the model's name as they sent it.
         answered = replace(result, model=named) if named not in ("", asked.model) else result
         packed = accepts_msgpack(request)
         encode = operation.format_result_msgpack if packed else operation.format_result
-        content = await off_loop_if(is_large(result), partial(encode, answered, body))
+        content = await in_thread_if(is_large(result), partial(encode, answered, body))
         total_s = time.perf_counter() - started
         self._metrics.request_succeeded(
             model=result.model,
@@ -140,17 +156,17 @@ class Endpoints:
     async def _read(
         self, request: Request, operation: Operation, data: bytes
     ) -> tuple[str, Any, AnyRequest, list[str]]:
-        """The model as it was named ("": not at all), the body, what it asks for, fields unknown here.
+        """The model's name as sent ("": none), the body, the contract request, unknown fields.
 
-        What cannot be is told before what is missing: a wrong body may be for a model that is not there,
-        or that cannot do it.
+        An invalid body is checked against its model before its own error is reported, because an unknown
+        or unsuitable model is the more useful message.
         """
         content_type, large = request.headers.get("content-type", ""), len(data) > LARGE_BODY_BYTES
-        kind = asks_for(operation)
+        kind = request_type_of(operation)
         try:
             decode = partial(decode_body, data, content_type, operation.body)
-            body = await off_loop_if(large, decode)
-            unknown = await off_loop_if(large, partial(_unknown_fields, data, content_type, operation))
+            body = await in_thread_if(large, decode)
+            unknown = await in_thread_if(large, partial(_unknown_fields, data, content_type, operation))
             if operation.query:
                 body = fill_from_query(body, request.query_params, operation.query)
             named = self._named(request, body.model)
@@ -161,7 +177,7 @@ class Endpoints:
             return named, body, asked, unknown
         except InvalidInput:
             named = self._named(
-                request, await off_loop_if(large, partial(read_model, data, content_type))
+                request, await in_thread_if(large, partial(read_model, data, content_type))
             )
             if named:
                 model = self._model(operation.spellings(named))
@@ -169,12 +185,12 @@ class Endpoints:
             raise
 
     async def _card_asked(self, request: Request, data: bytes) -> ModelCard | None:
-        """That of the model that is named, or the only one; None if there is none such.
+        """The card of the named model, or of the only model; None if several and none is named.
 
         Raises UnknownModel.
         """
         read = partial(read_model, data, request.headers.get("content-type", ""))
-        if named := self._named(request, await off_loop_if(len(data) > LARGE_BODY_BYTES, read)):
+        if named := self._named(request, await in_thread_if(len(data) > LARGE_BODY_BYTES, read)):
             return await self._card(named)
         cards = await self._cards()
         return cards[0] if len(cards) == 1 else None
@@ -188,26 +204,26 @@ class Endpoints:
         )
 
     def _model(self, spellings: Sequence[str]) -> str:
-        """The name of what is called so: an alias goes before a model."""
+        """Resolve spellings to a model's name. An alias takes precedence over a model."""
         aliased = (self._aliases[each] for each in spellings if each in self._aliases)
         return next(aliased, next(filter(is_name, spellings), spellings[0]))
 
     async def _check_model(
         self, named: str, model: str, kind: type[AnyRequest], *, is_known: bool = False
     ) -> None:
-        """Raises InvalidInput if `model` cannot do this; UnknownModel if none can be of that name.
+        """Raises InvalidInput if `model` does not support `kind`; UnknownModel for an impossible name.
 
-        named: as the caller has it. A backend knows what was published in the last seconds, unless
-        is_known: all are listed.
+        named: as the caller sent it. is_known: a model that is not listed is unknown; otherwise the
+        backend decides, which may know a model that was published seconds ago.
         """
         cards = await self._catalogue.cards_of(model) if is_name(model) else []
         if not cards and (is_known or not is_name(model)):
             raise await self._unknown(named, kind)
         for card in cards[:1]:
-            check_can(kind, card)
+            check_supports(kind, card)
 
     async def _unknown(self, named: str, kind: type[AnyRequest] | None = None) -> UnknownModel:
-        cards = [card for card in await self._named_cards() if kind is None or can(kind, card)]
+        cards = [card for card in await self._named_cards() if kind is None or supports(kind, card)]
         return UnknownModel.among((card.name for card in cards), named)
 
     async def models(self, request: Request) -> Response:
@@ -238,15 +254,15 @@ class Endpoints:
         )
 
     async def health(self, request: Request) -> Response:
-        """Liveness: this process answers. It says nothing of models, see /ready."""
+        """Liveness of this process; /ready covers models."""
         return Response()
 
     async def ready(self, request: Request) -> Response:
         try:
             states = await self._backend.states()
         except BlitzError as error:
-            return say_not_ready(error.message, self._metrics)
-        return say_ready(states, self._settings.names_to_warm or None, self._metrics)
+            return not_ready_response(error.message, self._metrics)
+        return readiness_response(states, self._settings.names_to_warm or None, self._metrics)
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(), media_type=metrics.CONTENT_TYPE)
@@ -259,12 +275,12 @@ class Endpoints:
             raise await self._unknown(named or asked.model, type(asked)) from None
 
     async def _cards(self) -> list[ModelCard]:
-        """One card a model: the CPU's, where it is published for both."""
+        """One card per model: the CPU's if it is published for both devices."""
         cards = sorted(await self._catalogue.cards(), key=lambda card: card.device, reverse=True)
         return sorted({card.name: card for card in cards}.values(), key=lambda card: card.name)
 
     async def _named_cards(self) -> list[ModelCard]:
-        """A card for each name that can be asked for, aliases too; an alias goes before a model."""
+        """One card per accepted name, aliases included; an alias takes precedence over a model."""
         by_name = {card.name: card for card in await self._cards()}
         aliased = {
             alias: replace(by_name[name], name=alias)
@@ -274,14 +290,14 @@ class Endpoints:
         return [card for _, card in sorted({**by_name, **aliased}.items())]
 
     async def _usable_tokens(self, card: ModelCard) -> int:
-        """The longest input that its backend takes; what the model reads, if nobody says now."""
+        """The longest input that its backend accepts; the model's own limit if the backend is silent."""
         try:
             states = await self._backend.states()
         except BlitzError:
             states = []
         by_model = {(state.name, state.device): state for state in states}
-        told = by_model.get((card.name, card.device))
-        return card.max_tokens if told is None or told.max_tokens is None else told.max_tokens
+        state = by_model.get((card.name, card.device))
+        return card.max_tokens if state is None or state.max_tokens is None else state.max_tokens
 
     async def _card(self, *spellings: str) -> ModelCard:
         for card in await self._named_cards():
@@ -292,43 +308,40 @@ class Endpoints:
     async def _default_card(
         self, task: Task | None = None, kind: type[AnyRequest] | None = None
     ) -> ModelCard:
-        """The card of the model that a request of some kind gets when it names none.
-
-        The only one there is, else the only one for `task`.
-        """
+        """The model of a request that names none: the only model, or else the only one for `task`."""
         cards = await self._cards()
-        fit = [card for card in cards if card.task == task and (kind is None or can(kind, card))]
+        fit = [card for card in cards if card.task == task and (kind is None or supports(kind, card))]
         for candidates in (cards, fit):
             if len(candidates) == 1:
                 return candidates[0]
-        able = [card for card in cards if kind is None or can(kind, card)]
+        able = [card for card in cards if kind is None or supports(kind, card)]
         place = "in the body as model, or as ?model=" if kind else "as ?model="
         raise InvalidInput(f"name a model, {place}; there are: {_names(fit or able)}", field="model")
 
 
-def _hold_answer(
+def _reserve_answer(
     request: Request, asked: AnyRequest, cards: Sequence[ModelCard], max_tokens: int
 ) -> None:
-    """Before there is any of it: requests are worked on side by side, and all fill at once."""
+    """Reserve the response's memory before running: concurrent requests all allocate at once."""
     dimensions = max((card.dimensions for card in cards), default=0)
-    hold(request.scope, answer_bytes=answer_bytes(asked, dimensions, max_tokens))
+    reserve(request.scope, answer_bytes=answer_bytes(asked, dimensions, max_tokens))
 
 
 def _warnings_of(
     asked: AnyRequest, body: object, cards: Sequence[ModelCard], unknown: Sequence[str]
 ) -> list[str]:
-    """What a caller may not expect, in sentences: what made no difference, what was not scored."""
+    """Warnings for the caller: ignored fields, input types without effect, empty documents."""
     warnings = [warning_of(unknown)] if unknown else []
     if isinstance(asked, EmbedRequest) and asked.prompt_name is None and cards:
         field = next((name for name in ("input_type", "task") if getattr(body, name, None)), None)
         if field and not any(prompt_for(asked.input_type, card.prompts) for card in cards):
             had = ", ".join(cards[0].prompts)
             has = f"the prompts of {asked.model} are {had}" if had else f"{asked.model} has no prompts"
-            warnings.append(f"{field} changes nothing: {has}")
+            warnings.append(f"{field} has no effect: {has}")
     if isinstance(asked, RerankRequest):
         blank = [index for index, text in enumerate(asked.documents) if is_blank(text)]
         if blank:
-            warnings.append(f"{len(blank)} documents are empty and come last: {listed(blank)}")
+            warnings.append(f"{len(blank)} documents are empty and come last: {join_indices(blank)}")
     return warnings
 
 

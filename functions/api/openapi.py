@@ -1,6 +1,6 @@
-"""What /openapi.json says of the routes, which FastAPI cannot see: msgspec reads the bodies.
+"""Describes the routes for /openapi.json. msgspec reads the bodies, so FastAPI cannot see their types.
 
-Does not know how a request is answered.
+Does not know how a request is handled.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from shared.wire import codec
 _REFERENCE = "#/components/schemas/{name}"
 
 ERRORS = {
-    400: "The request is wrong; the answer names the field",
-    401: "No key, or none that is known",
-    403: "The caller's files are as many, or as large, as they may be",
-    404: "There is no such model, file or batch",
-    408: "The body came too slowly",
+    400: "Invalid request; the response names the field",
+    401: "The key is missing or unknown",
+    403: "The quota of the caller's files is used up",
+    404: "No such model, file or batch",
+    408: "The body arrived too slowly",
     409: "A bulk job's input changed while it was read",
-    413: "More bytes or tokens than a request may have",
-    415: "The content type is not one that is read",
-    422: "The request is wrong, as Text Embeddings Inference says it",
-    424: "The backend failed, as Text Embeddings Inference says it",
-    429: "Too much work is waiting; see Retry-After",
+    413: "The request exceeds a limit of bytes or tokens",
+    415: "Unsupported content type or encoding",
+    422: "Invalid request, in the dialect of Text Embeddings Inference",
+    424: "The backend failed, in the dialect of Text Embeddings Inference",
+    429: "Too many requests; see Retry-After",
     500: "A defect of this service",
     502: "The backend failed",
-    503: "Not now; see Retry-After",
-    504: "It took too long",
+    503: "Temporarily unavailable; see Retry-After",
+    504: "Deadline exceeded",
 }
-"""Every status that a dialect gives an error; a test holds that."""
+"""Every error status of every dialect; a test checks that."""
 
 
 _PREFERENCE = {
@@ -44,12 +44,12 @@ _PREFERENCE = {
     "in": "header",
     "required": False,
     "schema": {"type": "string", "enum": list(preference.DEVICES)},
-    "description": "The backend to try first, if it has the model; otherwise the router decides",
+    "description": "The backend to try first, if it has the model; by default the router decides",
 }
 
 
 class _PlainRoute(APIRoute):
-    """Its endpoint takes the request and gives the response: there are no parameters to work out."""
+    """Calls its endpoint with the request, without FastAPI's parameter parsing."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
@@ -57,13 +57,13 @@ class _PlainRoute(APIRoute):
 
 
 class DescribedApp(FastAPI):
-    """FastAPI with the schemas that `describe_post` refers to; it routes, describes, and does no more.
+    """FastAPI for routing and /openapi.json only, with the schemas that `describe_post` refers to.
 
-    What else it does with each request is an eighth of the Python that a short text costs.
+    Its other per-request work would cost an eighth of the Python time of a short text.
     """
 
     def __init__(self, **options: Any) -> None:
-        # What is told of requests, functions.http.tracing tells.
+        # functions.http.tracing observes requests.
         super().__init__(
             telemetry={"tracing": False, "metrics": False, "logs": False},
             root_path_in_servers=False,
@@ -76,13 +76,13 @@ class DescribedApp(FastAPI):
         bodies = dict.fromkeys(each.body for each in OPERATIONS)
         _, schemas = msgspec.json.schema_components(bodies, ref_template=_REFERENCE)
         document["components"] = {"schemas": schemas}
-        # Where the document is: API Management, or a proxy, may have put everything below a prefix.
+        # Relative to the document: API Management or a proxy may add a prefix.
         document["servers"] = [{"url": "./"}]
         return document
 
 
 def describe_post(path: str, operations: Sequence[Operation]) -> dict[str, Any]:
-    """An OpenAPI operation: the bodies that `path` takes, what may come back."""
+    """An OpenAPI operation: the bodies that `path` accepts, and its responses."""
     bodies = tuple(dict.fromkeys(each.body for each in operations))
     references, _ = msgspec.json.schema_components(bodies, ref_template=_REFERENCE)
     schema = references[0] if len(references) == 1 else {"anyOf": list(references)}
@@ -99,7 +99,7 @@ def describe_post(path: str, operations: Sequence[Operation]) -> dict[str, Any]:
 
 
 def describe_get(media_type: str | None, *, model: str | None = None) -> dict[str, Any]:
-    """An OpenAPI operation. media_type: None if nothing comes back. model: where it is named."""
+    """An OpenAPI operation. media_type: None for an empty response. model: where it is named."""
     return {
         "parameters": [_named_model(model)] if model else [],
         "responses": _responses({media_type: {}} if media_type else {}),
@@ -115,7 +115,7 @@ def describe(
 ) -> dict[str, Any]:
     """An OpenAPI operation of files and batches.
 
-    path: the parameter in it. query: parameters -> their JSON types. body: media types -> their schemas.
+    path: name of its path parameter. query: parameter -> JSON type. body: media type -> schema.
     """
     parameters = [
         {"name": name, "in": "query", "required": False, "schema": {"type": kind}}
@@ -136,24 +136,24 @@ def _named_model(place: str) -> dict[str, Any]:
         "in": place,
         "required": place == "path",
         "schema": {"type": "string"},
-        "description": "The model, where the body names none" if place == "query" else "The model",
+        "description": "The model, if the body names none" if place == "query" else "The model",
     }
 
 
 def _query_parameter(body: type[Any], name: str) -> dict[str, Any]:
-    """A field of `body` that the query string may give."""
+    """The query parameter for a field of `body`."""
     kinds = {field.name: value_type(field.type) for field in msgspec.structs.fields(body)}
     return {
         "name": name,
         "in": "query",
         "required": False,
         "schema": msgspec.json.schema(kinds[name]),
-        "description": "As in the body, where that does not say",
+        "description": "As in the body, which takes precedence",
     }
 
 
 def _responses(content: dict[str, Any]) -> dict[str, Any]:
-    """200 with `content`, and every error."""
+    """200 with `content`, and every error status."""
     answers: dict[str, Any] = {"200": {"description": "The answer"}}
     if content:
         answers["200"]["content"] = content

@@ -1,7 +1,7 @@
-"""Paths as clients write them: answered where it is plain what is meant, told the right one where not.
+"""Normalises request paths as clients write them, and suggests the nearest route for unknown ones.
 
-Never redirected, since many clients send a GET where a redirected POST should go. Does not know what is
-at a path, nor dialects.
+It rewrites instead of redirecting, because many clients repeat a redirected POST as a GET. Does not know
+what a route does, or dialects.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MODEL_IN_PATH = "{model:model}"
 
 
 class _ModelConvertor(StringConvertor):
-    """A model's name in a path, with its slashes; a line's end is no end of it."""
+    """A model's name in a path; it may contain slashes and line breaks."""
 
     regex = "(?s:.+)"
 
@@ -27,15 +27,15 @@ register_url_convertor("model", _ModelConvertor())
 
 _SLASHES = re.compile("/{2,}")
 _SEARCHED_CHARACTERS = 200
-"""In a longer path nobody looks for what it might be."""
+"""Longer paths are not matched against routes, to bound the work."""
 _CLOSE = 0.75
 
 
 class KnownPaths:
-    """ASGI middleware: gives `app` a request at the path of `routes` that it means, from its root on.
+    """ASGI middleware: rewrites a request's path to the one of `routes` that it means.
 
-    Double and trailing slashes are none, and what is said twice is said once, as where /v1 is both in a
-    client's base URL and in its path. Stands before whatever goes by a path.
+    Removes the root path, double and trailing slashes, and a repeated prefix: /v1/v1, where a client has
+    /v1 in its base URL and in its path. Runs before everything that depends on the path.
     """
 
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
@@ -47,33 +47,33 @@ class KnownPaths:
             path, root = scope["path"], scope.get("root_path", "").rstrip("/")
             if root and path.startswith(root) and path[len(root) :][:1] in ("", "/"):
                 path = path[len(root) :]
-            if (meant := self._meant(path)) != scope["path"]:
+            if (meant := self._resolve(path)) != scope["path"]:
                 scope = {**scope, "path": meant, "root_path": ""}
         await self._app(scope, receive, send)
 
-    def _meant(self, path: str) -> str:
-        tidy = _tidy(path)
-        candidates = [tidy, *_said_once(tidy)]
+    def _resolve(self, path: str) -> str:
+        normalised = _normalise(path)
+        candidates = [normalised, *_without_repetition(normalised)]
         if candidates == [path]:
-            return path  # as nearly all are, whether there is something or not
+            return path  # the common case
         return next((each for each in candidates if any(_at(self._routes, each))), path)
 
 
-def allowed(routes: Iterable[BaseRoute], path: str) -> list[str]:
-    """The methods that there are at a path."""
+def allowed_methods(routes: Iterable[BaseRoute], path: str) -> list[str]:
+    """The methods that the routes at a path accept."""
     return sorted({method for route in _at(routes, path) for method in route.methods or ()})
 
 
-def nearest(routes: Iterable[BaseRoute], path: str) -> str:
-    """The path that somebody may have meant who asked for one that is not there; "" if none is near."""
+def nearest_path(routes: Iterable[BaseRoute], path: str) -> str:
+    """The route most similar to an unknown path; "" if none is similar."""
     if len(path) > _SEARCHED_CHARACTERS:
         return ""
     public = [route for route in routes if isinstance(route, Route) and route.include_in_schema]
-    parts = _tidy(f"/{path}").lower().split("/")[1:]
+    parts = _normalise(f"/{path}").lower().split("/")[1:]
     ends = ["/" + "/".join(parts[begin:]) for begin in range(len(parts))]
     among = dict.fromkeys(route.path_format for route in public)
     exact = [[route.path_format for route in _at(public, end)] for end in ends]
-    # An end of several parts, then what is spelt nearly so, then the last part alone.
+    # A suffix of several segments, then similar spellings, then the last segment alone.
     near = [*exact[:-1], difflib.get_close_matches(ends[0], among, 1, _CLOSE), exact[-1]]
     return next((found[0] for found in near if found), "")
 
@@ -85,14 +85,14 @@ def _at(routes: Iterable[BaseRoute], path: str) -> Iterator[Route]:
             yield route
 
 
-def _tidy(path: str) -> str:
-    """Without double and trailing slashes; but below /docs/ a page would look for its files."""
-    tidy = _SLASHES.sub("/", path).rstrip("/") or "/"
-    return "/docs/" if tidy == "/docs" and path.endswith("/") else tidy
+def _normalise(path: str) -> str:
+    """Without double and trailing slashes. /docs/ stays: its page has relative URLs."""
+    normalised = _SLASHES.sub("/", path).rstrip("/") or "/"
+    return "/docs/" if normalised == "/docs" and path.endswith("/") else normalised
 
 
-def _said_once(path: str) -> Iterator[str]:
-    """/v1/v1/models -> /v1/models; for whatever the path begins with twice."""
+def _without_repetition(path: str) -> Iterator[str]:
+    """/v1/v1/models -> /v1/models, for any repeated prefix."""
     first = path[: path.find("/", 1) + 1]
     end = path.find(first, 1)
     if len(path) <= _SEARCHED_CHARACTERS and first and end > 0 and path.startswith(path[:end], end):

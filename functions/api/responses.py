@@ -1,4 +1,4 @@
-"""Responses of the public HTTP: headers with their timings, errors in a dialect's shape, JSON.
+"""Responses of the public API: timing headers, error responses, paced sending.
 
 Does not know routes or backends; dialects know the bodies.
 """
@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from functions.api.paths import allowed, nearest
+from functions.api.paths import allowed_methods, nearest_path
 from functions.http.pace import MIN_BYTES_PER_S, PAUSE_S, MinimumRate
 from shared.contracts import (
     AnyRequest,
@@ -28,12 +28,12 @@ from shared.contracts import (
 )
 from shared.dialects.body import JSON
 from shared.dialects.operations import FormatError
-from shared.errors import BlitzError, RequestTimeout, shown
+from shared.errors import BlitzError, RequestTimeout, printable
 from shared.wire import codec
 
-# More than this is coded in a thread, so that the event loop goes on between the steps. One call of
+# Larger results are encoded in a thread, so that the event loop runs between the steps. One call of
 # orjson keeps the GIL (about 11 ms for 1,024 x 384 floats): encoding chunks of rows would halve that
-# pause, and was measured to take 40 % longer in all.
+# pause, but was measured to take 40 % longer in total.
 LARGE_RESULT_FLOATS = 64 * 1024
 LARGE_RESULT_TOKENS = 2 * 1024
 
@@ -45,20 +45,20 @@ _BYTES_PER_FLOAT, _BYTES_PER_TOKEN, _BYTES_PER_ID = 16, 128, 32
 
 
 def accepts_msgpack(request: Request) -> bool:
-    """Whether a client asks for the packed form of a result."""
+    """Whether the client accepts msgpack."""
     accepted = request.headers.get("accept", "").lower().split(",")
     return any(item.partition(";")[0].strip() == codec.CONTENT_TYPE for item in accepted)
 
 
 def is_large(result: Result) -> bool:
-    """Whether it is to be coded in a thread."""
+    """Whether the result should be encoded in a thread."""
     if isinstance(result, TokenizeResult | DecodeResult):
         return result.total_tokens > LARGE_RESULT_TOKENS
     return isinstance(result, EmbedResult) and result.vectors.size > LARGE_RESULT_FLOATS
 
 
 def headers_of(asked: AnyRequest, result: Result, total_s: float) -> dict[str, str]:
-    """TEI's, in whole milliseconds; and what a reranker's score is. total_s: since the request came."""
+    """TEI's headers (whole milliseconds), x-rerank-method, x-truncated. total_s: of the request."""
     timings = result.timings
     milliseconds = {
         "x-compute-time": total_s,
@@ -81,13 +81,13 @@ def headers_of(asked: AnyRequest, result: Result, total_s: float) -> dict[str, s
 
 
 def _truncated(cut: tuple[int, ...]) -> str:
-    """How many inputs were cut, and which, as "2; 0,17"; of many the first, for headers have limits."""
+    """Count and indices of truncated inputs, as "2; 0,17"; at most NAMED_CUTS indices."""
     more = ",..." if len(cut) > NAMED_CUTS else ""
     return f"{len(cut)}; {','.join(map(str, cut[:NAMED_CUTS]))}{more}"
 
 
 def _characters(asked: AnyRequest) -> int:
-    """Of all texts; ids have none."""
+    """Characters of all texts; token ids count as none."""
     texts = [asked.query, *asked.texts] if isinstance(asked, RerankRequest) else asked.texts
     return sum(
         len(part)
@@ -98,10 +98,10 @@ def _characters(asked: AnyRequest) -> int:
 
 
 class PacedResponse(Response):
-    """Goes out in slices, each when the caller has taken most of what was sent before.
+    """Sends its body in slices, each once the caller has read most of the previous one.
 
-    A response that is handed over whole lies in the connection's buffer for as long as its caller likes,
-    where nobody counts it. A caller that takes fewer than MIN_BYTES_PER_S is cut off.
+    A body sent whole would stay uncounted in the connection's buffer for as long as the caller likes. A
+    caller that reads fewer than MIN_BYTES_PER_S is disconnected.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,11 +115,11 @@ class PacedResponse(Response):
             try:
                 await rate.wait_for(send(message), len(part))
             except RequestTimeout:
-                return  # the server closes what was not completed
+                return  # the server closes an incomplete response
 
 
 def answer_bytes(asked: AnyRequest, dimensions: int, max_tokens: int) -> int:
-    """About what the answer holds: arrays, and their text form.
+    """Estimated memory of the response: its arrays and their text form.
 
     dimensions: of the model's vectors. max_tokens: of a request.
     """
@@ -133,11 +133,11 @@ def answer_bytes(asked: AnyRequest, dimensions: int, max_tokens: int) -> int:
 
 
 def error_response(format_error: FormatError, error: BlitzError) -> Response:
-    """An error in a dialect's shape; when to come again, where that helps."""
+    """An error in a dialect's shape, with Retry-After where a retry helps."""
     status, body = format_error(error)
     response = json_response(body, status)
     if status == 408:
-        response.headers["connection"] = "close"  # or the rest of the body would be waited for
+        response.headers["connection"] = "close"  # do not wait for the rest of the body
     if status in (429, 503):
         wait_s = 1.0 if error.retry_after_s is None else error.retry_after_s
         response.headers["retry-after"] = str(math.ceil(wait_s))
@@ -146,21 +146,21 @@ def error_response(format_error: FormatError, error: BlitzError) -> Response:
 
 
 async def answer_unrouted(request: Request, error: Exception) -> Response:
-    """404 and 405 of paths that have no dialect, in OpenAI's shape."""
+    """404 and 405 for paths without a dialect, in OpenAI's shape."""
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     code, message = "invalid_request", error.detail
     routes, path = request.app.routes, request.scope["path"]
     if error.status_code == 404:
-        near = nearest(routes, path)
+        near = nearest_path(routes, path)
         hint = f"did you mean {near}? " if near else ""
         code, message = (
             "not_found",
-            f"there is nothing at {shown(path)}: {hint}see /docs for what there is",
+            f"no route at {printable(path)}: {hint}see /docs for all routes",
         )
     elif error.status_code == 405:
-        headers["Allow"] = ", ".join(allowed(routes, path))
-        code, message = "method_not_allowed", f"send {headers['Allow']} to {shown(path)}: see /docs"
+        headers["Allow"] = ", ".join(allowed_methods(routes, path))
+        code, message = "method_not_allowed", f"send {headers['Allow']} to {printable(path)}: see /docs"
     shape = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
     response = json_response(orjson.dumps({"error": shape}), error.status_code)
     response.headers.update(headers)

@@ -1,4 +1,4 @@
-"""How many transfers of a kind are under way in this process, and how many of them one owner may have.
+"""Limits the concurrent transfers of a process, in total and per owner.
 
 Does not know what is transferred.
 """
@@ -15,10 +15,10 @@ _RETRY_S = 1.0
 
 
 class Slots:
-    """`total` at once; at most half of them for one owner, so that none keeps out all others.
+    """`total` slots; at most half of them for one owner, so that none can block all others.
 
-    Whoever has no name ("", where no keys are known) is everyone, and has all. what: "uploads". For one
-    event loop.
+    The owner "" (keys are off) stands for everyone and may have all. what: for messages, "uploads". For
+    one event loop.
     """
 
     def __init__(self, total: int, what: str) -> None:
@@ -26,29 +26,29 @@ class Slots:
         self._what = what
         self._taken: Counter[str] = Counter()
 
-    def enter(self, owner: str) -> None:
-        """Take one, to be left with `leave`. Raises Overloaded at once: nobody waits for a slot."""
+    def acquire(self, owner: str) -> None:
+        """Take a slot; give it back with `release`. Raises Overloaded at once instead of waiting."""
         share = self._total // 2 if owner else self._total
         if self._taken[owner] >= share:
             whose = "one key's" if owner else "this service's"
-            raise self._full(f"{share} {self._what} are under way, which is {whose} limit")
+            raise self._full(f"{share} {self._what} are in progress, {whose} limit")
         if self._taken.total() >= self._total:
-            raise self._full(f"{self._total} {self._what} are under way, which is all at once")
+            raise self._full(f"{self._total} {self._what} are in progress, this service's limit")
         self._taken[owner] += 1
 
-    def leave(self, owner: str) -> None:
+    def release(self, owner: str) -> None:
         self._taken[owner] -= 1
         if not self._taken[owner]:
             del self._taken[owner]
 
     @contextmanager
-    def one(self, owner: str) -> Iterator[None]:
-        """Take one for the block. Raises Overloaded."""
-        self.enter(owner)
+    def acquired(self, owner: str) -> Iterator[None]:
+        """Hold a slot for the block. Raises Overloaded."""
+        self.acquire(owner)
         try:
             yield
         finally:
-            self.leave(owner)
+            self.release(owner)
 
     def _full(self, why: str) -> Overloaded:
         return Overloaded(f"{why}: retry when one has ended", retry_after_s=_RETRY_S)

@@ -1,6 +1,6 @@
-"""One file of a multipart/form-data body into a blob, block by block, on disk or in memory never whole.
+"""Streams the file of a multipart/form-data body into a blob, without buffering it whole.
 
-Does not know what the file is for, nor jobs.
+Does not know what the file is for, or jobs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from functions.http.pace import MIN_BYTES_PER_S, at_least
-from functions.http.unpacked import coding_of
+from functions.http.decompression import content_coding_of
+from functions.http.pace import MIN_BYTES_PER_S, enforce_rate
 from shared.compression import compression_of
 from shared.errors import BlitzError, EmptyInput, InvalidInput, PayloadTooLarge, UnsupportedMediaType
 from shared.storage.blobs import Blobs, Metadata
@@ -30,25 +30,24 @@ FILE = "file"
 _BLOCK_BYTES = 1 << 20
 _PIECE_BYTES = 64 << 10
 _MAX_FORM_BYTES = 64 << 10
-"""Of all that is not the file: other fields, headers, boundaries, what is before the first and after the
-last."""
+"""Limit of everything but the file: other fields, headers, boundaries, preamble and epilogue."""
 _BROKEN = "the body is not valid multipart/form-data"
 
 Check: TypeAlias = Callable[[Mapping[str, str], bool], None]
 
 
 class Upload:
-    """A body as it comes. fields: those read so far. filename: known after `begin`.
+    """An incoming form. fields: those read so far. filename: known after `begin`.
 
-    check: called with the fields and whether these are all: before the file is read, for an early
-    answer, and at the end. grace_s: how long the sender may pause.
+    check: called with the fields and whether they are complete, before the file (for an early error) and
+    at the end. grace_s: longest pause of the sender.
     """
 
     def __init__(self, request: Request, max_bytes: int, check: Check, grace_s: float) -> None:
         """Raises UnsupportedMediaType, PayloadTooLarge."""
-        if coding_of(request.headers.get("content-encoding", "")):
+        if content_coding_of(request.headers.get("content-encoding", "")):
             raise UnsupportedMediaType(
-                "a form is not read with a Content-Encoding: send it, and its file, as they are"
+                "a form with a Content-Encoding is not supported: send it and its file uncompressed"
             )
         kind, options = parse_options_header(request.headers.get("content-type"))
         if kind != b"multipart/form-data" or not options.get(b"boundary"):
@@ -61,7 +60,7 @@ class Upload:
         # int() refuses thousands of digits.
         self._announced = int(announced[:18]) if announced.isdecimal() else 0
         self.limit(max_bytes, PayloadTooLarge(f"the file is larger than {max_bytes} bytes", field=FILE))
-        self._body = at_least(request.stream(), bytes_per_s=MIN_BYTES_PER_S, grace_s=grace_s)
+        self._body = enforce_rate(request.stream(), bytes_per_s=MIN_BYTES_PER_S, grace_s=grace_s)
         self._unparsed = memoryview(b"")
         self._block = bytearray()
         self._body_bytes = self._file_bytes = self._files = 0
@@ -85,8 +84,8 @@ class Upload:
             raise InvalidInput(_BROKEN) from None
 
     def limit(self, max_bytes: int, refusal: BlitzError) -> None:
-        """Refuse a file of more bytes, unless it is refused for fewer already; now if that many are
-        announced. Raises `refusal`."""
+        """Lower the limit of the file's bytes; a higher one is ignored. Raises `refusal` at once if the
+        Content-Length exceeds it."""
         if max_bytes < self._max_bytes:
             self._max_bytes, self._refusal = max_bytes, refusal
         if self._announced > self._max_bytes + _MAX_FORM_BYTES:
@@ -100,10 +99,10 @@ class Upload:
         self._check(self.fields, False)
 
     async def block(self) -> bytes:
-        """The file's next block; empty when all was read, and all was right.
+        """The file's next block; empty at the end, once the whole form was valid.
 
-        Raises EmptyInput, InvalidInput, RequestTimeout, ClientDisconnect, what `check` raises and what
-        was given to `limit`.
+        Raises EmptyInput, InvalidInput, RequestTimeout, ClientDisconnect, what `check` raises and
+        the refusal given to `limit`.
         """
         if self._stopped:
             raise ClientDisconnect
@@ -115,7 +114,7 @@ class Upload:
         self._block.clear()
         if not self._given and (compression := compression_of(block[:4])):
             raise InvalidInput(
-                f"the file is packed ({compression}): send its lines as they are", field=FILE
+                f"the file is compressed ({compression}): send it uncompressed", field=FILE
             )
         self._given = True
         if not block:
@@ -125,13 +124,13 @@ class Upload:
         return block
 
     def stop(self) -> None:
-        """Nobody waits any more: `block`, now or later, raises."""
+        """Abort: `block` raises, now or later."""
         self._stopped = True
         if self._reading is not None:
             self._reading.cancel()
 
     async def _read(self) -> bool:
-        """Parse some of what has come of the body; False at its end."""
+        """Parse the next piece of the body; False at its end."""
         if not self._unparsed:
             data = await anext(self._body, None)
             if data is None:
@@ -139,7 +138,7 @@ class Upload:
                     raise InvalidInput(_BROKEN)
                 return False
             self._unparsed = memoryview(data)
-        # In pieces, because some servers give a body whole.
+        # In pieces, because some servers deliver a body whole.
         piece, self._unparsed = self._unparsed[:_PIECE_BYTES], self._unparsed[_PIECE_BYTES:]
         self._body_bytes += len(piece)
         try:
@@ -147,7 +146,7 @@ class Upload:
         except FormParserError:
             raise InvalidInput(_BROKEN) from None
         if self._body_bytes - self._file_bytes > _MAX_FORM_BYTES:
-            raise InvalidInput(f"the form has more than {_MAX_FORM_BYTES} bytes beside the file")
+            raise InvalidInput(f"the form has more than {_MAX_FORM_BYTES} bytes besides the file")
         return True
 
     def _begin_part(self) -> None:
@@ -184,9 +183,9 @@ class Upload:
 
 
 async def store(upload: Upload, blobs: Blobs, key: str, metadata: Metadata, threads: Executor) -> None:
-    """Write an upload that has begun. Raises what `Upload.block` raises; then there is no blob.
+    """Write an upload that has begun. Raises what `Upload.block` raises, and then leaves no blob.
 
-    threads: an upload keeps one for as long as its caller takes to send it.
+    threads: an upload occupies one until it is complete.
     """
     loop = asyncio.get_running_loop()
 

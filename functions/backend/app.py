@@ -1,6 +1,6 @@
-"""What the CPU and the GPU app serve: inference over HTTP in the wire format, for the router alone.
+"""The HTTP API of a backend, CPU or GPU: inference in the wire format, for the router only.
 
-Does not know dialects or engines: bodies are `shared.wire.codec`; what people read (/ready) is JSON.
+Bodies are `shared.wire.codec`; /ready, which people read, is JSON. Does not know dialects or engines.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from functions.http.admission import Admission, Admitted
 from functions.http.caller import (
     LARGE_BODY_BYTES,
     Endpoint,
-    answering,
-    off_loop_if,
+    in_thread_if,
     read_body,
     while_connected,
+    wrap_endpoint,
 )
-from functions.http.framing import OneLength
-from functions.http.identified import Identified
-from functions.http.readiness import say_ready
-from functions.http.started import say_requests
-from functions.http.tracing import Observed
+from functions.http.framing import RejectAmbiguousLength
+from functions.http.readiness import readiness_response
+from functions.http.request_ids import RequestIds
+from functions.http.startup import log_request_limits
+from functions.http.tracing import Traced
 from shared.backends.base import Backend
 from shared.cards import Device
 from shared.contracts import REQUESTS, AnyRequest
@@ -53,7 +53,7 @@ class _Endpoints:
         self._metrics = metrics
 
     async def run(self, request: Request, kind: type[AnyRequest]) -> Response:
-        """Read a `kind` of request, run it, pack its result."""
+        """Read a request of type `kind`, run it, pack its result."""
         began = time.perf_counter()
         self._check_secret(request)
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -62,7 +62,7 @@ class _Endpoints:
         limit = self._settings.max_body_bytes
         data = await read_body(request, limit)
         unpack = partial(messages.unpack_request, data, kind, max_bytes=limit)
-        asked = await off_loop_if(len(data) > LARGE_BODY_BYTES, unpack)
+        asked = await in_thread_if(len(data) > LARGE_BODY_BYTES, unpack)
         inputs = len(asked.texts)
         self._metrics.request_arrived(inputs)
         result = await while_connected(request, self._inference.run(asked))
@@ -78,7 +78,7 @@ class _Endpoints:
         return Response(content, media_type=codec.CONTENT_TYPE)
 
     async def health(self, request: Request) -> Response:
-        """Liveness: this process answers. It says nothing of models, see /ready."""
+        """Liveness of this process; /ready covers models."""
         return Response()
 
     async def ready(self, request: Request) -> Response:
@@ -86,14 +86,14 @@ class _Endpoints:
         states = await self._inference.states()
         memory = self._metrics.gpu_memory()
         more = {"gpu_memory": memory} if memory else {}
-        return say_ready(states, self._settings.names_to_warm, self._metrics, **more)
+        return readiness_response(states, self._settings.names_to_warm, self._metrics, **more)
 
     async def metrics(self, request: Request) -> Response:
         self._check_secret(request)
         return Response(self._metrics.render(), media_type=metrics.CONTENT_TYPE)
 
     def _check_secret(self, request: Request) -> None:
-        """Where there is no platform to ask for an Entra token, a secret that the router shares."""
+        """Check the secret shared with the router, for deployments without Entra tokens."""
         expected = f"Bearer {self._settings.backend_secret}".encode()
         given = request.headers.get("authorization", "").encode()
         if self._settings.backend_secret and not hmac.compare_digest(expected, given):
@@ -115,15 +115,15 @@ def create_app(
         routes=[
             Route(
                 path,
-                answering(endpoint, _error_response, metrics, settings.request_timeout_s),
+                wrap_endpoint(endpoint, _error_response, metrics, settings.request_timeout_s),
                 methods=[method],
             )
             for method, path, endpoint in table
         ],
         middleware=[
-            Middleware(Identified, refuse=_refuse),
-            Middleware(Observed),
-            Middleware(OneLength, refuse=_refuse, metrics=metrics),
+            Middleware(RequestIds, refuse=_refuse),
+            Middleware(Traced),
+            Middleware(RejectAmbiguousLength, refuse=_refuse, metrics=metrics),
             Middleware(
                 Admitted,
                 admission=Admission(
@@ -141,15 +141,15 @@ def create_app(
 def function_app(
     settings: Settings, device: Device, create_inference: Callable[[Settings], Backend]
 ) -> func.AsgiFunctionApp:
-    """As an Azure Functions app, bulk work included; who may call it is the platform's business."""
-    import azure.functions as func  # outside Functions these stay unloaded
+    """A backend as an Azure Functions app, with bulk triggers. The platform authenticates callers."""
+    import azure.functions as func  # not loaded outside Functions
 
     from functions.bulk.steps import build_bulk
     from functions.bulk.triggers import register
     from shared.storage.connect import open_storage
 
     start_export(settings)
-    say_requests(settings)
+    log_request_limits(settings)
     inference = create_inference(settings)
     app = func.AsgiFunctionApp(
         app=create_app(settings, inference), http_auth_level=func.AuthLevel.ANONYMOUS

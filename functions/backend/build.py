@@ -1,10 +1,10 @@
-"""A backend's models from settings: store, cache, batcher and what tokenises. Does not know HTTP."""
+"""Builds a backend's inference from settings: store, cache, batcher, tokenizers. Does not know HTTP."""
 
 from __future__ import annotations
 
 import logging
 
-from functions.http.started import say_engine
+from functions.http.startup import log_engine_limits
 from shared.cards import Device
 from shared.engines import allocator
 from shared.engines.base import Capacity, OpenEngine
@@ -27,11 +27,9 @@ _log = logging.getLogger(__name__)
 def build_inference(
     settings: Settings, device: Device, open_engine: OpenEngine, capacity: Capacity
 ) -> Inference:
-    """Everything of this process, from settings; warming goes on in the background.
+    """Inference for this process; models warm up in the background.
 
-    capacity: what the settings leave to the engine.
-
-    Raises Misconfigured for a store that cannot be.
+    capacity: the engine's defaults where settings are 0. Raises Misconfigured for an invalid store.
     """
     allocator.bound_arenas()
     store = open_store(settings)
@@ -48,7 +46,7 @@ def build_inference(
         model = load_model(folder, manifest, open_engine, max_bytes)
         if model.tokenizer.usable_tokens < manifest.max_tokens:
             _log.warning(
-                "%s reads %d tokens and there is memory for %d; BLITZ_BATCH_MEMORY_BYTES is %d here",
+                "%s reads %d tokens, but there is memory for %d: BLITZ_BATCH_MEMORY_BYTES is %d here",
                 *(manifest.name, manifest.max_tokens, model.tokenizer.usable_tokens, max_bytes),
             )
         return model
@@ -62,7 +60,7 @@ def build_inference(
     )
     cache.warm(settings.names_to_warm)
     threads, tokenizer_threads = settings.threads or capacity.threads, usable_cpus()
-    say_engine(
+    log_engine_limits(
         device,
         threads=threads,
         tokenizer_threads=tokenizer_threads,

@@ -29,7 +29,7 @@ import typer
 
 from functions.bulk.progress import Following, Sending, wait_for
 from shared.bulk import control, jobs
-from shared.bulk.jobs import ENDED, Manifest, Status
+from shared.bulk.jobs import ENDED, JobManifest, Status
 from shared.bulk.options import PREFIX
 from shared.bulk.passed_over import why_no_input
 from shared.bulk.steps.splitting import check_outputs
@@ -61,7 +61,7 @@ class Dtype(StrEnum):
     int8 = "int8"
 
 
-class Format(StrEnum):
+class OutputFormat(StrEnum):
     parquet = "parquet"
     jsonl = "jsonl"
     npy = "npy"
@@ -82,7 +82,7 @@ def submit(
     to: To = "",
     dimensions: Annotated[int | None, typer.Option(min=1, help="Shorter vectors.")] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Of the vectors.")] = None,
-    format: Annotated[Format | None, typer.Option(help="Of the output.")] = None,
+    format: Annotated[OutputFormat | None, typer.Option(help="Of the output.")] = None,
     text_column: Annotated[str, typer.Option(help="Column or JSON field with the text.")] = "",
     id_column: Annotated[str, typer.Option(help="Column or JSON field with the id.")] = "",
     prompt_name: Annotated[str, typer.Option(help="Of the model's prompts, e.g. document.")] = "",
@@ -236,7 +236,7 @@ def _status(storage: Storage, job: str) -> Status:
     return now
 
 
-def _fetch(storage: Storage, manifest: Manifest, folder: Path) -> Iterator[Path]:
+def _fetch(storage: Storage, manifest: JobManifest, folder: Path) -> Iterator[Path]:
     """Each file appears under its name once it is whole and right."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

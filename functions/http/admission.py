@@ -1,7 +1,7 @@
-"""Which requests are let in: so many at once, holding so many bytes, while the queue has room.
+"""Admission control: limits concurrent requests, their bytes, and the backend's queue.
 
-Stands before routing, so that a refusal costs neither a body nor a task. Does not know what a request
-asks for, nor connections; those are functions.local.server's.
+Runs before routing, so that a refused request costs neither a body nor a task. Does not know operations;
+connections are limited by functions.local.server.
 """
 
 from __future__ import annotations
@@ -16,97 +16,97 @@ from shared.errors import BlitzError, Overloaded
 from shared.observability.metrics import Telemetry
 
 PROBES = ("/health", "/ready", "/metrics")
-"""Asked every few seconds by machines, for ever. They are answered when nothing else is: an instance
-that is busy is not dead, and its metrics say why."""
+"""Polled every few seconds by machines. They bypass the limits: a busy instance is not dead, and its
+metrics say why it is busy."""
 
 SMALL_BYTES = 64 * 1024
-"""So much each request may hold; the number of requests bounds it. Only what is more is counted, so that
-nobody who sends or asks for much keeps out those who do not."""
+"""Bytes of each request that are not counted; the number of requests bounds them. So large requests
+cannot block small ones."""
 
 RETRY_S = 1.0
 
-_PLACE = "blitz.place"
+_RESERVATION = "blitz.reservation"
 
 
-class Checks(Protocol):
-    """The part of shared.backends.base.Backend that is asked here."""
+class ChecksCapacity(Protocol):
+    """The part of shared.backends.base.Backend that admission uses."""
 
     def check(self) -> None:
-        """Raise Overloaded if no request would be taken now."""
+        """Raise Overloaded if a request would be refused now."""
 
 
 class Admission:
-    """What requests under way hold, in one process. For one event loop.
+    """Counts the requests of a process and the bytes reserved for them. For one event loop.
 
-    max_requests: under way at once. max_bytes: of their bodies and answers, as far as a request's are
-    over SMALL_BYTES; one that is alone may have more, so that whatever is allowed gets its turn.
+    max_requests: concurrent requests. max_bytes: of their bodies and responses, beyond SMALL_BYTES each.
+    A request that is alone may exceed it, so that every allowed request can run.
     """
 
     def __init__(self, *, max_requests: int, max_bytes: int) -> None:
         self._max_requests = max_requests
         self._max_bytes = max_bytes
         self.requests = 0
-        self.held_bytes = 0
+        self.reserved_bytes = 0
 
-    def enter(self) -> Place:
-        """A place for one more request, to be left at its end. Raises Overloaded."""
+    def acquire(self) -> Reservation:
+        """Admit one more request; release the reservation at its end. Raises Overloaded."""
         if self.requests >= self._max_requests:
             raise Overloaded(
-                f"{self._max_requests} requests are under way, and no more are taken: retry later",
+                f"{self._max_requests} requests are in progress, the limit of this process: retry later",
                 retry_after_s=RETRY_S,
             )
         self.requests += 1
-        return Place(self)
+        return Reservation(self)
 
-    def hold(self, size: int, *, held: int) -> None:
-        """Count `size` more bytes for a request that holds `held`. Raises Overloaded."""
-        others = self.held_bytes - held
+    def reserve(self, size: int, *, held: int) -> None:
+        """Reserve `size` more bytes for a request that has `held`. Raises Overloaded."""
+        others = self.reserved_bytes - held
         if others and others + held + size > self._max_bytes:
             raise Overloaded(
-                f"other requests hold {others} bytes of texts and vectors, and this one would make it "
-                f"more than {self._max_bytes}: retry later, or send less at once",
+                f"other requests hold {others} bytes of texts and vectors, and this one would exceed "
+                f"the limit of {self._max_bytes}: retry later, or send less at once",
                 retry_after_s=RETRY_S,
             )
-        self.held_bytes += size
+        self.reserved_bytes += size
 
-    def leave(self, size: int) -> None:
+    def release(self, size: int) -> None:
         self.requests -= 1
-        self.held_bytes -= size
+        self.reserved_bytes -= size
 
 
-class Place:
-    """What one request holds."""
+class Reservation:
+    """The bytes reserved for one request."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._body_bytes = self._answer_bytes = self._counted = 0
 
-    def hold(self, *, body_bytes: int = 0, answer_bytes: int = 0) -> None:
-        """The body has so many bytes in all, or up to now; the answer will. Raises Overloaded."""
+    def reserve(self, *, body_bytes: int = 0, answer_bytes: int = 0) -> None:
+        """Raise the reservation to these totals, known or expected. Raises Overloaded."""
         body = max(self._body_bytes, body_bytes)
         answer = max(self._answer_bytes, answer_bytes)
         more = body + answer - SMALL_BYTES - self._counted
         if more > 0:
-            self._admission.hold(more, held=self._counted)
+            self._admission.reserve(more, held=self._counted)
             self._counted += more
         self._body_bytes, self._answer_bytes = body, answer
 
-    def leave(self) -> None:
-        self._admission.leave(self._counted)
+    def release(self) -> None:
+        self._admission.release(self._counted)
 
 
 class Admitted:
-    """ASGI middleware: passes on what `admission` has a place for, and answers 429 else.
+    """ASGI middleware: passes on the requests that `admission` admits; answers 429 to others.
 
-    backend: whose queue is asked before the body of a request for it is read. asks_backend: whether a
-    path's requests are for it. refuse: the answer in the shape of the path's dialect.
+    backend: checked before the body of a request for it is read. asks_backend: whether a path's requests
+    go to the backend. refuse: formats the error in the dialect of the path.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         admission: Admission,
-        backend: Checks,
+        backend: ChecksCapacity,
         asks_backend: Callable[[str], bool],
         refuse: Callable[[str, BlitzError], Response],
         metrics: Telemetry,
@@ -125,19 +125,19 @@ class Admitted:
         try:
             if self._asks_backend(scope["path"]):
                 self._backend.check()
-            place = self._admission.enter()
+            reservation = self._admission.acquire()
         except BlitzError as error:
             self._metrics.request_failed(error.code)
             await self._refuse(scope["path"], error)(scope, receive, send)
             return
-        scope[_PLACE] = place
+        scope[_RESERVATION] = reservation
         try:
             await self._app(scope, receive, send)
         finally:
-            place.leave()
+            reservation.release()
 
 
-def hold(scope: Scope, *, body_bytes: int = 0, answer_bytes: int = 0) -> None:
-    """As Place.hold, for a request that came past Admitted; others are not counted."""
-    if (place := scope.get(_PLACE)) is not None:
-        place.hold(body_bytes=body_bytes, answer_bytes=answer_bytes)
+def reserve(scope: Scope, *, body_bytes: int = 0, answer_bytes: int = 0) -> None:
+    """Reservation.reserve for a request that Admitted let in; others are not counted."""
+    if (reservation := scope.get(_RESERVATION)) is not None:
+        reservation.reserve(body_bytes=body_bytes, answer_bytes=answer_bytes)

@@ -1,6 +1,6 @@
-"""The caller at the other end of a request: what it sends, how long it waits, whether it is still there.
+"""Reads bodies, applies deadlines, maps errors to responses, and notices callers that disconnect.
 
-Does not know dialects, the wire format or what the work is.
+Does not know dialects, the wire format or the work.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Any, TypeAlias, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from functions.http.admission import hold
-from functions.http.pace import MIN_BYTES_PER_S, PAUSE_S, at_least
-from functions.http.unpacked import Coding, Unpacking, coding_of
+from functions.http.admission import reserve
+from functions.http.decompression import Coding, Decompressor, content_coding_of
+from functions.http.pace import MIN_BYTES_PER_S, PAUSE_S, enforce_rate
 from shared.context import deadline
 from shared.errors import BlitzError, PayloadTooLarge, Unavailable
 from shared.observability.logs import log_failure
 from shared.observability.metrics import Telemetry
 
 LARGE_BODY_BYTES = 256 * 1024
-"""Decoding more than this on the event loop would hold other requests for milliseconds."""
+"""Decoding more than this on the event loop would delay other requests by milliseconds."""
 
 SMALL_PACKED_BYTES = 4 * 1024
-"""Less than this unpacks to a few MB at most, in as many milliseconds; typical bodies in far less."""
+"""Less than this decompresses to a few MB at most, in as many milliseconds; usually in far less."""
 
 _DRAIN_BYTES, _DRAIN_S = 64 << 20, 5.0
-"""So much of a body that is too large is read and dropped, and so long."""
+"""How much of an oversized body is read and discarded, and for how long."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,13 +37,13 @@ T = TypeVar("T")
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
-def answering(
+def wrap_endpoint(
     endpoint: Endpoint,
     error_response: Callable[[BlitzError], Response],
     metrics: Telemetry,
     timeout_s: float,
 ) -> Endpoint:
-    """`endpoint` within the deadline, every error as `error_response` makes it, nothing internal in it.
+    """`endpoint` under a deadline, with every error turned into an `error_response` without internals.
 
     The request's deadline is set here: `timeout_s`, or what the caller says it will wait, if that is
     less. All that is called works under it; see shared.context.deadline.
@@ -51,13 +51,13 @@ def answering(
 
     async def answer(request: Request) -> Response:
         try:
-            async with deadline.within(min(timeout_s, _stated_timeout_s(request))):
+            async with deadline.within(min(timeout_s, _client_timeout_s(request))):
                 return await endpoint(request)
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
         except asyncio.CancelledError:
-            # Only the server cancels, when it stops and this took longer than it waits. The caller is
-            # still there, and may come again.
+            # Only the server cancels, when it stops and its grace period is over. The caller is still
+            # connected and may retry.
             error: BlitzError = Unavailable("the service is stopping", retry_after_s=1.0)
         except BlitzError as raised:
             error = raised
@@ -71,35 +71,35 @@ def answering(
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body, unpacked. Raises PayloadTooLarge: of more than `max_bytes` no more is held.
+    """The whole body, decompressed. Buffers at most `max_bytes`.
 
-    And UnsupportedMediaType for a coding that is not read; Overloaded, if other requests hold too much
-    already; RequestTimeout.
+    Raises PayloadTooLarge, UnsupportedMediaType for an unknown coding, Overloaded if other requests hold
+    too much memory, RequestTimeout.
     """
-    coding = coding_of(request.headers.get("content-encoding", ""))
+    coding = content_coding_of(request.headers.get("content-encoding", ""))
     too_large = PayloadTooLarge(f"the body is larger than {max_bytes} bytes")
     stream = request.stream()
     stated = request.headers.get("content-length", "")
-    # int() refuses thousands of digits, which some other server than uvicorn may let through.
+    # int() refuses thousands of digits, which servers other than uvicorn may let through.
     announced = int(stated[:18]) if stated.isdecimal() else 0
     if announced > max_bytes:
-        # Who expects 100-continue has not begun to send.
+        # A client that expects 100-continue has not begun to send.
         if announced <= max_bytes + _DRAIN_BYTES and "expect" not in request.headers:
             await _drain(stream, announced)
         raise too_large
-    hold(request.scope, body_bytes=announced)
+    reserve(request.scope, body_bytes=announced)
     body = bytearray()
-    async for chunk in at_least(stream, bytes_per_s=MIN_BYTES_PER_S, grace_s=PAUSE_S):
+    async for chunk in enforce_rate(stream, bytes_per_s=MIN_BYTES_PER_S, grace_s=PAUSE_S):
         if len(body) + len(chunk) > max_bytes:
             await _drain(stream, _DRAIN_BYTES)
             raise too_large
         body += chunk
-        hold(request.scope, body_bytes=len(body))
+        reserve(request.scope, body_bytes=len(body))
     return await _unpack(request, bytes(body), coding, max_bytes) if coding else bytes(body)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """`work`'s result. Cancels it, dropping what is queued, when the caller leaves or time is up.
+    """`work`'s result. Cancels it, queued work included, when the caller disconnects or time is up.
 
     Call it after the body was read. Raises ClientDisconnect.
     """
@@ -115,30 +115,30 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         leaving.cancel()
 
 
-async def off_loop_if(large: bool, work: Callable[[], T]) -> T:
-    """`work()`, in a thread if it is `large`, so that the event loop goes on."""
+async def in_thread_if(large: bool, work: Callable[[], T]) -> T:
+    """`work()`, in a thread if it is `large`, to keep the event loop free."""
     return await asyncio.to_thread(work) if large else work()
 
 
-def _stated_timeout_s(request: Request) -> float:
+def _client_timeout_s(request: Request) -> float:
     stated = request.headers.get(deadline.HEADER, "")
     return int(stated) / 1000 if stated.isdecimal() and len(stated) < 10 else float("inf")
 
 
 async def _unpack(request: Request, packed: bytes, coding: Coding, max_bytes: int) -> bytes:
-    """Off the event loop, but for the first step of a small one. Packed bytes and plain ones count."""
-    unpacking = Unpacking(packed, coding)
+    """Decompress in threads, except the first step of a small body. Counts both forms' bytes."""
+    decompressor = Decompressor(packed, coding)
     plain = bytearray()
-    while part := await off_loop_if(bool(plain) or len(packed) > SMALL_PACKED_BYTES, unpacking.step):
+    while part := await in_thread_if(bool(plain) or len(packed) > SMALL_PACKED_BYTES, decompressor.step):
         if len(plain) + len(part) > max_bytes:
             raise PayloadTooLarge(f"the body is larger than {max_bytes} bytes once it is unpacked")
         plain += part
-        hold(request.scope, body_bytes=len(packed) + len(plain))
+        reserve(request.scope, body_bytes=len(packed) + len(plain))
     return bytes(plain)
 
 
 async def _drain(stream: AsyncIterator[bytes], most_bytes: int) -> None:
-    """Read on and hold nothing: who still sends when the connection closes sees a reset, no answer."""
+    """Read and discard: a client that is still sending when we close would see a reset."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_S):
             async for chunk in stream:

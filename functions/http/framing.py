@@ -1,7 +1,7 @@
-"""A request that says twice how long it is: refused, and its connection closed.
+"""Refuses requests with both Content-Length and Transfer-Encoding: a defence against request smuggling.
 
-Does not know what is asked, nor the server: h11 lets such a request pass and goes by its chunks. Whoever
-is before us, and goes by the other, would take the rest of the body for a request of somebody else.
+h11 accepts them and uses the chunks. A proxy in front of us that uses the length would take the rest of
+the body for another caller's request. Does not know operations.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from shared.observability.metrics import Telemetry
 _LENGTHS = frozenset({b"content-length", b"transfer-encoding"})
 
 
-class OneLength:
-    """ASGI middleware. refuse: the answer to a path for an error."""
+class RejectAmbiguousLength:
+    """ASGI middleware: answers them with 400 and closes the connection. refuse: makes it."""
 
     def __init__(
         self, app: ASGIApp, refuse: Callable[[str, BlitzError], Response], metrics: Telemetry

@@ -1,6 +1,6 @@
-"""How fast callers must send and take: who sends more slowly is ended with 408, who takes so is cut off.
+"""Minimum transfer rates: a caller that sends more slowly gets 408, one that reads so is disconnected.
 
-Does not know HTTP, nor what the bytes are for.
+Does not know HTTP, or what the bytes are for.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from shared.errors import RequestTimeout
 
 MIN_BYTES_PER_S, PAUSE_S = 10_000.0, 10.0
-"""What callers send and take comes and goes at least so fast, without a longer pause: a slow mobile
-network does."""
+"""Minimum rate and longest pause of a caller, sending or reading: a slow mobile network meets them."""
 
 
 class MinimumRate:
-    """Counts how long a sender may still be waited for.
+    """A token bucket of waiting time.
 
-    It begins with `grace_s` seconds. Waiting uses them up; each byte gives 1 / bytes_per_s of one back,
-    but never more than `grace_s` are left. So a steady sender of that rate goes on for ever, any pause
-    longer than `grace_s` ends it, and what was sent fast before buys no longer pause.
+    It starts with `grace_s` seconds. Waiting consumes them; each byte returns 1 / bytes_per_s seconds,
+    up to `grace_s`. So a steady sender at that rate never times out, any pause longer than `grace_s`
+    does, and earlier speed does not buy a longer pause.
     """
 
     def __init__(self, *, bytes_per_s: float, grace_s: float) -> None:
@@ -30,13 +29,13 @@ class MinimumRate:
         self.left_s = grace_s
 
     def received(self, size: int, waited_s: float) -> None:
-        """So many bytes came after `waited_s` seconds of waiting. Raises RequestTimeout."""
+        """Account for `size` bytes that took `waited_s` seconds. Raises RequestTimeout."""
         self.left_s = min(self._grace_s, self.left_s - waited_s + size / self._bytes_per_s)
         if self.left_s <= 0:
             raise self.too_slow()
 
     async def wait_for(self, transfer: Awaitable[None], size: int) -> None:
-        """Wait until so many bytes were transferred. Raises RequestTimeout, and then ends it."""
+        """Await the transfer of `size` bytes. Raises RequestTimeout, and cancels the transfer then."""
         began_s = time.monotonic()
         try:
             async with asyncio.timeout(self.left_s) as patience:
@@ -49,22 +48,21 @@ class MinimumRate:
 
     def too_slow(self) -> RequestTimeout:
         return RequestTimeout(
-            f"the body came too slowly: send at least {self._bytes_per_s:.0f} bytes a second, with no "
-            f"pause of more than {self._grace_s:.0f} s"
+            f"the body arrived too slowly: send at least {self._bytes_per_s:.0f} bytes a second, "
+            f"with no pause of more than {self._grace_s:.0f} s"
         )
 
 
-async def at_least(
+async def enforce_rate(
     stream: AsyncIterable[bytes],
     *,
     bytes_per_s: float,
     grace_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[bytes]:
-    """The chunks of `stream`. Raises RequestTimeout when they come more slowly than MinimumRate allows.
+    """The chunks of `stream`. Raises RequestTimeout if they arrive more slowly than MinimumRate allows.
 
-    Only waiting for the next chunk counts: a sender is not blamed for how long its chunks are worked on.
-    clock: seconds, from anywhere.
+    Only the wait for the next chunk counts, not the time for processing it. clock: monotonic seconds.
     """
     rate = MinimumRate(bytes_per_s=bytes_per_s, grace_s=grace_s)
     chunks = aiter(stream)

@@ -1,6 +1,6 @@
-"""Whether a service is ready: the rule, and what /ready answers, for the router and for the backends.
+"""The readiness rule and the response of /ready, for the router and for the backends.
 
-Does not know how models are loaded, nor who asks.
+Does not know how models are loaded.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _JSON = "application/json"
 
 
 def is_ready(states: Sequence[ModelState], warm_models: Sequence[str] | None) -> bool:
-    """Whether requests will be answered soon: once every model of `warm_models` is warm.
+    """Whether every model of `warm_models` is warm, so that requests are answered soon.
 
-    None: not known here, since a router's backends have settings of their own. Then once any model is
-    warm, or none was ever asked for.
+    None: unknown here, because a router's backends have settings of their own. Then: whether any model
+    is warm, or none was requested yet.
     """
     warm = {state.name for state in states if state.state == "warm"}
     if warm_models is not None:
@@ -28,22 +28,22 @@ def is_ready(states: Sequence[ModelState], warm_models: Sequence[str] | None) ->
     return bool(warm) or all(state.state == "cold" for state in states)
 
 
-def say_ready(
+def readiness_response(
     states: Sequence[ModelState],
     warm_models: Sequence[str] | None,
     metrics: Telemetry,
     **more: object,
 ) -> Response:
-    """200 if `is_ready`, else 503; the body lists all states, and `more`."""
-    return _say(is_ready(states, warm_models), metrics, models=states, **more)
+    """200 if `is_ready`, else 503; the body holds all states, and `more`."""
+    return _response(is_ready(states, warm_models), metrics, models=states, **more)
 
 
-def say_not_ready(reason: str, metrics: Telemetry) -> Response:
-    """503: the states are not known, and why."""
-    return _say(False, metrics, reason=reason, models=[])
+def not_ready_response(reason: str, metrics: Telemetry) -> Response:
+    """503 for unknown states, with the reason."""
+    return _response(False, metrics, reason=reason, models=[])
 
 
-def _say(ready: bool, metrics: Telemetry, **body: object) -> Response:
+def _response(ready: bool, metrics: Telemetry, **body: object) -> Response:
     metrics.said_ready(ready)
     return Response(
         msgspec.json.encode({"ready": ready, **body}), 200 if ready else 503, media_type=_JSON

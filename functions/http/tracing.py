@@ -1,6 +1,6 @@
-"""What others are told of requests: a span for each, and where spans, logs and metrics go.
+"""Distributed tracing: a span for each request.
 
-Does not know what a request is about; shared.observability.azure knows where in Azure things go.
+Does not know operations; shared.observability.azure exports spans.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from functions.http.admission import PROBES
 from shared.context import request_id, trace
 
 
-class Observed:
-    """ASGI middleware: each HTTP request to `app`, but for probes, is a span of its caller's trace.
+class Traced:
+    """ASGI middleware: a span of the caller's trace for each HTTP request except probes.
 
-    What probes ask, every few seconds and for ever, is not worth its storage.
+    Probes arrive every few seconds, and their spans are not worth the storage.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -28,24 +28,24 @@ class Observed:
         with trace.serving(_traceparent(scope)) as span:
             span.labels["request_id"] = request_id.current()
 
-            async def noting(message: Message) -> None:
+            async def send_recording_status(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     span.status = message["status"]
                 await send(message)
 
             try:
-                await self._app(scope, receive, noting)
+                await self._app(scope, receive, send_recording_status)
             finally:
-                # The route, because a path can hold whatever a caller puts there.
+                # The route, because a path may contain anything.
                 route = getattr(scope.get("route"), "path_format", "(no route)")
                 span.name = f"{scope['method']} {route}"
 
 
 def _traceparent(scope: Scope) -> str:
-    """The caller's, or else that of the Functions host.
+    """The caller's traceparent, or else that of the Functions host.
 
-    The host continues the caller's trace in a span of its own, but does not send it (host.json): as a
-    parent it would be missing, and our request would hang on nothing.
+    The host continues the caller's trace in a span of its own, but does not export it (host.json): with
+    the host's span as its parent, ours would be an orphan.
     """
     context = scope.get("azure_functions.trace_context")
     return str(Headers(scope=scope).get(trace.HEADER) or getattr(context, "trace_parent", ""))

@@ -1,7 +1,7 @@
 """The service on one machine, no Azure: router and CPU backend in one process, or each in its own.
 
-Serves the very app objects that Functions serves; only the HTTP server differs. BLITZ_ROLE picks the
-app, as in Azure: with cpu or gpu this is a backend by itself.
+Serves the same app objects as Functions does; only the HTTP server differs. BLITZ_ROLE selects the app,
+as in Azure: with cpu or gpu it is a standalone backend.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 from functions.api.app import create_app as create_router
 from functions.api.build import connect, connect_batches
 from functions.backend import app
-from functions.http.started import check_names, say_requests
+from functions.http.startup import log_request_limits, warn_of_unknown_models
 from functions.local.driver import Driver, bulk_hint, driver_of, make_inboxes
 from functions.local.processes import BAD_START, running_backends
 from functions.local.server import Server, accept_connections, connection_limit, listen
@@ -41,9 +41,9 @@ from shared.settings import Settings, log_format_of
 from shared.storage.connect import local_storage, open_storage
 
 GRACE_S = 5
-"""Requests under way at the end are given so long."""
+"""Grace period for requests in progress when the server stops."""
 
-_log = logging.getLogger("functions.local")  # this module's name is __main__ where it serves
+_log = logging.getLogger("functions.local")  # __name__ is __main__ here
 _start = logging.getLogger(logs.START)
 
 _HOW_TO_PUBLISH = (
@@ -58,10 +58,13 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 7071,
     model_store: Annotated[str, typer.Option(help="file://FOLDER or a blob container's URL.")] = "",
     separate: Annotated[
-        bool, typer.Option("--separate", help="CPU and GPU backend as processes, on the next two ports.")
+        bool,
+        typer.Option(
+            "--separate", help="Run the CPU and GPU backends as processes, on the next two ports."
+        ),
     ] = False,
 ) -> None:
-    """Serve the router and the CPU backend in one process. BLITZ_ variables set everything else."""
+    """Serve the router and the CPU backend in one process. BLITZ_ variables configure the rest."""
     leaving = _leave_on_signals()
     with ExitStack() as stack:
         logs.use(log_format_of(os.environ), "router")
@@ -85,19 +88,19 @@ def serve(
             raise typer.Exit(BAD_START) from error
         if leaving.is_set():
             raise typer.Exit
-        # Once the app is there, since others wait for that; before it is said to be, to work at once.
+        # Listen once the app exists, because others poll for it, and before the log says that it does.
         accept_connections(listener)
         connections = connection_limit(settings.max_connections)
-        say_requests(settings, connections)
+        log_request_limits(settings, connections)
         if settings.role == "router":
-            _say_hello(f"http://{host}:{bound}", cards or [], len(settings.api_key_hashes))
+            _log_start(f"http://{host}:{bound}", cards or [], len(settings.api_key_hashes))
             if driver or separate:
                 make_inboxes(settings, cards or [])
                 _start.info("bulk:   %s", bulk_hint(settings, cards or []))
             if not settings.api_key_hashes and host not in _LOOPBACK:
-                _log.warning("whoever reaches %s can use this service: no key is needed", host)
+                _log.warning("no key is needed: anyone who can reach %s can use this service", host)
             if cards is not None:
-                check_names(settings, cards)
+                warn_of_unknown_models(settings, cards)
         server = Server(
             app,
             max_connections=connections,
@@ -109,7 +112,7 @@ def serve(
 
 
 async def _serve(server: Server, listener: socket.socket, driver: Driver | None) -> None:
-    """HTTP, and bulk work in the same event loop: the models are for one loop."""
+    """Serve HTTP and bulk work in one event loop, because models belong to one loop."""
     bulk = asyncio.create_task(driver.run()) if driver else None
     try:
         await server.serve(sockets=[listener])
@@ -120,10 +123,10 @@ async def _serve(server: Server, listener: socket.socket, driver: Driver | None)
 
 
 def _leave_on_signals() -> threading.Event:
-    """Exit with code 0, and through every `finally`, whenever one of them comes.
+    """On SIGINT, SIGTERM or SIGHUP exit with code 0 through every `finally`.
 
-    uvicorn catches two of them while it serves, ends what is under way, and raises them again. The event
-    is for one that comes within a finaliser, as imports have them, where exceptions are ignored.
+    uvicorn catches the first two while it serves, finishes requests, and raises them again. The returned
+    event covers a signal during a finaliser (imports run some), where exceptions are ignored.
     """
     leaving = threading.Event()
 
@@ -132,16 +135,16 @@ def _leave_on_signals() -> threading.Event:
         sys.exit(0)
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # there is no SIGHUP on Windows
+        number = getattr(signal, name, None)  # SIGHUP is absent on Windows
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, leave)
     return leaving
 
 
 def _cards(settings: Settings) -> list[ModelCard] | None:
-    """What can be served; None if the store does not answer now, which it may do later.
+    """The models in the store; None if a remote store does not answer now.
 
-    For a router it is a mistake if there is none, or not even a folder: raises Misconfigured.
+    Raises Misconfigured for a router without any model, or whose store folder is missing.
     """
     url = settings.model_store
     try:
@@ -149,9 +152,9 @@ def _cards(settings: Settings) -> list[ModelCard] | None:
     except Unavailable as error:
         if url.startswith("file://") and settings.role == "router":
             raise Misconfigured(
-                f"--model-store {url} is no folder that can be read; {_HOW_TO_PUBLISH}{url}"
+                f"--model-store {url} is not a readable folder; {_HOW_TO_PUBLISH}{url}"
             ) from error
-        _log.warning("%s; models are found once that is mended", error.message)
+        _log.warning("%s; models are listed once it answers", error.message)
         return None
     if not cards and settings.role == "router":
         raise Misconfigured(f"--model-store {url} holds no model; {_HOW_TO_PUBLISH}{url}")
@@ -159,7 +162,7 @@ def _cards(settings: Settings) -> list[ModelCard] | None:
 
 
 def _warming(settings: Settings, cards: list[ModelCard]) -> Settings:
-    """With the first model to be loaded at the start, where models run in this process."""
+    """`settings` that warm the first model, if models run in this process and none is named."""
     role, elsewhere = settings.role, settings.role == "router" and settings.cpu_backend_url
     device = "cpu" if role == "router" else role
     names = [card.name for card in cards if card.device == device]
@@ -169,13 +172,13 @@ def _warming(settings: Settings, cards: list[ModelCard]) -> Settings:
 
 
 def _app(settings: Settings) -> tuple[ASGIApp, Driver | None]:
-    """What serves HTTP, and what does the bulk work of the models in this process."""
+    """The ASGI app, and the driver of bulk work if models run in this process."""
     bulk = _bulk_settings(settings)
     batches = connect_batches(bulk) if bulk and settings.role == "router" else None
     if settings.role == "router" and settings.cpu_backend_url:
         return create_router(settings, *connect(settings), batches=batches), None
     device: Device = "gpu" if settings.role == "gpu" else "cpu"
-    # Imported by name, so that the CPU backend never loads what the GPU's needs.
+    # Imported by name, so that the CPU backend never loads the GPU's dependencies.
     inference = import_module(f"functions.{device}").create_inference(settings)
     driver = driver_of(bulk, inference, device) if bulk else None
     if settings.role == "router":
@@ -185,7 +188,7 @@ def _app(settings: Settings) -> tuple[ASGIApp, Driver | None]:
 
 
 def _bulk_settings(settings: Settings) -> Settings | None:
-    """None where the account of the model store is no place for bulk jobs, and none was asked for."""
+    """Settings with a bulk storage; None if none is set and the store's account cannot hold it."""
     bulk = local_storage(settings)
     try:
         open_storage(bulk)
@@ -201,17 +204,17 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def _check_secret(settings: Settings, host: str) -> None:
-    """A backend by itself: no platform asks for tokens, and without a secret anybody is its router."""
+    """Require a secret for a standalone backend on a network, where no platform checks callers."""
     if settings.role != "router" and host not in _LOOPBACK and not settings.backend_secret:
         raise Misconfigured(
-            f"a backend that others reach at {host} needs BLITZ_BACKEND_SECRET, the same as its "
-            "router's; without one it listens on 127.0.0.1 alone"
+            f"a backend on {host} can be reached by others and needs BLITZ_BACKEND_SECRET, the same as "
+            "its router's; without one it may listen on 127.0.0.1 only"
         )
 
 
-def _say_hello(url: str, cards: list[ModelCard], keys: int) -> None:
+def _log_start(url: str, cards: list[ModelCard], keys: int) -> None:
     turn_on = (
-        f"off (local); {command_of('functions.keys')} makes one and its hash for BLITZ_API_KEY_HASHES"
+        f"off (local); {command_of('functions.keys')} prints a key and its hash for BLITZ_API_KEY_HASHES"
     )
     names = dict.fromkeys(card.name for card in cards)
     _start.info("models: %s", ", ".join(names) or "none yet")

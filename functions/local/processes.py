@@ -1,6 +1,6 @@
-"""The backends as processes of their own beside a local router: what Azure does, on one machine.
+"""Runs the backends as separate processes beside a local router, as Azure does.
 
-Each is `functions.local` with a role; a process that dies is started again, as the platform would.
+Each process is `functions.local` with a role; one that dies is restarted, as the platform would do.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from shared.settings import Settings
 
 HOST = "127.0.0.1"
 BAD_START = 2
-"""The exit code of a process whose settings are wrong: starting it again would not help."""
+"""Exit code for invalid settings: a restart would not help."""
 STOP_S = 8.0
-"""A backend that was asked to stop is given so long for what it is doing, and is killed then."""
+"""Grace period of a stopping backend; then it is killed."""
 
 _log = logging.getLogger(__name__)
 _start = logging.getLogger(logs.START)
@@ -42,8 +42,8 @@ def running_backends(
 ) -> Iterator[Settings]:
     """Start the CPU backend on `first_port` and the GPU backend on the next; stop them at the end.
 
-    Yields the router's settings: where they are, and a secret made for this run that only they know.
-    Raises Misconfigured when one does not come up.
+    Yields the router's settings, with the backends' URLs and a secret generated for this run.
+    Raises Misconfigured if a backend does not start.
     """
     secret = settings.backend_secret or secrets.token_urlsafe(32)
     ports: dict[Device, int] = {"cpu": first_port}
@@ -54,7 +54,7 @@ def running_backends(
     for device, port in ports.items():
         _check_port(device, port)
     shared = {"BLITZ_MODEL_STORE": settings.model_store, "BLITZ_BACKEND_SECRET": secret}
-    if "gpu" in ports:  # the CPU backend splits bulk jobs, and must know who is there
+    if "gpu" in ports:  # the CPU backend splits bulk jobs for both devices
         shared["BLITZ_GPU_BACKEND_URL"] = f"http://{HOST}:{ports['gpu']}"
     if "gpu" in ports and not _has_cuda():
         shared["BLITZ_ALLOW_CPU"] = "1"
@@ -64,7 +64,7 @@ def running_backends(
         for device, port in ports.items():
             children.append(_Child(device, port, {**environ, **shared, "BLITZ_ROLE": device}))
         for child in children:
-            child.keep_once_it_listens()
+            child.supervise_once_listening()
         urls = {device: f"http://{HOST}:{port}" for device, port in ports.items()}
         yield replace(
             settings,
@@ -77,22 +77,22 @@ def running_backends(
 
 
 class _Child:
-    """One backend process, from `keep_once_it_listens` on started again whenever it ends."""
+    """One backend process. After `supervise_once_listening` it is restarted whenever it ends."""
 
     def __init__(self, device: Device, port: int, environ: Mapping[str, str]) -> None:
         self._device = device
         self._port = port
         self._environ = environ
         self._stopping = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, name=f"keep-{device}", daemon=True)
+        self._supervisor = threading.Thread(target=self._supervise, name=f"keep-{device}", daemon=True)
         self.process = self._start()
 
-    def keep_once_it_listens(self) -> None:
-        """Raises Misconfigured if it stopped instead, or took too long."""
+    def supervise_once_listening(self) -> None:
+        """Wait until it listens. Raises Misconfigured if it stopped instead, or took too long."""
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline and self.process.poll() is None:
-            if _answers(self._port):
-                self._keeper.start()
+            if _is_listening(self._port):
+                self._supervisor.start()
                 return
             time.sleep(0.05)
         raise Misconfigured(f"the {self._device} backend did not start on port {self._port}")
@@ -102,31 +102,31 @@ class _Child:
         self.process.terminate()
 
     def wait(self, seconds: float) -> None:
-        """Until it has ended, or so long."""
-        if self._keeper.ident is not None:
-            self._keeper.join(seconds)
+        """Wait until it has ended, at most `seconds`."""
+        if self._supervisor.ident is not None:
+            self._supervisor.join(seconds)
         else:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(seconds)
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "functions.local", "--host", HOST, "--port", str(self._port)]
-        # In a group of its own: Ctrl-C is for the router, which then stops us when it is done.
+        # In its own process group: Ctrl-C goes to the router, which stops this process last.
         return subprocess.Popen(command, env=dict(self._environ), process_group=0)  # noqa: S603 - ours
 
-    def _keep(self) -> None:
+    def _supervise(self) -> None:
         while True:
             code = self.process.wait()
             if code == BAD_START or self._stopping.wait(_RESTART_S):
                 return
-            _log.warning("the %s backend stopped (exit code %d): starting it again", self._device, code)
+            _log.warning("the %s backend stopped (exit code %d): restarting it", self._device, code)
             self.process = self._start()
-            if self._stopping.is_set():  # `ask_to_stop` may have seen the process before this one
+            if self._stopping.is_set():  # `ask_to_stop` may have terminated only the previous process
                 self.process.terminate()
 
 
 def _stop(children: list[_Child]) -> None:
-    """All at once. Whatever comes between, a second Ctrl-C too, none is left."""
+    """Stop all in parallel. None survives, whatever interrupts this, a second Ctrl-C included."""
     deadline = time.monotonic() + STOP_S
     try:
         for child in children:
@@ -135,27 +135,27 @@ def _stop(children: list[_Child]) -> None:
             child.wait(max(0.0, deadline - time.monotonic()))
     finally:
         for child in children:
-            child.process.kill()  # nothing if it has ended
+            child.process.kill()  # no effect if it has ended
 
 
 def _check_port(device: Device, port: int) -> None:
-    """Or its backend would seem to have started when something else answers there."""
+    """Require a free port, or another process on it would be taken for the backend."""
     if port > _LAST_PORT:
         raise Misconfigured(
-            f"--separate needs the next two ports as well: {port} is none, --port picks others"
+            f"--separate needs the next two ports as well, and {port} is none: choose a lower --port"
         )
-    if _answers(port):
+    if _is_listening(port):
         raise Misconfigured(
-            f"port {port} is in use, and the {device} backend needs it: --port picks another three"
+            f"port {port}, which the {device} backend needs, is in use: choose three others with --port"
         )
 
 
-def _answers(port: int) -> bool:
+def _is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) == 0
 
 
 def _has_cuda() -> bool:
-    """Asked of a process of its own: the router must not load torch."""
+    """Asked in a subprocess, because the router must not load torch."""
     ask = "import sys, torch; sys.exit(not torch.cuda.is_available())"
     return subprocess.run([sys.executable, "-c", ask]).returncode == 0  # noqa: S603 - our own line

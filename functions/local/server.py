@@ -1,6 +1,6 @@
-"""One machine's HTTP server: uvicorn, with a bound on everything that a connection can hold.
+"""The local HTTP server: uvicorn with limits on everything that a connection can occupy.
 
-Does not know what is served. In Azure the platform is the server, and this module is not used.
+Does not know what is served. In Azure the platform is the server, and this module is unused.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ except ImportError:  # Windows, which has no such limit
     resource = None  # type: ignore[assignment]
 
 HEADERS_S = 20.0
-"""From a request's first byte to the last of its headers."""
+"""Time limit from a request's first byte to the end of its headers."""
 STALLED_S, STALLED_BYTES = 60.0, 64 * 1024
-"""A caller that takes no more than this of its answer in such a time is cut off."""
+"""A caller that reads no more than this of its response in this time is disconnected."""
 
 _RESERVED_FILES = 100
-"""For everything but connections: model files, logs, calls to backends and to the storage."""
+"""File descriptors for everything but connections: model files, logs, backends, storage."""
 _BACKLOG = 2048
 _SWEEP_S = 1.0
 _NO_FILES_S = 1.0
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_OTHER_PORT = "; take another one with --port NUMBER (make run PORT=NUMBER)"
+_OTHER_PORT = "; choose another with --port NUMBER (make run PORT=NUMBER)"
 _REMEDIES = {
     errno.EADDRINUSE: _OTHER_PORT,
     errno.EACCES: _OTHER_PORT,
-    errno.EADDRNOTAVAIL: "; --host takes an address of this machine",
+    errno.EADDRNOTAVAIL: "; --host needs an address of this machine",
 }
 _TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -51,8 +51,8 @@ _log = logging.getLogger(__name__)
 def listen(host: str, port: int) -> socket.socket:
     """A bound TCP socket. Raises Misconfigured.
 
-    The protocol is named because asyncio turns Nagle's algorithm off only where it is; with it on, each
-    answer waits 40 ms for the client's delayed acknowledgement.
+    The protocol is explicit because asyncio disables Nagle's algorithm only then; otherwise each
+    response waits 40 ms for the client's delayed acknowledgement.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -61,14 +61,14 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        reason = error.strerror or "it is no address of this machine"
+        reason = error.strerror or "not an address of this machine"
         remedy = _REMEDIES.get(error.errno or 0, "")
         raise Misconfigured(f"cannot listen on {host}, port {port}: {reason}{remedy}") from error
     return listener
 
 
 def accept_connections(listener: socket.socket) -> None:
-    """From now on callers connect; a Server accepts them."""
+    """Start listening; a Server accepts the connections."""
     listener.listen(_BACKLOG)
 
 
@@ -83,10 +83,10 @@ def connection_limit(wanted: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return wanted
-    # With very few files, half of them: a service that answers one by one is better than none.
+    # With very few files, half of them: slow service is better than none.
     limit = max(soft - _RESERVED_FILES, soft // 2)
     _log.warning(
-        "this process may open %d files, so that it holds %d connections, not %d: see ulimit -n",
+        "this process may open %d files, so it accepts %d connections instead of %d: see ulimit -n",
         soft,
         limit,
         wanted,
@@ -97,9 +97,9 @@ def connection_limit(wanted: int) -> int:
 class Server(uvicorn.Server):
     """Serves `app` on a socket that `accept_connections` was called for, until a signal.
 
-    max_connections: open at once. When there are as many and another comes, the one that has been idle
-    for longest is closed; if all are at work, the new one waits in the kernel's backlog.
-    keep_alive_s: an idle connection is closed after it. grace_s: requests under way at the end have it.
+    max_connections: open connections. At the limit a new one replaces the one that has been idle for
+    longest; if none is idle, it waits in the kernel's backlog.
+    keep_alive_s: idle connections are closed after it. grace_s: for requests in progress when it stops.
     """
 
     def __init__(
@@ -124,9 +124,9 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """A closed terminal's SIGHUP as well lets requests under way end, as uvicorn's own two do."""
-        number = getattr(signal, "SIGHUP", None)  # there is none on Windows
-        in_main = threading.current_thread() is threading.main_thread()  # others hear no signals
+        """Handle SIGHUP (a closed terminal) like uvicorn's SIGINT and SIGTERM: finish requests first."""
+        number = getattr(signal, "SIGHUP", None)  # absent on Windows
+        in_main = threading.current_thread() is threading.main_thread()  # only it receives signals
         if number is None or not in_main or signal.getsignal(number) is signal.SIG_IGN:
             with super().capture_signals():
                 yield
@@ -167,7 +167,7 @@ class Server(uvicorn.Server):
                     self._close_idlest()
                     await asyncio.sleep(_NO_FILES_S)
                 continue
-            # Others that wait, at once: under load each round of the event loop takes long.
+            # Accept all that wait: under load each round of the event loop takes long.
             room = self._max_connections - len(self.server_state.connections)
             with suppress(OSError):
                 while len(accepted) < room:
@@ -195,11 +195,11 @@ class Server(uvicorn.Server):
         try:
             accepted.setblocking(False)
             await loop.connect_accepted_socket(protocol, accepted)
-        except OSError:  # it left already
+        except OSError:  # it has disconnected
             accepted.close()
 
     def _close_idlest(self) -> bool:
-        """Whether there was a connection without a request under way, which is now closed."""
+        """Close the connection that has been idle for longest. Returns whether there was one."""
         idle = [each for each in self._connections if each.is_idle and not each.is_closing]
         if not idle:
             return False
@@ -212,13 +212,13 @@ class Server(uvicorn.Server):
             await asyncio.sleep(_SWEEP_S)
             now = loop.time()
             for connection in list(self._connections):
-                connection.end_if_over(now, self._keep_alive_s)
+                connection.close_if_expired(now, self._keep_alive_s)
 
 
 class _Connection(H11Protocol):
-    """Knows since when it has waited for headers, or for its caller to take an answer.
+    """Tracks how long it has been idle, waiting for headers, or for its caller to read.
 
-    changed: set when it has ended or is idle.
+    changed: set when it closes or becomes idle.
     """
 
     def __init__(self, changed: asyncio.Event, *arguments: Any) -> None:
@@ -230,7 +230,7 @@ class _Connection(H11Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is under way."""
+        """Whether no request is in progress."""
         return self.cycle is None or self.cycle.response_complete
 
     @property
@@ -254,8 +254,8 @@ class _Connection(H11Protocol):
         super().connection_lost(exc)
         self._changed.set()
 
-    def end_if_over(self, now: float, keep_alive_s: float) -> None:
-        """Close it if its time for what it waits for is over."""
+    def close_if_expired(self, now: float, keep_alive_s: float) -> None:
+        """Close it if the limit for its current wait has passed."""
         if self._is_stalled(now):
             self.transport.abort()
         elif self.is_closing or not self.is_idle:
@@ -268,11 +268,11 @@ class _Connection(H11Protocol):
             self.drop()
 
     def drop(self) -> None:
-        """Close it; what was answered is still sent."""
+        """Close it after sending what is buffered."""
         self.transport.close()
 
     def _is_stalled(self, now: float) -> bool:
-        """Whether the caller takes its answer too slowly; what is not taken is in our memory."""
+        """Whether the caller reads its response too slowly; the unread rest occupies our memory."""
         unsent, (before, since) = self.transport.get_write_buffer_size(), self._unsent
         if unsent == 0 or unsent > before or before - unsent > STALLED_BYTES:
             self._unsent = unsent, now

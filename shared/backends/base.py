@@ -1,4 +1,4 @@
-"""What a backend is to those who call it: in this process, over HTTP, or wherever else."""
+"""The Backend protocol: whatever runs models, in this process, over HTTP, or on a cluster."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class Backend(Protocol):
     """Runs models. Its methods raise classes of shared.errors only."""
 
     async def run(self, request: Request[ResultT]) -> ResultT:
-        """The result of all inputs or documents, in order. See shared.contracts for which there are."""
+        """The result of all inputs or documents, in order; shared.contracts lists the requests."""
 
     def check(self) -> None:
-        """Raise Overloaded if it is known without asking that no request would be taken now."""
+        """Raise Overloaded if it is known locally that a request would be refused now."""
 
     async def states(self) -> list[ModelState]:
-        """What is loaded, by name."""
+        """The states of the models, sorted by name."""
 
     async def close(self) -> None:
-        """Free everything. Nothing may be called after it."""
+        """Release all resources. No method may be called afterwards."""

@@ -1,6 +1,6 @@
-"""What the router shows a backend to be let in: an Entra token, a shared secret, or nothing.
+"""How the router authenticates to a backend: by an Entra token, a shared secret, or not at all.
 
-Does not know requests. azure-identity is imported where a token is first needed.
+azure-identity is imported when the first token is needed. Does not know requests.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
 
 Authorize: TypeAlias = Callable[[], Awaitable[str]]
-"""Gives the value of the Authorization header. Raises Unavailable."""
+"""Returns the value of the Authorization header. Raises Unavailable."""
 
 REFRESH_BEFORE_S = 300.0
-"""A token is replaced so long before it expires: longer than any call takes."""
+"""A token is refreshed this long before it expires: longer than any call takes."""
 
 
 class EntraToken:
-    """Tokens of this process's identity for `audience` (api://...), kept until shortly before they end.
+    """Tokens of this process's identity for `audience` (api://...), cached until shortly before expiry.
 
-    credential: None for DefaultAzureCredential. clock: Unix seconds, as tokens expire. Thread-safe.
+    credential: None for DefaultAzureCredential. clock: Unix seconds. Thread-safe.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class EntraToken:
         return await asyncio.to_thread(self._fetch)
 
     def _fetch(self) -> str:
-        with self._fetching:  # many callers, one token
+        with self._fetching:  # one fetch for concurrent callers
             if self._clock() < self._fresh_until:
                 return self._header
             from azure.core.exceptions import AzureError
@@ -70,7 +70,7 @@ class EntraToken:
 
 
 def shared_secret(secret: str) -> Authorize:
-    """The same secret each time, as functions.backend.app compares it."""
+    """An Authorize for a fixed secret, which functions.backend.app checks."""
 
     async def authorize() -> str:
         return f"Bearer {secret}"
@@ -79,7 +79,7 @@ def shared_secret(secret: str) -> Authorize:
 
 
 def authorization_of(settings: Settings) -> Authorize | None:
-    """What `settings` ask for; None: nothing. Raises Misconfigured."""
+    """The Authorize that `settings` ask for; None: no authentication. Raises Misconfigured."""
     if settings.backend_secret and settings.backend_audience:
         raise Misconfigured("set BLITZ_BACKEND_AUDIENCE or BLITZ_BACKEND_SECRET, not both")
     if settings.backend_audience:

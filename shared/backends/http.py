@@ -1,6 +1,6 @@
-"""What the router calls: a backend, in this process or over HTTP.
+"""The HTTP client of a backend app: retries, deadlines, errors translated.
 
-Does not know models or dialects, nor which backend a request should go to.
+Does not know models or dialects, or which backend a request should go to.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from shared.wire import codec, messages
 CONNECT_S = 10.0
 ATTEMPTS = 3
 MAX_RETRY_AFTER_S = 2.0
-"""A backend that asks for a longer pause is not tried again: another one may answer sooner."""
+"""A backend that asks for a longer pause is not retried: another one may answer sooner."""
 WAKE_S = 60.0
-"""An app that scales from zero is given so long to answer."""
+"""Time for an app that scales from zero to answer."""
 
-# Nothing of an answer was acted on, so the same request may be sent again.
+# No part of a response was used, so the request may be repeated.
 _BROKEN = (
     aiohttp.ClientOSError,  # refused or reset
-    aiohttp.ServerDisconnectedError,  # an idle connection was closed just as it was used
-    aiohttp.ClientPayloadError,  # the answer stopped halfway
+    aiohttp.ServerDisconnectedError,  # the server closed an idle connection as it was reused
+    aiohttp.ClientPayloadError,  # the response broke off
     ConnectionError,
 )
 
@@ -52,18 +52,18 @@ class _Ready(msgspec.Struct):
 class HttpBackend:
     """A backend app at `url`, over keep-alive connections of the event loop that calls it.
 
-    authorize: gives the Authorization header; None: there is none.
+    authorize: returns the Authorization header; None: no header.
 
     A call ends with the deadline of the request being served (see shared.context.deadline), and the
     backend is told how much time is left. Without a deadline it waits for as long as the backend takes.
 
-    Calls are pure functions of the request, so repeating one is safe: up to ATTEMPTS times, while there
-    is time, if the connection breaks or the backend says 503. A caller that is cancelled closes its
-    connection, which is how the backend learns of it.
+    Calls are pure functions of the request, so they are retried up to ATTEMPTS times within the deadline
+    if the connection breaks or the backend answers 503. Cancelling a call closes its connection, which
+    tells the backend to stop.
 
-    Errors of the backend come out as the class it raised. Raises Unavailable if nothing answers at
-    `url`, DeadlineExceeded if no time is left at the start, and BackendFailed if the connection breaks
-    or the answer is not the wire's.
+    The backend's errors are raised as the same class. Raises Unavailable if nothing answers at `url`,
+    DeadlineExceeded if no time is left at the start, and BackendFailed if the connection breaks or the
+    response is not in the wire format.
     """
 
     def __init__(self, url: str, *, authorize: Authorize | None = None) -> None:
@@ -78,14 +78,14 @@ class HttpBackend:
         return messages.unpack_result(answer, kind)
 
     def check(self) -> None:
-        """Nothing is known here: whoever calls counts what is under way."""
+        """Nothing is known here; the dispatcher limits concurrent calls."""
 
     async def states(self) -> list[ModelState]:
         body = await self._call("GET", "/ready")
         try:
             return msgspec.json.decode(body, type=_Ready).models
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise BackendFailed("the backend's answer could not be read") from None
+            raise BackendFailed("the backend's response is not valid") from None
 
     async def wake(self) -> None:
         """Return once the app answers; it may be starting. Raises DeadlineExceeded after WAKE_S."""
@@ -141,19 +141,20 @@ class HttpBackend:
             ) as response:
                 answer = await response.read()
                 span.status = response.status
-        # /ready answers 503 with JSON: "not yet" is an answer. Errors are msgpack.
+        # /ready answers 503 with JSON, which is a valid response. Errors are msgpack.
         if response.status == 200 or (method == "GET" and response.content_type == _JSON):
             return answer
         raise _error_of(response.status, response.headers.get("retry-after", ""), answer)
 
     def _session(self) -> aiohttp.ClientSession:
-        """The running loop's, since a session belongs to one."""
+        """The session of the running event loop, to which it belongs."""
         loop = asyncio.get_running_loop()
         if loop not in self._sessions:
             self._sessions[loop] = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
                 connector=aiohttp.TCPConnector(limit=0),  # shared.routing.dispatch limits calls
-                # Azure's front end sets an affinity cookie: kept, all calls would go to one instance.
+                # Azure's front end sets an affinity cookie; keeping it would send all calls to one
+                # instance.
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._sessions[loop]
@@ -163,9 +164,9 @@ _JSON = "application/json"
 
 
 def _retry_after(error: Exception) -> bool | float:
-    """Whether to try again; a number: after so many seconds, as the backend asked."""
+    """Whether to retry; a number: after that many seconds, as the backend asked."""
     if isinstance(error, Unavailable) and error.retry_after_s is not None:
-        wait_s = error.retry_after_s + random.uniform(0, 0.1)  # noqa: S311 - so that not all come at once
+        wait_s = error.retry_after_s + random.uniform(0, 0.1)  # noqa: S311 - jitter
         left_s = deadline.remaining_s()
         in_time = left_s is None or wait_s < left_s
         return float(wait_s) if error.retry_after_s <= MAX_RETRY_AFTER_S and in_time else False
@@ -174,7 +175,7 @@ def _retry_after(error: Exception) -> bool | float:
 
 @contextmanager
 def _translating() -> Iterator[None]:
-    """aiohttp's errors as ours."""
+    """Translate aiohttp's errors into ours."""
     try:
         yield
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL):
@@ -184,13 +185,13 @@ def _translating() -> Iterator[None]:
 
 
 def _error_of(status: int, retry_after: str, body: bytes) -> BlitzError:
-    """The backend's error, or what the platform in front of it means by a status of its own."""
+    """The backend's error, or the meaning of a status from the platform in front of it."""
     error = messages.unpack_error(body)
-    if isinstance(error, Unauthorized):  # about the router's key, not about the caller's
+    if isinstance(error, Unauthorized):  # the router's key, not the caller's
         return BackendFailed("the backend refused the router")
     if isinstance(error, BackendFailed) and status in (429, 503):
         wait_s = float(retry_after) if retry_after.isdecimal() and len(retry_after) < 6 else None
         if status == 429:
-            return Overloaded("the backend has too much to do: retry later", retry_after_s=wait_s)
-        return Unavailable("the backend is not available now", retry_after_s=wait_s)
+            return Overloaded("the backend is overloaded: retry later", retry_after_s=wait_s)
+        return Unavailable("the backend is temporarily unavailable", retry_after_s=wait_s)
     return error

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.bulk import jobs
-from shared.bulk.jobs import Counts, Job, Manifest, Message, Split, State, Status
+from shared.bulk.jobs import Counts, Job, JobManifest, Split, State, Status, StepMessage
 from shared.bulk.options import Container
 from shared.cards import Device
 from shared.errors import InvalidInput
@@ -41,7 +41,7 @@ def begin_job(storage: Storage, job_id: str, key: str, etag: str, keep_s: int = 
 
     job_id: 24 hex digits that no other job has. keep_s: so long its outputs are kept; 0: for ever.
     """
-    message = jobs.encode(Message(job=job_id, container="out", key=key, etag=etag, keep_s=keep_s))
+    message = jobs.encode(StepMessage(job=job_id, container="out", key=key, etag=etag, keep_s=keep_s))
     # First the mark, which `reconcile` reads: no listing of inputs would find a lost message again.
     storage.out.create(f"active/{job_id}", message)
     storage.queue(SPLIT).send(message)
@@ -58,10 +58,10 @@ def read_job(out: Blobs, job_id: str) -> Job | None:
     return None if data is None else jobs.decode(data, Job)
 
 
-def read_manifest(out: Blobs, job_id: str) -> Manifest | None:
+def read_manifest(out: Blobs, job_id: str) -> JobManifest | None:
     """None while it runs, or if there is no such job."""
     data = out.read(f"jobs/{job_id}/manifest.json")
-    return None if data is None else jobs.decode(data, Manifest)
+    return None if data is None else jobs.decode(data, JobManifest)
 
 
 def made_job(out: Blobs, job_id: str) -> Job | None:
@@ -129,4 +129,4 @@ def cancel_job(storage: Storage, job_id: str) -> None:
         if job is not None:
             out.write(f"jobs/{job_id}/status.json", jobs.encode(status_of(out, job)))
         # A job that has not begun yet finds the mark when it does.
-        storage.queue(FINISH).send(jobs.encode(Message(job=job_id)))
+        storage.queue(FINISH).send(jobs.encode(StepMessage(job=job_id)))

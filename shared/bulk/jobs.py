@@ -27,7 +27,7 @@ from typing import Literal, TypeAlias, TypeVar
 import msgspec
 
 from shared.bulk.inputs.detect import Kind
-from shared.bulk.options import Container, Options
+from shared.bulk.options import Container, JobOptions
 from shared.cards import Device
 from shared.errors import InvalidMessage
 from shared.storage.blobs import BlobStat, is_key
@@ -58,7 +58,7 @@ class Job(msgspec.Struct, frozen=True):
     source: str
     etag: str
     size: int
-    options: Options
+    options: JobOptions
     revision: str
     dimensions: int
     device: Device
@@ -117,7 +117,7 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str | None
     created_at: int
     request_counts: Counts = Counts()
-    options: Options | None = None
+    options: JobOptions | None = None
     sidecar: bool | None = None
     finalizing_at: int | None = None
     ended_at: int | None = None
@@ -137,7 +137,7 @@ class Output(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class JobManifest(msgspec.Struct, frozen=True):
     """How a job ended. tokens: fed to the model. seconds: from its creation to its end."""
 
     job: Job
@@ -147,7 +147,7 @@ class Manifest(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+class StepMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """What queues carry. To split: container, key and etag; to embed: job and chunk; to finish: job.
 
     A job in a message to split is the id that it must get, for input that may be asked for repeatedly;
@@ -176,9 +176,9 @@ def status_of(job: Job, state: State, counts: Counts) -> Status:
     )
 
 
-def draft_job(message: Message, stat: BlobStat, now_s: float) -> Job:
+def draft_job(message: StepMessage, stat: BlobStat, now_s: float) -> Job:
     """What is known of an input before its options are read; enough to say why it is no job."""
-    options = Options()
+    options = JobOptions()
     return Job(
         id=message.job or job_id(message.container, stat, options, ""),
         container=message.container,
@@ -195,7 +195,7 @@ def draft_job(message: Message, stat: BlobStat, now_s: float) -> Job:
     )
 
 
-def job_id(container: Container, stat: BlobStat, options: Options, revision: str) -> str:
+def job_id(container: Container, stat: BlobStat, options: JobOptions, revision: str) -> str:
     """24 hex digits: the same version of an input, model and options are the same job."""
     content = [container, stat.key, stat.etag, msgspec.to_builtins(options), revision]
     return sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()[:24]
@@ -229,10 +229,10 @@ def index_of(name: str) -> int:
     return int(name.partition("-")[0])
 
 
-def read_message(body: bytes, *needed: str) -> Message:
+def read_message(body: bytes, *needed: str) -> StepMessage:
     """A message that has what a step needs of it. Raises InvalidMessage, which quotes nothing."""
     try:
-        message = decode(body, Message)
+        message = decode(body, StepMessage)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidMessage("it is no message of a bulk step") from None
     if not message.job and not message.key:

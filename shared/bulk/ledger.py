@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from shared.bulk import control, jobs
 from shared.bulk.control import FINISH
-from shared.bulk.jobs import Counts, Job, Message, State
+from shared.bulk.jobs import Counts, Job, State, StepMessage
 from shared.bulk.observed import belongs_to
 from shared.bulk.options import Container
 from shared.bulk.rows import BadRow, pack_table, unpack_table
@@ -58,17 +58,17 @@ class Ledger:
         if await self.ended(job.id):
             return True
         if await self.is_cancelled(job.id):
-            await self.send(FINISH, Message(job=job.id))
+            await self.send(FINISH, StepMessage(job=job.id))
             return True
         return False
 
-    async def send(self, queue: str, message: Message) -> None:
+    async def send(self, queue: str, message: StepMessage) -> None:
         await asyncio.to_thread(self._storage.queue(queue).send, jobs.encode(message))
 
     async def finish_if_done(self, job_id: str) -> None:
         """Send for the last step, if every part is there."""
         if await self.all_parts(job_id):
-            await self.send(FINISH, Message(job=job_id))
+            await self.send(FINISH, StepMessage(job=job_id))
 
     async def all_parts(self, job_id: str) -> bool:
         """Whether the input is split and each of its chunks has a part."""
@@ -141,7 +141,7 @@ class Ledger:
             code=error.code,
             field=error.field,
         )
-        manifest = jobs.Manifest(job, status, (), 0, self._clock() - job.created)
+        manifest = jobs.JobManifest(job, status, (), 0, self._clock() - job.created)
         out, folder = self._storage.out, f"jobs/{job.id}"
         await asyncio.to_thread(out.write, f"{folder}/status.json", jobs.encode(status))
         if await asyncio.to_thread(out.create, f"{folder}/manifest.json", jobs.encode(manifest)):

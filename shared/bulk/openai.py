@@ -49,7 +49,7 @@ class BatchBody(msgspec.Struct, frozen=True):
     output_expires_after: ExpiresAfter | None = None
 
 
-class Batch(msgspec.Struct, frozen=True):
+class BatchRecord(msgspec.Struct, frozen=True):
     """A batch as it was created. Times are Unix seconds.
 
     expires_at: when it is forgotten; None: never. endpoint: one of URLS, told again as it was given.
@@ -189,11 +189,11 @@ def format_files(stats: Sequence[BlobStat], *, has_more: bool) -> bytes:
     return _list([_file(stat) for stat in stats], has_more)
 
 
-def format_batch(batch: Batch, progress: Progress) -> bytes:
+def format_batch(batch: BatchRecord, progress: Progress) -> bytes:
     return orjson.dumps(_batch(batch, progress))
 
 
-def format_batches(batches: Sequence[tuple[Batch, Progress]], *, has_more: bool) -> bytes:
+def format_batches(batches: Sequence[tuple[BatchRecord, Progress]], *, has_more: bool) -> bytes:
     return _list([_batch(batch, progress) for batch, progress in batches], has_more)
 
 
@@ -212,7 +212,7 @@ def _file(stat: BlobStat) -> dict[str, Any]:
     }
 
 
-def _batch(batch: Batch, progress: Progress) -> dict[str, Any]:
+def _batch(batch: BatchRecord, progress: Progress) -> dict[str, Any]:
     status = progress.status
     state = status.status if status else "cancelling" if progress.cancelling_at else "validating"
     counts = status.request_counts if status else Counts()

@@ -13,7 +13,7 @@ import msgspec
 
 from shared.bulk.inputs.detect import Kind
 from shared.bulk.outputs.writing import Dtype
-from shared.dialects.unreadable import not_of_type
+from shared.dialects.decode_errors import type_error
 from shared.errors import InvalidInput
 from shared.names import is_name
 from shared.storage.blobs import BlobStat
@@ -30,7 +30,7 @@ OWN_FOLDERS = frozenset(("active", "batches", "events", "files", "jobs", "warmup
 _UNKNOWN = re.compile(r"unknown field `(?P<name>\w{1,100})`$")
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class JobOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What can be said of an input: by its path, its metadata or NAME.job.json beside it.
 
     prompt_name: of the model's prompts; None: its default. truncate: cut texts longer than the model
@@ -53,7 +53,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
 def options_of(
     container: Container, stat: BlobStat, sidecar: bytes | None, aliases: Mapping[str, str]
-) -> Options:
+) -> JobOptions:
     """The sidecar's, over the metadata's, over the path's (MODEL/... in bulk-in), over the defaults.
 
     aliases: what else models are called -> their names, of which the options have one; an alias with
@@ -81,7 +81,7 @@ def options_of(
         raise InvalidInput(f"{stat.key}{SIDECAR} is not a JSON object") from None
     try:
         # Metadata are strings; strict=False reads "64" as a number.
-        options = msgspec.convert(given, Options, strict=False)
+        options = msgspec.convert(given, JobOptions, strict=False)
     except msgspec.ValidationError as error:
         raise _bad_option(error) from None
     return msgspec.structs.replace(options, model=aliases.get(options.model, options.model))
@@ -100,10 +100,10 @@ def _bad_option(error: msgspec.ValidationError) -> InvalidInput:
     """Which one, and what would be right."""
     unknown = _UNKNOWN.search(str(error))
     if unknown is not None:
-        known = ", ".join(field.name for field in msgspec.structs.fields(Options))
+        known = ", ".join(field.name for field in msgspec.structs.fields(JobOptions))
         name = unknown["name"]
         return InvalidInput(f"there is no option {name}; there are: {known}", field=name)
-    refused = not_of_type(error, Options)
+    refused = type_error(error, JobOptions)
     return InvalidInput(f"the option {refused.message}", field=refused.field)
 
 

@@ -25,7 +25,7 @@ from shared.backends.base import Backend
 from shared.bulk import control, jobs
 from shared.bulk.control import SPLIT
 from shared.bulk.inputs.allowance import Limits
-from shared.bulk.jobs import Job, Message, Status
+from shared.bulk.jobs import Job, Status, StepMessage
 from shared.bulk.ledger import REPORT_S, Ledger
 from shared.bulk.observed import belongs_to, observed
 from shared.bulk.options import SIDECAR
@@ -34,7 +34,7 @@ from shared.bulk.steps.cutting import Cutter
 from shared.bulk.steps.embedding import Embedder
 from shared.bulk.steps.finishing import finish_job
 from shared.bulk.steps.relay import send_following
-from shared.bulk.steps.splitting import Cards, Splitter
+from shared.bulk.steps.splitting import AllCards, Splitter
 from shared.bulk.steps.upkeep import Upkeep
 from shared.bulk.threads import Threads
 from shared.cards import Device
@@ -66,7 +66,7 @@ class Bulk:
     def __init__(
         self,
         storage: Storage,
-        catalogue: Cards,
+        catalogue: AllCards,
         policy: Policy,
         *,
         backend: Backend | None,
@@ -112,7 +112,7 @@ class Bulk:
     async def submit(self, key: str, etag: str) -> None:
         """A version of an input is there: have it split. Called for an event, or instead of one."""
         if is_input(key):
-            message = Message(key=key, etag=etag)
+            message = StepMessage(key=key, etag=etag)
             await self._ledger.send(SPLIT, message)
 
     async def notice(self, key: str, etag: str) -> None:
@@ -157,7 +157,7 @@ class Bulk:
         with observed("embed", self._metrics):
             await self._embed(jobs.read_message(body, "job", "chunk"))
 
-    async def _embed(self, message: Message) -> None:
+    async def _embed(self, message: StepMessage) -> None:
         job = await self._ledger.job(message.job)
         if job is None:
             return

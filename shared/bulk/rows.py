@@ -54,7 +54,7 @@ OWN_FIELDS = frozenset(("id", "text", "embedding", "scale", "truncated"))
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ArrowRow:
     """One record of a RecordBatch, not taken out of it yet. size: its share of the batch's bytes."""
 
     batch: pa.RecordBatch = field(repr=False)
@@ -75,7 +75,7 @@ class Row:
     line: int
     id: str
     text: str = field(repr=False)
-    fields: str | Mapping[str, str] | Record | None = field(default=None, repr=False)
+    fields: str | Mapping[str, str] | ArrowRow | None = field(default=None, repr=False)
     part: int | None = None
     parts: int | None = None
 
@@ -87,7 +87,7 @@ class Row:
                 size = 0
             case str():
                 size = _bytes(self.fields)
-            case Record():
+            case ArrowRow():
                 size = self.fields.size
             case cells:
                 size = sum(map(_bytes, cells.values()))
@@ -268,7 +268,7 @@ def _table(rows: list[Row]) -> pa.Table:
         case str():
             values = [None if value == "{}" else value for value in fields]
             columns["fields"] = pa.array(values, pa.string())
-        case Record():
+        case ArrowRow():
             columns |= _columns_of(fields)
         case cells:
             for name in cells:
@@ -279,7 +279,7 @@ def _table(rows: list[Row]) -> pa.Table:
 
 def _columns_of(fields: Sequence[object]) -> dict[str, pa.ChunkedArray]:
     """Of records. Neighbours in one batch are taken out of it together."""
-    records = [value for value in fields if isinstance(value, Record)]
+    records = [value for value in fields if isinstance(value, ArrowRow)]
     slices: list[pa.RecordBatch] = []
     start = 0
     for end in range(1, len(records) + 1):

@@ -1,7 +1,7 @@
 """Azure AI Search's custom Web API skill and vectorizer: records to contract, result to records.
 
-Does not know HTTP headers, backends or how a body was decoded. The service sends only records: all
-else is in the query string of the URL that it is given. Shapes:
+The service sends only records; everything else comes in the query string of the configured URL. Does not
+know HTTP headers, backends or how a body was decoded. Shapes:
 https://learn.microsoft.com/azure/search/cognitive-search-custom-skill-web-api
 https://learn.microsoft.com/azure/search/vector-search-vectorizer-custom-web-api
 """
@@ -25,10 +25,7 @@ _STAND_IN = "."
 
 
 class Record(msgspec.Struct, frozen=True, rename="camel"):
-    """One document's part of the request. data: names of a skill's inputs -> values.
-
-    Whatever else comes as data fails this record, and no other.
-    """
+    """One document. data: names of a skill's inputs -> values; any other type fails this record only."""
 
     record_id: str
     data: Any = None
@@ -37,8 +34,8 @@ class Record(msgspec.Struct, frozen=True, rename="camel"):
 class RecordsBody(msgspec.Struct, frozen=True):
     """POST /azure-search.
 
-    input, output: what a skill's definition calls the text and the vector; by default "text" and
-    "vector", as vectorizers always do. A prompt_name goes before an input_type.
+    input, output: names of text and vector in the skill's definition; by default "text" and "vector",
+    as vectorizers always have them. prompt_name takes precedence over input_type.
     """
 
     values: Annotated[list[Record], NOT_EMPTY]
@@ -51,10 +48,10 @@ class RecordsBody(msgspec.Struct, frozen=True):
 
 
 def request_from(body: RecordsBody, *, model: str, settings: Settings) -> EmbedRequest:
-    """The contract that `body` asks for, row i for record i. Raises InvalidInput and EmptyInput.
+    """The contract request, row i for record i. Raises InvalidInput and EmptyInput.
 
-    A record that has no text fails alone, in its place: something short is embedded for it and thrown
-    away, so that one path serves the good, the bad, and those that have no good record at all.
+    A record without a text fails alone: a placeholder is embedded for it and discarded, so that one path
+    serves any mix of valid and invalid records.
     """
     if not body.values:
         raise EmptyInput("values is empty: give at least one record", field="values")
@@ -70,7 +67,7 @@ def request_from(body: RecordsBody, *, model: str, settings: Settings) -> EmbedR
 
 
 def format_result(result: EmbedResult, body: RecordsBody) -> bytes:
-    """JSON {values: [{recordId, data: {vector}, errors, warnings}]}, a record for each that came."""
+    """JSON {values: [{recordId, data: {vector}, errors, warnings}]}, one per record of the request."""
     return orjson.dumps(_answer(result, body), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -80,10 +77,10 @@ def format_result_msgpack(result: EmbedResult, body: RecordsBody) -> bytes:
 
 
 def format_error(error: BlitzError) -> tuple[int, bytes]:
-    """HTTP status and JSON {error: {code, message}}; indexers show the body, and read none of it.
+    """HTTP status and JSON {error: {code, message}}; indexers display the body without parsing it.
 
-    They repeat a request after 429, 502 and 503 alone. One that took too long, as while a model was
-    loaded, may well succeed the next time, and so is a 503 here.
+    They retry after 429, 502 and 503 only. A timeout, for instance while a model loads, is worth a
+    retry, so it becomes 503.
     """
     status = 503 if isinstance(error, DeadlineExceeded) else error.status
     message = message_of(error, lambda field: rename(field, {"input": "values"}))
@@ -115,8 +112,8 @@ def _messages(messages: Sequence[str]) -> list[dict[str, str]] | None:
 
 def _cut_at(max_tokens: int, field: str) -> str:
     return (
-        f"{field} was cut to the {max_tokens} tokens that the model reads: what comes after them is not "
-        "in the vector; split long texts into chunks"
+        f"{field} was truncated to the model's {max_tokens} tokens, and the vector does not cover the "
+        "rest: split long texts into chunks"
     )
 
 
@@ -125,14 +122,14 @@ def _text_of(record: Record, body: RecordsBody) -> object:
 
 
 def _fault_of(record: Record, body: RecordsBody, field: str) -> str | None:
-    """What to tell of a record that has no text; None if it has one."""
+    """The error of a record without a text; None if it has one."""
     text = _text_of(record, body)
     if not isinstance(record.data, dict | None):
-        return f"data is not an object: give one with the text in it, as {field}"
+        return f"data is not an object: send one with the text as {field}"
     if text is None:
-        return f"{field} is missing: give a text, or name the skill's input in the URL, as ?input=NAME"
+        return f"{field} is missing: send a text, or name the skill's input in the URL, as ?input=NAME"
     if isinstance(text, list):
-        return f"{field} is a list: give the skill a context that ends in /*, for one text a record"
+        return f"{field} is a list: give the skill a context that ends in /*, for one text per record"
     if not isinstance(text, str):
-        return f"{field} is not a text: give a string"
-    return None if text else f"{field} is empty: give a text"
+        return f"{field} is not a text: send a string"
+    return None if text else f"{field} is empty: send a text"

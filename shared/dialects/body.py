@@ -1,4 +1,4 @@
-"""What all dialects share: a body's bytes to a struct, inputs that several spell alike, field names.
+"""Shared by all dialects: decoding a body to a struct, reading inputs, naming fields.
 
 Does not know HTTP or any one dialect.
 """
@@ -14,14 +14,14 @@ from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args
 import msgspec
 
 from shared.contracts import TextInput, is_blank
-from shared.dialects import unreadable
-from shared.dialects.wanted import NAME
+from shared.dialects import decode_errors
+from shared.dialects.expected_types import NAME
 from shared.errors import BlitzError, EmptyInput, InvalidInput, UnsupportedMediaType
 from shared.wire import codec
 
 JSON = "application/json"
 
-# What is empty is refused as EmptyInput, after decoding; here it is only for the API's description.
+# For the API's description only: empty values are refused after decoding, as EmptyInput.
 Text: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1})]
 NOT_EMPTY = msgspec.Meta(extra_json_schema={"minItems": 1})
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -37,8 +37,8 @@ _ABSENT = msgspec.Raw(b"null")
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-class _Marks(msgspec.Struct):
-    """The fields that tell apart what comes to one path. Their values are skipped, not built."""
+class _DistinctiveFields(msgspec.Struct):
+    """Fields that distinguish the operations of a path. Their values are skipped, not decoded."""
 
     inputs: msgspec.Raw = _ABSENT
     texts: msgspec.Raw = _ABSENT
@@ -49,18 +49,18 @@ class _Marks(msgspec.Struct):
     truncation: msgspec.Raw = _ABSENT
 
 
-Marks: TypeAlias = Mapping[str, bool]
-"""Those of the fields above that are there and not null -> whether each holds an object."""
+PresentFields: TypeAlias = Mapping[str, bool]
+"""Distinctive fields that are present and not null -> whether the value is an object."""
 
 
-def read_marks(data: bytes, content_type: str) -> Marks:
-    """The marks of a body; none if it cannot be read, which decode_body then tells the caller."""
+def read_present_fields(data: bytes, content_type: str) -> PresentFields:
+    """The distinctive fields of a body; none if it is invalid, which decode_body reports later."""
     try:
         if media_type_of(content_type) == codec.CONTENT_TYPE:
             body = codec.unpack(data, max_bytes=len(data))
-            found = {name: body.get(name) for name in _Marks.__struct_fields__}
+            found = {name: body.get(name) for name in _DistinctiveFields.__struct_fields__}
             return {name: type(value) is dict for name, value in found.items() if value is not None}
-        marks = msgspec.structs.asdict(msgspec.json.decode(without_bom(data), type=_Marks))
+        marks = msgspec.structs.asdict(msgspec.json.decode(without_bom(data), type=_DistinctiveFields))
         starts = {name: bytes(memoryview(raw)[:1]) for name, raw in marks.items()}
         return {name: start == b"{" for name, start in starts.items() if start != b"n"}
     except (InvalidInput, AttributeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -72,7 +72,7 @@ class _Named(msgspec.Struct):
 
 
 def read_model(data: bytes, content_type: str) -> str:
-    """The model that a body names, whatever else is wrong with it; "" if it names none, or not so."""
+    """The model that a body names, even if the body is invalid otherwise; "" if none."""
     try:
         if media_type_of(content_type) == codec.CONTENT_TYPE:
             named = codec.unpack(data, max_bytes=len(data)).get("model")
@@ -96,16 +96,16 @@ def decode_body(data: bytes, content_type: str, kind: type[T]) -> T:
         if media_type == codec.CONTENT_TYPE:
             return msgspec.convert(codec.unpack(data, max_bytes=len(data)), type=kind)
     except msgspec.ValidationError as error:
-        raise unreadable.not_of_type(error, kind) from error
+        raise decode_errors.type_error(error, kind) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise unreadable.not_json(error, data) from error
+        raise decode_errors.json_error(error, data) from error
     raise UnsupportedMediaType(f"send {JSON} or {codec.CONTENT_TYPE} as Content-Type")
 
 
 def fill_from_query(body: T, query: Mapping[str, str], names: Sequence[str]) -> T:
-    """`body`, a Struct, with those of `names` that it leaves None as the query string has them.
+    """`body`, a Struct, with those fields of `names` that are None set from the query string.
 
-    An empty value says something where any text does, as prompt_name=, and nothing elsewhere.
+    An empty value counts only for fields that accept any text, as prompt_name=.
     Raises InvalidInput naming the parameter.
     """
     said = {name: query[name] for name in names if name in query and getattr(body, name) is None}
@@ -117,13 +117,13 @@ def fill_from_query(body: T, query: Mapping[str, str], names: Sequence[str]) -> 
             try:
                 value = msgspec.convert(said[field.name], kind, strict=False)
             except msgspec.ValidationError as error:
-                raise unreadable.not_a_value(field.name, field.type) from error
+                raise decode_errors.value_error(field.name, field.type) from error
             body = msgspec.structs.replace(body, **{field.name: value})
     return body
 
 
 def value_type(kind: Any) -> Any:
-    """What a query string may give for a field that may be null in a body: there, "null" is a text."""
+    """A field's type in a query string: without None, because "null" is a text there."""
     return Union[tuple(each for each in get_args(kind) if each is not NoneType)]  # noqa: UP007 - at run time
 
 
@@ -134,7 +134,7 @@ def read_inputs(value: Inputs, *, field: str, max_inputs: int) -> tuple[TextInpu
     Raises EmptyInput and InvalidInput naming `field`, with the index where there is one.
     """
     if not value:
-        raise EmptyInput(f"{field} is empty: give at least one text", field=field)
+        raise EmptyInput(f"{field} is empty: send at least one text", field=field)
     if isinstance(value, str):
         return (value,)
     if all(isinstance(item, int) for item in value):
@@ -143,44 +143,44 @@ def read_inputs(value: Inputs, *, field: str, max_inputs: int) -> tuple[TextInpu
     inputs: list[TextInput] = []
     for index, item in enumerate(value):
         if isinstance(item, int):
-            raise InvalidInput("ids and texts are mixed in one list", field=f"{field}[{index}]")
+            raise InvalidInput("the list mixes ids and texts: send one kind", field=f"{field}[{index}]")
         if not item:
-            raise EmptyInput(f"{field}[{index}] is empty: give a text", field=f"{field}[{index}]")
+            raise EmptyInput(f"{field}[{index}] is empty: send a text", field=f"{field}[{index}]")
         inputs.append(item if isinstance(item, str) else tuple(item))
     return tuple(inputs)
 
 
 def check_count(count: int, *, field: str, max_inputs: int) -> None:
-    """Raises InvalidInput naming `field` if a request has more inputs than it may."""
+    """Raises InvalidInput naming `field` if a request has more than `max_inputs` inputs."""
     if count > max_inputs:
-        raise InvalidInput(f"{field} has {count} items: at most {max_inputs} are read", field=field)
+        raise InvalidInput(f"{field} has {count} items: at most {max_inputs} are allowed", field=field)
 
 
 def read_documents(texts: Sequence[str], *, field: str, max_inputs: int) -> tuple[str, ...]:
-    """What a rerank is asked to score. Some may be blank: they fail no others, and come last.
+    """The documents of a rerank. Blank ones are allowed and rank last.
 
     Raises InvalidInput for too many, EmptyInput if all are blank.
     """
     check_count(len(texts), field=field, max_inputs=max_inputs)
     if all(map(is_blank, texts)):
-        raise EmptyInput(f"{field} has no text: give at least one", field=field)
+        raise EmptyInput(f"{field} has no text: send at least one", field=field)
     return tuple(texts)
 
 
-def listed(indices: Sequence[int]) -> str:
-    """For a sentence: "0, 17"; of many the first."""
+def join_indices(indices: Sequence[int]) -> str:
+    """Indices for a sentence, as "0, 17"; at most _LISTED of them."""
     named = ", ".join(map(str, indices[:_LISTED]))
     return f"{named} and others" if len(indices) > _LISTED else named
 
 
 def rename(field: str, names: Mapping[str, str]) -> str:
-    """A contract's field as a dialect calls it: documents[3] -> texts[3] by {"documents": "texts"}."""
+    """A contract's field in a dialect's terms: documents[3] -> texts[3] by {"documents": "texts"}."""
     name, bracket, index = field.partition("[")
     return names.get(name, name) + bracket + index
 
 
 def message_of(error: BlitzError, name: Callable[[str], str]) -> str:
-    """The message for shapes that have no place for the field: it is named in it, as `name` calls it."""
+    """The message with the field's name in it, for shapes without a field. name: renames a field."""
     if not error.field:
         return error.message
     field = name(error.field)
@@ -189,17 +189,17 @@ def message_of(error: BlitzError, name: Callable[[str], str]) -> str:
 
 
 def without_bom(data: bytes) -> bytes:
-    """Without the mark that some tools of Windows put before UTF-8."""
+    """Without the byte order mark that some Windows tools put before UTF-8."""
     return data.removeprefix(codecs.BOM_UTF8)
 
 
 def _check_charset(content_type: str, data: bytes) -> None:
-    """Raises UnsupportedMediaType: read as UTF-8, what is in another one might be other texts."""
+    """Raises UnsupportedMediaType for other charsets: decoded as UTF-8, their texts would change."""
     named = _CHARSET.search(content_type)
     if named and named[1].lower() not in _UTF_8 and not data.isascii():
-        raise UnsupportedMediaType(f"send {JSON} in UTF-8, which is its only charset")
+        raise UnsupportedMediaType(f"send {JSON} in UTF-8, its only charset")
 
 
 def media_type_of(content_type: str) -> str:
-    """Without parameters; JSON if there is none."""
+    """The media type without parameters; JSON if absent."""
     return content_type.partition(";")[0].strip().lower() or JSON

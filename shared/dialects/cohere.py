@@ -1,6 +1,6 @@
-"""Reranking as Cohere, Jina, Voyage, Infinity and Weaviate have it: body to contract, result to body.
+"""Reranking for Cohere, Jina, Voyage, Infinity and Weaviate: body to contract, result to body; errors.
 
-Errors are here too. Does not know HTTP headers, backends or how a body was decoded; Cohere's embed
+Does not know HTTP headers, backends or how a body was decoded; Cohere's embed
 is in cohere_embed.
 Shapes:
 https://docs.cohere.com/reference/rerank, https://jina.ai/reranker,
@@ -22,7 +22,7 @@ from shared.dialects.body import (
     Count,
     Text,
     check_count,
-    listed,
+    join_indices,
     message_of,
     read_documents,
     rename,
@@ -39,7 +39,7 @@ _NAMES = {
 
 
 class Document(msgspec.Struct, frozen=True):
-    """A document as an object: its `text` is ranked, whatever else it has (`rank_fields` too) is not."""
+    """A document as an object: only its `text` is ranked; `rank_fields` is not supported."""
 
     text: str
 
@@ -61,7 +61,7 @@ class DocumentsBody(msgspec.Struct, frozen=True):
 
 
 class VoyageBody(msgspec.Struct, frozen=True):
-    """POST /v1/rerank as Voyage's clients send it, known by `top_k` or `truncation`."""
+    """POST /v1/rerank from Voyage's clients, recognised by `top_k` or `truncation`."""
 
     query: Text
     documents: Annotated[list[str], NOT_EMPTY]
@@ -76,7 +76,7 @@ class VoyageBody(msgspec.Struct, frozen=True):
 
 
 class WeaviateBody(msgspec.Struct, frozen=True):
-    """POST /rerank as Weaviate's reranker-transformers sends it, known by `property`."""
+    """POST /rerank from Weaviate's reranker-transformers, recognised by `property`."""
 
     query: Text
     documents: Annotated[list[str], NOT_EMPTY]
@@ -85,7 +85,7 @@ class WeaviateBody(msgspec.Struct, frozen=True):
 
 
 def request_from(body: DocumentsBody | VoyageBody, *, model: str, settings: Settings) -> RerankRequest:
-    """The contract that `body` asks for. Raises InvalidInput and EmptyInput naming the field."""
+    """The contract request. Raises InvalidInput and EmptyInput naming the field."""
     return RerankRequest(
         model=model,
         query=body.query,
@@ -96,26 +96,26 @@ def request_from(body: DocumentsBody | VoyageBody, *, model: str, settings: Sett
 
 
 def weaviate_request_from(body: WeaviateBody, *, model: str, settings: Settings) -> RerankRequest:
-    """The contract that `body` asks for. Raises InvalidInput and EmptyInput.
+    """The contract request. Raises InvalidInput and EmptyInput.
 
-    An object without the property comes as "": not even a search that found no others fails.
+    Weaviate sends "" for an object without the property, so all documents may be blank.
     """
     check_count(len(body.documents), field="documents", max_inputs=settings.max_inputs)
     return RerankRequest(model=model, query=body.query, documents=tuple(body.documents))
 
 
 def format_v1(result: RerankResult, body: DocumentsBody) -> bytes:
-    """JSON that clients of Cohere v1 and of Jina both read: {id, model, results, usage, meta}."""
+    """JSON for clients of Cohere v1 and of Jina: {id, model, results, usage, meta}."""
     return _dump(_v1(result, _results_with_documents(result, body)))
 
 
 def format_v1_msgpack(result: RerankResult, body: DocumentsBody) -> bytes:
-    """As the JSON, `results` by columns: {index: (M,) int32, relevance_score: (M,) float64, text?}."""
+    """As the JSON, `results` as columns: {index: (M,) int32, relevance_score: (M,) float64, text?}."""
     return pack(_v1(result, _columns_with_texts(result, body)))
 
 
 def format_infinity(result: RerankResult, body: DocumentsBody) -> bytes:
-    """As v1's JSON, but a document is a string: litellm reads it so, and v1's otherwise."""
+    """As v1's JSON, but documents are strings, as litellm expects from Infinity."""
     results = _results(result, body.top_n)
     if body.return_documents:
         texts = body.texts
@@ -134,7 +134,7 @@ def format_voyage(result: RerankResult, body: VoyageBody) -> bytes:
 
 
 def format_voyage_msgpack(result: RerankResult, body: VoyageBody) -> bytes:
-    """As the JSON, `data` by columns: {index: (M,) int32, relevance_score: (M,) float64, document?}."""
+    """As the JSON, `data` as columns: {index: (M,) int32, relevance_score: (M,) float64, document?}."""
     columns = _columns(result, body.top_k)
     if body.return_documents:
         columns["document"] = [body.documents[index] for index in result.ranking[: body.top_k]]
@@ -144,13 +144,13 @@ def format_voyage_msgpack(result: RerankResult, body: VoyageBody) -> bytes:
 def format_v2(result: RerankResult, body: DocumentsBody) -> bytes:
     """JSON {id, results: [{index, relevance_score, document?}], meta}, best first.
 
-    Cohere has no documents here any more, and clients go on asking for them.
+    Cohere v2 no longer returns documents, but clients still ask for them.
     """
     return _dump(_v2(result, _results_with_documents(result, body), "2"))
 
 
 def format_v2_msgpack(result: RerankResult, body: DocumentsBody) -> bytes:
-    """As v1's."""
+    """As v1's msgpack, without model and usage."""
     return pack(_v2(result, _columns_with_texts(result, body), "2"))
 
 
@@ -172,10 +172,10 @@ def format_error(error: BlitzError) -> tuple[int, bytes]:
 
 
 def warnings_of(result: EmbedResult | RerankResult, field: str) -> list[str]:
-    """What `meta` has room for, in sentences. field: what was cut is called so."""
+    """Warnings for `meta`. field: the dialect's name for what was truncated."""
     if not result.cut:
         return [*result.warnings]
-    cut = f"{len(result.cut)} {field} were cut to what the model reads: {listed(result.cut)}"
+    cut = f"{len(result.cut)} {field} were truncated to the model's limit: {join_indices(result.cut)}"
     return [cut, *result.warnings]
 
 
@@ -221,7 +221,7 @@ def _v2(result: RerankResult, results: object, version: str) -> dict[str, object
     meta: dict[str, object] = {"api_version": {"version": version}, "tokens": tokens}
     warnings = warnings_of(result, "documents")
     if result.method == "cosine":
-        # Cohere promises 0 to 1 from a reranker; these are neither.
+        # Cohere documents reranker scores from 0 to 1.
         warnings.append(
             f"{result.model} is an embedding model: scores are cosine similarities, from -1 to 1"
         )

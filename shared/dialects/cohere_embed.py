@@ -1,7 +1,7 @@
 """Cohere's /v2/embed and /v1/embed: body to contract, result to body.
 
-Does not know HTTP headers, backends or how a body was decoded. Errors are in cohere's shape;
-number_types says what the types mean. Shapes: https://docs.cohere.com/reference/embed
+Does not know HTTP headers, backends or how a body was decoded. Errors are in cohere.py; number_types
+defines the types. Shapes: https://docs.cohere.com/reference/embed
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import orjson
 from shared.contracts import EmbedRequest, EmbedResult, FloatMatrix, InputType
 from shared.dialects.body import NOT_EMPTY, Count, Text, check_count
 from shared.dialects.cohere import warnings_of
-from shared.dialects.number_types import EmbeddingType, convert, in_base64
+from shared.dialects.number_types import EmbeddingType, convert, encode_base64
 from shared.errors import EmptyInput, InvalidInput
 from shared.settings import Settings
 from shared.wire.codec import pack
@@ -29,7 +29,7 @@ _INPUT_TYPES: dict[str, InputType] = {
 
 
 class TextsBody(msgspec.Struct, frozen=True):
-    """POST /v2/embed and /v1/embed; the last three are known to be refused."""
+    """POST /v2/embed and /v1/embed. The last three fields are read only to refuse them."""
 
     texts: Annotated[list[Text], NOT_EMPTY] | None = None
     model: str | None = None
@@ -43,17 +43,17 @@ class TextsBody(msgspec.Struct, frozen=True):
 
 
 def request_from(body: TextsBody, *, model: str, settings: Settings) -> EmbedRequest:
-    """The contract that `body` asks for. Raises InvalidInput and EmptyInput naming the field."""
+    """The contract request. Raises InvalidInput and EmptyInput naming the field."""
     if body.images:
-        raise InvalidInput("images are not embedded here: send texts", field="images")
+        raise InvalidInput("images are not supported: send texts", field="images")
     if body.inputs:
-        raise InvalidInput("inputs of several kinds are not embedded here: send texts", field="inputs")
+        raise InvalidInput("mixed inputs are not supported: send texts", field="inputs")
     if body.max_tokens is not None:
         raise InvalidInput(
-            "max_tokens is not read: texts are cut where the model's own limit is", field="max_tokens"
+            "max_tokens is not supported: texts are truncated at the model's limit", field="max_tokens"
         )
     if not body.texts:
-        raise EmptyInput("texts is empty: give at least one text", field="texts")
+        raise EmptyInput("texts is empty: send at least one text", field="texts")
     check_count(len(body.texts), field="texts", max_inputs=settings.max_inputs)
     return EmbedRequest(
         model=model,
@@ -66,22 +66,22 @@ def request_from(body: TextsBody, *, model: str, settings: Settings) -> EmbedReq
 
 
 def format_result(result: EmbedResult, body: TextsBody) -> bytes:
-    """JSON {id, embeddings: {type: a list for each text}, texts, meta}; floats if no type is named."""
+    """JSON {id, embeddings: {type: one list per text}, texts, meta}; floats by default."""
     return orjson.dumps(_answer(result, body), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def format_result_msgpack(result: EmbedResult, body: TextsBody) -> bytes:
-    """As the JSON, each of the embeddings an array with a row for each text, base64 still a list."""
+    """As the JSON, with each type as an array of one row per text; base64 stays a list."""
     return pack(_answer(result, body))
 
 
 def format_v1(result: EmbedResult, body: TextsBody) -> bytes:
-    """JSON as v2's, but plain floats, `embeddings` a list, if no type is named."""
+    """As v2's JSON, but without a named type `embeddings` is a list of floats."""
     return orjson.dumps(_answer_v1(result, body), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def format_v1_msgpack(result: EmbedResult, body: TextsBody) -> bytes:
-    """As the JSON, the embeddings as in v2's."""
+    """As the JSON, with the embeddings as in v2's msgpack."""
     return pack(_answer_v1(result, body))
 
 
@@ -120,4 +120,4 @@ def _as_answer(
 
 
 def _embeddings(vectors: FloatMatrix, kind: EmbeddingType) -> object:
-    return in_base64(convert(vectors, "float")) if kind == "base64" else convert(vectors, kind)
+    return encode_base64(convert(vectors, "float")) if kind == "base64" else convert(vectors, kind)

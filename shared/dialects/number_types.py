@@ -1,15 +1,15 @@
-"""How a vector's numbers are written: as floats, or in fewer bits. One meaning in every dialect.
+"""Number types of vectors: floats, or fewer bits. They mean the same in every dialect.
 
-Does not know dialects. Those that have such types do not say how they scale; here, of a unit vector x of
-D dimensions:
+The dialects do not document their scaling. Here, for a unit vector x of D dimensions:
     float    x
     base64   the bytes of x, little-endian float32
-    int8     round(127 x), -127 to 127: the same scale for every text and model, so that dot products
-             keep their order, and int8 / 127 is x again, to 1/254 in each dimension
-    uint8    int8 + 128, 1 to 255: no direction of its own, subtract 128 before comparing
-    ubinary  one bit a dimension, 1 where x > 0; eight to a byte, the first in the highest bit; zeros
-             fill the last byte: ceil(D / 8) values, 0 to 255
+    int8     round(127 x), -127 to 127: one scale for all texts and models, so that dot products keep
+             their order, and int8 / 127 is x to within 1/254 per dimension
+    uint8    int8 + 128, 1 to 255: subtract 128 before comparing
+    ubinary  one bit per dimension, 1 where x > 0; eight per byte, the first in the highest bit; the last
+             byte is padded with zeros: ceil(D / 8) values, 0 to 255
     binary   ubinary - 128, -128 to 127
+Does not know dialects.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Numbers: TypeAlias = NDArray[Any]
 
 
 def convert(vectors: FloatMatrix, kind: NumberType) -> Numbers:
-    """(N, D) unit vectors -> (N, D) or, of bits, (N, ceil(D / 8)), in C order."""
+    """(N, D) unit vectors -> (N, D) or, for bits, (N, ceil(D / 8)), in C order."""
     return _CONVERT[kind](np.ascontiguousarray(vectors, dtype="<f4"))
 
 
-def in_base64(numbers: Numbers) -> list[str]:
-    """The bytes of each row."""
+def encode_base64(numbers: Numbers) -> list[str]:
+    """The bytes of each row in base64."""
     return [base64.b64encode(row.data).decode("ascii") for row in np.ascontiguousarray(numbers)]
 
 
@@ -48,7 +48,7 @@ def _ubinary(vectors: FloatMatrix) -> NDArray[np.uint8]:
 
 
 def _less_128(values: NDArray[np.uint8]) -> NDArray[np.int8]:
-    """Turning the highest bit of a byte is what moves it by 128 between the two ranges."""
+    """Subtract 128 by flipping the highest bit of each byte."""
     return (values ^ np.uint8(0x80)).view(np.int8)
 
 

@@ -22,7 +22,7 @@ from shared.settings import Settings
 from shared.wire.codec import pack
 
 API_VERSION = "0.11.11"
-"""The first Ollama with all that is read here; clients ask for it, and refuse to talk to an old one."""
+"""The first Ollama with everything supported here; clients check it and refuse older versions."""
 LATEST = ":latest"
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
@@ -37,28 +37,28 @@ class OllamaBody(msgspec.Struct, frozen=True):
 
 
 class OllamaPromptBody(msgspec.Struct, frozen=True):
-    """POST /api/embeddings, the older way: one text, and its vector is not of length one there."""
+    """POST /api/embeddings, the older route: one text; its vector is not normalised."""
 
     prompt: Text
     model: str | None = None
 
 
 class ShowBody(msgspec.Struct, frozen=True):
-    """POST /api/show. `name` is what `model` was called; what else clients send is of generating."""
+    """POST /api/show. `name` is the old name of `model`; other fields concern text generation."""
 
     model: str | None = None
     name: str | None = None
 
 
 def spellings(name: str) -> tuple[str, ...]:
-    """What the same model is called: one without a tag is the latest."""
+    """Equivalent names of a model: no tag means :latest."""
     if name.endswith(LATEST):
         return name, name.removesuffix(LATEST)
     return (name,) if _has_tag(name) else (name, name + LATEST)
 
 
 def request_from(body: OllamaBody, *, model: str, settings: Settings) -> EmbedRequest:
-    """The contract that `body` asks for. Raises InvalidInput and EmptyInput naming the field."""
+    """The contract request. Raises InvalidInput and EmptyInput naming the field."""
     texts: Inputs = body.input if isinstance(body.input, str) else [*body.input]
     return EmbedRequest(
         model=model,
@@ -69,7 +69,7 @@ def request_from(body: OllamaBody, *, model: str, settings: Settings) -> EmbedRe
 
 
 def prompt_request_from(body: OllamaPromptBody, *, model: str, settings: Settings) -> EmbedRequest:
-    """The contract that `body` asks for. Raises EmptyInput."""
+    """The contract request. Raises EmptyInput."""
     (text,) = read_inputs(body.prompt, field="prompt", max_inputs=settings.max_inputs)
     return EmbedRequest(model=model, inputs=(text,), normalize=False)
 
@@ -80,7 +80,7 @@ def format_result(result: EmbedResult, body: OllamaBody) -> bytes:
 
 
 def format_result_msgpack(result: EmbedResult, body: OllamaBody) -> bytes:
-    """As the JSON, the embeddings an (N, D) float32 array."""
+    """As the JSON, with the embeddings as an (N, D) float32 array."""
     return pack(_answer(result))
 
 
@@ -95,7 +95,7 @@ def format_prompt_msgpack(result: EmbedResult, body: OllamaPromptBody) -> bytes:
 
 
 def format_tags(cards: Sequence[ModelCard]) -> bytes:
-    """GET /api/tags. Names have a tag, as everywhere in Ollama's lists."""
+    """GET /api/tags. Names have a tag, as in all of Ollama's lists."""
     return orjson.dumps({"models": [_tag(card) for card in cards]})
 
 
@@ -105,9 +105,9 @@ def format_version() -> bytes:
 
 
 def format_show(card: ModelCard, usable_tokens: int) -> bytes:
-    """POST /api/show. usable_tokens: the longest input that the model's backend takes.
+    """POST /api/show. usable_tokens: the longest input that the model's backend accepts.
 
-    What is of generating, such as a template, is empty.
+    Fields about text generation, such as the template, are empty.
     """
     family = card.architecture
     info: dict[str, object] = {
@@ -126,7 +126,7 @@ def format_error(error: BlitzError) -> tuple[int, bytes]:
 
 
 def format_prompt_error(error: BlitzError) -> tuple[int, bytes]:
-    """As format_error, for the one input being the prompt."""
+    """As format_error, with the single input named prompt."""
     names = {"input": "prompt"}
     message = message_of(error, lambda field: rename(field, names).removesuffix("[0]"))
     return error.status, orjson.dumps({"error": message})
@@ -166,5 +166,5 @@ def _described(card: ModelCard) -> dict[str, object]:
 
 
 def _has_tag(name: str) -> bool:
-    """A colon before a slash is of a host's port."""
+    """Whether `name` has a tag; a colon before a slash is a host's port."""
     return ":" in name.rpartition("/")[2]

@@ -26,7 +26,7 @@ from shared.dialects.body import (
     message_of,
     read_inputs,
 )
-from shared.dialects.number_types import EmbeddingType, NumberType, convert, in_base64
+from shared.dialects.number_types import EmbeddingType, NumberType, convert, encode_base64
 from shared.errors import BlitzError, InvalidInput
 from shared.settings import Settings
 from shared.wire.codec import pack
@@ -49,15 +49,15 @@ _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
 class TextObject(msgspec.Struct, frozen=True):
-    """A text as Jina's clients may send it."""
+    """A text as an object, a form of Jina's clients."""
 
     text: Text
 
 
 class EmbeddingsBody(msgspec.Struct, frozen=True):
-    """POST /v1/embeddings: the fields of OpenAI, Voyage, Mistral and Jina, which do not contradict.
+    """POST /v1/embeddings: the fields of OpenAI, Voyage, Mistral and Jina, which do not conflict.
 
-    `prompt_name` is ours, as `truncate` is OpenAI's clients' way to say Voyage's `truncation`.
+    `prompt_name` is ours, and so is `truncate`, for OpenAI's clients; it means Voyage's `truncation`.
     """
 
     input: Text | Annotated[list[Text | TokenId | TokenIds | TextObject], NOT_EMPTY]
@@ -77,19 +77,19 @@ class EmbeddingsBody(msgspec.Struct, frozen=True):
 
     @property
     def inputs(self) -> Inputs:
-        """With texts for objects."""
+        """The input with text objects unwrapped."""
         if isinstance(self.input, str):
             return self.input
         return [item.text if isinstance(item, TextObject) else item for item in self.input]
 
 
 def request_from(body: EmbeddingsBody, *, model: str, settings: Settings) -> EmbedRequest:
-    """The contract that `body` asks for. Raises InvalidInput and EmptyInput naming the field."""
-    number_type, _ = written_as(body)
+    """The contract request. Raises InvalidInput and EmptyInput naming the field."""
+    number_type, _ = output_format_of(body)
     normalize = body.normalized is not False
     if not normalize and number_type != "float":
         raise InvalidInput(
-            f"{number_type} is made of vectors of length one: leave normalized out", field="normalized"
+            f"{number_type} needs vectors of length one: leave normalized out", field="normalized"
         )
     truncates = _agreed(("truncate", body.truncate), ("truncation", body.truncation))
     return EmbedRequest(
@@ -106,35 +106,35 @@ def request_from(body: EmbeddingsBody, *, model: str, settings: Settings) -> Emb
     )
 
 
-def written_as(body: EmbeddingsBody) -> tuple[NumberType, bool]:
-    """The type of the numbers, and whether their bytes are to be in base64. Raises InvalidInput."""
+def output_format_of(body: EmbeddingsBody) -> tuple[NumberType, bool]:
+    """The number type, and whether to encode it in base64. Raises InvalidInput."""
     kinds = body.embedding_type if isinstance(body.embedding_type, list) else [body.embedding_type]
     if len(kinds) != 1:
         raise InvalidInput("embedding_type must name one type", field="embedding_type")
     jina: EmbeddingType | None = _agreed(
         ("embedding_type", kinds[0]), ("encoding_type", body.encoding_type)
     )
-    in_base64 = body.encoding_format == "base64" or jina == "base64"
-    # Voyage's output_dtype says what the bytes are that its encoding_format packs.
+    is_base64 = body.encoding_format == "base64" or jina == "base64"
+    # Voyage's output_dtype is the type of the bytes that encoding_format=base64 encodes.
     named: NumberType | None = None if jina is None or jina == "base64" else jina
     kind: NumberType | None = _agreed(("embedding_type", named), ("output_dtype", body.output_dtype))
-    return kind or "float", in_base64
+    return kind or "float", is_base64
 
 
 def format_result(result: EmbedResult, body: EmbeddingsBody) -> bytes:
-    """JSON {id, object, data, model, usage}; the id is what Mistral's client wants."""
+    """JSON {id, object, data, model, usage}; Mistral's client requires the id."""
     answer = {"id": f"embd-{uuid.uuid4().hex}", **_list_of(_data(result, body), result)}
     return orjson.dumps(answer, option=_NUMPY)
 
 
 def format_line(result: EmbedResult, body: EmbeddingsBody) -> bytes:
-    """The same without an id: a line of a batch is the same however often it is written."""
+    """The same without the random id, so that lines of a batch are reproducible."""
     return orjson.dumps(_list_of(_data(result, body), result), option=_NUMPY)
 
 
 def format_result_msgpack(result: EmbedResult, body: EmbeddingsBody) -> bytes:
-    """As the JSON, but `data` is the (N, D) array itself, float32 if no other type is asked for."""
-    return pack(_list_of(convert(result.vectors, written_as(body)[0]), result))
+    """As the JSON, but `data` is the (N, D) array itself, float32 by default."""
+    return pack(_list_of(convert(result.vectors, output_format_of(body)[0]), result))
 
 
 def format_models(cards: Sequence[ModelCard]) -> bytes:
@@ -146,12 +146,12 @@ def format_model(card: ModelCard) -> bytes:
 
 
 def format_embeddings_error(error: BlitzError) -> tuple[int, bytes]:
-    """As format_error, with the message in `detail` too, where clients of Voyage, Mistral, Jina look."""
+    """As format_error, with the message in `detail` too, for clients of Voyage, Mistral and Jina."""
     return error.status, orjson.dumps({**_error(error), "detail": message_of(error, lambda name: name)})
 
 
 def format_error(error: BlitzError) -> tuple[int, bytes]:
-    """HTTP status and JSON body. The message names the field too: it is all that the SDK prints."""
+    """HTTP status and JSON body. The message includes the field: the SDK prints nothing else."""
     return error.status, orjson.dumps(_error(error))
 
 
@@ -171,19 +171,19 @@ def _list_of(data: object, result: EmbedResult) -> dict[str, object]:
 
 
 def _data(result: EmbedResult, body: EmbeddingsBody) -> list[dict[str, object]]:
-    number_type, packed = written_as(body)
+    number_type, packed = output_format_of(body)
     numbers = convert(result.vectors, number_type)
-    rows = in_base64(numbers) if packed else numbers
+    rows = encode_base64(numbers) if packed else numbers
     return [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
 
 
 def _inputs_of(body: EmbeddingsBody, settings: Settings) -> tuple[TextInput, ...]:
     inputs = read_inputs(body.inputs, field="input", max_inputs=settings.max_inputs)
     if not settings.allow_token_ids and any(not isinstance(item, str) for item in inputs):
-        # LangChain sends tiktoken ids by default: in this model's vocabulary they are other words,
-        # and the vectors would be wrong without anyone noticing.
+        # LangChain sends tiktoken ids by default. In this model's vocabulary they are different words,
+        # so the vectors would be silently wrong.
         raise InvalidInput(
-            "token ids are not accepted, because ids of another model's vocabulary give wrong vectors: "
+            "token ids are not accepted, because ids of another vocabulary give wrong vectors: "
             "send texts (in LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))",
             field="input",
         )
@@ -191,7 +191,7 @@ def _inputs_of(body: EmbeddingsBody, settings: Settings) -> tuple[TextInput, ...
 
 
 def _agreed(one: tuple[str, T | None], other: tuple[str, T | None]) -> T | None:
-    """What two dialects' fields for one thing say. Raises InvalidInput if they say different things."""
+    """The value of two dialects' fields for one thing. Raises InvalidInput if they conflict."""
     (name, value), (other_name, other_value) = one, other
     if value is None or other_value is None or value == other_value:
         return other_value if value is None else value
@@ -199,6 +199,6 @@ def _agreed(one: tuple[str, T | None], other: tuple[str, T | None]) -> T | None:
 
 
 def _model(card: ModelCard) -> dict[str, object]:
-    """Mistral's client reads no list without the last two."""
+    """An entry of the list; Mistral's client requires the last two fields."""
     named = {"id": card.name, "object": "model", "created": card.created, "owned_by": OWNER}
     return {**named, "type": "base", "capabilities": {"completion_chat": False}}

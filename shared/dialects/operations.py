@@ -1,6 +1,7 @@
-"""Every public POST route, in one table: its paths, the body it reads, what it asks for and answers.
+"""The table of public POST routes: paths, body type, parser and formatters.
 
-Does not know HTTP beyond paths, nor backends. A new dialect is a module beside this one and a line here.
+A new dialect is a module beside this one and an entry here. Does not know backends, or HTTP beyond
+paths.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from shared.dialects import (
     ollama,
     openai,
     tei,
-    tei_missing,
     tei_scores,
     tei_tokens,
+    tei_unserved,
 )
-from shared.dialects.body import Marks
+from shared.dialects.body import PresentFields
 from shared.errors import BlitzError
 
 FormatError: TypeAlias = Callable[[BlitzError], tuple[int, bytes]]
@@ -35,18 +36,17 @@ FormatError: TypeAlias = Callable[[BlitzError], tuple[int, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One way of asking for something.
+    """One operation of a dialect.
 
-    body: a msgspec Struct; a field `model`, str or None, names the model.
-    request_from: body, model=, settings= -> a contract; raises InvalidInput naming the body's field.
-    format_result, format_result_msgpack: result, body -> the answer's bytes.
-    task: what a request that names no model would rather have.
-    fits: whether a body is meant for it, where several share a path; the first that fits gets it, and
-        the last at each path gets what fits none.
-    query: fields of the body that the query string may give too.
-    spellings: what else its clients call a model that they call so, the name itself first.
-    refusal: why nobody gets an answer, by the card of the model that is asked, None if that is not
-        known; no function for what is served.
+    body: a msgspec Struct; its field `model`, str or None, names the model. request_from: body, model=,
+    settings= -> a contract; raises InvalidInput naming the body's field. format_result,
+    format_result_msgpack: result, body -> the response's bytes. task: the preferred task of the default
+    model. fits: whether a body is for this operation, if several share a path; the first that fits is
+    chosen, or
+        else the last one.
+    query: fields of the body that may come in the query string.
+    spellings: equivalent names of a model, the given name first.
+    refusal: for a route that is not served: the model's card, None if unknown -> the reason.
     """
 
     summary: str
@@ -57,7 +57,7 @@ class Operation:
     format_result_msgpack: Callable[[Any, Any], bytes]
     format_error: FormatError
     task: Task = "embedding"
-    fits: Callable[[Marks], bool] = lambda marks: True
+    fits: Callable[[PresentFields], bool] = lambda present: True
     query: tuple[str, ...] = ()
     spellings: Callable[[str], tuple[str, ...]] = lambda name: (name,)
     refusal: Callable[[ModelCard | None], str] | None = None
@@ -86,7 +86,7 @@ OPERATIONS = (
         tei.format_similarity,
         tei.format_similarity_msgpack,
         tei.format_similarity_error,
-        fits=lambda marks: marks.get("inputs", False),
+        fits=lambda present: present.get("inputs", False),
     ),
     Operation(
         "Rerank texts (Text Embeddings Inference)",
@@ -97,7 +97,7 @@ OPERATIONS = (
         tei_scores.format_ranks_msgpack,
         tei.format_error,
         task="cross-encoder",
-        fits=lambda marks: "texts" in marks,
+        fits=lambda present: "texts" in present,
     ),
     Operation(
         "Embed (Text Embeddings Inference)",
@@ -119,7 +119,7 @@ OPERATIONS = (
         task="cross-encoder",
     ),
     Operation(
-        "Tell the tokens of texts (Text Embeddings Inference)",
+        "Tokenize texts (Text Embeddings Inference)",
         ("/tokenize",),
         tei_tokens.TokenizeBody,
         tei_tokens.request_from,
@@ -128,7 +128,7 @@ OPERATIONS = (
         tei.format_error,
     ),
     Operation(
-        "Tell the texts of ids (Text Embeddings Inference)",
+        "Decode token ids (Text Embeddings Inference)",
         ("/decode",),
         tei_tokens.DecodeBody,
         tei_tokens.decode_request_from,
@@ -145,7 +145,7 @@ OPERATIONS = (
         cohere.format_weaviate_msgpack,
         cohere.format_error,
         task="cross-encoder",
-        fits=lambda marks: "property" in marks,
+        fits=lambda present: "property" in present,
     ),
     Operation(
         "Rerank documents (Infinity, as litellm reads it)",
@@ -166,7 +166,7 @@ OPERATIONS = (
         cohere.format_voyage_msgpack,
         cohere.format_error,
         task="cross-encoder",
-        fits=lambda marks: "top_n" not in marks and bool({"top_k", "truncation"} & marks.keys()),
+        fits=lambda present: "top_n" not in present and bool({"top_k", "truncation"} & present.keys()),
     ),
     Operation(
         "Rerank documents (Cohere v1, Jina)",
@@ -217,7 +217,7 @@ OPERATIONS = (
         spellings=ollama.spellings,
     ),
     Operation(
-        "Embed one text (Ollama, the older way)",
+        "Embed one text (Ollama, older route)",
         ("/api/embeddings",),
         ollama.OllamaPromptBody,
         ollama.prompt_request_from,
@@ -230,14 +230,14 @@ OPERATIONS = (
         Operation(
             "Not served: the error says why (Text Embeddings Inference)",
             (path,),
-            tei_missing.NothingBody,
-            tei_missing.nothing_from,
-            tei_missing.format_nothing,
-            tei_missing.format_nothing,
+            tei_unserved.UnservedBody,
+            tei_unserved.refuse,
+            tei_unserved.format_refused,
+            tei_unserved.format_refused,
             tei.format_error,
             refusal=why,
         )
-        for path, why in tei_missing.REFUSALS.items()
+        for path, why in tei_unserved.REFUSALS.items()
     ),
     Operation(
         "Embed records (Azure AI Search: custom Web API skill and vectorizer)",
@@ -253,39 +253,38 @@ OPERATIONS = (
 
 
 def supported_by(body: type[Any]) -> frozenset[str]:
-    """The fields that it reads, by their names in JSON."""
+    """The JSON names of a body's fields."""
     return _SUPPORTED[body]
 
 
 def operations_at(path: str) -> tuple[Operation, ...]:
-    """Those that share `path`, in the order in which `choose` asks them."""
+    """The operations that share `path`, in the order in which `choose` tries them."""
     return tuple(each for each in OPERATIONS if path in each.paths)
 
 
 @cache
-@cache
-def asks_for(operation: Operation) -> type[AnyRequest]:
-    """The kind of request that an operation's bodies become."""
+def request_type_of(operation: Operation) -> type[AnyRequest]:
+    """The contract type that an operation's bodies become."""
     kind: type[AnyRequest] = get_type_hints(operation.request_from)["return"]
     return kind
 
 
-def choose(operations: Sequence[Operation], marks: Marks) -> Operation:
-    """The one of a path's operations that a body is meant for."""
-    return next((each for each in operations[:-1] if each.fits(marks)), operations[-1])
+def choose(operations: Sequence[Operation], present: PresentFields) -> Operation:
+    """The operation of a path that a body is for."""
+    return next((each for each in operations[:-1] if each.fits(present)), operations[-1])
 
 
 PATHS = tuple(dict.fromkeys(path for each in OPERATIONS for path in each.paths))
-"""All paths, each once."""
+"""All paths, without duplicates."""
 
 
 def error_format_at(path: str) -> FormatError:
-    """How an error is told of a request whose body nobody has read; OpenAI's shape at unknown paths."""
+    """The error format for a request whose body was not read; OpenAI's at unknown paths."""
     return _ERROR_FORMATS.get(path, openai.format_error)
 
 
 def is_operation(path: str) -> bool:
-    """Whether requests to `path` are for a backend."""
+    """Whether requests to `path` go to a backend."""
     return path in _ERROR_FORMATS or _AZURE_DEPLOYMENT.fullmatch(path) is not None
 
 
@@ -294,8 +293,8 @@ _SUPPORTED = {
     for each in OPERATIONS
 }
 KNOWN = frozenset().union(*_SUPPORTED.values())
-"""Fields that any dialect reads."""
+"""Fields of all dialects."""
 
 _ERROR_FORMATS = {path: operations_at(path)[-1].format_error for path in PATHS}
 _AZURE_DEPLOYMENT = re.compile("/openai/deployments/(?s:.+)/embeddings")
-"""The only path with a name in it; its shape is OpenAI's, as that of unknown paths."""
+"""The only path with a parameter; its shape is OpenAI's, as for unknown paths."""

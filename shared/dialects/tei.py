@@ -44,14 +44,14 @@ _STATUSES: tuple[tuple[type[BlitzError], int, str], ...] = (
     (Unavailable, 503, "Unhealthy"),
     (BackendFailed, 424, "Backend"),
 )
-"""What TEI answers, first match; other errors keep their own status."""
+"""TEI's status and error type, first match; other errors keep their status."""
 
 _DTYPES = {"cpu-int8": "int8", "cpu-fp32": "float32", "gpu-fp16": "float16"}
 _NAMES = {"input": "inputs", "documents": "texts"}
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What every body may say. Unknown fields are ignored."""
+    """Fields of every body. Unknown fields are ignored."""
 
     truncate: bool | None = None
     truncation_direction: Literal["Right", "Left", "right", "left"] | None = None
@@ -66,7 +66,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EmbedBody(Options, frozen=True):
-    """POST /embed. `model` is ours, here and below, for a server of many models."""
+    """POST /embed. `model`, here and below, is our extension for several models."""
 
     inputs: Inputs
     model: str | None = None
@@ -76,7 +76,7 @@ class EmbedBody(Options, frozen=True):
 
 
 class Sentences(msgspec.Struct, frozen=True):
-    """What /similarity compares: one sentence with each of the others."""
+    """The inputs of /similarity: one sentence to compare with each of the others."""
 
     source_sentence: Text
     sentences: Annotated[list[Text], NOT_EMPTY]
@@ -97,7 +97,7 @@ class SimilarityBody(msgspec.Struct, frozen=True):
 
 
 def request_from(body: EmbedBody, *, model: str, settings: Settings) -> EmbedRequest:
-    """The contract that `body` asks for. Raises InvalidInput and EmptyInput naming the field."""
+    """The contract request. Raises InvalidInput and EmptyInput naming the field."""
     return EmbedRequest(
         model=model,
         inputs=read_inputs(body.inputs, field="inputs", max_inputs=settings.max_inputs),
@@ -110,10 +110,10 @@ def request_from(body: EmbedBody, *, model: str, settings: Settings) -> EmbedReq
 
 
 def similarity_request_from(body: SimilarityBody, *, model: str, settings: Settings) -> EmbedRequest:
-    """The source sentence, then the others, to be embedded. Raises InvalidInput and EmptyInput."""
+    """Embeds the source sentence, then the others. Raises InvalidInput and EmptyInput."""
     sentences, field = body.inputs.sentences, "inputs.sentences"
     if not sentences:
-        raise EmptyInput(f"{field} is empty: give at least one text", field=field)
+        raise EmptyInput(f"{field} is empty: send at least one text", field=field)
     check_count(len(sentences) + 1, field=field, max_inputs=settings.max_inputs)
     options = body.parameters or SimilarityOptions()
     return EmbedRequest(
@@ -126,7 +126,7 @@ def similarity_request_from(body: SimilarityBody, *, model: str, settings: Setti
 
 
 def format_result(result: EmbedResult, body: EmbedBody) -> bytes:
-    """JSON [[float]], two-dimensional for a single text too."""
+    """JSON [[float]], two-dimensional even for a single text."""
     vectors = np.ascontiguousarray(result.vectors)
     return orjson.dumps(vectors, option=orjson.OPT_SERIALIZE_NUMPY)
 
@@ -147,9 +147,9 @@ def format_similarity_msgpack(result: EmbedResult, body: SimilarityBody) -> byte
 
 
 def format_info(card: ModelCard, settings: Settings, version: str, usable_tokens: int) -> bytes:
-    """GET /info of one model. usable_tokens: the longest input that its backend takes.
+    """GET /info of one model. usable_tokens: the longest input that its backend accepts.
 
-    Batches are each backend's own business: what a caller may count on is what a request may have.
+    max_batch_tokens is the limit of a request: backends form their batches themselves.
     """
     info = {
         "model_id": card.name,
@@ -172,7 +172,7 @@ def format_error(error: BlitzError) -> tuple[int, bytes]:
 
 
 def format_similarity_error(error: BlitzError) -> tuple[int, bytes]:
-    """As format_error, for input[0] being the source sentence and input[3] the third of the others."""
+    """As format_error, with input[0] named inputs.source_sentence and input[3] inputs.sentences[2]."""
     return _format_error(error, message_of(error, _name_sentence))
 
 
@@ -190,7 +190,8 @@ def _name_sentence(field: str) -> str:
 
 
 def _cosines(vectors: FloatMatrix) -> FloatMatrix:
-    """Of unit vectors, the first with each other. Not one product: its rounding may depend on N."""
+    """Cosines of the first unit vector with the others, one by one: a matrix product's rounding may
+    depend on N."""
     return np.array([float(vectors[0] @ row) for row in vectors[1:]], np.float32)
 
 

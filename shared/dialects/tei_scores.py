@@ -19,7 +19,7 @@ from shared.wire.codec import pack
 
 
 class RerankBody(Options, frozen=True):
-    """POST /rerank with `texts`. `top_n` is litellm's, which sends it as if TEI knew it."""
+    """POST /rerank with `texts`. `top_n` is not TEI's, but litellm sends it."""
 
     query: Text
     texts: Annotated[list[str], NOT_EMPTY]
@@ -33,7 +33,7 @@ class PredictBody(Options, frozen=True):
     """POST /predict.
 
     inputs: "a" or ["a"] is a text, ["a", "b"] a pair; [["a"], ["b", "c"]] is a batch of a text and a
-    pair, answered by a list for each.
+    pair, with a list of predictions for each.
     """
 
     inputs: Text | Annotated[list[Text | Annotated[list[Text], NOT_EMPTY]], NOT_EMPTY]
@@ -46,7 +46,7 @@ class PredictBody(Options, frozen=True):
 
 
 def rerank_request_from(body: RerankBody, *, model: str, settings: Settings) -> RerankRequest:
-    """The contract that `body` asks for. Raises InvalidInput and EmptyInput."""
+    """The contract request. Raises InvalidInput and EmptyInput."""
     return RerankRequest(
         model=model,
         query=body.query,
@@ -58,10 +58,10 @@ def rerank_request_from(body: RerankBody, *, model: str, settings: Settings) -> 
 
 
 def predict_request_from(body: PredictBody, *, model: str, settings: Settings) -> PredictRequest:
-    """The contract that `body` asks for. Raises InvalidInput and EmptyInput naming the field."""
+    """The contract request. Raises InvalidInput and EmptyInput naming the field."""
     inputs: tuple[str | tuple[str, str], ...]
     if not body.inputs:
-        raise EmptyInput("inputs is empty: give at least one text", field="inputs")
+        raise EmptyInput("inputs is empty: send at least one text", field="inputs")
     if isinstance(body.inputs, str):
         inputs = (body.inputs,)
     elif body.is_batch:
@@ -79,7 +79,7 @@ def predict_request_from(body: PredictBody, *, model: str, settings: Settings) -
 
 
 def format_ranks(result: RerankResult, body: RerankBody) -> bytes:
-    """JSON [{index, score, text?}], best first. Nothing else: Elasticsearch refuses unknown fields."""
+    """JSON [{index, score, text?}], best first. No extra fields: Elasticsearch refuses them."""
     ranks = []
     for index in result.ranking[: body.top_n]:
         rank: dict[str, object] = {"index": index, "score": result.scores[index]}
@@ -99,7 +99,7 @@ def format_ranks_msgpack(result: RerankResult, body: RerankBody) -> bytes:
 
 
 def format_predictions(result: PredictResult, body: PredictBody) -> bytes:
-    """JSON [{score, label}], the likeliest first; for a batch a list of such lists."""
+    """JSON [{score, label}], best first; a list of such lists for a batch."""
     predictions = [
         [
             {"score": row[label], "label": result.labels[label]}
@@ -119,12 +119,12 @@ def format_predictions_msgpack(result: PredictResult, body: PredictBody) -> byte
 def _text_or_pair(value: str | list[str] | list[str | list[str]], field: str) -> str | tuple[str, str]:
     texts = [value] if isinstance(value, str) else [text for text in value if isinstance(text, str)]
     if isinstance(value, str) or len(texts) < len(value):
-        raise InvalidInput('texts and lists are mixed: send [["a"], ["b", "c"]]', field=field)
+        raise InvalidInput('inputs mixes texts and lists: send [["a"], ["b", "c"]]', field=field)
     if not texts:
-        raise EmptyInput(f"{field} is empty: give a text or a pair", field=field)
+        raise EmptyInput(f"{field} is empty: send a text or a pair", field=field)
     if len(texts) > 2:
         raise InvalidInput(
-            f"{field} has {len(texts)} texts in one list, which is a text or a pair: "
+            f"{field} has {len(texts)} texts in one list, which may be a text or a pair: "
             'send several as [["a"], ["b"]]',
             field=field,
         )

@@ -20,7 +20,7 @@ from shared.wire.codec import pack
 
 
 class TokenizeBody(msgspec.Struct, frozen=True):
-    """POST /tokenize. Here alone a text may be empty."""
+    """POST /tokenize. Only here may a text be empty."""
 
     inputs: str | Annotated[list[str], NOT_EMPTY]
     model: str | None = None
@@ -29,7 +29,7 @@ class TokenizeBody(msgspec.Struct, frozen=True):
 
 
 class DecodeBody(msgspec.Struct, frozen=True):
-    """POST /decode. ids: of one text, or a list for each."""
+    """POST /decode. ids: of one text, or one list per text."""
 
     ids: Annotated[list[TokenId | TokenIds], NOT_EMPTY]
     model: str | None = None
@@ -37,7 +37,7 @@ class DecodeBody(msgspec.Struct, frozen=True):
 
 
 def request_from(body: TokenizeBody, *, model: str, settings: Settings) -> TokenizeRequest:
-    """The contract that `body` asks for. Raises InvalidInput and EmptyInput naming the field."""
+    """The contract request. Raises InvalidInput and EmptyInput naming the field."""
     inputs = (body.inputs,) if isinstance(body.inputs, str) else tuple(body.inputs)
     check_count(len(inputs), field="inputs", max_inputs=settings.max_inputs)
     return TokenizeRequest(
@@ -49,9 +49,9 @@ def request_from(body: TokenizeBody, *, model: str, settings: Settings) -> Token
 
 
 def format_result(result: TokenizeResult, body: TokenizeBody) -> bytes:
-    """JSON [[{id, text, special, start, stop}]], a list for each input, for a single text too.
+    """JSON [[{id, text, special, start, stop}]], one list per input, even for a single text.
 
-    start and stop count bytes of UTF-8, and are null for a special token.
+    start and stop are byte offsets in UTF-8; null for a special token.
     """
     tokens = (
         {
@@ -63,22 +63,22 @@ def format_result(result: TokenizeResult, body: TokenizeBody) -> bytes:
         }
         for (token, special, start, stop), text in zip(result.spans.tolist(), result.texts, strict=True)
     )
-    # As many of them as the input has tokens, for each input in turn.
+    # Consumes the iterator: each input in turn takes its number of tokens.
     return orjson.dumps([[next(tokens) for _ in range(count)] for count in result.token_counts])
 
 
 def format_result_msgpack(result: TokenizeResult, body: TokenizeBody) -> bytes:
-    """By columns: {counts: (N,) int32, spans: (T, 4) int32, texts: [str]}, see TokenizeResult."""
+    """As columns: {counts: (N,) int32, spans: (T, 4) int32, texts: [str]}, see TokenizeResult."""
     counts = np.array(result.token_counts, np.int32)
     return pack({"counts": counts, "spans": result.spans, "texts": list(result.texts)})
 
 
 def decode_request_from(body: DecodeBody, *, model: str, settings: Settings) -> DecodeRequest:
-    """The contract that `body` asks for. Raises InvalidInput, EmptyInput and PayloadTooLarge."""
+    """The contract request. Raises InvalidInput, EmptyInput and PayloadTooLarge."""
     single = tuple(each for each in body.ids if isinstance(each, int))
     lists = tuple(tuple(each) for each in body.ids if not isinstance(each, int))
     if single and lists:
-        raise InvalidInput("ids and lists are mixed: send [[1], [2, 3]]", field="ids")
+        raise InvalidInput("ids mixes numbers and lists: send [[1], [2, 3]]", field="ids")
     check_count(len(lists), field="ids", max_inputs=settings.max_inputs)
     inputs = lists or (single,) if body.ids else ()
     check_tokens(sum(map(len, inputs)), settings.max_request_tokens, "ids")
@@ -86,7 +86,7 @@ def decode_request_from(body: DecodeBody, *, model: str, settings: Settings) -> 
 
 
 def format_texts(result: DecodeResult, body: DecodeBody) -> bytes:
-    """JSON [str], a list for the ids of a single text too."""
+    """JSON [str], a list even for a single text."""
     return orjson.dumps(result.texts)
 
 

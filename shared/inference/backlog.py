@@ -11,7 +11,7 @@ from shared.errors import Overloaded
 
 
 @dataclass(eq=False, slots=True)
-class Reservation:
+class QueuePlace:
     """A request that is let in and not yet queued. tokens: an estimate; 0 once it is queued."""
 
     tokens: int
@@ -39,12 +39,12 @@ class Backlog:
                 "too many requests are waiting: retry later", retry_after_s=self._drain_s(excess)
             )
 
-    def reserve(self, tokens: int) -> Reservation:
+    def reserve(self, tokens: int) -> QueuePlace:
         """Count these tokens as waiting until `release`."""
         self._reserved_tokens += tokens
-        return Reservation(tokens)
+        return QueuePlace(tokens)
 
-    def release(self, reservation: Reservation) -> None:
+    def release(self, reservation: QueuePlace) -> None:
         """A second time it has no effect."""
         self._reserved_tokens -= reservation.tokens
         reservation.tokens = 0

@@ -30,7 +30,7 @@ from shared.errors import BeyondMemory, InvalidArtefact, InvalidInput
 from shared.inference.spelling import Spelling
 from shared.inference.steps import Steps, completed
 from shared.inference.tokenization import Tokenizer
-from shared.models.abilities import check_can
+from shared.models.capabilities import check_supports
 from shared.models.manifest import Manifest
 from shared.names import check_prompt
 from shared.vectors import Activation, DenseLayer, apply_dense, rows_not_finite
@@ -61,7 +61,7 @@ class Model:
 
     def tokenize(self, request: EmbedRequest) -> Steps[list[list[int]]]:
         """Ids of each input, its prompt prepended. Raises InvalidInput and InputTooLong."""
-        check_can(EmbedRequest, self.manifest)
+        check_supports(EmbedRequest, self.manifest)
         if request.dimensions is not None and request.dimensions > self.manifest.dimensions:
             raise InvalidInput(
                 f"ask for 1 to {self.manifest.dimensions}: this model's vectors have no more",
@@ -76,7 +76,7 @@ class Model:
 
     def tokenize_pairs(self, request: RerankRequest) -> Steps[list[TokenPair]]:
         """The query paired with each document. Raises InvalidInput and InputTooLong."""
-        check_can(RerankRequest, self.manifest)
+        check_supports(RerankRequest, self.manifest)
         return self.tokenizer.encode_pairs(
             request.query,
             request.documents,
@@ -87,7 +87,7 @@ class Model:
 
     def tokenize_inputs(self, request: PredictRequest) -> Steps[list[Tokens]]:
         """Texts and pairs for a cross-encoder. Raises InvalidInput and InputTooLong."""
-        check_can(PredictRequest, self.manifest)
+        check_supports(PredictRequest, self.manifest)
         return self.tokenizer.encode_each(
             request.inputs, truncate=request.truncate, side=request.truncation_side
         )

@@ -1,6 +1,6 @@
-"""What models are published, for callers and for routing: the store's pointers and manifests, listed.
+"""Lists the published models for callers and for routing, from the store's pointers and manifests.
 
-Does not know which models are loaded, nor where.
+Does not know which models are loaded.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from shared.observability.logs import log_failure
 _log = logging.getLogger(__name__)
 
 CARDS_S = 5.0
-"""How old a listing of the store may be before another is made, in seconds."""
+"""Maximum age of a listing, in seconds."""
 
 
 class Catalogue:
-    """The models of `store` that are published for any of `devices`, as they were last listed.
+    """The models of `store` that are published for any of `devices`, as last listed.
 
-    The store is listed when somebody asks, once for all who do, at most once in CARDS_S, in a thread of
-    its own: no caller's leaving or deadline ends it, and callers may be of any thread and event loop.
-    While the store does not answer, what was listed before counts. clock: monotonic seconds.
+    The store is listed on demand, at most once per CARDS_S, in a separate thread shared by all callers:
+    no caller's cancellation or deadline ends it, and callers may use any thread and event loop. While
+    the store does not answer, the previous listing is used. clock: monotonic seconds.
     """
 
     def __init__(
@@ -42,40 +42,40 @@ class Catalogue:
         self._devices = devices
         self._clock = clock
         self._lock = threading.Lock()
-        self._listing: Future[None] | None = None  # the last one; done once it has ended, well or badly
+        self._listing: Future[None] | None = None  # the latest; done once it has succeeded or failed
         self._next_listing = 0.0
         self._cards: list[ModelCard] = []
         self._by_name: dict[str, list[ModelCard]] = {}
-        self._error: Exception | None = None  # why no model is known
+        self._error: Exception | None = None  # why there is no listing
 
     async def cards(self) -> list[ModelCard]:
-        """A card for each model and device, by name, as it was at most CARDS_S ago.
+        """A card for each model and device, sorted by name, at most CARDS_S old.
 
-        Raises StoreUnavailable if that is not known, nor what was there before.
+        Raises StoreUnavailable if the store does not answer and was never listed.
         """
-        await _end_of(self._last_listing())
+        await _wait_for(self._current_listing())
         if self._error is not None:
-            raise self._error.with_traceback(None)  # many raise it: their frames must not add up
+            raise self._error.with_traceback(None)  # raised many times: tracebacks must not accumulate
         return self._cards
 
     async def cards_of(self, name: str) -> list[ModelCard]:
-        """A model's cards, one a device; none if it is not known. At the cost of a lock and a dict.
+        """A model's cards, one per device; empty if it is unknown. Costs a lock and a dict look-up.
 
-        Waits only for a name that is not known. Others get what was listed last, however old, while a
-        new listing is made.
+        Waits only for an unknown name. A known one gets the last listing, however old, while a new one
+        is made.
         """
-        listing = self._last_listing()
+        listing = self._current_listing()
         if name not in self._by_name:
-            await _end_of(listing)
+            await _wait_for(listing)
         return self._by_name.get(name, [])
 
-    def _last_listing(self) -> Future[None]:
-        """A new one, if the last was too long ago."""
+    def _current_listing(self) -> Future[None]:
+        """The latest listing, or a new one if that is too old."""
         with self._lock:
             last = self._listing
             if last is None or (last.done() and self._clock() >= self._next_listing):
                 last = Future()
-                # A running future cannot be cancelled, so no caller that leaves can end it for others.
+                # A running future cannot be cancelled, so a caller that leaves cannot end it for others.
                 last.set_running_or_notify_cancel()
                 threading.Thread(target=self._list, args=(last,), name="catalogue", daemon=True).start()
                 self._listing = last
@@ -96,7 +96,7 @@ class Catalogue:
         listing.set_result(None)
 
     def _cards_of(self, name: str) -> list[ModelCard]:
-        """None for what cannot be served: one broken model must not hide the others."""
+        """The model's cards; empty if it is broken, which must not hide the others."""
         cards = []
         try:
             for device, revision in self._store.revisions(name).items():
@@ -107,7 +107,7 @@ class Catalogue:
         return cards
 
 
-async def _end_of(listing: Future[None]) -> None:
+async def _wait_for(listing: Future[None]) -> None:
     if not listing.done():
         await asyncio.wrap_future(listing)
 

@@ -1,8 +1,8 @@
-"""What a published model is: the one description that builder, store and server share.
+"""The manifest: the description of a published model that builder, store and server share.
 
 A manifest is `NAME/REVISION/manifest.json`, written last, so that its presence means every file it
-lists is there. `NAME/current` (JSON, device -> revision) points at what is served. This module does
-not know where files live.
+lists is there. `NAME/current` (JSON, device -> revision) points at the served revisions. Does not know
+where files are stored.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ POINTER_FILE = "current"
 
 MAX_FILE_BYTES = 1 << 40
 MAX_TOKENIZER_BYTES = 128 << 20
-"""The largest that models come with, of 260,000 tokens, have 35 MB."""
+"""The largest known, of 260,000 tokens, have 35 MB."""
 MAX_TOKEN_ID = 2**31 - 1
 MAX_TOKENS = 1 << 20
 MAX_DIMENSIONS = 1 << 16
 MAX_NAMES = 1_000
-"""Of prompts, and of labels."""
+"""Maximum number of prompts, and of labels."""
 
 Target: TypeAlias = Literal["cpu-int8", "cpu-fp32", "gpu-fp16"]
 
@@ -43,24 +43,24 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Dense(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A Dense layer after pooling. file: safetensors with `weight` (out, in) and maybe `bias` (out,)."""
+    """A Dense layer after pooling. file: safetensors with `weight` (out, in), optional `bias` (out,)."""
 
     file: str
     activation: Activation
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the weights came from: a hub id, package or folder name; its revision or content hash."""
+    """Origin of the weights: a hub id, package or folder name; its revision or content hash."""
 
     name: str
     revision: str
 
 
 class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """Measured through the serving code against the FP32 original, on the machine that built it.
+    """Measured through the serving code against the FP32 original, on the build machine.
 
-    batch_max_abs_diff: how far anything in a result moves between an input alone and among 31 others.
-    inputs_per_s: texts, or pairs of a cross-encoder.
+    batch_max_abs_diff: largest change of a result between an input alone and among 31 others.
+    inputs_per_s: texts, or pairs for a cross-encoder.
     cosine_*: an embedding model's vectors with the original's.
     rank_agreement_*: a cross-encoder's Spearman correlation with the original, over the documents of
         each sample query. score_*_abs_diff: between their scores, 0 to 1.
@@ -82,7 +82,7 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 _UNMEASURED: dict[str, TextMemory] = {
     # ONNX Runtime, with attention of 16 heads that keeps four matrices of T * T floats each.
     "cpu": TextMemory(65_536.0, 256.0),
-    # torch's attention keeps no such matrix, and an allocation that fails ends no process.
+    # torch's attention keeps no such matrix, and a failed allocation does not end the process.
     "gpu": WEIGHTLESS,
 }
 
@@ -90,15 +90,15 @@ _UNMEASURED: dict[str, TextMemory] = {
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A published model.
 
-    max_tokens: longest input the model reads, special tokens included.
+    max_tokens: longest input, special tokens included.
     dimensions: length of the full vector; of a cross-encoder, the number of its labels.
     pooling, normalize: of an embedding model only; normalize: whether the original ends in a Normalize
-        module (what "the model's own vector" means).
-    matryoshka_dimensions: lengths the vector was trained to be cut to.
-    labels: of a cross-encoder, what each logit means; empty for an embedding model.
-    prompts: name -> text prepended; default_prompt: the one used when a request names none.
-    tools: name -> version of what built it. created: when, in Unix seconds.
-    memory: measured when it was built; None: it was not, see text_memory.
+        module.
+    matryoshka_dimensions: shorter lengths that the vector was trained for.
+    labels: of a cross-encoder, one per logit; empty for an embedding model.
+    prompts: name -> prepended text; default_prompt: used if a request names none.
+    tools: name -> version of the build tools. created: Unix seconds.
+    memory: measured at build; None: not measured, see text_memory.
     """
 
     schema_version: int
@@ -128,7 +128,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def text_memory(self) -> TextMemory:
-        """As measured, or else what is assumed of a base model."""
+        """The measured memory, or else an assumption for a base model."""
         return self.memory or _UNMEASURED[self.device]
 
     @property
@@ -137,12 +137,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Total bytes of all files."""
         return sum(file.size for file in self.files)
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    """Parse and check a manifest. Raises InvalidArtefact that says what is wrong."""
+    """Parse and check a manifest. Raises InvalidArtefact with the reason."""
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except msgspec.DecodeError as error:
@@ -161,9 +161,11 @@ def decode_manifest(data: bytes) -> Manifest:
     if MANIFEST_FILE in names:
         raise InvalidArtefact(f"the manifest lists {MANIFEST_FILE} among its artefacts")
     if (manifest.task == "embedding") != (manifest.pooling is not None):
-        raise InvalidArtefact("an embedding model needs a pooling, a cross-encoder has none")
+        raise InvalidArtefact("an embedding model needs a pooling; a cross-encoder must have none")
     if len(manifest.labels) != (manifest.dimensions if manifest.task == "cross-encoder" else 0):
-        raise InvalidArtefact("a cross-encoder has one label for each logit, an embedding model none")
+        raise InvalidArtefact(
+            "a cross-encoder needs one label per logit; an embedding model must have none"
+        )
     needed = {manifest.model_file, manifest.tokenizer_file, *(d.file for d in manifest.dense)}
     if missing := needed - names:
         raise InvalidArtefact(f"the manifest does not list {', '.join(sorted(missing))}")
@@ -171,7 +173,7 @@ def decode_manifest(data: bytes) -> Manifest:
 
 
 def _check_numbers(manifest: Manifest) -> None:
-    """What is reserved, read or sent by these numbers is so within bounds. Raises InvalidArtefact."""
+    """Bound the numbers that later determine allocations and reads. Raises InvalidArtefact."""
     sizes = {file.name: file.size for file in manifest.files}
     bounds = (
         ("a file's size", min(sizes.values(), default=0), 0, MAX_FILE_BYTES),
@@ -185,7 +187,7 @@ def _check_numbers(manifest: Manifest) -> None:
     )
     for what, number, least, most in bounds:
         if not least <= number <= most:
-            raise InvalidArtefact(f"the manifest has {number} as {what}; {least} to {most} is right")
+            raise InvalidArtefact(f"the manifest has {number} as {what}; it must be {least} to {most}")
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

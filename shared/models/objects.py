@@ -1,10 +1,10 @@
-"""A model store's keys to bytes, in a folder or in an Azure Blob container.
+"""A model store's object storage: keys to bytes, in a folder or an Azure Blob container.
 
-It does not know models, revisions or hashes beyond the `File` it is asked about. azure is imported when
-a blob container is opened, so that a process which uses a folder does not pay for it at startup.
+azure is imported only when a blob container is opened, to keep the startup of other processes fast. Does
+not know models or revisions; hashes only of the `File` it is given.
 
-Who writes a store is not who reads it: whatever is there is read up to a limit, and in a folder regular
-files alone. The folder itself may be behind a symbolic link, since the operator named it.
+The store's content is not trusted: reads are capped, and in a folder only regular files are read. The
+folder itself may be a symbolic link, since the operator named it.
 """
 
 from __future__ import annotations
@@ -30,53 +30,53 @@ _CHUNK_BYTES = 4 << 20
 _POINTER_TRIES = 20
 
 MAX_OBJECT_BYTES = 256 << 10
-"""Of a pointer or manifest; those of real models have at most a few KB."""
+"""Maximum of a pointer or manifest; real ones have at most a few KB."""
 
 MAX_MODELS = 1_000
-"""In one store. Each is read again every few seconds where models are listed."""
+"""Maximum in one store. Listing re-reads each of them every few seconds."""
 
 MAX_LISTED = 100_000
-"""Blobs of a container, entries of a folder, that a search for models goes through."""
+"""Maximum blobs of a container, or entries of a folder, that a listing visits."""
 
 
 T = TypeVar("T")
 
 
 class ObjectStore(Protocol):
-    """Every method raises StoreUnavailable or Unavailable when the store or the disk does not serve."""
+    """Every method raises StoreUnavailable or Unavailable if the store or the disk fails."""
 
     def prepare(self) -> None:
-        """Make the place for a first object, where it is missing and ours to make."""
+        """Create the root folder if it is missing."""
 
     def names(self, holding: str) -> list[str]:
-        """First parts of the keys "NAME/HOLDING", in no order. Misconfigured if there are too many."""
+        """NAMEs of the keys "NAME/HOLDING", unordered. Raises Misconfigured if there are too many."""
 
     def read(self, key: str) -> bytes | None:
-        """A small object; None if there is none. InvalidArtefact if it is larger, or no file."""
+        """A small object; None if absent. Raises InvalidArtefact if it is too large, or not a file."""
 
     def write(self, key: str, data: bytes) -> None:
-        """Readers see the old bytes or the new, never a mixture."""
+        """Write atomically: readers see the old bytes or the new."""
 
     def update(self, key: str, change: Callable[[bytes | None], bytes]) -> None:
-        """Read, change, write; `change` runs again if another writer came between."""
+        """Read, change and write; `change` runs again if another writer came between."""
 
     def holds(self, key: str, file: File) -> bool:
-        """Whether the object is there with the file's size and hash."""
+        """Whether the object exists with the file's size and hash."""
 
     def upload(self, key: str, path: Path, file: File) -> None:
-        """Store a file under `key`, replacing what is there."""
+        """Store a file under `key`, replacing an existing object."""
 
     def download(self, key: str, path: Path, file: File) -> None:
-        """Fetch into `path`. InvalidArtefact if it is not there or has another size."""
+        """Fetch into `path`. Raises InvalidArtefact if it is absent or has another size."""
 
     def local(self) -> Path | None:
-        """The folder where objects can be read in place, each at its key; None if they are remote."""
+        """The folder where objects can be read in place by key; None if they are remote."""
 
 
-def difference(path: Path, file: File, *, inside: Path) -> str | None:
-    """What is wrong with the copy of `file` at `path`, after its name in a sentence; None: nothing.
+def mismatch_of(path: Path, file: File, *, inside: Path) -> str | None:
+    """Why the copy of `file` at `path` is invalid, as a predicate for its name; None if it is valid.
 
-    inside: as in `open_regular`. All is asked of one opened file. Raises OSError.
+    inside: as in `open_regular`. Opens the file once for all checks. Raises OSError.
     """
     try:
         with open_regular(path, inside=inside) as stream:
@@ -92,7 +92,7 @@ def difference(path: Path, file: File, *, inside: Path) -> str | None:
 
 
 class FolderObjects:
-    """Objects are files below `root`. A missing one is no empty store: it may be a disk that is away."""
+    """Objects are files below `root`. A missing root is an error: its disk may not be mounted."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -104,10 +104,10 @@ class FolderObjects:
 
     def names(self, holding: str) -> list[str]:
         with disk_errors(), os.scandir(self._root) as entries:
-            listed = _counted(MAX_LISTED, entries, "entries")
-            # What is no regular file is a name too: reading it says what is wrong.
+            listed = _at_most(MAX_LISTED, entries, "entries")
+            # Irregular files are listed too: reading one reports the error.
             found = (entry.name for entry in listed if os.path.lexists(f"{entry.path}/{holding}"))
-            return list(_counted(MAX_MODELS, found, "models"))
+            return list(_at_most(MAX_MODELS, found, "models"))
 
     def read(self, key: str) -> bytes | None:
         with disk_errors():
@@ -116,7 +116,7 @@ class FolderObjects:
             except FileRefused as refusal:
                 raise InvalidArtefact(f"{key} of the model store {refusal.reason}") from refusal
             except (FileNotFoundError, NotADirectoryError):
-                os.scandir(self._root).close()  # raises if all is missing, not this object alone
+                os.scandir(self._root).close()  # raises if the whole root is missing
                 return None
 
     def write(self, key: str, data: bytes) -> None:
@@ -128,7 +128,7 @@ class FolderObjects:
 
     def holds(self, key: str, file: File) -> bool:
         with disk_errors():
-            return difference(self._root / key, file, inside=self._root) is None
+            return mismatch_of(self._root / key, file, inside=self._root) is None
 
     def upload(self, key: str, path: Path, file: File) -> None:
         def copy(target: Path) -> None:
@@ -157,7 +157,7 @@ class FolderObjects:
             partial = Path(name)
             try:
                 fill(partial)
-                partial.chmod(0o644)  # mkstemp makes 0600, which another user's server cannot read
+                partial.chmod(0o644)  # mkstemp creates 0600, which a server of another user cannot read
                 partial.replace(target)
             except BaseException:
                 partial.unlink(missing_ok=True)
@@ -190,7 +190,9 @@ class BlobObjects:
             except ValueError as error:
                 raise Misconfigured("the storage connection string is not valid") from error
             if self._container.url.rstrip("/") != url:
-                raise Misconfigured("the storage connection string is of another account than the store")
+                raise Misconfigured(
+                    "the storage connection string belongs to another account than the store"
+                )
         elif url.startswith("http://"):
             raise Misconfigured("a model store over http needs a storage connection string")
         else:
@@ -201,14 +203,14 @@ class BlobObjects:
             )
 
     def prepare(self) -> None:
-        """The container was made with the account, by who may do that."""
+        """Nothing to do: deployment creates the container."""
 
     def names(self, holding: str) -> list[str]:
         with azure_errors():
-            listed = _counted(MAX_LISTED, self._container.list_blob_names(), "blobs")
+            listed = _at_most(MAX_LISTED, self._container.list_blob_names(), "blobs")
             parts = (key.partition("/") for key in listed)
             found = (name for name, _, rest in parts if rest == holding)
-            return list(_counted(MAX_MODELS, found, "models"))
+            return list(_at_most(MAX_MODELS, found, "models"))
 
     def read(self, key: str) -> bytes | None:
         with azure_errors():
@@ -238,8 +240,8 @@ class BlobObjects:
                         )
                     return
                 except (ResourceExistsError, ResourceModifiedError):
-                    continue  # another publisher wrote between our read and our write
-        raise StoreUnavailable("other publishers kept changing the model's pointer")
+                    continue  # another publisher wrote in between
+        raise StoreUnavailable("other publishers keep changing the model's pointer")
 
     def holds(self, key: str, file: File) -> bool:
         from azure.core.exceptions import ResourceNotFoundError
@@ -249,7 +251,7 @@ class BlobObjects:
                 properties = self._blob(key).get_blob_properties()
             except ResourceNotFoundError:
                 return False
-        # Only what we uploaded carries the hash: a blob that something else wrote is uploaded anew.
+        # Only our uploads carry the hash; a foreign blob is uploaded again.
         return properties.size == file.size and (properties.metadata or {}).get("sha256") == file.sha256
 
     def upload(self, key: str, path: Path, file: File) -> None:
@@ -284,8 +286,8 @@ class BlobObjects:
         return self._container.get_blob_client(key)
 
 
-def _counted(limit: int, found: Iterable[T], what: str) -> Iterator[T]:
-    """`found` as it comes, until there are too many. Raises Misconfigured."""
+def _at_most(limit: int, found: Iterable[T], what: str) -> Iterator[T]:
+    """Iterate over `found`, at most `limit`. Raises Misconfigured beyond it."""
     for count, each in enumerate(found, start=1):
         if count > limit:
             raise Misconfigured(f"the model store holds more than {limit} {what}")
@@ -293,11 +295,11 @@ def _counted(limit: int, found: Iterable[T], what: str) -> Iterator[T]:
 
 
 def _read(blob: BlobClient) -> tuple[bytes | None, str | None]:
-    """A small blob's bytes and ETag; (None, None) if it is not there. Raises InvalidArtefact."""
+    """A small blob's bytes and ETag; (None, None) if absent. Raises InvalidArtefact."""
     from azure.core.exceptions import ResourceNotFoundError
 
     try:
-        download = blob.download_blob()  # its first _CHUNK_BYTES at most, and how large it is
+        download = blob.download_blob()  # fetches at most _CHUNK_BYTES, and the size
         if download.size > MAX_OBJECT_BYTES:
             raise InvalidArtefact(
                 f"{blob.blob_name} of the model store has more than {MAX_OBJECT_BYTES} bytes"

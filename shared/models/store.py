@@ -1,8 +1,8 @@
-"""Published models: find, verify and publish them; a byte-bounded local copy of remote ones.
+"""Finds, verifies and publishes models; keeps local copies of remote ones, bounded in bytes.
 
-It does not know engines, loaded models or how bytes travel (that is object_store).
 Layout: NAME/REVISION/<files>, NAME/REVISION/manifest.json written last, then NAME/current.
-A revision never changes once its manifest is there.
+A revision never changes once its manifest exists. Does not know engines, loaded models or how bytes are
+transferred (that is objects.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from shared.models.manifest import (
     encode_manifest,
     encode_pointer,
 )
-from shared.models.objects import BlobObjects, FolderObjects, ObjectStore, difference
+from shared.models.objects import BlobObjects, FolderObjects, ObjectStore, mismatch_of
 from shared.names import check_name, is_name
 from shared.settings import Settings
 from shared.storage.translate import disk_errors
@@ -68,24 +68,24 @@ def open_store_url(
 
 
 def check_private(folder: Path) -> None:
-    """Raises Misconfigured if another user of this machine may put files into `folder`.
+    """Raises Misconfigured if another user of this machine may write to `folder`, which may be absent.
 
-    The default one has a name that anybody can make first, in a place where anybody may. It need not be
-    there.
+    The default folder has a predictable name in a world-writable directory, where anyone can create it
+    first.
     """
     try:
         status = folder.lstat()
     except FileNotFoundError:
         return
     except OSError as error:
-        raise Misconfigured("BLITZ_CACHE_DIR cannot be looked at") from error
+        raise Misconfigured("BLITZ_CACHE_DIR cannot be accessed") from error
     if not stat.S_ISDIR(status.st_mode):
         raise Misconfigured("BLITZ_CACHE_DIR must be a folder; it is a file or a symbolic link")
-    # Windows has no such owners and modes: there, every user has a temporary folder of his own.
+    # Windows has no such modes, and a temporary folder per user.
     if os.name == "posix" and (status.st_uid != os.geteuid() or status.st_mode & _WRITABLE_BY_OTHERS):
         raise Misconfigured(
             "BLITZ_CACHE_DIR is a folder that other users can write to: it must belong to the user of "
-            "this process and have mode 700; name one that is not there yet, and it is made so"
+            "this process and have mode 700; a folder that does not exist yet is created that way"
         )
 
 
@@ -93,7 +93,7 @@ class ModelStore:
     """Thread-safe and blocking: call it off the event loop.
 
     Every method raises StoreUnavailable when the store does not answer. `manifest` and `fetch` raise
-    InvalidInput for a name or revision that could not be one.
+    InvalidInput for an invalid name or revision.
     """
 
     def __init__(self, objects: ObjectStore, copies: LocalCopies) -> None:
@@ -105,15 +105,15 @@ class ModelStore:
         return sorted(filter(is_name, self._objects.names(POINTER_FILE)))
 
     def current(self, name: str, device: Device) -> str:
-        """The revision served on `device`. Raises UnknownModel that lists the names there are."""
+        """The revision served on `device`. Raises UnknownModel, which lists the known names."""
         revision = self.revisions(name).get(device)
         if revision is None:
             raise UnknownModel(f"the model {name} is not published for {device}", field="model")
         return revision
 
     def revisions(self, name: str) -> dict[Device, str]:
-        """The revision served on each device. Raises UnknownModel that lists the names there are."""
-        # A name that cannot be one is no path, and for the caller simply a model that is not there.
+        """The revision served on each device. Raises UnknownModel, which lists the known names."""
+        # An invalid name never becomes a path; to the caller it is an unknown model.
         data = self._objects.read(f"{name}/{POINTER_FILE}") if is_name(name) else None
         if data is None:
             raise UnknownModel.among(self.names(), name)
@@ -123,13 +123,13 @@ class ModelStore:
         return revisions
 
     def manifest(self, name: str, revision: str) -> Manifest:
-        """Raises UnknownModel if that revision is not published, InvalidArtefact if it is not sound."""
+        """Raises UnknownModel if that revision is not published, InvalidArtefact if it is invalid."""
         data = self._objects.read(f"{_prefix(name, revision)}/{MANIFEST_FILE}")
         if data is None:
             raise UnknownModel(f"the model {name} has no revision {revision}", field="model")
         manifest = decode_manifest(data)
         if (manifest.name, manifest.revision) != (name, revision):
-            raise InvalidArtefact(f"the manifest of {name} is that of another model or revision")
+            raise InvalidArtefact(f"the manifest of {name} belongs to another model or revision")
         return manifest
 
     def fetch(self, name: str, revision: str) -> tuple[Path, Manifest]:
@@ -148,9 +148,9 @@ class ModelStore:
     def publish(self, folder: Path, manifest: Manifest) -> bool:
         """Upload artefacts, then the manifest, then point `current` at it.
 
-        False if that revision was there already: then only artefacts that are missing or damaged are
-        uploaded, and the pointer set. Raises InvalidArtefact, before anything is written, if the folder
-        does not match the manifest or the revision is published with other files.
+        False if that revision was published before: then only missing or damaged artefacts are uploaded,
+        and the pointer is set. Raises InvalidArtefact, before anything is written, if the folder does
+        not match the manifest, or the revision is published with different files.
         """
         encoded = encode_manifest(manifest)
         decode_manifest(encoded)
@@ -161,7 +161,7 @@ class ModelStore:
         published = self._objects.read(f"{prefix}/{MANIFEST_FILE}")
         if published is not None and _files(decode_manifest(published)) != _files(manifest):
             raise InvalidArtefact(
-                f"revision {manifest.revision} of {manifest.name} is published with other files"
+                f"revision {manifest.revision} of {manifest.name} is published with different files"
             )
         for file in manifest.files:
             key = f"{prefix}/{file.name}"
@@ -179,9 +179,9 @@ class ModelStore:
 
 
 class LocalCopies:
-    """Verified copies of revisions in `root`, at most `max_bytes`; least recently used go first.
+    """Verified copies of revisions in `root`, at most `max_bytes`; the least recently used are evicted.
 
-    Several threads and processes may share `root`: a copy is made in a folder of its own and renamed.
+    Several threads and processes may share `root`: a copy is made in a temporary folder and renamed.
     """
 
     def __init__(self, root: Path, max_bytes: int) -> None:
@@ -192,7 +192,7 @@ class LocalCopies:
         self._arriving: dict[str, int] = {}
 
     def fetch(self, objects: ObjectStore, prefix: str, manifest: Manifest) -> Path:
-        """The folder of a verified copy; a damaged one is deleted and made anew."""
+        """The folder of a verified copy; a damaged copy is deleted and fetched again."""
         # '@' is in no name or revision, so two models never share a folder.
         target = self._root / prefix.replace("/", "@")
         with self._locks.setdefault(target.name, threading.Lock()), disk_errors():
@@ -224,7 +224,7 @@ class LocalCopies:
             except OSError:
                 if not target.is_dir():
                     raise
-                # A folder cannot replace one that has files: another process was faster.
+                # A folder cannot replace a non-empty one: another process was faster.
                 _verify(target, manifest, inside=self._root)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -233,13 +233,13 @@ class LocalCopies:
         """Delete least recently used copies until the new one fits, and reserve its bytes."""
         if manifest.size > self._max_bytes:
             raise Misconfigured(
-                f"the model {manifest.name} takes {manifest.size} bytes of disk; "
-                f"its cache may hold {self._max_bytes}"
+                f"the model {manifest.name} needs {manifest.size} bytes of disk; "
+                f"BLITZ_CACHE_DISK_BYTES allows {self._max_bytes}"
             )
         with self._lock:
             self._root.parent.mkdir(parents=True, exist_ok=True)
             self._root.mkdir(mode=0o700, exist_ok=True)
-            check_private(self._root)  # again: somebody may have been faster
+            check_private(self._root)  # again: another user may have been faster
             self._sweep()
             copies = sorted((_used_at(path), path) for path in self._root.glob("*@*"))
             free = self._max_bytes - sum(_size(path) for _, path in copies)
@@ -252,14 +252,14 @@ class LocalCopies:
             self._arriving[key] = manifest.size
 
     def _sweep(self) -> None:
-        """Delete what processes that died in the middle of a download left."""
+        """Delete the leftovers of processes that died during a download."""
         for path in self._root.glob(f"{_PARTIAL}*"):
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > _ABANDONED_S:
                     shutil.rmtree(path, ignore_errors=True)
 
     def _delete(self, path: Path) -> None:
-        """Rename first: no reader finds a copy that lacks some of its files."""
+        """Rename first, so that no reader sees an incomplete copy."""
         doomed = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self._root))
         with suppress(FileNotFoundError):
             os.replace(path, doomed)
@@ -267,16 +267,16 @@ class LocalCopies:
 
 
 def _verify(folder: Path, manifest: Manifest, *, inside: Path) -> None:
-    """Raises InvalidArtefact naming the first file whose size or sha256 is not the manifest's.
+    """Raises InvalidArtefact naming the first file whose size or sha256 does not match.
 
-    inside: below it no symbolic link is followed.
+    inside: no symbolic link below it is followed.
     """
     for file in manifest.files:
         _verify_file(folder / file.name, file, inside=inside)
 
 
 def _verify_file(path: Path, file: File, *, inside: Path) -> None:
-    if reason := difference(path, file, inside=inside):
+    if reason := mismatch_of(path, file, inside=inside):
         raise InvalidArtefact(f"the model's file {file.name} {reason}")
 
 

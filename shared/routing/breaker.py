@@ -1,6 +1,6 @@
-"""A circuit breaker: stops calling a backend that keeps failing, and finds out when it is back.
+"""A circuit breaker: stops calls to a backend that keeps failing, and probes whether it is back.
 
-Does not know what a failure is, nor backends: who calls says how each call ended.
+Does not know backends, or what counts as a failure: the caller reports each outcome.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Callable
 from shared.errors import Unavailable
 
 FAILURES = 5
-"""So many failures in a row open the circuit."""
+"""Consecutive failures that open the circuit."""
 OPEN_S = 10.0
-"""While it is open, one call in so many seconds is let through, to try."""
+"""Interval between trial calls while the circuit is open."""
 
 
 class Breaker:
-    """Closed: calls pass. Open, after `failures` in a row: none but one trial each `open_s` seconds.
+    """Closed: calls pass. Open, after `failures` in a row: one trial call every `open_s` seconds passes.
 
-    Any success closes it. A trial that never reports back blocks nothing: the next is `open_s` later.
-    For one event loop; not thread-safe. clock: monotonic seconds.
+    Any success closes it. A trial that never reports back blocks nothing: the next follows `open_s`
+    later. For one event loop; not thread-safe. clock: monotonic seconds.
     """
 
     def __init__(
@@ -41,22 +41,22 @@ class Breaker:
         return self._failures < self._limit or self._clock() >= self._trial_at
 
     def admit(self) -> None:
-        """Call before each call. Raises Unavailable with retry_after_s while the circuit is open."""
+        """Check in before each call. Raises Unavailable with retry_after_s while the circuit is open."""
         if self._failures < self._limit:
             return
         now = self._clock()
         if now < self._trial_at:
             raise Unavailable(
-                "the backend failed repeatedly and is left alone for a moment",
+                "the backend failed repeatedly: calls to it are paused",
                 retry_after_s=self._trial_at - now,
             )
         self._trial_at = now + self._open_s
 
     def succeeded(self) -> None:
-        """A call was answered."""
+        """Report a call that got a response."""
         self._failures = 0
 
     def failed(self) -> None:
-        """A call was not answered, or with nonsense."""
+        """Report a call that got no response, or an invalid one."""
         self._failures += 1
         self._trial_at = self._clock() + self._open_s

@@ -1,7 +1,6 @@
-"""A backend over several: chooses one, splits what is large, falls back, and gives one answer.
+"""A backend over several: chooses one per request, splits large requests, and falls back on failures.
 
-Does not know dialects or how a backend is called; which backend is best is `shared.routing.policy`'s
-business.
+Does not know dialects or how a backend is called; `shared.routing.policy` decides which is best.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ _log = logging.getLogger(__name__)
 
 
 ESTIMATED_TOO_LOW = 2
-"""By how much an estimate of tokens may be too low; see shared.request_size for the worst."""
+"""Factor by which a token estimate may be too low; shared.request_size describes the worst case."""
 
 
 class Cards(Protocol):
-    """What is needed of shared.models.catalogue.Catalogue."""
+    """The part of shared.models.catalogue.Catalogue that is used here."""
 
     async def cards_of(self, name: str) -> Sequence[ModelCard]:
         """A model's cards, one a device; none if it is not known."""
@@ -45,20 +44,18 @@ class Cards(Protocol):
 class Dispatcher:
     """A `shared.backends.base.Backend` over `backends`. For one event loop at a time.
 
-    A request goes to the devices that `policy` names, or first to the one that its sender prefers (see
-    shared.context.preference), in their order, until one answers; errors that are the caller's end that
-    at once. It is answered by one backend and one revision of the model. A device after which others
-    are left has half of the time left, so that one that hangs does not use it up.
+    A request tries the devices in the order that `policy` returns, starting with the sender's preference
+    if there is one (see shared.context.preference), until one answers; a caller's error ends this at
+    once. One backend and one revision of the model answer it. While further devices are left, an attempt
+    gets half of the remaining time, so that a hanging backend does not use it up.
 
-    concurrency, max_queue_s, patience_s: see Lane. A device without a number has its backend in this
-    process. chunk_texts: larger requests are split into parts of so many texts, run side by side. Not
-    for a backend in this process, nor where it might be more than max_request_tokens in all: a backend
-    that sees the whole counts it before it runs any of it. gpu_idle_s: so long after its last answer the
-    GPU is taken to be scaled to zero.
-    wake_gpu: returns once the GPU is up. clock: monotonic seconds.
+    concurrency, max_queue_s, patience_s: see Lane; a device without a number runs in this process.
+    chunk_texts: larger requests are split into parts of this size, run concurrently; not for a backend
+    in this process, and not if the total might exceed max_request_tokens, which a backend that sees the
+    whole request checks before running any of it. gpu_idle_s: the GPU counts as scaled to zero this long
+    after its last response. wake_gpu: returns once the GPU is up. clock: monotonic seconds.
 
-    Raises what backends raise. If several failed: the first error, unless that only says that one of
-    them does not have the model.
+    Raises what backends raise. If several failed: the first error other than UnknownModel, if any.
     """
 
     def __init__(
@@ -102,21 +99,21 @@ class Dispatcher:
     async def run(self, request: Request[ResultT]) -> ResultT:
         if request.runs_model:
             return await self._dispatch(request)
-        with preference.stated("cpu"):  # a GPU has nothing to do here, and need not be woken
+        with preference.stated("cpu"):  # needs no GPU, so do not wake one
             return await self._dispatch(request)
 
     def watch_gpu_work(self, wanted: Callable[[], None]) -> None:
-        """Call `wanted` for each request that goes to the GPU, or would if that were up."""
+        """Call `wanted` for each request that goes to the GPU, or would if it were up."""
         self._gpu_wanted = wanted
 
     async def wake_gpu(self) -> None:
-        """Ask the GPU to be up, also if it seems so. Return once it is, or did not wake (logged)."""
+        """Wake the GPU, even if it seems up. Return once it is up or has failed to wake (logged)."""
         self._start_waking()
         if self._waking is not None:
             await asyncio.shield(self._waking)
 
     def check(self) -> None:
-        """Raise Overloaded if no backend would take a request now."""
+        """Raise Overloaded if every backend would refuse a request now."""
         refusals = []
         for lane in self._lanes.values():
             try:
@@ -128,7 +125,7 @@ class Dispatcher:
         raise min(refusals, key=lambda error: error.retry_after_s or 0.0)
 
     async def states(self) -> list[ModelState]:
-        """By name, of the CPU and of a GPU that is up: one that may sleep is not woken by asking."""
+        """States by name, of the CPU and of a GPU that is up; asking must not wake a GPU."""
         states = []
         for device, lane in self._lanes.items():
             try:
@@ -137,7 +134,7 @@ class Dispatcher:
             except BlitzError as error:
                 if device == "cpu":
                     raise
-                _log.warning("the GPU backend does not tell its state: %s", error.message)
+                _log.warning("the GPU backend does not report its state: %s", error.message)
         return sorted(states, key=lambda state: state.name)
 
     async def close(self) -> None:
@@ -182,7 +179,7 @@ class Dispatcher:
         request: Request[ResultT],
         tokens: int,
     ) -> ResultT:
-        """The whole request on one backend, and one result."""
+        """Run the whole request on one backend."""
         parts = [request]
         if lane.is_remote and tokens * ESTIMATED_TOO_LOW <= self._max_request_tokens:
             parts = partition.split(request, self._chunk_texts)
@@ -200,7 +197,7 @@ class Dispatcher:
         return partition.join(results)
 
     def _start_waking(self) -> None:
-        """One wake at a time, in nobody's request: its deadline and its leaving must not end it."""
+        """One wake at a time, outside the request's context, so that its deadline cannot end it."""
         if self._wake_gpu is None or (self._waking is not None and not self._waking.done()):
             return
         self._metrics.gpu_woken()
@@ -225,7 +222,7 @@ def _work(request: AnyRequest, cards: Sequence[ModelCard]) -> Work:
 
 
 def _another_may_answer(error: BlitzError) -> bool:
-    """Not if the caller has to change something; 500 is about the files of one of the backends."""
+    """Whether another backend may succeed: not after a caller's error; 500 concerns one backend."""
     return error.status >= 500 or isinstance(error, Overloaded | UnknownModel | BeyondMemory)
 
 

@@ -1,6 +1,6 @@
-"""The way to one backend: how many calls at once, its circuit, and what is seen of it from here.
+"""Calls to one backend: concurrency limit, circuit breaker, and the router's view of it.
 
-Does not know other backends, nor why a request comes this way.
+Does not know other backends, or why a request is sent to this one.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ AnyResult = TypeVar("AnyResult")
 class Lane:
     """One of a process's backends. For one event loop at a time.
 
-    concurrency: calls under way in this process, for all requests together; others wait, first come
-    first served. Parts of split requests have at most half of them, so that single texts are not kept
-    waiting behind thousands. None: no limit; the backend is in this process and has its own queue.
-    max_queue_s: a request that would have to wait longer is Overloaded at once.
-    idle_s: so long after its last answer the backend is taken to be scaled to zero; None: it never is.
-    patience_s: a deadline that passes sooner says nothing of the backend, only of a hurried caller.
+    concurrency: concurrent calls of this process; others wait in FIFO order. Parts of split requests use
+    at most half of them, so that single texts do not wait behind thousands. None: no limit, for a
+    backend in this process with its own queue. max_queue_s: a request with a longer expected wait is
+    Overloaded at once. idle_s: the backend counts as scaled to zero this long after its last response;
+    None: never. patience_s: shorter timeouts do not count as failures of the backend: the caller was
+    impatient.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Lane:
         self._queued_requests = 0
         self._answered_at: float | None = None
         self._woken_at: float | None = None
-        self._lines: dict[asyncio.AbstractEventLoop, tuple[_Line, _Line]] = {}
+        self._limiters: dict[asyncio.AbstractEventLoop, tuple[_Limiter, _Limiter]] = {}
         metrics.watch_backend(device, lambda: self._breaker.available)
 
     @property
@@ -68,7 +68,7 @@ class Lane:
 
     @property
     def view(self) -> BackendView:
-        """What the routing policy is told."""
+        """The routing policy's view of the backend."""
         now = self._clock()
         warm = self._idle_s is None or (
             self._answered_at is not None and now - self._answered_at < self._idle_s
@@ -80,18 +80,18 @@ class Lane:
 
     def check(self) -> None:
         """Raise Overloaded if a request would be refused now."""
-        for line in self._lines_of(is_part=False):
-            line.check(self._max_queue_s)
+        for limiter in self._limiters_of(is_part=False):
+            limiter.check(self._max_queue_s)
         self.backend.check()
 
     @contextmanager
     def attempt(self, tokens: int, *, is_split: bool) -> Iterator[None]:
-        """Around all calls for one request: they pass the circuit once, and count for it once.
+        """Enclose all calls of one request: together they count once for the circuit breaker.
 
         tokens: an estimate. Raises Unavailable while the circuit is open, and Overloaded.
         """
-        for line in self._lines_of(is_split):
-            line.check(self._max_queue_s)
+        for limiter in self._limiters_of(is_split):
+            limiter.check(self._max_queue_s)
         self._breaker.admit()
         began = self._clock()
         self._queued_tokens += tokens
@@ -99,14 +99,14 @@ class Lane:
         try:
             yield
         except BlitzError as error:
-            if not _is_silence(error):
-                self._breaker.succeeded()  # refusing is answering
-            elif not isinstance(error, DeadlineExceeded) or self._was_patient(began):
+            if not _is_outage(error):
+                self._breaker.succeeded()  # a refusal is a response
+            elif not isinstance(error, DeadlineExceeded) or self._had_time(began):
                 self._breaker.failed()
             raise
         except asyncio.CancelledError:
-            # By the deadline; or because the caller left, which says nothing of the backend.
-            if deadline.is_over() and self._was_patient(began):
+            # By the deadline, or because the caller left, which says nothing about the backend.
+            if deadline.is_over() and self._had_time(began):
                 self._breaker.failed()
             raise
         else:
@@ -118,7 +118,7 @@ class Lane:
     async def call(
         self, ask: Callable[[Backend], Awaitable[AnyResult]], *, is_part: bool = False
     ) -> AnyResult:
-        """`ask` the backend once there is room. is_part: of a request that was split."""
+        """`ask` the backend once a slot is free. is_part: of a request that was split."""
         async with self._room(is_part):
             outcome = "cancelled"
             try:
@@ -127,7 +127,7 @@ class Lane:
                 self._answered_at = self._clock()
             except BlitzError as error:
                 outcome = error.code
-                if not _is_silence(error):
+                if not _is_outage(error):
                     self._answered_at = self._clock()
                 raise
             except asyncio.CancelledError:
@@ -139,7 +139,7 @@ class Lane:
         return result
 
     async def wake(self, wake: Callable[[], Awaitable[None]]) -> None:
-        """See it as waking while `wake` runs, and as up once that returns. Raises what `wake` raises."""
+        """Mark it as waking while `wake` runs, and as up afterwards. Raises what `wake` raises."""
         self._woken_at = self._clock()
         try:
             await wake()
@@ -148,29 +148,29 @@ class Lane:
         finally:
             self._woken_at = None
 
-    def _was_patient(self, began: float) -> bool:
+    def _had_time(self, began: float) -> bool:
         return self._clock() - began >= self._patience_s
 
     @asynccontextmanager
     async def _room(self, is_part: bool) -> AsyncIterator[None]:
         async with AsyncExitStack() as places:
-            for line in self._lines_of(is_part):
-                await places.enter_async_context(line.place())
+            for limiter in self._limiters_of(is_part):
+                await places.enter_async_context(limiter.slot())
             yield
 
-    def _lines_of(self, is_part: bool) -> tuple[_Line, ...]:
-        """Where a call queues, one after the other."""
+    def _limiters_of(self, is_part: bool) -> tuple[_Limiter, ...]:
+        """The limiters that a call passes, in order."""
         if self._concurrency is None:
             return ()
         loop = asyncio.get_running_loop()
-        if loop not in self._lines:  # here, and not in __init__: they belong to a loop
-            parts = _Line(max(1, self._concurrency // 2), self._clock)
-            self._lines[loop] = parts, _Line(self._concurrency, self._clock)
-        return self._lines[loop] if is_part else self._lines[loop][1:]
+        if loop not in self._limiters:  # created lazily, because they belong to a loop
+            parts = _Limiter(max(1, self._concurrency // 2), self._clock)
+            self._limiters[loop] = parts, _Limiter(self._concurrency, self._clock)
+        return self._limiters[loop] if is_part else self._limiters[loop][1:]
 
 
-class _Line:
-    """`places` at once; others wait, first come first served, as asyncio's semaphore does it."""
+class _Limiter:
+    """A FIFO semaphore of `places`, which estimates the wait."""
 
     def __init__(self, places: int, clock: Callable[[], float]) -> None:
         self._places = places
@@ -180,7 +180,7 @@ class _Line:
         self._mean_s = 0.0
 
     def check(self, max_wait_s: float) -> None:
-        """Raise Overloaded if those who wait will take longer; with nobody waiting, never."""
+        """Raise Overloaded if the expected wait exceeds `max_wait_s`; never if nobody waits."""
         excess_s = self._waiting * self._mean_s / self._places - max_wait_s
         if excess_s > 0:
             raise Overloaded(
@@ -188,7 +188,7 @@ class _Line:
             )
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    async def slot(self) -> AsyncIterator[None]:
         self._waiting += 1
         try:
             await self._free.acquire()
@@ -203,6 +203,6 @@ class _Line:
             self._mean_s += (held_s - self._mean_s) * (0.1 if self._mean_s else 1.0)
 
 
-def _is_silence(error: BlitzError) -> bool:
-    """Whether the backend as a whole seems gone. A model that does not load is no such thing."""
+def _is_outage(error: BlitzError) -> bool:
+    """Whether the error means that the backend is down; a model that fails to load does not."""
     return isinstance(error, BackendFailed | DeadlineExceeded) or type(error) is Unavailable

@@ -1,6 +1,6 @@
-"""The parts of one request at one backend: side by side, and none refused because of the others.
+"""Runs the parts of a split request concurrently on one backend, admitted or refused as a whole.
 
-Does not know which backend that is, how the request was split, or what else goes there.
+Does not know which backend, how the request was split, or other requests.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from shared.errors import BlitzError, Overloaded
 from shared.request_size import check_tokens
 
 RETRY_S = 1.0
-"""A backend that has too much to do and does not say for how long is asked again after this."""
+"""Pause before a retry if an overloaded backend states none."""
 
 
 class Parts(Generic[ResultT]):
-    """Answers `parts` by `call`. part_texts: how many texts each has, but the last. max_tokens: of all.
+    """Runs `parts` by `call`. part_texts: texts of each part but the last. max_tokens: of all parts.
 
-    A backend sees parts as requests, and its queue may have room for the first of them only. A request
-    is admitted as a whole: once it is, a part that is Overloaded waits until one of its own is answered,
-    or as long as the backend says, and is asked again; for how long, the deadline says. It is admitted
-    unless every part is refused: that queue is full of others' work.
+    A backend sees parts as requests, and its queue may have room for the first few only. The request is
+    refused only if every part is: then others' work fills the queue. Otherwise a part that is Overloaded
+    waits for another part's result, or as long as the backend says, and is retried until the deadline.
     """
 
     def __init__(
@@ -46,14 +45,14 @@ class Parts(Generic[ResultT]):
         self._answered = asyncio.Condition()
 
     async def answer(self) -> list[ResultT]:
-        """Results in order. Parts that an older revision answered are asked once more.
+        """Results in order. Parts answered by an older revision are run once more.
 
-        Raises the first error of a part, which ends the others, and PayloadTooLarge as soon as those
-        that were answered have too many tokens.
+        Raises the first error of a part, which cancels the others, and PayloadTooLarge as soon as the
+        results so far have too many tokens.
         """
         everything = range(len(self._parts))
         await _all(self._run(index) for index in everything)
-        # The revision that answered last is taken for the newest: a backend only moves forward.
+        # The revision of the last result counts as the newest: backends only move forward.
         current = self._newest
         older = [index for index in everything if self._results[index].revision != current]
         await _all(self._run(index) for index in older)
@@ -62,7 +61,7 @@ class Parts(Generic[ResultT]):
     async def _run(self, index: int) -> None:
         part = self._parts[index]
         try:
-            result = await self._admitted(part)
+            result = await self._call_until_admitted(part)
         except BlitzError as error:
             raise partition.in_whole(error, index * self._part_texts) from error
         self._results[index] = result
@@ -71,14 +70,14 @@ class Parts(Generic[ResultT]):
         complete = len(self._results) == len(self._parts)
         check_tokens(tokens, self._max_tokens, part.items_as_told, counted_all=complete)
 
-    async def _admitted(self, part: Request[ResultT]) -> ResultT:
-        """The answer, however often the backend says that it has too much to do."""
+    async def _call_until_admitted(self, part: Request[ResultT]) -> ResultT:
+        """Call, and retry while the backend is overloaded."""
         while True:
             self._under_way += 1
             try:
                 result = await self._call(part)
                 async with self._answered:
-                    self._answered.notify()  # the room of one is room for one
+                    self._answered.notify()  # its queue space is free for one more
                 return result
             except Overloaded as error:
                 if self._under_way == 1 and not self._results:
@@ -92,7 +91,7 @@ class Parts(Generic[ResultT]):
 
 
 async def _all(runs: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Side by side; the first error cancels the rest, and comes out as itself."""
+    """Run concurrently; the first error cancels the rest and is raised unwrapped."""
     try:
         async with asyncio.TaskGroup() as group:
             for run in runs:

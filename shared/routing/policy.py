@@ -1,7 +1,7 @@
 """Which backend a request goes to: pure policy, no clocks, no I/O.
 
-Does not know how backends are called; `shared.routing.dispatch` tells it what it sees and does what it
-says. `tests/benchmarks/routing.py` judges these same functions over a day of traffic.
+Does not know how backends are called: `shared.routing.dispatch` supplies its view and executes the
+decision. `tests/benchmarks/routing.py` evaluates these functions over a day of traffic.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Work:
 class BackendView:
     """One backend as the router sees it at this moment.
 
-    available: its circuit is closed. warm: it answered recently enough not to be scaled to zero.
-    waking_s: seconds since it was asked to wake; None: it was not. queued_tokens: estimated tokens of
-    this router's requests that it has not answered. queued_requests: how many those are.
+    available: its circuit is closed. warm: it is not scaled to zero, judged by its last response.
+    waking_s: seconds since a wake began; None: none is in progress. queued_tokens, queued_requests: this
+    router's requests in progress there, and their estimated tokens.
     """
 
     available: bool
@@ -45,9 +45,9 @@ class BackendView:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """devices: where to try, best first; never empty. reason: for logs.
+    """devices: in the order to try; never empty. reason: for logs.
 
-    wake_gpu: wake the GPU although the request goes elsewhere first.
+    wake_gpu: wake the GPU although another device goes first.
     """
 
     devices: tuple[Device, ...]
@@ -56,13 +56,13 @@ class Decision:
 
 
 Policy: TypeAlias = Callable[[Work, Mapping[Device, BackendView]], Decision]
-"""Views hold every backend there is. Raises nothing: a model that no backend has goes to the CPU."""
+"""Views hold all backends. Raises nothing: a model that no backend has goes to the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """What one instance does. byte_tokens_per_s: model bytes x tokens a second, so that twice the model
-    takes twice as long. overhead_s: of a call, whatever its size."""
+    """Speed of one instance. byte_tokens_per_s: model bytes x tokens per second, so that a model of
+    twice the size takes twice as long. overhead_s: fixed cost of a call."""
 
     byte_tokens_per_s: float
     overhead_s: float
@@ -73,21 +73,21 @@ class Speed:
 
 SPEEDS: Mapping[Device, Speed] = {
     # Measured: all-MiniLM-L6-v2 in INT8 (23 MB), 100 texts of 101 tokens a second on two Zen 3 cores.
-    # An FP32 model has four times the bytes and takes about twice as long, not four times.
+    # An FP32 model has four times the bytes but takes about twice as long.
     "cpu": Speed(byte_tokens_per_s=100 * 101 * 23e6, overhead_s=0.005),
-    # Assumed, not measured: a T4's peak of 65 TFLOPS in FP16, a tenth of it reached; two operations and
-    # two bytes a parameter, so operations and bytes are the same number.
+    # Assumed, not measured: a tenth of a T4's FP16 peak of 65 TFLOPS; two operations and two bytes per
+    # parameter, so operations and bytes are the same number.
     "gpu": Speed(byte_tokens_per_s=0.1 * 65e12, overhead_s=0.010),
 }
 
 MIN_SAVING_S = 0.05
-"""A warm GPU is used only where it saves so much: each use keeps it up, and billed, for longer."""
+"""A warm GPU is used only if it saves this much time, because each use extends its billed time."""
 
 WAKE_BACKLOG_S = 2.0
-"""A cold GPU is woken when one CPU instance would be busy for so long with this and what it has."""
+"""A cold GPU is woken if the CPU's backlog, this request included, exceeds this on one instance."""
 
 MIN_WAIT_S = 1.0
-"""A GPU that should be up by now is not, so it is not expected at once."""
+"""Shortest expected wait for a GPU that is overdue."""
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -98,7 +98,7 @@ def policy_of(settings: Settings) -> Policy:
 
 
 def wants_gpu(policy: Policy, work: Work, views: Mapping[Device, BackendView]) -> bool:
-    """Whether it would go to the GPU if that were up, wherever it goes now."""
+    """Whether the request would go to the GPU if it were up."""
     if "gpu" not in views:
         return False
     up = replace(views["gpu"], available=True, warm=True, waking_s=None)
@@ -106,7 +106,7 @@ def wants_gpu(policy: Policy, work: Work, views: Mapping[Device, BackendView]) -
 
 
 def preferring(device: Device) -> Policy:
-    """`device` first, whatever the request is: what a caller asked for."""
+    """`device` first for every request, as its caller asked."""
 
     def decide(work: Work, views: Mapping[Device, BackendView]) -> Decision:
         return _decide(device, work, views, "asked for")
@@ -134,9 +134,9 @@ def adaptive(
     min_saving_s: float = MIN_SAVING_S,
     wake_backlog_s: float = WAKE_BACKLOG_S,
 ) -> Policy:
-    """The backend that is expected to answer sooner; the CPU covers while the GPU scales from zero.
+    """The backend with the shorter expected time; the CPU covers while the GPU scales from zero.
 
-    gpu_wake_s: how long that takes. min_saving_s, wake_backlog_s: see MIN_SAVING_S, WAKE_BACKLOG_S.
+    gpu_wake_s: how long scaling takes. min_saving_s, wake_backlog_s: see MIN_SAVING_S, WAKE_BACKLOG_S.
     """
 
     def decide(work: Work, views: Mapping[Device, BackendView]) -> Decision:
@@ -161,17 +161,17 @@ def adaptive(
 
 
 def _expected_s(device: Device, work: Work, view: BackendView, speeds: Mapping[Device, Speed]) -> float:
-    """Seconds to the answer of a backend that is up; what waits there is taken to be of this model.
+    """Expected seconds on a backend that is up, as if all queued work were of this model.
 
-    The batcher serves requests side by side: until this one is done, none of the others gets more than
-    this one does, so that a query behind a large batch does not wait for all of it.
+    The batcher shares capacity fairly: until this request is done, no other gets more than it does, so a
+    query behind a large batch does not wait for all of it.
     """
     ahead = min(view.queued_tokens, view.queued_requests * work.tokens)
     return speeds[device].seconds(work.tokens + ahead, work.size_bytes[device])
 
 
 def _wake_s(waking_s: float | None, gpu_wake_s: float) -> float:
-    """Seconds until it is up. One that is late is expected to stay away as long as it is late."""
+    """Expected seconds until it is up. One that is overdue is expected to need as long again."""
     if waking_s is None:
         return gpu_wake_s
     return max(abs(gpu_wake_s - waking_s), MIN_WAIT_S)
@@ -189,7 +189,7 @@ def _decide(
     *,
     wake_gpu: bool = False,
 ) -> Decision:
-    """The backends that have the model: available ones first, and of those `preferred` first."""
+    """Order the backends that have the model: available ones first, then `preferred`."""
     holders = _holders(work, views)
     if not holders:
         return Decision(("cpu",), False, "no backend is known to have the model")

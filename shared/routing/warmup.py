@@ -1,8 +1,7 @@
-"""Predictive warm-up: the router counts what the GPU is wanted for, and a timer wakes it ahead.
+"""Predictive warm-up: the router counts requests for the GPU, and a timer wakes it ahead of demand.
 
-In Azure the timer runs on an instance of its own, which never sees a request: what every instance
-counts, and when the GPU was woken, they tell each other through one blob. Does not know how a forecast
-is made or how a GPU is woken.
+In Azure the timer runs on a separate instance that sees no requests, so instances share their counts and
+the time of the last wake in one blob. Does not know how a forecast is made or how a GPU is woken.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ from shared.storage.connect import open_storage
 
 KEY = "warmup/state.json"
 SCHEDULE = "0 */5 * * * *"
-"""Every TICK_S."""
+"""Every forecast.TICK_S."""
 
 FLUSH_S = 60.0
-"""Counts are written so often; an instance that dies takes those of at most so long with it."""
+"""Interval between writes of the counts; an instance that dies loses at most this much."""
 
 _TRIES = 8
 _log = logging.getLogger(__name__)
 
 
 class WarmUp:
-    """Of one process. For one event loop at a time.
+    """The warm-up of one process. For one event loop at a time.
 
-    blobs: where the state lies. wake: returns once the GPU is up. gpu_s_per_request, wake_s, idle_s: see
+    blobs: stores the state. wake: returns once the GPU is up. gpu_s_per_request, wake_s, idle_s: see
     `shared.routing.forecast.should_wake`. clock: Unix seconds.
     """
 
@@ -66,16 +65,16 @@ class WarmUp:
         self._woken_s = 0.0
 
     def count(self) -> None:
-        """A request came that the GPU is wanted for. It is written soon, in nobody's request."""
+        """Count a request for the GPU. A task outside the request's context writes the counts."""
         self._counts[slot_at(self._clock())] += 1
         if self._flushing is None or self._flushing.done():
             flushing = self._keep_flushing()
             self._flushing = asyncio.get_running_loop().create_task(flushing, context=Context())
 
     async def flush(self) -> None:
-        """Write what was counted. If the GPU was woken ahead meanwhile, know it here too.
+        """Write the counts, and notice if another instance has woken the GPU.
 
-        If the storage does not serve, that is logged, and the counts are kept for the next time.
+        If the storage fails, that is logged and the counts are kept for the next flush.
         """
         counts, self._counts = self._counts, Counter()
         now_s = self._clock()
@@ -83,16 +82,16 @@ class WarmUp:
             state = await self._change(lambda state: forecast.add_counts(state, counts, now_s))
         except BlitzError as error:
             self._counts.update(counts)
-            _log.warning("what the GPU was wanted for was not written: %s", error.message)
+            _log.warning("the counts of GPU requests were not written: %s", error.message)
             return
         is_up = now_s - state.woken_s < self._idle_s
         if is_up and state.woken_s > self._woken_s:
-            # Asked once, so that this process's routing takes it for warm.
+            # Call it once, so that this process's routing sees it as warm.
             self._woken_s = state.woken_s
             await self._wake()
 
     async def tick(self) -> None:
-        """What the timer does: wake the GPU if it will be wanted. Of many that tick, one wakes it."""
+        """Called by the timer: wake the GPU if forecast to be needed; one of concurrent ticks does."""
         now_s = self._clock()
         woken = False
 
@@ -104,10 +103,10 @@ class WarmUp:
         try:
             await self._change(decide)
         except BlitzError as error:
-            _log.warning("no forecast: %s", error.message)
+            _log.warning("no GPU forecast: %s", error.message)
             return
         if woken:
-            _log.info("the GPU is woken ahead")
+            _log.info("waking the GPU ahead of demand")
             self._woken_s = now_s
             await self._wake()
 
@@ -117,7 +116,7 @@ class WarmUp:
             await asyncio.sleep(FLUSH_S)
 
     async def _change(self, change: Callable[[State], State]) -> State:
-        """The new state, written. `change` may be called again, if others write meanwhile."""
+        """Update the stored state. `change` is called again if another writer came between."""
         return await asyncio.to_thread(self._replace, change)
 
     def _replace(self, change: Callable[[State], State]) -> State:
@@ -132,14 +131,14 @@ class WarmUp:
                 written = self._blobs.replace(KEY, encoded, etag=stat.etag)
             if written:
                 return state
-            time.sleep(random.uniform(0, 0.05 * (tries + 1)))  # noqa: S311 - so that not all come at once
-        raise Unavailable("too many write the forecast's state at once")
+            time.sleep(random.uniform(0, 0.05 * (tries + 1)))  # noqa: S311 - jitter
+        raise Unavailable("too many concurrent writers of the forecast's state")
 
 
 def connect(settings: Settings, wake: Callable[[], Awaitable[None]]) -> WarmUp:
-    """Over the settings' bulk storage. Raises Misconfigured; does not connect yet."""
+    """A WarmUp over the bulk storage of the settings. Raises Misconfigured; does not connect yet."""
     if not settings.storage and not settings.storage_connection_string:
-        raise Misconfigured("BLITZ_GPU_AHEAD_S needs a place for what is learned: set BLITZ_STORAGE")
+        raise Misconfigured("BLITZ_GPU_AHEAD_S needs a storage for its forecast: set BLITZ_STORAGE")
     return WarmUp(
         open_storage(settings).out,
         wake,
@@ -155,15 +154,15 @@ def register(app: func.AsgiFunctionApp, warm_up: WarmUp) -> None:
     async def warmup(timer: func.TimerRequest) -> None:
         await warm_up.tick()
 
-    # Not at startup: every instance that comes would begin with it.
+    # Not at startup, which every new instance would run.
     trigger = app.timer_trigger(arg_name="timer", schedule=SCHEDULE, run_on_startup=False)
     app.function_name("warmup")(trigger(warmup))
 
 
 def _decode(data: bytes | None) -> State | None:
-    """None if there is nothing that this version wrote: it is learned anew."""
+    """The state; None if there is none that this version can read, so that learning restarts."""
     try:
         return None if data is None else msgspec.json.decode(data, type=State)
     except msgspec.DecodeError:
-        _log.warning("the forecast's state could not be read: it is learned anew")
+        _log.warning("the forecast's state could not be read: learning restarts")
         return None

@@ -21,7 +21,7 @@ from shared.errors import BackendFailed, BlitzError, InvalidInput
 from shared.wire.codec import pack, unpack
 
 MAX_RESPONSE_BYTES = 256_000_000
-"""What a result may take: 2,048 vectors of 8,192 dimensions are 67 MB."""
+"""Maximum size of a result: 2,048 vectors of 8,192 dimensions are 67 MB."""
 
 
 class _Error(msgspec.Struct):
@@ -50,20 +50,20 @@ def pack_result(result: Result) -> bytes:
 
 
 def unpack_result(data: bytes, kind: type[ResultT], *, max_bytes: int = MAX_RESPONSE_BYTES) -> ResultT:
-    """Raises BackendFailed: a backend, not a caller, wrote this."""
+    """Raises BackendFailed, because a backend wrote the data."""
     try:
         result = msgspec.convert(unpack(data, max_bytes=max_bytes), kind)
         for name in kind.joined:
             _check_rows(kind, name, getattr(result, name), result.rows)
     except (InvalidInput, msgspec.ValidationError, TypeError, ValueError):
-        raise BackendFailed("the backend's answer could not be read") from None
+        raise BackendFailed("the backend's response is not valid") from None
     return result
 
 
 def _check_rows(kind: type[Result], name: str, value: Any, rows: int) -> None:
-    """Raises TypeError or ValueError if a field of a result is not as its class says."""
+    """Raises TypeError or ValueError if a field does not match its class's declared arrays."""
     if value is None:
-        return  # a field that may be, or msgspec would have said so
+        return  # optional, or msgspec would have refused it
     if name in kind.arrays:
         dtype, row = kind.arrays[name]
         if not isinstance(value, np.ndarray) or (value.dtype.str, value.ndim) != (dtype, 1 + len(row)):
@@ -86,7 +86,7 @@ def pack_error(error: BlitzError) -> bytes:
 
 
 def unpack_error(data: bytes, *, max_bytes: int = 65_536) -> BlitzError:
-    """The error that the backend raised, of the same class; BackendFailed if that cannot be told."""
+    """The error that the backend raised, of the same class; BackendFailed if it is not readable."""
     try:
         packed = msgspec.convert(unpack(data, max_bytes=max_bytes), _Error)
         kind = _error_classes()[packed.code]

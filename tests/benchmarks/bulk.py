@@ -33,12 +33,12 @@ _POLL_S = 0.1
 _WORKER = f"""
 import asyncio, os, sys
 import numpy as np
-from functions.bulk_local import Driver, Pace
-from functions.bulk_steps import build_bulk
+from functions.bulk.steps import build_bulk
 from functions.cpu import create_inference
-from shared.bulk.connection import open_storage
+from functions.local.driver import Driver, Pace
 from shared.contracts import EmbedRequest, EmbedResult
 from shared.settings import Settings
+from shared.storage.connect import open_storage
 class Free:
     async def run(self, request):
         n = len(request.inputs)
@@ -127,7 +127,7 @@ def _job(
         return seconds, jobs.decode(split, jobs.Split).chunks
 
 
-def _manifest(storage: Storage, key: str, etag: str) -> jobs.Manifest | None:
+def _manifest(storage: Storage, key: str, etag: str) -> jobs.JobManifest | None:
     """None until the job has ended."""
     job = control.find_job(storage.out, "source", key, etag)
     return control.read_manifest(storage.out, job) if job else None

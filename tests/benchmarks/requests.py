@@ -25,7 +25,7 @@ from shared.errors import Overloaded
 from shared.models.catalogue import Catalogue
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
-from tests.fakes import ByOperation
+from tests.fakes.backend import ByOperation
 
 REQUESTS, WARM_UP, CLIENTS = 5_000, 500, 8
 BODY = {"model": "free", "input": "how do I reset my password?", "encoding_format": "base64"}

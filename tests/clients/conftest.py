@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import cohere
 import pytest
-import uvicorn
 
-from tests.functions.api.test_router import FakeBackend, app_of
+from tests.apps import router_app
+from tests.fakes.backend import FakeBackend
 from tests.server import running_service
+from tests.sockets import serving
 
 
 @pytest.fixture(scope="session")
@@ -34,20 +33,4 @@ def cohere_v2(service_url: str) -> Iterator[cohere.ClientV2]:
 def serve() -> Iterator[Callable[[FakeBackend], str]]:
     """Starts a real HTTP server for the router over a fake backend; returns its URL."""
     with ExitStack() as running:
-        yield lambda backend: running.enter_context(_serving(backend))
-
-
-@contextmanager
-def _serving(backend: FakeBackend) -> Iterator[str]:
-    config = uvicorn.Config(app_of(backend), port=0, lifespan="off", log_level="warning")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
+        yield lambda backend: f"http://127.0.0.1:{running.enter_context(serving(router_app(backend)))}"

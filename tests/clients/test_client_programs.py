@@ -107,6 +107,7 @@ INT8 = _near(_bytes, within=1)
 RANKED = _near(lambda truth: [[index, truth.vectors[index] @ truth.query] for index in truth.best])
 RANKED_TEXTS = _is(lambda truth: [TEXTS[index] for index in truth.best])
 LISTED = _is(lambda _: [MODEL])
+TAGGED = _is(lambda _: [f"{MODEL}:latest"])
 UNKNOWN = _says(f"there is no model 'nope'; there are: {MODEL}")
 TOO_LONG = _says("the model reads 256: shorten it or set truncate")
 TYPES = {
@@ -143,7 +144,7 @@ CASES: Mapping[str, Mapping[str, Check]] = {
         "embeddings": _points_to(lambda truth: truth.vectors[0]),
         "embed what is too long": TOO_LONG,
         "embed by an unknown model": UNKNOWN,
-        "list": LISTED,
+        "list": TAGGED,
     },
     "litellm.py": {
         **dict.fromkeys(
@@ -214,7 +215,7 @@ CASES: Mapping[str, Mapping[str, Check]] = {
         "ollama embed": VECTORS,
         "ollama embed dimensions": SHORT,
         "ollama embeddings": _points_to(lambda truth: truth.vectors[0]),
-        "ollama list": LISTED,
+        "ollama list": TAGGED,
         "ollama by an unknown model": UNKNOWN,
         "voyageai embed": VECTORS,
         "voyageai embed int8": INT8,

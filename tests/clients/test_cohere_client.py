@@ -11,7 +11,7 @@ from cohere.core import RequestOptions
 from cohere.errors import BadRequestError, NotFoundError, TooManyRequestsError
 
 from shared.errors import Overloaded
-from tests.functions.api.test_router import FakeBackend
+from tests.fakes.backend import FakeBackend
 from tests.server import http_post
 
 MODEL = "all-MiniLM-L6-v2"

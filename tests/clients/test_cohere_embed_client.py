@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shared.contracts import EmbedRequest
 from shared.errors import Overloaded
-from tests.functions.api.test_router import FakeBackend
+from tests.fakes.backend import FakeBackend
 from tests.server import http_post
 
 MODEL = "all-MiniLM-L6-v2"

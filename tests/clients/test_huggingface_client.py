@@ -11,7 +11,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from tokenizers import Tokenizer
 
-from tests.functions.api.test_router import LABELS, FakeBackend, score_of
+from tests.fakes.backend import LABELS, FakeBackend, score_of
 from tests.server import http_post
 
 SENTENCES = ["Deep learning is easy.", "This is difficult, like rocket science.", "Bananas are yellow."]

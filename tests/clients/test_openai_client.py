@@ -9,7 +9,7 @@ import pytest
 from openai import AzureOpenAI, BadRequestError, NotFoundError, OpenAI, RateLimitError
 
 from shared.errors import Overloaded
-from tests.functions.api.test_router import FakeBackend, vector_of
+from tests.fakes.backend import FakeBackend, vector_of
 
 TEXTS = ["the first text", "second"]
 

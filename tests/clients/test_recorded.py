@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.functions.api.test_router import FakeBackend, client_of, post, vector_of
+from tests.apps import post, router_client
+from tests.fakes.backend import FakeBackend, vector_of
 
 pytestmark = pytest.mark.anyio
 
@@ -102,7 +103,7 @@ async def test_an_error_is_a_text_where_its_client_looks(path: str, where: str) 
 
 async def test_ollama_lists_the_models() -> None:
     """`ollama list` reads each name, size, digest and time; a name has a tag there."""
-    async with client_of(FakeBackend("mini", "rerank-1"), model_aliases=("x/y:1=mini",)) as client:
+    async with router_client(FakeBackend("mini", "rerank-1"), model_aliases=("x/y:1=mini",)) as client:
         models = (await client.get("/api/tags")).json()["models"]
     assert [model["name"] for model in models] == ["mini:latest", "rerank-1:latest", "x/y:1"]
     assert [model["model"] for model in models] == [model["name"] for model in models]
@@ -135,7 +136,7 @@ async def test_ollama_shows_a_model(
 
 async def test_ollama_tells_a_version_and_no_model_that_there_is_not() -> None:
     """Some clients refuse to talk to an old one."""
-    async with client_of(FakeBackend("mini")) as client:
+    async with router_client(FakeBackend("mini")) as client:
         version = (await client.get("/api/version")).json()["version"]
         assert (await client.head("/api/version")).status_code == 200
         missing = await client.post("/api/show", json={"model": "nope:latest"})

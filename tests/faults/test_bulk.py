@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shared.bulk.control import FINISH, SPLIT, find_job, read_manifest
-from shared.bulk.jobs import Message, encode
+from shared.bulk.jobs import StepMessage, encode
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
 from shared.storage.blobs import Storage
@@ -112,7 +112,7 @@ class BulkJob:
 
     def submit(self) -> None:
         """The input's event, once more."""
-        self.storage.queue(SPLIT).send(encode(Message(key=self.key, etag=self.etag)))
+        self.storage.queue(SPLIT).send(encode(StepMessage(key=self.key, etag=self.etag)))
 
     def wait_for_the_end(self) -> bytes:
         """The output, once the job has ended well."""
@@ -199,12 +199,12 @@ def test_events_that_come_often_and_messages_out_of_order_change_nothing(
         worker.wait_until_it_halts()
         for _ in range(10):
             job.submit()
-            job.storage.queue(FINISH).send(encode(Message(job=job.job_id or "")))
+            job.storage.queue(FINISH).send(encode(StepMessage(job=job.job_id or "")))
         worker.go_on()
         assert job.wait_for_the_end() == expected
         for _ in range(3):
             job.submit()
-            job.storage.queue(FINISH).send(encode(Message(job=job.job_id or "")))
+            job.storage.queue(FINISH).send(encode(StepMessage(job=job.job_id or "")))
         queues = [job.storage.queue(name) for name in (SPLIT, FINISH, "bulk-cpu")]
         wait_until(lambda: not any(queue.depth() for queue in queues))
         assert job.wait_for_the_end() == expected

@@ -113,6 +113,8 @@ PATHS = {"OpenAI": "/v1/embeddings", "Cohere": "/v2/embed", "a file": "/v1/files
 def test_what_takes_too_long_is_answered_503_at_the_end(number: signal.Signals, tmp_path: Path) -> None:
     """In each dialect's shape, whatever it was about; and no stack is in the log, of a caller that does
     not take its answer either."""
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip(f"{number.name} is ignored here, as under nohup, so all processes ignore it")
     store = f"file://{tmp_path / 'models'}"
     publish_all([Tiny("endless", dimensions=512, work=4000), Tiny("wide", dimensions=1024)], store)
     environ = {"BLITZ_STORAGE": f"file://{tmp_path / 'bulk'}", "BLITZ_WARM_MODELS": "endless,wide"}
@@ -141,7 +143,7 @@ def test_what_takes_too_long_is_answered_503_at_the_end(number: signal.Signals, 
         assert process.wait(PATIENCE_S) == 0
         log.seek(0)
         told = log.read().decode()
-    assert "an answer breaks off: the service stops" in told
+    assert "response aborted: the service is stopping" in told
     assert "File " not in told
     assert "Traceback" not in told
 
@@ -166,7 +168,7 @@ def _post(path: str, body: bytes, more: int = 0) -> bytes:
 
 SIGNALLED_IN_A_FINALISER = """
 import signal
-from functions import local
+from functions.local import __main__ as local
 
 class Gone:
     def __del__(self):

@@ -35,7 +35,7 @@ MEMORY = {"used": 1 * GIB, "reserved": 2 * GIB, "free": 10 * GIB}
 
 
 @pytest.fixture(autouse=True)
-def process_metrics(monkeypatch: pytest.MonkeyPatch) -> Telemetry:
+def telemetry(monkeypatch: pytest.MonkeyPatch) -> Telemetry:
     """The process's metrics, of this test alone."""
     made = Telemetry(CollectorRegistry())
     monkeypatch.setattr(metrics, "PROCESS", made)
@@ -137,12 +137,12 @@ class NoModels:
 
 
 async def test_gpu_memory_is_in_ready_and_metrics(
-    metrics: Telemetry, monkeypatch: pytest.MonkeyPatch
+    telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bytes used, reserved and free, as they are when asked."""
     _cuda(monkeypatch)
     gpu.create_inference(Settings())
-    app = backend_app.create_app(Settings(), NoModels(), metrics)  # type: ignore[arg-type]
+    app = backend_app.create_app(Settings(), NoModels(), telemetry)  # type: ignore[arg-type]
     assert json.loads((await _get(app, "/ready")).content)["gpu_memory"] == MEMORY
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 5)
     text = (await _get(app, "/metrics")).text
@@ -150,9 +150,9 @@ async def test_gpu_memory_is_in_ready_and_metrics(
     assert 'blitz_gpu_memory_bytes{kind="free"} 1.073741824e+10' in text
 
 
-async def test_without_a_gpu_nothing_is_said_of_its_memory(metrics: Telemetry) -> None:
+async def test_without_a_gpu_nothing_is_said_of_its_memory(telemetry: Telemetry) -> None:
     """No zeros that look like a full GPU."""
-    app = backend_app.create_app(Settings(), NoModels(), metrics)  # type: ignore[arg-type]
+    app = backend_app.create_app(Settings(), NoModels(), telemetry)  # type: ignore[arg-type]
     assert "gpu_memory" not in json.loads((await _get(app, "/ready")).content)
     assert "blitz_gpu_memory_bytes{" not in (await _get(app, "/metrics")).text
 

@@ -20,7 +20,6 @@ from functions.api import auth
 from functions.api.app import create_app
 from shared.backends.base import Backend
 from shared.backends.http import HttpBackend
-from shared.cards import ModelCard
 from shared.contracts import EmbedRequest
 from shared.dialects import openai
 from shared.dialects.operations import PATHS, operations_at
@@ -29,21 +28,12 @@ from shared.models.catalogue import Catalogue
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
 from shared.wire import messages
-from tests.functions.backend.test_app import FakeInference
+from tests.fakes.backend import FakeInference
+from tests.fakes.catalogue import FakeCatalogue
 
 KEY, OTHER = "key-of-a-first-caller", "key-of-another-caller"
 HASHES = tuple(hashlib.sha256(key.encode()).hexdigest() for key in (KEY, OTHER))
 BODY = {"model": "m", "input": "a"}
-
-
-class FakeCatalogue:
-    async def cards(self) -> list[ModelCard]:
-        return [ModelCard("m", "r", "cpu-int8", "bert", "mean", 2, 16)]
-
-    async def cards_of(self, name: str) -> list[ModelCard]:
-        """Of "p" too, which labels, and is not listed."""
-        labels = ModelCard("p", "r", "cpu-int8", "bert", None, 2, 16, task="cross-encoder")
-        return [card for card in (*await self.cards(), labels) if card.name == name]
 
 
 def client_of(backend: Backend | None = None, hashes: tuple[str, ...] = HASHES) -> httpx.AsyncClient:
@@ -258,7 +248,7 @@ def test_a_made_key_fits_its_hash(capsys: pytest.CaptureFixture[str]) -> None:
     """Two calls give two keys; each line pair is a key and its sha256."""
     made = []
     for _ in range(2):
-        assert keys.make([]) == 0
+        assert keys.main([]) == 0
         key, digest, owner = (line.split()[1] for line in capsys.readouterr().out.splitlines())
         assert hashlib.sha256(key.encode()).hexdigest() == digest
         assert hashlib.sha256(bytes.fromhex(digest)).hexdigest()[:16] == owner
@@ -273,7 +263,7 @@ def test_a_given_key_is_hashed_and_not_shown(
 ) -> None:
     """The line's end is no part of the key."""
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{KEY}\r\n"))
-    assert keys.make(["--stdin"]) == 0
+    assert keys.main(["--stdin"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == f"hash: {HASHES[0]}"
     assert not any(KEY in line for line in shown)
@@ -285,10 +275,10 @@ def test_a_key_that_cannot_be_is_refused(
 ) -> None:
     """Too short to be safe, or nothing that a header carries: exit code 2 and a line that says so."""
     monkeypatch.setattr("sys.stdin", io.StringIO(key))
-    assert keys.make(["--stdin"]) == 2
+    assert keys.main(["--stdin"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.startswith("error: a key is 16")
+    assert shown.err.startswith("error: a key needs 16")
 
 
 CONFIDENTIAL = {

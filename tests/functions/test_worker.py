@@ -23,6 +23,7 @@ from shared.errors import UnknownModel
 from shared.models.manifest import File
 from shared.models.store import open_store_url
 from shared.wire import codec, messages
+from tests.functions.indexed import FUNCTIONS
 from tests.functions.worker import Worker, WorkerFailed, running_worker
 from tests.patience import PATIENCE_S
 from tests.shared.engines.test_torch import as_fp16, manifest_of, save_sentence_model
@@ -31,51 +32,6 @@ MODEL = "all-MiniLM-L6-v2"
 KEY = "a-key-for-these-tests"
 JSON = {"content-type": "application/json"}
 MSGPACK = {"content-type": codec.CONTENT_TYPE}
-HTTP_TRIGGER = {
-    "direction": "IN",
-    "type": "httpTrigger",
-    "name": "req",
-    "methods": ["GET", "POST", "DELETE", "HEAD", "PATCH", "PUT", "OPTIONS"],
-    "authLevel": "ANONYMOUS",
-    "route": "/{*route}",
-}
-HTTP_FUNCTION = [HTTP_TRIGGER, {"direction": "OUT", "type": "http", "name": "$return"}]
-
-
-def _queues(*names: str) -> dict[str, list[dict[str, str]]]:
-    """The functions of these queues."""
-    return {
-        name.replace("-", "_"): [
-            {
-                "direction": "IN",
-                "type": "queueTrigger",
-                "name": "message",
-                "queueName": name,
-                "connection": "BulkStorage",
-            }
-        ]
-        for name in names
-    }
-
-
-TIMER_TRIGGER = {
-    "direction": "IN",
-    "type": "timerTrigger",
-    "name": "timer",
-    "schedule": "0 */5 * * * *",
-    "runOnStartup": False,
-}
-CPU_QUEUES = ("bulk-split", "bulk-cpu", "bulk-finish")
-FUNCTIONS: dict[str, dict[str, Any]] = {
-    "router": {"http_app_func": HTTP_FUNCTION},
-    "lone_router": {"http_app_func": HTTP_FUNCTION},
-    "cpu": {
-        "http_app_func": HTTP_FUNCTION,
-        **_queues("bulk-events", *CPU_QUEUES, *(f"{name}-poison" for name in CPU_QUEUES)),
-        "bulk_reconcile": [TIMER_TRIGGER],
-    },
-    "gpu": {"http_app_func": HTTP_FUNCTION, **_queues("bulk-gpu", "bulk-gpu-poison")},
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,3 +84,24 @@ def evaluated(value: str) -> str:
         parts = re.findall(r"'([^']*)'", call[2])
         value = value.replace(call[0], f"'{call[1].format(*parts)}'")
     return value[2:-2] if re.fullmatch(r"\['[^']*'\]", value) else value
+
+
+# Settings that a deployment leaves alone, each for a reason.
+LEFT_AT_DEFAULT = {
+    # For use without Azure's identities, or without a GPU: never right in a deployment.
+    *("storage_connection_string", "backend_secret", "allow_cpu"),
+    # Suits the platform as it is: Flex has 0.8 GB of temporary storage, 230 s a request.
+    *("cache_dir", "request_timeout_s", "threads", "batch_tokens", "batch_texts"),
+    # Matters of taste and of measurement: `az functionapp config appsettings set` changes them.
+    *("routing", "gpu_min_texts", "gpu_wake_s", "chunk_texts", "backend_concurrency", "torch_compile"),
+    *("max_file_bytes", "refresh_s", "max_wait_ms", "queue_tokens", "max_queue_s", "allow_token_ids"),
+    *("max_requests", "max_pending_bytes", "max_body_bytes", "max_inputs", "max_request_tokens"),
+    *("key_files", "key_file_bytes", "key_batches", "file_expiry_days"),
+    *("max_job_bytes", "max_job_rows"),
+    # What callers name, and whose pages they are, only their operator knows.
+    *("model_aliases", "cors_origins"),
+    # Connections are the platform's.
+    *("max_connections", "keep_alive_s"),
+    # The Functions host writes the logs.
+    "log_format",
+}

@@ -13,8 +13,7 @@ import tree_sitter_bicep
 from tree_sitter import Language, Node, Parser
 
 from shared.settings import Settings
-from tests.infra.bicep import INFRA
-from tests.infra.test_deployment import LEFT_AT_DEFAULT
+from tests.infra.bicep import INFRA, LEFT_AT_DEFAULT
 
 FILES = sorted(INFRA.rglob("*.bicep"))
 ENTRIES = [INFRA / "main.bicepparam", *sorted((INFRA / "variants").glob("*.bicepparam"))]

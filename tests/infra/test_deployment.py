@@ -23,6 +23,7 @@ from shared.settings import PREFIX, Settings
 from shared.storage.blobs import OUT, SOURCE
 from tests.infra.bicep import (
     INFRA,
+    LEFT_AT_DEFAULT,
     ROOT,
     VARIANTS,
     apps_of,
@@ -32,25 +33,6 @@ from tests.infra.bicep import (
     settings_of,
 )
 
-# Settings that a deployment leaves alone, each for a reason.
-LEFT_AT_DEFAULT = {
-    # For use without Azure's identities, or without a GPU: never right in a deployment.
-    *("storage_connection_string", "backend_secret", "allow_cpu"),
-    # Suits the platform as it is: Flex has 0.8 GB of temporary storage, 230 s a request.
-    *("cache_dir", "request_timeout_s", "threads", "batch_tokens", "batch_texts"),
-    # Matters of taste and of measurement: `az functionapp config appsettings set` changes them.
-    *("routing", "gpu_min_texts", "gpu_wake_s", "chunk_texts", "backend_concurrency", "torch_compile"),
-    *("max_file_bytes", "refresh_s", "max_wait_ms", "queue_tokens", "max_queue_s", "allow_token_ids"),
-    *("max_requests", "max_pending_bytes", "max_body_bytes", "max_inputs", "max_request_tokens"),
-    *("key_files", "key_file_bytes", "key_batches", "file_expiry_days"),
-    *("max_job_bytes", "max_job_rows"),
-    # What callers name, and whose pages they are, only their operator knows.
-    *("model_aliases", "cors_origins"),
-    # Connections are the platform's.
-    *("max_connections", "keep_alive_s"),
-    # The Functions host writes the logs.
-    "log_format",
-}
 QUEUES = {EVENTS, SPLIT, queue_of("cpu"), queue_of("gpu"), FINISH}
 
 ROLE_NAMES = {

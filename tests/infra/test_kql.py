@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from shared.bulk.jobs import Job
 from shared.bulk.observed import belongs_to, observed
-from shared.bulk.options import Options
+from shared.bulk.options import JobOptions
 from shared.context import trace
 from shared.contracts import Timings
 from shared.observability.azure.export import AzureExport
@@ -179,7 +179,7 @@ def _let_happen(metrics: Telemetry) -> None:
     metrics.watch_backend("gpu", lambda: True)
     metrics.watch_gpu_memory(lambda: {"used": 1})
     size, dimensions, created = 1, 1, 1
-    options = Options(model="m")
+    options = JobOptions(model="m")
     job = Job("1", "source", "a.txt", "e", size, options, "r", dimensions, "cpu", created, "text")
     for step in ("split", "embed", "finish", "give_up"):
         with observed(step, metrics):

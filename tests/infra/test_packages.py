@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.functions.test_worker import FUNCTIONS
+from tests.functions.indexed import FUNCTIONS
 from tests.infra.bicep import ROOT
 from tests.infra.dockerfile import arguments, instructions
 from tests.tiny import Tiny, nearly, publish_all

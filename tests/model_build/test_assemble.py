@@ -42,7 +42,7 @@ def assembled(store: Path, target: str = "cpu-int8") -> tuple[Path, Manifest]:
         [*command, "--push", f"file://{store}"], cwd=ROOT, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
-    assert "the same bytes as were built with torch" in ran.stdout
+    assert "byte for byte the build made with torch" in ran.stdout
     (folder,) = (store / MODEL).glob("*/")
     return folder, decode_manifest((folder / "manifest.json").read_bytes())
 
@@ -155,9 +155,12 @@ def test_the_same_again_changes_nothing(published: tuple[Path, Manifest]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("e5-small-v2", "--target", "cpu-int8"), "only for: all-MiniLM-L6-v2; python -m model_build"),
+        (
+            ("e5-small-v2", "--target", "cpu-int8"),
+            "there are recipes for: all-MiniLM-L6-v2; python -m model_build",
+        ),
         (("../recipes/all-MiniLM-L6-v2", "--target", "cpu-int8"), "there is no recipe"),
-        ((MODEL, "--target", "cpu-fp32"), "for cpu-fp32 from, only for: none"),
+        ((MODEL, "--target", "cpu-fp32"), "on cpu-fp32; there are recipes for: none"),
         ((MODEL, "--target", "tpu"), "cpu-int8"),
     ],
 )

@@ -299,7 +299,7 @@ def test_a_recipe_that_cannot_be_written_is_exit_2(run: Run, tiny: Path, tmp_pat
     options = ("--recipe", tmp_path / "no-folder" / "recipe.json", "--push", f"file://{store}")
     refused = run(tiny, "--target", "cpu-int8", *options)
     assert refused.returncode == 2
-    assert "the file of --recipe cannot be written" in refused.stderr
+    assert "the file given by --recipe is not writable" in refused.stderr
     assert not store.exists()
 
 

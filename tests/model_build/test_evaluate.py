@@ -35,7 +35,7 @@ def test_a_low_or_undefined_cosine_falls_short(cosine: float) -> None:
     ("agreement", "said"),
     [
         (0.94, "mean rank agreement 0.9400 is below --min-rank-agreement 0.95"),
-        (float("nan"), "its ranking cannot be judged (--min-rank-agreement): it gives all"),
+        (float("nan"), "its ranking cannot be measured (--min-rank-agreement): it gives all"),
     ],
 )
 def test_a_low_or_undefined_agreement_falls_short(agreement: float, said: str) -> None:

@@ -219,7 +219,7 @@ PANICS_LATER = {
 }
 
 LORA = _text("adapter_config.json", json.dumps({"base_model_name_or_path": "org/base", "r": 8}))
-ADAPTER = "an adapter (LoRA, adapter_config.json) of org/base, and no whole model: merge it"
+ADAPTER = "a LoRA adapter (adapter_config.json) of org/base, not a complete model: merge it"
 
 POOLING = {"pooling_mode": "mean", "word_embedding_dimension": 32}
 
@@ -229,7 +229,7 @@ CASES: dict[str, tuple[Change, str]] = {
     "no config": (_gone("config.json"), "not a folder with a config.json"),
     "no pooling": (_gone("1_Pooling"), "no 1_Pooling/config.json, of the Pooling that modules.json"),
     "no pooling's config": (_gone("1_Pooling/config.json"), "there is no 1_Pooling/config.json"),
-    "no modules": (_gone("modules.json"), "a folder 1_Pooling, and no modules.json"),
+    "no modules": (_gone("modules.json"), "a folder 1_Pooling but no modules.json"),
     "no transformer": (
         _modules(
             {"type": OLD + "Transformer", "path": "0_Transformer"},
@@ -382,7 +382,7 @@ CASES: dict[str, tuple[Change, str]] = {
     "a tensor missing": (_without("encoder.layer.1.output.dense.weight"), "weights lack encoder"),
     "a tensor of another shape": (
         _shape("encoder.layer.0.output.dense.weight", 5, 5),
-        "weights are not those",
+        "weights do not match",
     ),
     "weights of 1 TB": (_large("model.safetensors", 1 << 40), "this machine's memory"),
     # Shards
@@ -390,7 +390,10 @@ CASES: dict[str, tuple[Change, str]] = {
     "a shard absolute": (_index("/etc/passwd"), "outside the model's folder"),
     "a shard of NUL": (_index("x\0"), "outside the model's folder"),
     "a shard missing": (_index("none.safetensors"), "there is no none.safetensors"),
-    "a shard without the tensor": (_index({"x": "shard.safetensors"}), "a tensor which it does not"),
+    "a shard without the tensor": (
+        _index({"x": "shard.safetensors"}),
+        "a tensor in shard.safetensors that is not there",
+    ),
     "a map of numbers": (_index({"x": 1}), "model.safetensors.index.json"),
     "a map that is none": (_index([]), "model.safetensors.index.json"),
     # What is no regular file
@@ -465,7 +468,7 @@ def test_a_hostile_folder_is_refused(case: str, run: Run, tmp_path: Path) -> Non
         (_json("config.json", num_hidden_layers=200), "weights"),
         (_json("config.json", id2label={str(n): "x" for n in range(1_001)}), "id2label"),
         (_without("classifier.weight"), "weights lack classifier.weight"),
-        (_shape("classifier.weight", 3, 3), "weights are not those"),
+        (_shape("classifier.weight", 3, 3), "weights do not match"),
     ],
 )
 def test_a_hostile_cross_encoder_is_refused(
@@ -583,7 +586,7 @@ def test_any_padding_id_is_built_or_refused(case: str, task: str, run: Run, tmp_
     gates = ("--min-rank-agreement", "-1")  # random weights rank nothing
     ran = run(folder, "--target", "cpu-fp32", *gates)
     if code:
-        _refused(ran, "config.json has no pad_token_id, after which", tmp_path)
+        _refused(ran, "config.json has no pad_token_id, where", tmp_path)
     else:
         assert ran.returncode == 0, ran.stderr
 
@@ -597,7 +600,9 @@ def test_a_model_that_reads_too_few_tokens_to_rank_is_refused(
     edit_json(folder / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
     edit_json(folder / "config.json", pad_token_id=30)
     ran = run(folder, "--target", "cpu-fp32", "--push", f"file://{tmp_path}/store")
-    _broken(ran, "its ranking cannot be judged (--min-rank-agreement): it gives all documents", tmp_path)
+    _broken(
+        ran, "its ranking cannot be measured (--min-rank-agreement): it gives all documents", tmp_path
+    )
     assert "nan" not in ran.stderr
 
 
@@ -614,7 +619,7 @@ def test_a_file_is_no_model(
     (folder / "somewhere.onnx").touch()
     monkeypatch.chdir(folder)
     ran = run(typed.format(name), "--target", "cpu-fp32")
-    _refused(ran, f"error: '{typed.format(name)}' is a file: give the folder that it is in", tmp_path)
+    _refused(ran, f"error: '{typed.format(name)}' is a file: give its folder", tmp_path)
     assert "config.json, model.safetensors and tokenizer.json" in ran.stderr
 
 
@@ -643,9 +648,9 @@ class Hub:
 
 
 CONVERTS = "[torch.load(f, map_location='cpu', weights_only=True) for f in ['pytorch_model.bin']]"
-NO_OTHERS = ["org/mini has no *.safetensors at the hub, and this builder reads no others"]
+NO_OTHERS = ["org/mini has no *.safetensors at the hub, the only format that this builder reads"]
 OF_THE_HUB: list[tuple[list[str], tuple[str, ...], list[str]]] = [
-    (["pytorch_model.bin", "training_args.bin"], (), ["pickles only (*.bin)", CONVERTS]),
+    (["pytorch_model.bin", "training_args.bin"], (), ["only there as pickles (*.bin)", CONVERTS]),
     (
         ["pytorch_model.bin"],
         ("--revision", "v1.0"),
@@ -653,7 +658,7 @@ OF_THE_HUB: list[tuple[list[str], tuple[str, ...], list[str]]] = [
     ),
     (["pytorch_model.bin"], (), ["hf download org/mini --local-dir mini; this, in mini, converts"]),
     (["0_Transformer/pytorch_model.bin"], (), ["this, in mini/0_Transformer, converts", CONVERTS]),
-    (["model.ckpt", "onnx/model.onnx"], (), ["pickles only (*.ckpt)", "; then build mini"]),
+    (["model.ckpt", "onnx/model.onnx"], (), ["only there as pickles (*.ckpt)", "; then build mini"]),
     (["onnx/model.onnx"], (), NO_OTHERS),
     (["training_args.bin"], (), NO_OTHERS),
 ]

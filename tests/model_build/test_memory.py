@@ -41,7 +41,7 @@ RUN = """
 import re, sys
 from pathlib import Path
 from shared.engines.onnx import OnnxEngine
-from shared.manifest import MANIFEST_FILE, decode_manifest
+from shared.models.manifest import MANIFEST_FILE, decode_manifest
 def told(name):
     return int(re.findall(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[0]) * 1024
 folder, tokens, texts = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])

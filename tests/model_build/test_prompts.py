@@ -134,7 +134,7 @@ def test_a_default_prompt_is_removed_with_its_text(source: SourceModel) -> None:
         (["=text"], "NAME=TEXT"),
         ([" =text"], "NAME=TEXT"),
         (["q=a", "q=b"], "q is given twice"),
-        (["nosuch="], "nosuch= removes nothing: the prompts are document, query"),
+        (["nosuch="], "nosuch= has nothing to remove: the prompts are document, query"),
         (["q=" + "a" * (MAX_PROMPT_CHARS + 1)], "4001"),
         (["q=" + "a " * 60], "leaves no room for a text"),
     ],
@@ -207,7 +207,7 @@ def test_prompts_are_told_to_machines_and_given_by_hand(run: Run, tiny: Path) ->
     assert told["manifest"]["prompts"] == {"query": "Q: "}
     assert told["prompts_from"] == {"query": "--prompt"}
     bare = run(tiny, "--target", "cpu-fp32")
-    assert "no prompts, so an input_type changes nothing" in bare.stdout
+    assert "no prompts, so input_type has no effect" in bare.stdout
     assert told["manifest"]["revision"] not in bare.stdout
 
 

@@ -130,7 +130,7 @@ def test_a_file_that_turns_out_otherwise_is_refused(source: Path, tmp_path: Path
     out = tmp_path / "out"
     out.mkdir()
     changed = msgspec.structs.replace(recipe, skeletons={"model.onnx": other})
-    with pytest.raises(InvalidArtefact, match=r"^model\.onnx did not turn out as it was built"):
+    with pytest.raises(InvalidArtefact, match=r"^model\.onnx differs from the original build"):
         follow_recipe(changed, source, out)
     assert not list(out.iterdir())
 

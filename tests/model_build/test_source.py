@@ -217,7 +217,7 @@ def _default_prompt(folder: Path) -> None:
         (_modules(*PLAIN, (OLD + "LSTM", "2_LSTM")), "LSTM module"),
         (_modules(PLAIN[0], ("custom.Pooling", "1_Pooling")), "Pooling module"),
         (_modules(*PLAIN[::-1]), "the modules are not"),
-        (_modules(PLAIN[0]), "BertModel is no cross-encoder"),
+        (_modules(PLAIN[0]), "BertModel is not a cross-encoder"),
         (_prompting_cross_encoder, "prompt before its texts"),
         (_modules(PLAIN[0], (OLD + "Pooling", "../other")), "outside"),
         (_pooling(pooling_mode=["mean", "cls"]), "mean \\+ cls"),

@@ -29,8 +29,8 @@ from typing import BinaryIO, NoReturn
 import msgspec
 
 from shared.bulk.inputs.allowance import Allowance, Limits
-from shared.bulk.inputs.detect import Format, ReadOptions, read_rows
-from shared.bulk.inputs.source import Source
+from shared.bulk.inputs.detect import InputFormat, ReadOptions, read_rows
+from shared.bulk.inputs.source import ByteSource
 from shared.bulk.rows import BadRow, Chunk, cut_chunks
 from shared.errors import InvalidInput, Unavailable
 
@@ -42,10 +42,10 @@ _CPU_S = 3600
 _RANGE_BYTES = 4 << 20
 _FRAME_BYTES = 256 << 20
 _FRAME, _RANGE, _LENGTH = struct.Struct("<cQ"), struct.Struct("<QQ"), struct.Struct("<Q")
-_START = """
+_START = f"""
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from shared.bulk.apart import main
+from {__name__} import main
 main()
 """
 _UNREADABLE = "the file is not a Parquet file that can be read"
@@ -54,7 +54,7 @@ _TOO_MUCH = "the file needs too much memory to be read: write smaller values, pa
 
 class _Task(msgspec.Struct, frozen=True):
     size: int
-    format: Format
+    format: InputFormat
     options: ReadOptions
     limits: Limits
 
@@ -65,7 +65,7 @@ class _Refusal(msgspec.Struct, frozen=True):
 
 
 def cut_apart(
-    source: Source, format: Format, options: ReadOptions, allowance: Allowance
+    source: ByteSource, format: InputFormat, options: ReadOptions, allowance: Allowance
 ) -> Iterator[Chunk]:
     """As cut_chunks(read_rows(...)), with the same chunks.
 
@@ -87,8 +87,8 @@ def cut_apart(
 
 def _chunks(
     child: subprocess.Popen[bytes],
-    source: Source,
-    format: Format,
+    source: ByteSource,
+    format: InputFormat,
     options: ReadOptions,
     allowance: Allowance,
 ) -> Iterator[Chunk]:
@@ -190,7 +190,7 @@ def _serve(asked: BinaryIO, told: BinaryIO) -> None:
     allowance = Allowance(task.size, task.limits)
     try:
         for chunk in cut_chunks(
-            read_rows(Source(task.size, read), task.format, task.options, allowance)
+            read_rows(ByteSource(task.size, read), task.format, task.options, allowance)
         ):
             bad = chunk.bad_to_json()
             _tell(told, b"C", _LENGTH.pack(len(bad)) + bad, chunk.to_arrow())

@@ -15,10 +15,10 @@ from shared.bulk.inputs.lines import BadRecord, RawRecord, check_id, check_text,
 from shared.bulk.inputs.seen import Seen
 from shared.bulk.rows import BadRow, Row
 from shared.dialects.body import read_inputs
+from shared.dialects.decode_errors import type_error
 from shared.dialects.fields import check_fields
 from shared.dialects.openai import EmbeddingsBody
 from shared.dialects.operations import KNOWN
-from shared.dialects.unreadable import not_of_type
 from shared.errors import InvalidInput
 
 URLS = ("/v1/embeddings", "/embeddings")
@@ -105,7 +105,7 @@ def _read_body(raw: msgspec.Raw, custom_id: str) -> EmbeddingsBody:
     try:
         return _BODY.decode(raw)
     except msgspec.ValidationError as error:
-        refused = not_of_type(error, EmbeddingsBody)
+        refused = type_error(error, EmbeddingsBody)
         message = f"body.{refused.message}" if refused.field else refused.message
         raise BadRecord("invalid_input", message, id=custom_id) from None
 

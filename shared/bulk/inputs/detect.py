@@ -1,6 +1,6 @@
 """Input files to rows: which format a file has, and its rows one after another in bounded memory.
 
-It does not know storage, jobs or models. A format's own rules are in shared/bulk/formats.
+It does not know storage, jobs or models. Each format's own rules are in a module beside this one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shared.bulk.inputs.foreign import refuse_binary, refuse_foreign, refuse_mar
 from shared.bulk.inputs.jsonl import looks_like_object, read_jsonl, read_text
 from shared.bulk.inputs.lines import read_records
 from shared.bulk.inputs.parquet import read_parquet
-from shared.bulk.inputs.source import Source, read_blocks
+from shared.bulk.inputs.source import ByteSource, read_blocks
 from shared.bulk.rows import BadRow, Row
 from shared.compression import Compression, Truncated, compression_of, unpack
 from shared.errors import InvalidInput
@@ -69,14 +69,14 @@ class ReadOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class InputFormat:
     """compression: by the content, whatever the name says."""
 
     kind: Kind
     compression: Compression | None = None
 
 
-def detect_format(name: str, head: bytes, options: ReadOptions) -> Format:
+def detect_format(name: str, head: bytes, options: ReadOptions) -> InputFormat:
     """By the options, else by the name's extension (before .gz, .zst), else by the content.
 
     head: the file's first HEAD_BYTES. Raises InvalidInput for what is surely none of the formats, or
@@ -90,7 +90,7 @@ def detect_format(name: str, head: bytes, options: ReadOptions) -> Format:
     kind = options.kind or _kind_by_name(name) or _kind_by_content(plain)
     if kind == "parquet":
         _check_parquet(plain, compression)
-        return Format(kind)
+        return InputFormat(kind)
     if plain.startswith(_PARQUET):
         raise InvalidInput("the file is Parquet: let its name end in .parquet")
     refuse_binary(plain)
@@ -102,7 +102,7 @@ def detect_format(name: str, head: bytes, options: ReadOptions) -> Format:
             kind = "batch"
         else:
             _check_jsonl(first, whole=len(head) < HEAD_BYTES and len(plain) < HEAD_BYTES)
-    return Format(kind, compression)
+    return InputFormat(kind, compression)
 
 
 def _check_parquet(plain: bytes, compression: Compression | None) -> None:
@@ -138,7 +138,7 @@ def _check_jsonl(plain: bytes, *, whole: bool) -> None:
 
 
 def read_rows(
-    source: Source, format: Format, options: ReadOptions, allowance: Allowance | None = None
+    source: ByteSource, format: InputFormat, options: ReadOptions, allowance: Allowance | None = None
 ) -> Iterator[Row | BadRow]:
     """Rows and bad rows in the order of the file; blank lines are counted and skipped.
 

@@ -26,8 +26,8 @@ from shared.bulk.inputs.lines import (
     check_text,
 )
 from shared.bulk.inputs.row_sizes import row_sizes, value_sizes
-from shared.bulk.inputs.source import Source, read_fully
-from shared.bulk.rows import BadRow, Record, Row
+from shared.bulk.inputs.source import ByteSource, read_fully
+from shared.bulk.rows import ArrowRow, BadRow, Row
 from shared.compression import Truncated
 from shared.errors import InvalidInput
 
@@ -48,7 +48,7 @@ _DAMAGED = (OSError, pa.ArrowException, UnicodeDecodeError, Truncated)
 
 
 def read_parquet(
-    source: Source, text_column: str, id_column: str | None, allowance: Allowance
+    source: ByteSource, text_column: str, id_column: str | None, allowance: Allowance
 ) -> Iterator[Row | BadRow]:
     """Raises InvalidInput if it is no Parquet file, lacks a column of texts that is asked for, or is
     over a limit, which its footer may tell.
@@ -78,7 +78,7 @@ def read_parquet(
                 rest = batch.select(list(others)).rename_columns(list(others.values()))
                 sizes = row_sizes(rest).tolist()
                 for index, text in enumerate(texts):
-                    at, record = row + done, Record(rest, index, sizes[index])
+                    at, record = row + done, ArrowRow(rest, index, sizes[index])
                     done += 1
                     yield _row(at, ids[index], text, record, text_column)
         except _Unbearable:
@@ -107,7 +107,7 @@ class _Unbearable(Exception):
 class _Window(io.RawIOBase):
     """A source as a file. What lies in the range that was loaded last is served from memory."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ByteSource) -> None:
         self._source = source
         self._position = 0
         self._start, self._loaded = 0, b""
@@ -248,7 +248,7 @@ def _whole(file: pq.ParquetFile, group: int, rows: int, *, skip: int) -> Iterato
 
 
 def _row(
-    row: int, given: str | BadRecord | None, text: str | BadRecord | None, record: Record, name: str
+    row: int, given: str | BadRecord | None, text: str | BadRecord | None, record: ArrowRow, name: str
 ) -> Row | BadRow:
     known: str | None = None
     try:

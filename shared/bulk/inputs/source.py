@@ -15,7 +15,7 @@ BLOCK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ByteSource:
     """Bytes that can be read by ranges.
 
     read(start, length): those bytes, fewer (not none) if the source likes; its errors pass through.
@@ -25,7 +25,7 @@ class Source:
     read: Callable[[int, int], bytes]
 
 
-def read_blocks(source: Source) -> Iterator[bytes]:
+def read_blocks(source: ByteSource) -> Iterator[bytes]:
     """All bytes, in blocks whose sizes do not depend on how much each read returns.
 
     Raises Truncated if the source ends before its size.
@@ -35,7 +35,7 @@ def read_blocks(source: Source) -> Iterator[bytes]:
         yield read_fully(source, start, length)
 
 
-def read_fully(source: Source, start: int, length: int) -> bytes:
+def read_fully(source: ByteSource, start: int, length: int) -> bytes:
     """Raises Truncated if the source ends before."""
     data = source.read(start, length)
     if len(data) >= length or not data:

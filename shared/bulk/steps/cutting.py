@@ -13,8 +13,8 @@ import pyarrow as pa
 from shared.bulk import control, jobs
 from shared.bulk.inputs.allowance import Allowance, Limits
 from shared.bulk.inputs.apart import cut_apart
-from shared.bulk.inputs.detect import Format, ReadOptions, read_rows
-from shared.bulk.inputs.source import Source
+from shared.bulk.inputs.detect import InputFormat, ReadOptions, read_rows
+from shared.bulk.inputs.source import ByteSource
 from shared.bulk.jobs import Job, Split
 from shared.bulk.ledger import REPORT_S
 from shared.bulk.rows import BadRow, Chunk, Row, cut_chunks
@@ -110,14 +110,14 @@ class Cutter:
                 return
             yield chunk
 
-    def _waiting(self, source: Source) -> Source:
+    def _waiting(self, source: ByteSource) -> ByteSource:
         """Its reads, by whoever has the turn, leave it to others meanwhile."""
 
         def read(start: int, length: int) -> bytes:
             with self._turn.left():
                 return source.read(start, length)
 
-        return Source(source.size, read)
+        return ByteSource(source.size, read)
 
     def _write(
         self, job: Job, chunks: Iterator[Chunk], allowance: Allowance, progress: _Progress
@@ -182,12 +182,12 @@ class _Progress:
         self._out.write(f"{folder}/status.json", jobs.encode(control.status_of(self._out, self._job)))
 
 
-def _source(job: Job, blobs: Blobs) -> Source:
-    return Source(job.size, lambda at, n: blobs.read_range(job.source, at, n, etag=job.etag))
+def _source(job: Job, blobs: Blobs) -> ByteSource:
+    return ByteSource(job.size, lambda at, n: blobs.read_range(job.source, at, n, etag=job.etag))
 
 
-def _format(job: Job) -> Format:
-    return Format(job.kind, job.compression)
+def _format(job: Job) -> InputFormat:
+    return InputFormat(job.kind, job.compression)
 
 
 def _begun(table: pa.Table) -> int:

@@ -14,7 +14,7 @@ import msgspec
 import pyarrow as pa
 
 from shared.bulk import jobs
-from shared.bulk.jobs import Counts, Job, Manifest, Output, Split
+from shared.bulk.jobs import Counts, Job, JobManifest, Output, Split
 from shared.bulk.outputs.batch import write_batch, write_batch_errors
 from shared.bulk.outputs.writing import write_ids, write_jsonl, write_npy, write_parquet
 from shared.bulk.rows import BadRow, unpack_part
@@ -40,7 +40,7 @@ def finish_job(
     go_on: Callable[[], None],
     *,
     cancelled: bool,
-) -> Manifest | None:
+) -> JobManifest | None:
     """Write output and error file of the parts that are there, then the manifest, then the status.
 
     clock: Unix seconds. go_on: called for each part; what it raises ends this. Blocking, and long for a
@@ -75,11 +75,11 @@ def finish_job(
         truncated=parts.truncated,
     )
     outputs = tuple(file for file in files if file.key not in absent)
-    manifest = Manifest(job, status, outputs, parts.tokens, ended - job.created)
+    manifest = JobManifest(job, status, outputs, parts.tokens, ended - job.created)
     is_first = out.create(f"{folder}/manifest.json", jobs.encode(manifest))
     kept = out.read(f"{folder}/manifest.json")
     if kept is not None:  # another finisher may have been first
-        status = jobs.decode(kept, Manifest).status
+        status = jobs.decode(kept, JobManifest).status
     out.write(f"{folder}/status.json", jobs.encode(status))
     return manifest if is_first else None
 

@@ -10,7 +10,7 @@ from collections import deque
 
 from shared.bulk import jobs
 from shared.bulk.control import queue_of
-from shared.bulk.jobs import Job, Message
+from shared.bulk.jobs import Job, StepMessage
 from shared.storage.blobs import Storage
 
 IN_FLIGHT = 64
@@ -47,7 +47,7 @@ def send_following(storage: Storage, job: Job, done: str) -> None:
 
 
 def send_chunk(storage: Storage, job: Job, chunk: str) -> None:
-    storage.queue(queue_of(job.device)).send(jobs.encode(Message(job=job.id, chunk=chunk)))
+    storage.queue(queue_of(job.device)).send(jobs.encode(StepMessage(job=job.id, chunk=chunk)))
 
 
 def _is_done(storage: Storage, job: Job, chunk: str) -> bool:

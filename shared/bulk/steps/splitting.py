@@ -14,16 +14,16 @@ from msgspec.structs import replace
 
 from shared.bulk import jobs
 from shared.bulk.inputs.detect import HEAD_BYTES, ReadOptions, detect_format
-from shared.bulk.jobs import Job, Message
+from shared.bulk.jobs import Job, StepMessage
 from shared.bulk.ledger import Ledger
 from shared.bulk.observed import belongs_to
-from shared.bulk.options import SIDECAR, Options, no_model, options_of
+from shared.bulk.options import SIDECAR, JobOptions, no_model, options_of
 from shared.bulk.passed_over import is_input
 from shared.bulk.rows import BadRow
 from shared.bulk.steps.cutting import Cutter
 from shared.bulk.threads import Threads
 from shared.cards import Device, ModelCard
-from shared.errors import InvalidInput, SourceChanged, shown
+from shared.errors import InvalidInput, SourceChanged, printable
 from shared.names import check_prompt
 from shared.routing.policy import BackendView, Policy, Work
 from shared.storage.blobs import Blobs, BlobStat, Storage
@@ -35,7 +35,7 @@ BYTES_PER_TEXT = 400
 """A guess, for where a job should go; nothing else depends on it."""
 
 
-class Cards(Protocol):
+class AllCards(Protocol):
     """What is needed of shared.models.catalogue.Catalogue."""
 
     async def cards(self) -> list[ModelCard]:
@@ -49,7 +49,7 @@ class Splitter:
         self,
         storage: Storage,
         ledger: Ledger,
-        catalogue: Cards,
+        catalogue: AllCards,
         policy: Policy,
         cutter: Cutter,
         threads: Threads,
@@ -70,7 +70,7 @@ class Splitter:
         self._aliases = aliases
         self._clock = clock
 
-    async def split(self, message: Message) -> str | None:
+    async def split(self, message: StepMessage) -> str | None:
         """Read the input, write its chunks, send a message for each.
 
         Returns the job's id; None if that version of the input is gone, or is no input.
@@ -161,7 +161,7 @@ class Splitter:
             raise InvalidInput(f"no line is a valid request; line {row.line}: {row.message}")
         return (isinstance(row.fields, str) and _model_named(row.fields)) or ""
 
-    def _choose(self, options: Options, size: int) -> list[Device]:
+    def _choose(self, options: JobOptions, size: int) -> list[Device]:
         """Where the chunks should go, best first."""
         if options.backend != "auto":
             return [options.backend]
@@ -176,14 +176,15 @@ class Splitter:
 
 
 def _card_for(
-    options: Options, cards: list[ModelCard], devices: list[Device], aliases: Mapping[str, str]
+    options: JobOptions, cards: list[ModelCard], devices: list[Device], aliases: Mapping[str, str]
 ) -> ModelCard:
     """The model on the first of `devices` that has it, else on any. Raises InvalidInput."""
     named = [card for card in cards if card.name == options.model]
     if not named:
         known = ", ".join(_names(cards, aliases)) or "none"
         raise InvalidInput(
-            f"there is no embedding model {shown(options.model)!r}; there are: {known}", field="model"
+            f"there is no embedding model {printable(options.model)!r}; there are: {known}",
+            field="model",
         )
     if named[0].task != "embedding":
         raise InvalidInput(f"{options.model} is a cross-encoder, which has no vectors", field="model")

@@ -16,7 +16,7 @@ import msgspec
 
 from shared.bulk import jobs
 from shared.bulk.control import FINISH, SPLIT, queue_of
-from shared.bulk.jobs import Job, Message
+from shared.bulk.jobs import Job, StepMessage
 from shared.bulk.ledger import Ledger
 from shared.bulk.observed import belongs_to
 from shared.bulk.passed_over import is_input, why_no_input
@@ -66,7 +66,7 @@ class Upkeep:
                 job, Unavailable("the output could not be written, in several tries")
             )
 
-    async def _give_up_input(self, message: Message) -> None:
+    async def _give_up_input(self, message: StepMessage) -> None:
         stat = await asyncio.to_thread(self._ledger.blobs(message.container).stat, message.key)
         if stat is None or (message.etag and stat.etag != message.etag):
             if not message.job:
@@ -102,7 +102,7 @@ class Upkeep:
         # As many messages as there are inputs: nothing was lost, the splitters are behind.
         if await asyncio.to_thread(self._storage.queue(SPLIT).depth) < len(missed):
             for stat in missed:
-                message = Message(container="source", key=stat.key, etag=stat.etag)
+                message = StepMessage(container="source", key=stat.key, etag=stat.etag)
                 await self._ledger.send(SPLIT, message)
         await self._reject_unnamed(now)
         for active in await asyncio.to_thread(lambda: list(self._storage.out.list("active/"))):
@@ -120,7 +120,7 @@ class Upkeep:
         """Inputs whose names nothing can be called by are failed jobs, so that somebody sees them."""
         found = await asyncio.to_thread(self._unnamed)
         for stat in found:
-            message = Message(container="source", key=stat.key, etag=stat.etag)
+            message = StepMessage(container="source", key=stat.key, etag=stat.etag)
             await self._ledger.reject(jobs.draft_job(message, stat, now), InvalidInput(NO_KEY))
 
     def _unnamed(self) -> list[BlobStat]:
@@ -136,7 +136,7 @@ class Upkeep:
     async def _begin_again(self, active: str) -> None:
         message = await asyncio.to_thread(self._storage.out.read, active)
         with suppress(msgspec.DecodeError):  # somebody else's blob must not end this for all jobs
-            await self._ledger.send(SPLIT, jobs.decode(message or b"", Message))
+            await self._ledger.send(SPLIT, jobs.decode(message or b"", StepMessage))
 
     def _missed_inputs(self, now: float) -> list[BlobStat]:
         """Versions of inputs that no splitter has signed, long after they came or were noticed."""
@@ -157,10 +157,10 @@ class Upkeep:
         if now - (status.modified_s if status else job.created) < STUCK_S:
             return
         if await self._ledger.is_cancelled(job.id):
-            await self._ledger.send(FINISH, Message(job=job.id))
+            await self._ledger.send(FINISH, StepMessage(job=job.id))
         elif await asyncio.to_thread(out.stat, f"{folder}/split.json") is None:
             id_ = job.id if job.container == "out" else ""
-            message = Message(id_, container=job.container, key=job.source, etag=job.etag)
+            message = StepMessage(id_, container=job.container, key=job.source, etag=job.etag)
             await self._ledger.send(SPLIT, message)
         else:
             missing = (await self._ledger.missing(job.id))[: relay.IN_FLIGHT]

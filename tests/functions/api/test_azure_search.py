@@ -10,7 +10,8 @@ import pytest
 
 from shared.contracts import EmbedRequest
 from shared.errors import DeadlineExceeded, ModelLoadFailed, Overloaded
-from tests.functions.api.test_router import FakeBackend, app_of, vector_of
+from tests.apps import router_app
+from tests.fakes.backend import FakeBackend, vector_of
 from tests.functions.test_keys import KEY
 
 pytestmark = pytest.mark.anyio
@@ -23,7 +24,7 @@ def records(*texts: Any) -> dict[str, Any]:
 
 
 async def post(backend: FakeBackend, url: str, body: Any, **settings: Any) -> httpx.Response:
-    transport = httpx.ASGITransport(app_of(backend, **settings))
+    transport = httpx.ASGITransport(router_app(backend, **settings))
     async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
         # As the service sends it, charset and all.
         headers = {"content-type": "application/json; charset=utf-8"}

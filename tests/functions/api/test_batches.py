@@ -6,149 +6,39 @@ import asyncio
 import hashlib
 import json
 import os
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import pytest
-from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
-from starlette.types import ASGIApp, Message
 
 from functions.api import batches
-from functions.api.app import create_app
-from functions.bulk.steps import steps_of
-from shared.bulk.inputs.allowance import NO_LIMITS
-from shared.bulk.pipeline import Bulk
 from shared.bulk.steps.upkeep import MISSED_S
-from shared.contracts import EmbedRequest, EmbedResult
 from shared.errors import StoreUnavailable, Unavailable
-from shared.models.catalogue import Catalogue
-from shared.observability.metrics import Telemetry
-from shared.routing.policy import policy_of
-from shared.settings import Settings
-from shared.storage.blobs import Blobs, Metadata, Storage
-from shared.storage.connect import open_storage
-from tests.functions.api.test_router import FakeBackend
+from shared.storage.blobs import Blobs, Storage
+from tests.fakes.storage import Recording
+from tests.functions.api.forms import (
+    BEGUN,
+    END,
+    FILE,
+    FORM,
+    LINE,
+    PURPOSE,
+    Caller,
+    batch_of,
+    batches_app,
+    batches_client,
+    bulk_of,
+    drain,
+    part,
+    take,
+    upload,
+)
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
-BOUNDARY = "b0undary"
-FORM = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
-LINE = b'{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"input":"w1"}}\n'
-
-
-class Recording:
-    """A container that notes the sizes of the blocks that it is given."""
-
-    def __init__(self, blobs: Blobs) -> None:
-        self._blobs = blobs
-        self.sizes: list[int] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._blobs, name)
-
-    def write_stream(self, key: str, chunks: Iterable[bytes], metadata: Metadata | None = None) -> None:
-        def noted() -> Iterator[bytes]:
-            for chunk in chunks:
-                self.sizes.append(len(chunk))
-                yield chunk
-
-        self._blobs.write_stream(key, noted(), metadata)
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> Storage:
-    return open_storage(Settings(storage=f"file://{tmp_path}"))
-
-
-def app_of(
-    storage: Storage, *, clock: Callable[[], float] = time.time, grace_s: float = 60, **settings: Any
-) -> FastAPI:
-    given = Settings(**settings)
-    backend = FakeBackend()
-    return create_app(
-        given,
-        backend,
-        cast(Catalogue, backend),
-        Telemetry(CollectorRegistry()),
-        batches=batches.Batches(storage, given, clock=clock, grace_s=grace_s),
-    )
-
-
-def client_of(storage: Storage, **settings: Any) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(app_of(storage, **settings))
-    return httpx.AsyncClient(transport=transport, base_url="http://router")
-
-
-def part(name: str, value: bytes, filename: str | None = None) -> bytes:
-    disposition = f'form-data; name="{name}"'
-    if filename is not None:
-        disposition += f'; filename="{filename}"'
-    return b"--%b\r\nContent-Disposition: %b\r\n\r\n%b\r\n" % (
-        BOUNDARY.encode(),
-        disposition.encode(),
-        value,
-    )
-
-
-END = f"--{BOUNDARY}--\r\n".encode()
-PURPOSE, FILE = part("purpose", b"batch"), part("file", LINE, "a.jsonl")
-
-
-async def upload(client: httpx.AsyncClient, content: bytes = LINE) -> str:
-    body = PURPOSE + part("file", content, "a.jsonl") + END
-    response = await client.post("/v1/files", content=body, headers=FORM)
-    assert response.status_code == 200, response.text
-    return str(response.json()["id"])
-
-
-def batch_of(file_id: str, **changes: Any) -> dict[str, Any]:
-    body = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
-    return body | changes
-
-
-class Models(FakeBackend):
-    """Takes a pinned name for the name."""
-
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
-        return await super().embed(replace(request, model=request.model.partition("@")[0]))
-
-
-def bulk_of(storage: Storage, clock: Callable[[], float] = time.time) -> Bulk:
-    backend = Models("mini")
-    return Bulk(
-        storage,
-        cast(Catalogue, backend),
-        policy_of(Settings()),
-        backend=backend,
-        devices=("cpu",),
-        request_tokens=10_000,
-        limits=NO_LIMITS,
-        max_inputs=100,
-        default_model="mini",
-        clock=clock,
-    )
-
-
-def take(storage: Storage, queue: str) -> bytes | None:
-    """A message, out of the queue."""
-    message = storage.queue(queue).receive(visible_after_s=60)
-    if message is None:
-        return None
-    storage.queue(queue).delete(message)
-    return message.body
-
-
-async def drain(storage: Storage, bulk: Bulk) -> None:
-    """Work off every queue, in the order of the steps."""
-    for step in steps_of(bulk, "cpu"):
-        while (body := take(storage, step.queue)) is not None:
-            await step.run(body)
 
 
 @pytest.mark.parametrize("order", [(PURPOSE, FILE), (FILE, PURPOSE)], ids=["first", "last"])
@@ -163,7 +53,7 @@ async def test_a_body_may_come_in_any_pieces_and_order(
         for start in range(0, len(body), size):
             yield body[start : start + size]
 
-    async with client_of(storage) as client:
+    async with batches_client(storage) as client:
         made = (await client.post("/v1/files", content=pieces(), headers=FORM)).json()
         assert (made["filename"], made["bytes"]) == ("a.jsonl", len(LINE))
         content = await client.get(f"/v1/files/{made['id']}/content")
@@ -182,7 +72,7 @@ async def test_a_large_file_is_never_whole_in_memory(storage: Storage) -> None:
         for start in range(0, len(body), 65_536):
             yield body[start : start + 65_536]
 
-    async with client_of(watched) as client:
+    async with batches_client(watched) as client:
         made = (await client.post("/v1/files", content=pieces(), headers=FORM)).json()
         assert sum(recording.sizes) == len(content)
         assert max(recording.sizes) < 1_200_000
@@ -220,7 +110,7 @@ async def test_a_wrong_upload_is_refused_and_leaves_nothing(
     async def pieces() -> AsyncIterator[bytes]:
         yield body
 
-    async with client_of(storage, max_file_bytes=2000) as client:
+    async with batches_client(storage, max_file_bytes=2000) as client:
         content = body if announced else pieces()
         response = await client.post("/v1/files", content=content, headers=FORM)
         assert response.status_code == status, response.text
@@ -234,73 +124,21 @@ async def test_a_wrong_upload_is_refused_and_leaves_nothing(
 )
 async def test_only_a_form_with_a_boundary_is_read(storage: Storage, kind: str) -> None:
     """Anything else is 415."""
-    async with client_of(storage) as client:
+    async with batches_client(storage) as client:
         response = await client.post("/v1/files", content=b"{}", headers={"content-type": kind})
     assert response.status_code == 415
-
-
-class Caller:
-    """One request, told to the app message by message; it waits when there are no more.
-
-    taken: how many messages of the answer it takes before it stalls.
-    """
-
-    def __init__(
-        self, *messages: Message, more: Iterable[Message] = (), key: str = "", taken: int = 1_000_000
-    ) -> None:
-        self._messages = chain(messages, more)
-        self._headers = [(b"api-key", key.encode())] if key else []
-        self._taken = taken
-        self.stalled = asyncio.Event()
-        self.waits = asyncio.Event()
-        self.more: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self.sent: list[Message] = []
-
-    async def run(self, app: ASGIApp, method: str = "POST", path: str = "/v1/files") -> None:
-        scope = {
-            "type": "http",
-            "method": method,
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "headers": [(b"content-type", FORM["content-type"].encode()), *self._headers],
-        }
-        await app(scope, self._receive, self._send)
-
-    async def _receive(self) -> Message:
-        if (message := next(self._messages, None)) is not None:
-            return message
-        self.waits.set()
-        return await self.more
-
-    async def _send(self, message: Message) -> None:
-        if len(self.sent) == self._taken:
-            self.stalled.set()
-            await asyncio.Event().wait()
-        self.sent.append(message)
-
-    @property
-    def headers(self) -> dict[bytes, bytes]:
-        return dict(self.sent[0]["headers"])
-
-
-BEGUN: Message = {
-    "type": "http.request",
-    "body": PURPOSE + part("file", LINE, "a.jsonl")[:-10],
-    "more_body": True,
-}
 
 
 async def test_a_caller_that_leaves_leaves_no_file(storage: Storage) -> None:
     """What had come of it is dropped."""
     caller = Caller(BEGUN, {"type": "http.disconnect"})
-    await caller.run(app_of(storage))
+    await caller.run(batches_app(storage))
     assert list(storage.out.list("")) == []
 
 
 async def test_an_upload_that_takes_too_long_is_given_up(storage: Storage) -> None:
     """The answer is 504, and the thread that wrote is free again."""
-    app = app_of(storage, request_timeout_s=0.2)
+    app = batches_app(storage, request_timeout_s=0.2)
     callers = [Caller(BEGUN) for _ in range(batches.UPLOADS)]
     await asyncio.wait_for(asyncio.gather(*(caller.run(app) for caller in callers)), PATIENCE_S)
     assert {caller.sent[0]["status"] for caller in callers} == {504}
@@ -322,7 +160,7 @@ async def test_a_storage_that_fails_is_told_as_such(storage: Storage) -> None:
         def write_stream(self, key: str, chunks: Iterable[bytes], metadata: object = None) -> None:
             raise StoreUnavailable("the bulk storage did not answer")
 
-    async with client_of(replace(storage, out=cast(Blobs, Failing(storage.out)))) as client:
+    async with batches_client(replace(storage, out=cast(Blobs, Failing(storage.out)))) as client:
         response = await client.post("/v1/files", content=PURPOSE + FILE + END, headers=FORM)
     assert response.status_code == 503
 
@@ -344,7 +182,7 @@ async def test_a_wrong_batch_is_refused(
     storage: Storage, changes: dict[str, Any], status: int, param: str
 ) -> None:
     """With the parameter, and no work is begun."""
-    async with client_of(storage) as client:
+    async with batches_client(storage) as client:
         body = batch_of(await upload(client), **changes)
         response = await client.post("/v1/batches", json=body)
         assert response.status_code == status, response.text
@@ -371,7 +209,7 @@ async def test_a_wrong_batch_is_refused(
 )
 async def test_what_is_not_there_is_told(storage: Storage, path: str, status: int) -> None:
     """404 or 400, in OpenAI's shape."""
-    async with client_of(storage) as client:
+    async with batches_client(storage) as client:
         response = await client.get(path)
     assert response.status_code == status, response.text
     assert response.json()["error"]["type"] == "invalid_request_error"
@@ -379,7 +217,7 @@ async def test_what_is_not_there_is_told(storage: Storage, path: str, status: in
 
 async def test_files_are_listed_in_either_order_in_pages(storage: Storage, tmp_path: Path) -> None:
     """By the time of their upload, `after` a file, only of a purpose."""
-    async with client_of(storage) as client:
+    async with batches_client(storage) as client:
         ids = [await upload(client) for _ in range(4)]
 
         async def listed(query: str) -> tuple[list[str], bool]:
@@ -397,7 +235,7 @@ async def test_files_are_listed_in_either_order_in_pages(storage: Storage, tmp_p
 
 async def test_a_batch_cancelled_before_its_turn_does_no_work(storage: Storage) -> None:
     """It is cancelling until a splitter comes by, then cancelled."""
-    async with client_of(storage) as client:
+    async with batches_client(storage) as client:
         made = (await client.post("/v1/batches", json=batch_of(await upload(client)))).json()
         answer = (await client.post(f"/v1/batches/{made['id']}/cancel")).json()
         assert answer["status"] == "cancelling"
@@ -421,7 +259,7 @@ async def test_a_batch_tells_when_it_came_to_each_state(storage: Storage) -> Non
         assert times == sorted(times)
         return [name for name in names if answer[name] is not None]
 
-    async with client_of(storage) as client:
+    async with batches_client(storage) as client:
         made = (await client.post("/v1/batches", json=batch_of(await upload(client)))).json()
         assert await told() == []
         await bulk.split(take(storage, "bulk-split") or b"")
@@ -438,7 +276,7 @@ async def test_a_batch_tells_when_it_came_to_each_state(storage: Storage) -> Non
 
 async def test_a_batch_whose_file_is_deleted_before_its_turn_fails(storage: Storage) -> None:
     """It does not wait for ever."""
-    async with client_of(storage) as client:
+    async with batches_client(storage) as client:
         file_id = await upload(client)
         made = (await client.post("/v1/batches", json=batch_of(file_id))).json()
         await client.delete(f"/v1/files/{file_id}")
@@ -450,7 +288,7 @@ async def test_a_batch_whose_file_is_deleted_before_its_turn_fails(storage: Stor
 
 async def test_a_batch_whose_message_was_lost_is_begun_again(storage: Storage) -> None:
     """By the reconciliation, once it is late; and it has the same id still."""
-    async with client_of(storage) as client:
+    async with batches_client(storage) as client:
         made = (await client.post("/v1/batches", json=batch_of(await upload(client)))).json()
         assert take(storage, "bulk-split") is not None
         await bulk_of(storage).reconcile()
@@ -475,7 +313,7 @@ async def test_a_request_may_go_on_in_another_chunk(storage: Storage) -> None:
         }
         for n in range(12)
     ]
-    async with client_of(storage) as client:
+    async with batches_client(storage) as client:
         content = b"".join(json.dumps(each).encode() + b"\n" for each in lines)
         file_id = await upload(client, content)
         made = (await client.post("/v1/batches", json=batch_of(file_id))).json()
@@ -501,7 +339,7 @@ async def test_keys_guard_files_and_batches(storage: Storage) -> None:
     """Without one, no path looks unlike another."""
     key = "a-key-of-some-length"
     hashes = (hashlib.sha256(key.encode()).hexdigest(),)
-    async with client_of(storage, api_key_hashes=hashes) as client:
+    async with batches_client(storage, api_key_hashes=hashes) as client:
         for method, path in (
             ("POST", "/v1/files"),
             ("GET", "/v1/batches"),
@@ -514,7 +352,7 @@ async def test_keys_guard_files_and_batches(storage: Storage) -> None:
 
 async def test_the_description_names_every_route(storage: Storage) -> None:
     """With their parameters and bodies; without a bulk storage there are none."""
-    paths = app_of(storage).openapi()["paths"]
+    paths = batches_app(storage).openapi()["paths"]
     assert set(paths["/v1/files"]) == {"get", "post"}
     assert set(paths["/v1/files/{file_id}"]) == {"get", "delete"}
     assert set(paths["/v1/batches"]) == {"get", "post"}

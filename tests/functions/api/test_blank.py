@@ -21,7 +21,7 @@ from shared.models.store import open_store
 from shared.routing.dispatch import Dispatcher
 from shared.routing.policy import fixed
 from shared.settings import Settings
-from tests.functions.api.test_not_finite import client_of
+from tests.apps import client_over_models
 from tests.tiny import MAX_TOKENS, Tiny, publish_all
 
 pytestmark = pytest.mark.anyio
@@ -86,7 +86,7 @@ async def test_an_empty_document_comes_last_and_fails_no_other(
     settings: Settings, dialect: Dialect, model: str
 ) -> None:
     """The others have the scores that they have without it; who asks is told which were empty."""
-    async with client_of(settings) as client:
+    async with client_over_models(settings) as client:
         body = dialect.body(DOCUMENTS, model=model)
         answer = await client.post(dialect.path, json=body)
     assert answer.status_code == 200, answer.text
@@ -107,7 +107,7 @@ async def test_weaviate_has_a_score_for_each(
 ) -> None:
     """By position; objects without the property never fail a search, not even if there are no others."""
     body = {"model": model, "query": QUERY, "documents": documents, "property": "p"}
-    async with client_of(settings) as client:
+    async with client_over_models(settings) as client:
         answer = await client.post("/rerank", json=body)
     scores = answer.json()["scores"]
     assert [each["document"] for each in scores] == documents
@@ -121,16 +121,16 @@ async def test_only_empty_documents_are_refused(
     settings: Settings, dialect: Dialect, documents: list[str]
 ) -> None:
     """There would be nothing to rank; the message names the dialect's field."""
-    async with client_of(settings) as client:
+    async with client_over_models(settings) as client:
         answer = await client.post(dialect.path, json=dialect.body(documents, model="scorer"))
     assert answer.status_code == 400
-    assert f"{dialect.documents} has no text: give at least one" in answer.text
+    assert f"{dialect.documents} has no text: send at least one" in answer.text
 
 
 async def test_a_raw_score_of_nothing_is_a_number(settings: Settings) -> None:
     """The lowest that float32 has; minus infinity would be null in JSON. The text comes back."""
     body = {"model": "scorer", "query": QUERY, "texts": DOCUMENTS, "raw_scores": True}
-    async with client_of(settings) as client:
+    async with client_over_models(settings) as client:
         ranks = (await client.post("/rerank", json={**body, "return_text": True})).json()
     assert [(each["score"], each["text"]) for each in ranks[3:]] == [
         (-3.4028234663852886e38, ""),

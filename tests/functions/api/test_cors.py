@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from shared.dialects.operations import PATHS
-from tests.functions.api.test_router import FakeBackend, client_of
+from tests.apps import router_client
+from tests.fakes.backend import FakeBackend
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +26,7 @@ PREFLIGHT = {
 
 
 def browser(**settings: Any) -> httpx.AsyncClient:
-    return client_of(FakeBackend("mini"), **settings)
+    return router_client(FakeBackend("mini"), **settings)
 
 
 @pytest.mark.parametrize("hashes", [(), HASHES])

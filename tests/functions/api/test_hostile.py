@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import tracemalloc
-from typing import Any, cast
-from urllib.parse import quote
+from typing import Any
 
 import msgpack
 import msgspec
@@ -16,115 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as fuzz
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
-from functions.api.app import create_app
-from shared.contracts import AnyRequest, PredictRequest
-from shared.dialects.operations import OPERATIONS, PATHS, Operation, asks_for
-from shared.errors import InvalidInput
-from shared.models.catalogue import Catalogue
-from shared.observability.metrics import Telemetry
-from shared.settings import Settings
-from shared.wire import codec, messages
-from tests.functions.backend import test_app
-from tests.functions.backend.test_app import FakeInference
-from tests.functions.test_keys import FakeCatalogue
-from tests.patience import PATIENCE_S
-from tests.shared.wire.test_codec import HOSTILE
+from shared.dialects.operations import OPERATIONS, PATHS, Operation
+from shared.wire import codec
+from tests.apps import JSON, WIRE_BODIES, ask, wire_backend, wire_router
+from tests.functions.api.bodies import SERVED, VALID, valid_body
+from tests.shared.wire.hostile import HOSTILE
 
-JSON = "application/json"
-
-VALID: tuple[dict[str, Any], ...] = (
-    {"input": "a"},
-    {"inputs": "a"},
-    {"inputs": {"source_sentence": "a", "sentences": ["b"]}},
-    {"texts": ["a"]},
-    {"prompt": "a"},
-    {"ids": [97]},
-    {"query": "a", "texts": ["b"]},
-    {"query": "a", "documents": ["b"], "property": "c"},
-    {"query": "a", "documents": ["b"]},
-    {"values": [{"recordId": "0", "data": {"text": "a"}}]},
-)
-
-
-class OverTheWire(FakeInference):
-    """As HttpBackend: a request must be packed, and read by a backend."""
-
-    async def run(self, request: AnyRequest) -> Any:
-        return await super().run(_repacked(request))
-
-
-def _repacked(request: Any) -> Any:
-    return messages.unpack_request(messages.pack_request(request), type(request), max_bytes=100_000_000)
-
-
-def router_of(**settings: Any) -> ASGIApp:
-    catalogue = cast(Catalogue, FakeCatalogue())
-    return create_app(Settings(**settings), OverTheWire(), catalogue, Telemetry(CollectorRegistry()))
-
-
-def backend_of() -> ASGIApp:
-    return test_app.app_of(FakeInference(), max_body_bytes=2_000_000)
-
-
-async def ask(
-    app: ASGIApp,
-    path: str,
-    body: bytes = b"",
-    *,
-    method: str = "POST",
-    content_type: str = JSON,
-    query: bytes = b"",
-    headers: tuple[tuple[bytes, bytes], ...] = (),
-) -> tuple[int, bytes]:
-    """Status and body of one request, its path and headers as they are: no client makes them sane."""
-    sent: list[Any] = []
-    answered = asyncio.Event()
-    messages = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> Any:
-        if messages:
-            return messages.pop()
-        await answered.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "scheme": "http",
-        "server": ("router", 80),
-        "root_path": "",
-        "method": method,
-        "path": path,
-        "raw_path": quote(path).encode(),
-        "query_string": query,
-        "headers": [(b"content-type", content_type.encode()), *headers],
-    }
-    await asyncio.wait_for(app(scope, receive, send), PATIENCE_S)
-    answered.set()
-    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
-
-
-def valid_body(operation: Operation) -> dict[str, Any]:
-    """One that the operation answers."""
-    for body in VALID:
-        if body.keys() - {field.encode_name for field in msgspec.structs.fields(operation.body)}:
-            continue  # fields of other dialects are refused
-        try:
-            read = msgspec.convert(body, operation.body)
-            operation.request_from(read, model="m", settings=Settings())
-        except (msgspec.ValidationError, InvalidInput):
-            continue
-        return {**body, "model": "p" if asks_for(operation) is PredictRequest else "m"}
-    raise AssertionError(f"give VALID a body for: {operation.summary}")
-
-
-SERVED = [each for each in OPERATIONS if not each.refusal]
 PAIRS = [pytest.param(path, each, id=f"{path} {each.summary}") for each in SERVED for path in each.paths]
 ROUTES = [path.replace("{model}", "m") for path in PATHS]
 
@@ -133,7 +30,7 @@ ROUTES = [path.replace("{model}", "m") for path in PATHS]
 @pytest.mark.parametrize(("path", "operation"), PAIRS)
 async def test_the_bodies_that_are_spoilt_below_are_good(path: str, operation: Operation) -> None:
     """Both as JSON and as msgpack: what is refused later is refused for what was changed."""
-    body, app = valid_body(operation), router_of()
+    body, app = valid_body(operation), wire_router()
     path = path.replace("{model}", "m")
     assert (await ask(app, path, json.dumps(body).encode()))[0] == 200
     assert (await ask(app, path, codec.pack(body), content_type=codec.CONTENT_TYPE))[0] == 200
@@ -153,7 +50,7 @@ ENVELOPES = {
 @pytest.mark.parametrize("envelope", ENVELOPES.values(), ids=ENVELOPES)
 @pytest.mark.parametrize(
     ("app", "paths"),
-    [(router_of(), ROUTES), (backend_of(), list(test_app.BODIES))],
+    [(wire_router(), ROUTES), (wire_backend(), list(WIRE_BODIES))],
     ids=["router", "backend"],
 )
 async def test_hostile_msgpack_is_refused(app: ASGIApp, paths: list[str], envelope: bytes) -> None:
@@ -184,7 +81,7 @@ ODD: list[Any] = [
 @pytest.mark.parametrize(("path", "operation"), PAIRS)
 async def test_no_value_of_any_field_breaks_the_router(path: str, operation: Operation) -> None:
     """Each field of each body holds everything that it should not: an answer or a 4xx."""
-    app, path = router_of(), path.replace("{model}", "m")
+    app, path = wire_router(), path.replace("{model}", "m")
     for field in msgspec.structs.fields(operation.body):
         for value in ODD:
             body = codec.pack({**valid_body(operation), field.encode_name: value})
@@ -193,10 +90,10 @@ async def test_no_value_of_any_field_breaks_the_router(path: str, operation: Ope
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("path", "good"), test_app.BODIES.items(), ids=test_app.BODIES)
+@pytest.mark.parametrize(("path", "good"), WIRE_BODIES.items(), ids=WIRE_BODIES)
 async def test_no_value_of_any_field_breaks_a_backend(path: str, good: bytes) -> None:
     """The same for the wire's own requests, where no dialect stands before."""
-    app = backend_of()
+    app = wire_backend()
     body = codec.unpack(good, max_bytes=len(good))
     for field in body:
         for value in ODD:
@@ -235,7 +132,7 @@ SPOILT_JSON = {
 @pytest.mark.parametrize("name", SPOILT_JSON)
 async def test_spoilt_json_is_refused(name: str) -> None:
     """On every path: 4xx, quoting nothing long."""
-    app = router_of()
+    app = wire_router()
     for path in ROUTES:
         status, answer = await ask(app, path, SPOILT_JSON[name])
         assert 400 <= status < 500, (path, answer)
@@ -245,7 +142,7 @@ async def test_spoilt_json_is_refused(name: str) -> None:
 @pytest.mark.anyio
 async def test_a_field_given_twice_is_one_request() -> None:
     """The last one counts, for the check and for the model alike."""
-    app = router_of()
+    app = wire_router()
     status, _ = await ask(app, "/v1/embeddings", b'{"model":"m","input":[],"input":"a"}')
     assert status == 200
     status, _ = await ask(app, "/v1/embeddings", b'{"model":"m","input":"a","input":[]}')
@@ -271,13 +168,13 @@ async def test_a_field_given_twice_is_one_request() -> None:
 async def test_odd_headers_break_nothing(headers: tuple[tuple[bytes, bytes], ...], status: int) -> None:
     """Servers refuse most of these before us; a platform's adapter might not."""
     body = json.dumps({"input": "a", "model": "m"}).encode()
-    assert (await ask(router_of(), "/v1/embeddings", body, headers=headers))[0] == status
+    assert (await ask(wire_router(), "/v1/embeddings", body, headers=headers))[0] == status
 
 
 @pytest.mark.anyio
 async def test_many_query_parameters_break_nothing() -> None:
     """Only the ones that are known are read, and those that are not UTF-8 are no model."""
-    app, body = router_of(), json.dumps({"input": "a"}).encode()
+    app, body = wire_router(), json.dumps({"input": "a"}).encode()
     for query in (b"a=1&" * 20_000, b"&" * 60_000, b"%" * 60_000, b"=" * 60_000):
         assert (await ask(app, "/v1/embeddings", body, query=query))[0] == 200
     for query in (b"model=%ff%00", b"model=\xff", b"model=" + b"m" * 60_000):
@@ -306,17 +203,17 @@ async def test_limits_hold_on_every_path(path: str, operation: Operation) -> Non
         many = {count: {**body, field: most * count} for count in (3, 4)}
     else:
         many = {count: {**body, field: ["b"] * count} for count in (3, 4)}
-    app = router_of(max_inputs=3)
+    app = wire_router(max_inputs=3)
     assert (await ask(app, path, json.dumps(many[3]).encode()))[0] == 200
     assert (await ask(app, path, json.dumps(many[4]).encode()))[0] in (400, 413, 422)
     data = json.dumps(body).encode()
-    assert (await ask(router_of(max_body_bytes=len(data)), path, data))[0] == 200
-    assert (await ask(router_of(max_body_bytes=len(data) - 1), path, data))[0] == 413
+    assert (await ask(wire_router(max_body_bytes=len(data)), path, data))[0] == 200
+    assert (await ask(wire_router(max_body_bytes=len(data) - 1), path, data))[0] == 413
 
 
 # --- fuzz ---------------------------------------------------------------------------------------------
 
-ROUTER = router_of()
+ROUTER = wire_router()
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),

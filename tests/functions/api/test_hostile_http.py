@@ -2,69 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 from starlette.types import ASGIApp
 
-from functions.local.server import Server, accept_connections, listen
-from tests.functions.api.test_hostile import backend_of, router_of
-from tests.patience import PATIENCE_S
+from tests.apps import wire_backend, wire_router
+from tests.sockets import SMALL_BODY, exchange, http, serving
 
-
-@contextmanager
-def serving(
-    app: ASGIApp,
-    *,
-    max_connections: int = 1000,
-    keep_alive_s: float = 60,
-    grace_s: int | None = None,
-) -> Iterator[int]:
-    """`app` as functions.local runs it, in a thread; yields the port.
-
-    grace_s: so long requests under way are waited for at the end; None: for ever.
-    """
-    with listen("127.0.0.1", 0) as listener:
-        server = Server(app, max_connections=max_connections, keep_alive_s=keep_alive_s, grace_s=grace_s)
-        accept_connections(listener)  # they wait from now on
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield int(listener.getsockname()[1])
-        finally:
-            server.should_exit = True
-            thread.join(PATIENCE_S)
-
-
-async def exchange(port: int, request: bytes) -> bytes:
-    """What comes back for `request`, up to the end of the connection."""
-
-    async def talk() -> bytes:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        try:
-            writer.write(request)
-            await writer.drain()
-            return await reader.read()
-        except ConnectionError:
-            return b""  # cut off while we were still sending: as good as refused
-        finally:
-            writer.close()
-
-    return await asyncio.wait_for(talk(), PATIENCE_S)
-
-
-BODY = b'{"model":"m","input":"a"}'
-
-
-def http(*headers: bytes, body: bytes = BODY, path: bytes = b"/v1/embeddings") -> bytes:
-    lines = (b"POST %s HTTP/1.1" % path, b"host: x", b"connection: close", *headers)
-    return b"\r\n".join((*lines, b"", body))
-
-
-SIZED = b"content-length: %d" % len(BODY)
+SIZED = b"content-length: %d" % len(SMALL_BODY)
 
 
 @pytest.mark.anyio
@@ -87,7 +33,7 @@ async def test_requests_that_are_not_http_are_refused_and_others_go_on_being_ser
         "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
         "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     }
-    with serving(router_of()) as port:
+    with serving(wire_router()) as port:
         for name, request in spoilt.items():
             status = (await exchange(port, request)).partition(b"\r\n")[0]
             assert status == b"" or status.startswith(b"HTTP/1.1 4"), name
@@ -97,13 +43,13 @@ async def test_requests_that_are_not_http_are_refused_and_others_go_on_being_ser
 @pytest.mark.anyio
 async def test_a_large_body_without_a_key_is_answered_before_it_is_read() -> None:
     """Who has no key cannot make us hold 10 MB."""
-    with serving(router_of(api_key_hashes=("0" * 64,))) as port:
+    with serving(wire_router(api_key_hashes=("0" * 64,))) as port:
         answer = await exchange(port, http(b"content-length: 10000000", body=b"a" * 100))
         assert answer.startswith(b"HTTP/1.1 401")
 
 
 ENCODED = b"transfer-encoding: chunked"
-CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(SMALL_BODY), SMALL_BODY)
 SMUGGLED = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
@@ -118,7 +64,7 @@ SMUGGLED = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
         (b"content-length: %d" % len(CHUNKED), ENCODED),
     ],
 )
-@pytest.mark.parametrize("app_of", [router_of, backend_of])
+@pytest.mark.parametrize("app_of", [wire_router, wire_backend])
 async def test_a_request_with_two_lengths_is_refused_and_its_connection_ends(
     app_of: Callable[[], ASGIApp], lengths: tuple[bytes, ...], path: bytes
 ) -> None:

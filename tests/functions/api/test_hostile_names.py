@@ -13,10 +13,12 @@ from prometheus_client import CollectorRegistry
 
 from functions.api.app import create_app
 from functions.api.build import connect
+from functions.cpu import create_inference
 from shared.models.manifest import File, encode_manifest, encode_pointer
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
-from tests.functions.api.test_hostile import SERVED, ask, valid_body
+from tests.apps import ask
+from tests.functions.api.bodies import SERVED, valid_body
 from tests.tiny import manifest_of
 
 NAMES = [
@@ -47,7 +49,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_a_model_name_cannot_leave_the_store(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In body, query and path, as it is and encoded: 404, no file but the store's own is opened."""
     settings = Settings(model_store=f"file://{store}")
-    backend, catalogue = connect(settings)
+    backend, catalogue = connect(settings, create_inference(settings))
     app = create_app(settings, backend, catalogue, Telemetry(CollectorRegistry()))
     opened: set[Path] = set()
     really_open, really_os_open = Path.open, os.open

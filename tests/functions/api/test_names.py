@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from shared.dialects.operations import OPERATIONS, Operation, asks_for
-from shared.errors import UnknownModel, shown
-from tests.functions.api.test_router import FakeBackend, client_of, post
+from shared.dialects.operations import OPERATIONS, Operation, request_type_of
+from shared.errors import UnknownModel, printable
+from tests.apps import post, router_client
+from tests.fakes.backend import FakeBackend
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +58,7 @@ async def test_an_alias_is_a_name_in_every_place(path: str, body: dict[str, Any]
 
 async def test_metrics_count_the_model_and_not_its_aliases() -> None:
     """A series each would be anybody's to make, and tell operators less."""
-    async with client_of(FakeBackend(*MODELS), model_aliases=ALIASES) as client:
+    async with router_client(FakeBackend(*MODELS), model_aliases=ALIASES) as client:
         await client.post("/v1/embeddings", json={"model": "BAAI/bge-m3", "input": "a"})
         metrics = (await client.get("/metrics")).text
     assert "BAAI" not in metrics
@@ -67,7 +68,7 @@ async def test_metrics_count_the_model_and_not_its_aliases() -> None:
 async def test_aliases_are_listed_as_models_of_their_own() -> None:
     """One entry a name; one whose model is not there is none. An alias goes before a model's name."""
     aliases = (*ALIASES, "lost=nowhere")
-    async with client_of(FakeBackend(*MODELS), model_aliases=aliases) as client:
+    async with router_client(FakeBackend(*MODELS), model_aliases=aliases) as client:
         listed = [card["id"] for card in (await client.get("/v1/models")).json()["data"]]
         assert listed == sorted({*MODELS, "BAAI/bge-m3", "text-embedding-3-small", "cross/encoder"})
         for path in ("/v1/models/BAAI/bge-m3", "/v1/models/BAAI%2Fbge-m3", "/v1/models/BAAI/bge-m3/"):
@@ -92,7 +93,7 @@ async def test_what_cannot_be_is_told_before_what_is_missing(each: Operation) ->
 
     Also where nothing is served: there may be no reason to say of a model that is not there.
     """
-    assert asks_for(each)
+    assert request_type_of(each)
     path = each.paths[0].replace("{model}", "no/such model")
     for asked in ({"model": "no/such model"}, {"model": "no/such model", "input": 3, "inputs": 3}):
         response = await post(path, asked, FakeBackend(*MODELS))
@@ -115,9 +116,9 @@ async def test_what_cannot_be_is_told_before_what_is_missing(each: Operation) ->
             "/rerank",
             {"query": "q", "texts": ["a"]},
             "label-2",
-            "label-2 gives 2 labels and no one score",
+            "label-2 has 2 labels instead of one score",
         ),
-        ("/v2/rerank", {"query": "q"}, "label-2", "label-2 gives 2 labels and no one score"),
+        ("/v2/rerank", {"query": "q"}, "label-2", "label-2 has 2 labels instead of one score"),
     ],
 )
 async def test_a_model_that_cannot_do_it_is_not_asked(
@@ -163,5 +164,5 @@ async def test_a_name_is_repeated_so_that_it_is_safe(name: str, told: str) -> No
     """On one line, and no longer than that."""
     response = await post("/v1/embeddings", {"model": name, "input": "a"})
     assert response.json()["error"]["message"] == f"there is no model {told}; there are: mini"
-    assert repr(shown(name)) == told
+    assert repr(printable(name)) == told
     assert UnknownModel.among(["mini"], name).message.isprintable()

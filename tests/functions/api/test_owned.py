@@ -14,22 +14,19 @@ import pytest
 
 from functions.api.auth import owner_name
 from shared.storage.blobs import Storage
-from tests.functions.api.test_batches import (
+from tests.functions.api.forms import (
     END,
     FORM,
     LINE,
     PURPOSE,
-    app_of,
     batch_of,
+    batches_app,
     bulk_of,
     drain,
     part,
-    storage,
     take,
     upload,
 )
-
-__all__ = ["storage"]  # the fixture
 
 pytestmark = pytest.mark.anyio
 MINE, OTHERS = "key-of-a-first-caller", "key-of-another-caller"
@@ -38,7 +35,7 @@ HASHES = tuple(hashlib.sha256(key.encode()).hexdigest() for key in (MINE, OTHERS
 
 def clients_of(storage: Storage, **settings: Any) -> tuple[httpx.AsyncClient, httpx.AsyncClient]:
     """Two callers of one service, each with a key of its own."""
-    transport = httpx.ASGITransport(app_of(storage, api_key_hashes=HASHES, **settings))
+    transport = httpx.ASGITransport(batches_app(storage, api_key_hashes=HASHES, **settings))
     first, second = (
         httpx.AsyncClient(
             transport=transport, base_url="http://router", headers={"authorization": f"Bearer {key}"}
@@ -127,7 +124,7 @@ async def test_what_is_stored_tells_neither_key_nor_hash(storage: Storage) -> No
 
 async def test_what_was_made_without_keys_is_for_those_without_keys(storage: Storage) -> None:
     """And the other way round: who turns keys on, or off, shows nobody another's files."""
-    transport = httpx.ASGITransport(app_of(storage))
+    transport = httpx.ASGITransport(batches_app(storage))
     mine, others = clients_of(storage)
     async with mine, others, httpx.AsyncClient(transport=transport, base_url="http://r") as anyone:
         everyones, own = await upload(anyone), await upload(mine)
@@ -160,7 +157,7 @@ async def test_a_key_has_so_many_files(storage: Storage) -> None:
         first = await upload(mine)
         await upload(mine)
         message = refusal(await send(mine, 5), 403, "quota_exceeded")
-        assert message.startswith("a caller may have 2 files, and 2 are there: delete files")
+        assert message.startswith("a caller may have 2 files, and has 2: delete old files")
         await upload(others)
         await mine.delete(f"/v1/files/{first}")
         await upload(mine)
@@ -180,7 +177,7 @@ async def test_a_keys_files_have_so_many_bytes(
         assert (response.status_code == 200) is fits
         if not fits:
             message = refusal(response, 403, "quota_exceeded")
-            assert "1000000 bytes of files, and 700000 are used" in message
+            assert "1000000 bytes of files, and has 700000" in message
         assert len((await mine.get("/v1/files")).json()["data"]) == 7 + fits
         assert (await send(others, 300_001)).status_code == 200
 
@@ -208,7 +205,7 @@ async def test_an_announced_body_is_refused_before_it_is_read(storage: Storage) 
         "query_string": b"",
         "headers": [(b"content-type", FORM["content-type"].encode()), length],
     }
-    await app_of(storage, key_file_bytes=100_000_000)(scope, receive, collect)
+    await batches_app(storage, key_file_bytes=100_000_000)(scope, receive, collect)
     assert (sent[0]["status"], asked) == (403, 0)
 
 
@@ -221,7 +218,7 @@ async def test_a_key_has_so_many_batches_under_way(storage: Storage) -> None:
             assert (await mine.post("/v1/batches", json=body)).status_code == 200
         response = await mine.post("/v1/batches", json=body)
         message = refusal(response, 429, "overloaded")
-        assert message.startswith("a caller may have 2 batches under way, and 2 are: retry when")
+        assert message.startswith("a caller may have 2 running batches, and has 2: retry when")
         assert int(response.headers["retry-after"]) == 60
         other = await others.post("/v1/batches", json=batch_of(await upload(others)))
         assert other.status_code == 200
@@ -241,7 +238,7 @@ async def test_what_batches_made_counts_too(storage: Storage) -> None:
         output = (await mine.get(f"/v1/files/{batch['output_file_id']}")).json()
         used = len(LINE) + output["bytes"]
         message = refusal(await mine.post("/v1/batches", json=body), 403, "quota_exceeded")
-        assert f"{len(LINE) + 1} bytes of files, and {used} are used" in message
+        assert f"{len(LINE) + 1} bytes of files, and has {used}" in message
         await mine.delete(f"/v1/files/{output['id']}")
         assert (await mine.post("/v1/batches", json=body)).status_code == 200
 
@@ -255,7 +252,7 @@ async def test_batches_that_have_ended_count_as_records(storage: Storage) -> Non
             assert (await mine.post("/v1/batches", json=body)).status_code == 200
             take(storage, "bulk-split")
         message = refusal(await mine.post("/v1/batches", json=body), 403, "quota_exceeded")
-        assert "2 batches, those included that have ended, and 2 are there" in message
+        assert "2 batches, ended ones included, and has 2" in message
 
 
 async def test_uploads_at_once_go_beyond_the_limit_by_one_each_at_most(storage: Storage) -> None:
@@ -294,7 +291,7 @@ async def test_a_file_tells_when_it_expires(
     """As its caller says, before the file or after it, or else by default."""
     file, stated = part("file", LINE, "a.jsonl"), form_of(fields)
     body = PURPOSE + (file + stated if last else stated + file) + END
-    transport = httpx.ASGITransport(app_of(storage, file_expiry_days=days))
+    transport = httpx.ASGITransport(batches_app(storage, file_expiry_days=days))
     async with httpx.AsyncClient(transport=transport, base_url="http://r") as client:
         made = (await client.post("/v1/files", content=body, headers=FORM)).json()
         assert made["expires_at"] == (seconds and made["created_at"] + seconds)
@@ -320,7 +317,7 @@ async def test_an_expiry_that_cannot_be_is_refused(
     """Of a file, in whatever order; nothing is left."""
     file, stated = part("file", LINE, "a.jsonl"), form_of(fields)
     body = PURPOSE + (file + stated if last else stated + file) + END
-    transport = httpx.ASGITransport(app_of(storage))
+    transport = httpx.ASGITransport(batches_app(storage))
     async with httpx.AsyncClient(transport=transport, base_url="http://r") as client:
         response = await client.post("/v1/files", content=body, headers=FORM)
     assert response.status_code == 400
@@ -333,7 +330,7 @@ async def test_an_expiry_that_cannot_be_is_refused(
 )
 async def test_an_output_expiry_that_cannot_be_is_refused(storage: Storage, stated: Any) -> None:
     """With its name, and no work is begun."""
-    transport = httpx.ASGITransport(app_of(storage))
+    transport = httpx.ASGITransport(batches_app(storage))
     async with httpx.AsyncClient(transport=transport, base_url="http://r") as client:
         body = batch_of(await upload(client), output_expires_after=stated)
         response = await client.post("/v1/batches", json=body)
@@ -345,7 +342,7 @@ async def test_an_output_expiry_that_cannot_be_is_refused(storage: Storage, stat
 async def test_what_has_expired_is_not_there_and_then_deleted(storage: Storage) -> None:
     """At once 404 and in no list; its bytes go with the next reconciliation, and others' stay."""
     now = [time.time()]
-    transport = httpx.ASGITransport(app_of(storage, clock=lambda: now[0], file_expiry_days=2))
+    transport = httpx.ASGITransport(batches_app(storage, clock=lambda: now[0], file_expiry_days=2))
     async with httpx.AsyncClient(transport=transport, base_url="http://r") as client:
         stated = {"anchor": "created_at", "seconds": 7200}
         body = PURPOSE + form_of(SHORT) + part("file", LINE + b"{\n", "a.jsonl") + END
@@ -395,7 +392,7 @@ async def test_what_others_put_there_stays_as_it_was(storage: Storage, tmp_path:
     """A file from before, or dropped into the folder, has no time of its own: it never expires."""
     name = f"file-{'0' * 24}"
     storage.out.write(f"files/{name}", LINE)
-    transport = httpx.ASGITransport(app_of(storage, clock=lambda: 4e9))
+    transport = httpx.ASGITransport(batches_app(storage, clock=lambda: 4e9))
     async with httpx.AsyncClient(transport=transport, base_url="http://r") as client:
         await bulk_of(storage, clock=lambda: 4e9).reconcile()
         assert (await client.get(f"/v1/files/{name}")).json()["expires_at"] is None

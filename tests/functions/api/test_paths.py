@@ -22,7 +22,8 @@ from shared.models.catalogue import Catalogue
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
 from shared.storage.folder import FolderBlobs, open_folder
-from tests.functions.api.test_router import FakeBackend, app_of
+from tests.apps import router_app
+from tests.fakes.backend import FakeBackend
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +34,7 @@ RECORDS = {"model": "mini", "values": [{"recordId": "0", "data": {"text": "a"}}]
 
 
 def client_of(app: FastAPI | Starlette | None = None) -> httpx.AsyncClient:
-    app = app or app_of(FakeBackend("mini", "rerank-1"))
+    app = app or router_app(FakeBackend("mini", "rerank-1"))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 
@@ -134,9 +135,7 @@ async def test_another_one_is_told_the_nearest_there_is(method: str, path: str, 
     assert (told[1] if told else "") == right
     assert message.isprintable()
     assert len(message) < 250
-    assert message.startswith(
-        f"there is nothing at {path[:20].replace(chr(0), '?').replace(chr(27), '?')}"
-    )
+    assert message.startswith(f"no route at {path[:20].replace(chr(0), '?').replace(chr(27), '?')}")
 
 
 def all_routes(folder: Path) -> FastAPI:
@@ -211,7 +210,7 @@ PREFIX = "/models/of/mine"
 @pytest.mark.parametrize("how", ["mounted", "root_path", "stripped by a proxy"])
 async def test_everything_works_behind_a_prefix(how: str) -> None:
     """Its documents say where paths are by themselves: relative to where they lie."""
-    app = app_of(FakeBackend("mini", "rerank-1"))
+    app = router_app(FakeBackend("mini", "rerank-1"))
     outer: FastAPI | Starlette = app
     if how == "mounted":
         outer = Starlette(routes=[Mount(PREFIX, app)])

@@ -4,179 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import json
 import logging
 import re
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import Any, Literal, cast
+from typing import Any
 
-import httpx
 import numpy as np
 import pytest
-from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 
-from functions.api.app import create_app
 from functions.api.openapi import ERRORS
 from functions.router import function_app
 from shared import __version__, errors
 from shared.cards import Device, ModelCard, ModelState
 from shared.context import preference
-from shared.contracts import (
-    AnyRequest,
-    DecodeRequest,
-    DecodeResult,
-    EmbedRequest,
-    EmbedResult,
-    PredictRequest,
-    PredictResult,
-    RerankRequest,
-    RerankResult,
-    Timings,
-    TokenizeRequest,
-    TokenizeResult,
-)
+from shared.contracts import EmbedRequest, EmbedResult
 from shared.dialects.operations import OPERATIONS, PATHS, operations_at
-from shared.errors import BackendFailed, InputTooLong, ModelLoadFailed, Overloaded, UnknownModel
-from shared.models.catalogue import Catalogue
-from shared.observability.metrics import Telemetry
+from shared.errors import BackendFailed, InputTooLong, ModelLoadFailed, Overloaded
 from shared.settings import Settings
 from shared.wire import codec
-from tests.fakes import ByOperation
+from tests.apps import post, router_app, router_client
+from tests.fakes.backend import FakeBackend, score_of, vector_of
 from tests.patience import PATIENCE_S
 
 MSGPACK = {"content-type": "application/msgpack"}
 ACCEPT_MSGPACK = {"accept": "application/msgpack"}
 SECRET = "the client's private text"
-LABELS = ("no", "yes")
 TEI_ERROR = {"error", "error_type"}
 COHERE_ERROR = {"message", "detail", "error"}
-TIMINGS = Timings(tokenization_s=0.001, queue_s=0.002, inference_s=0.003)
-
-
-class FakeBackend(ByOperation):
-    """A backend and the catalogue of its models, both at once.
-
-    What it answers depends on nothing but the text. Raises `error` instead if there is one. Models
-    named rerank... are cross-encoders of one label, label... of two; the others embed, and rerank by
-    "cosine".
-    """
-
-    def __init__(
-        self,
-        *names: str,
-        error: Exception | None = None,
-        delay_s: float = 0.0,
-        device: Device = "cpu",
-    ) -> None:
-        self.model_names = names or ("mini",)
-        self.error = error
-        self.delay_s = delay_s
-        self.device = device
-        self.requests: list[AnyRequest] = []
-        self.model_states = [ModelState(name, "warm") for name in self.model_names]
-
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
-        await self._receive(request)
-        vectors = np.stack([vector_of(item, request.dimensions or 8) for item in request.inputs])
-        return EmbedResult(vectors, _counts(request), request.model, "r1", TIMINGS, self.device)
-
-    async def rerank(self, request: RerankRequest) -> RerankResult:
-        await self._receive(request)
-        scores = np.array([score_of(request.query, text) for text in request.documents], np.float64)
-        method: Literal["cross-encoder", "cosine"] = (
-            "cross-encoder" if request.model.startswith("rerank") else "cosine"
-        )
-        return RerankResult(scores, _counts(request), request.model, "r1", method, TIMINGS, self.device)
-
-    async def predict(self, request: PredictRequest) -> PredictResult:
-        await self._receive(request)
-        likely = np.array([score_of("", item) for item in request.inputs], np.float64)
-        scores = np.stack([1 - likely, likely], axis=1)
-        return PredictResult(scores, _counts(request), request.model, "r1", LABELS, TIMINGS, self.device)
-
-    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
-        """A token a character, its own code point, and none special."""
-        await self._receive(request)
-        texts = tuple(character for text in request.inputs for character in text)
-        spans = np.array([(ord(each), 0, 0, 1) for each in texts], np.int32).reshape(-1, 4)
-        counts = _counts(request)
-        return TokenizeResult(spans, texts, counts, request.model, "r1", TIMINGS, self.device)
-
-    async def decode(self, request: DecodeRequest) -> DecodeResult:
-        """An id is a code point of ASCII."""
-        await self._receive(request)
-        texts = tuple("".join(chr(each % 128) for each in ids) for ids in request.inputs)
-        return DecodeResult(texts, _counts(request), request.model, "r1", TIMINGS, self.device)
-
-    async def cards(self) -> list[ModelCard]:
-        return [card_of(name) for name in self.model_names]
-
-    async def cards_of(self, name: str) -> list[ModelCard]:
-        return [card_of(name)] if name in self.model_names else []
-
-    def check(self) -> None:
-        """There is always room."""
-
-    async def states(self) -> list[ModelState]:
-        if self.error:
-            raise self.error
-        return self.model_states
-
-    async def close(self) -> None: ...
-
-    async def _receive(self, request: AnyRequest) -> None:
-        self.requests.append(request)
-        await asyncio.sleep(self.delay_s)
-        if self.error:
-            raise self.error
-        if request.model not in self.model_names:
-            raise UnknownModel.among(self.model_names, request.model)
-
-
-def card_of(name: str) -> ModelCard:
-    labels = {"rerank": ("relevant",), "label-": LABELS}.get(name[:6], ())
-    if not labels:
-        return ModelCard(name, "r1", "cpu-int8", "bert", "mean", 8, 256)
-    return ModelCard(
-        name, "r1", "cpu-int8", "bert", None, len(labels), 256, task="cross-encoder", labels=labels
-    )
-
-
-def score_of(query: str, item: Any) -> float:
-    """From 0 to 1."""
-    return hashlib.sha256(f"{query}|{item}".encode()).digest()[0] / 255
-
-
-def _counts(request: AnyRequest) -> tuple[int, ...]:
-    return tuple(len(item) for item in request.texts)
-
-
-def vector_of(item: Any, dimensions: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    seed = hashlib.sha256(repr(item).encode()).digest()[:4]
-    generator = np.random.default_rng(int.from_bytes(seed, "big"))
-    return generator.standard_normal(dimensions, np.float32)
-
-
-def app_of(backend: FakeBackend, **settings: Any) -> FastAPI:
-    catalogue = cast(Catalogue, backend)
-    return create_app(Settings(**settings), backend, catalogue, Telemetry(CollectorRegistry()))
-
-
-def client_of(backend: FakeBackend, **settings: Any) -> httpx.AsyncClient:
-    app = app_of(backend, **settings)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
-
-
-async def post(
-    path: str, body: Any, backend: FakeBackend | None = None, **settings: Any
-) -> httpx.Response:
-    """One request to a fresh app; `body` bytes go as they are."""
-    async with client_of(backend or FakeBackend(), **settings) as client:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return await client.post(path, content=content, headers={"content-type": "application/json"})
 
 
 OPENAI_PATHS = (
@@ -343,7 +199,7 @@ async def test_errors_have_the_shape_of_the_bodys_dialect(
 async def test_msgpack_finds_the_same_operation(path: str, body: Any, place: list[str]) -> None:
     """A packed body asks the backend for what the JSON one does, and gets arrays."""
     backend = FakeBackend("mini" if "inputs" in body and path == "/" else "rerank-1")
-    async with client_of(backend) as client:
+    async with router_client(backend) as client:
         await client.post(path, json=body)
         response = await client.post(
             path, content=codec.pack(body), headers={**MSGPACK, **ACCEPT_MSGPACK}
@@ -370,7 +226,7 @@ async def test_base64_and_float_hold_the_same_vectors() -> None:
 @pytest.mark.anyio
 async def test_msgpack_in_and_out() -> None:
     """A msgpack body is read, and Accept gets the array, in both dialects."""
-    async with client_of(FakeBackend()) as client:
+    async with router_client(FakeBackend()) as client:
         packed = codec.pack({"inputs": ["a", "b"], "dimensions": 4})
         response = await client.post("/embed", content=packed, headers={**MSGPACK, **ACCEPT_MSGPACK})
         assert response.headers["content-type"] == "application/msgpack"
@@ -463,7 +319,7 @@ async def test_the_routing_header_is_handed_on(value: Device | None) -> None:
             heard.append(preference.preferred())
             return await super().embed(request)
 
-    async with client_of(Listening()) as client:
+    async with router_client(Listening()) as client:
         headers = {preference.HEADER: value} if value else {}
         response = await client.post("/embed", json={"inputs": "a"}, headers=headers)
     assert (response.status_code, heard) == (200, [value])
@@ -475,7 +331,7 @@ async def test_a_wrong_routing_header_is_refused_by_name(value: str) -> None:
     """400 in OpenAI's shape, 422 in TEI's, with what would be right; nothing reaches the backend."""
     backend = FakeBackend()
     message = "the header x-blitz-backend must be cpu or gpu"
-    async with client_of(backend) as client:
+    async with router_client(backend) as client:
         headers = {preference.HEADER: value}
         response = await client.post("/v1/embeddings", json={"input": "a"}, headers=headers)
         error = response.json()["error"]
@@ -490,7 +346,7 @@ async def test_a_wrong_routing_header_is_refused_by_name(value: str) -> None:
 @pytest.mark.anyio
 async def test_bad_msgpack_is_a_bad_request() -> None:
     """Truncated msgpack, and msgpack of the wrong type, are the caller's errors."""
-    async with client_of(FakeBackend()) as client:
+    async with router_client(FakeBackend()) as client:
         for content in (codec.pack({"inputs": "a"})[:-1], codec.pack({"inputs": 1.5}), b"\xc1"):
             response = await client.post("/embed", content=content, headers=MSGPACK)
             assert response.status_code == 422
@@ -501,7 +357,7 @@ async def test_bad_msgpack_is_a_bad_request() -> None:
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded"])
 async def test_other_content_types_are_refused(content_type: str) -> None:
     """415 says what to send."""
-    async with client_of(FakeBackend()) as client:
+    async with router_client(FakeBackend()) as client:
         headers = {"content-type": content_type}
         response = await client.post("/v1/embeddings", content=b'{"input": "a"}', headers=headers)
     assert response.status_code == 415
@@ -512,7 +368,7 @@ async def test_other_content_types_are_refused(content_type: str) -> None:
 @pytest.mark.parametrize("headers", [{}, {"content-type": "Application/JSON; charset=utf-8"}])
 async def test_json_is_read_with_parameters_or_no_content_type(headers: dict[str, str]) -> None:
     """An absent content type means JSON."""
-    async with client_of(FakeBackend()) as client:
+    async with router_client(FakeBackend()) as client:
         response = await client.post("/embed", content=b'{"inputs": "a"}', headers=headers)
     assert response.status_code == 200
 
@@ -526,7 +382,7 @@ async def test_oversized_bodies_are_refused() -> None:
         for _ in range(20):
             yield b"a" * 10
 
-    async with client_of(FakeBackend(), max_body_bytes=100) as client:
+    async with router_client(FakeBackend(), max_body_bytes=100) as client:
         for content in (b'{"input": "' + b"a" * 200 + b'"}', stream()):
             response = await client.post("/v1/embeddings", content=content)
             assert response.status_code == 413
@@ -628,7 +484,7 @@ async def test_work_for_a_caller_that_left_is_cancelled() -> None:
 
     async def send(message: Any) -> None: ...
 
-    app = app_of(Slow())
+    app = router_app(Slow())
     scope = {"type": "http", "method": "POST", "path": "/embed", "query_string": b"", "headers": []}
     await app(scope, receive, send)
     await asyncio.wait_for(cancelled.wait(), timeout=PATIENCE_S)
@@ -688,7 +544,7 @@ async def test_characters_are_those_of_every_text(path: str, body: Any, characte
 @pytest.mark.anyio
 async def test_models_are_listed_and_looked_up() -> None:
     """GET /v1/models, one of it, /info, and 404 for another."""
-    async with client_of(FakeBackend("one", "two", "rerank-1")) as client:
+    async with router_client(FakeBackend("one", "two", "rerank-1")) as client:
         models = (await client.get("/v1/models")).json()
         assert [model["id"] for model in models["data"]] == ["one", "rerank-1", "two"]
         info = (await client.get("/info?model=rerank-1")).json()
@@ -706,7 +562,7 @@ async def test_health_is_liveness_and_ready_is_the_models() -> None:
     """/health answers 200 with nothing while /ready is 503 with the reason."""
     backend = FakeBackend()
     backend.model_states = [ModelState("mini", "loading")]
-    async with client_of(backend) as client:
+    async with router_client(backend) as client:
         health = await client.get("/health")
         assert (health.status_code, health.content) == (200, b"")
         assert (await client.head("/health")).status_code == 200
@@ -724,7 +580,7 @@ async def test_health_is_liveness_and_ready_is_the_models() -> None:
 @pytest.mark.anyio
 async def test_metrics_have_teis_names() -> None:
     """Dashboards made for TEI read these, without prometheus-client's _total."""
-    async with client_of(FakeBackend()) as client:
+    async with router_client(FakeBackend()) as client:
         await client.post("/embed", json={"inputs": ["a", "b"]})
         await client.post("/embed", json={"inputs": ""})
         text = (await client.get("/metrics")).text
@@ -751,7 +607,7 @@ async def test_metrics_have_teis_names() -> None:
 @pytest.mark.anyio
 async def test_unrouted_paths_and_methods_have_openais_shape() -> None:
     """404 and 405 are JSON that says where to look; 405 says what is allowed."""
-    async with client_of(FakeBackend()) as client:
+    async with router_client(FakeBackend()) as client:
         response = await client.get("/nope")
         assert response.status_code == 404
         assert response.json()["error"]["code"] == "not_found"
@@ -766,7 +622,7 @@ async def test_unrouted_paths_and_methods_have_openais_shape() -> None:
 @pytest.mark.anyio
 async def test_docs_describe_the_bodies() -> None:
     """The OpenAPI document shows each path's bodies, though msgspec reads them, and resolves."""
-    async with client_of(FakeBackend()) as client:
+    async with router_client(FakeBackend()) as client:
         assert (await client.get("/docs")).status_code == 200
         document = (await client.get("/openapi.json")).json()
     schemas = document["components"]["schemas"]
@@ -790,7 +646,7 @@ async def test_docs_describe_the_bodies() -> None:
 @pytest.mark.parametrize("query", ["", "?code=a%27b%3Cc%3E"])
 async def test_the_docs_page_needs_nothing_but_this_service(query: str) -> None:
     """Its script, style and icon come from here, by relative URLs that carry the key on."""
-    async with client_of(FakeBackend()) as client:
+    async with router_client(FakeBackend()) as client:
         page = (await client.get(f"/docs{query}")).text
         assert "//" not in re.sub("(?m)^ *// .*$", "", page)  # no URL with a host
         assert f"url: 'openapi.json{query}'" in page
@@ -810,7 +666,7 @@ async def test_the_docs_page_needs_nothing_but_this_service(query: str) -> None:
 @pytest.mark.anyio
 async def test_docs_describe_every_answer() -> None:
     """200 and each status that any dialect gives any error of the tree."""
-    async with client_of(FakeBackend()) as client:
+    async with router_client(FakeBackend()) as client:
         paths = (await client.get("/openapi.json")).json()["paths"]
     kinds, possible = [errors.BlitzError], set()
     while kinds:
@@ -829,7 +685,7 @@ async def test_docs_describe_every_answer() -> None:
 @pytest.mark.anyio
 async def test_the_version_is_the_projects() -> None:
     """It stands in one place, and both answers that tell it read it there."""
-    async with client_of(FakeBackend("one")) as client:
+    async with router_client(FakeBackend("one")) as client:
         assert (await client.get("/info")).json()["version"] == __version__
         assert (await client.get("/openapi.json")).json()["info"]["version"] == __version__
 

@@ -12,7 +12,7 @@ from hypothesis import given, reject, settings
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from shared.wire import codec
-from tests.functions.api.test_hostile import router_of
+from tests.apps import wire_router
 from tests.server import running_service
 
 # A JSON schema cannot say all that is refused (which models there are, how many tokens they read), and
@@ -32,7 +32,7 @@ def to_msgpack(context: Any, value: Any) -> bytes:
     return packed
 
 
-in_process = schemathesis.openapi.from_asgi("/openapi.json", router_of())
+in_process = schemathesis.openapi.from_asgi("/openapi.json", wire_router())
 
 
 # A parameter, or pytest 9.2 leaves Schemathesis' operation out of the items' ids.
@@ -61,7 +61,7 @@ def test_the_real_service_keeps_to_its_document(minilm_store: Path) -> None:
 
 def test_every_route_is_in_the_document() -> None:
     """Nothing is served that Schemathesis does not see, but for the documents themselves."""
-    app: Any = router_of()
+    app: Any = wire_router()
     served = {(method, route.path_format) for route in app.routes for method in route.methods - {"HEAD"}}
     described = {
         (method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from shared.settings import Settings
-from tests.functions.api.test_not_finite import ASKED, BODIES, GOOD, client_of, filled
+from tests.apps import client_over_models
+from tests.functions.api.bodies import ASKED, GOOD, NUMERIC, filled
 from tests.tiny import MAX_TOKENS, Tiny, publish_all
 
 pytestmark = pytest.mark.anyio
@@ -39,9 +40,9 @@ def _words(path: str, model: str) -> int:
 @pytest.mark.parametrize(("path", "model"), ASKED)
 async def test_a_text_that_was_cut_is_told(settings: Settings, path: str, model: str) -> None:
     """By its index in what was sent; one that just fits is not; /similarity's first is the source."""
-    body = BODIES[path][1]
+    body = NUMERIC[path][1]
     words = _words(path, model)
-    async with client_of(settings) as client:
+    async with client_over_models(settings) as client:
         params = {"model": model}
         fits = await client.post(path, params=params, json=filled(body, "w1 " * words))
         cut = await client.post(path, params=params, json=filled(body, "w1 " * (words + 1)))
@@ -51,7 +52,7 @@ async def test_a_text_that_was_cut_is_told(settings: Settings, path: str, model:
     assert cut.headers["x-truncated"] == f"1; {index}"
     if path in ("/v1/rerank", "/v2/rerank", "/v1/embed", "/v2/embed"):
         field = "texts" if "embed" in path else "documents"
-        told = f"1 {field} were cut to what the model reads: 1"
+        told = f"1 {field} were truncated to the model's limit: 1"
         assert told in cut.json()["meta"]["warnings"]
     if path == "/azure-search":
         assert "was cut" in cut.json()["values"][0]["warnings"][0]["message"]
@@ -60,7 +61,7 @@ async def test_a_text_that_was_cut_is_told(settings: Settings, path: str, model:
 @pytest.mark.parametrize("model", ["embedder", "scorer"])
 async def test_of_a_query_that_was_cut_every_document_is_told(settings: Settings, model: str) -> None:
     """Each score is of the part that was read."""
-    async with client_of(settings) as client:
+    async with client_over_models(settings) as client:
         body = {"model": model, "query": "w1 " * 600, "documents": ["w2", "w3"]}
         answer = await client.post("/v1/rerank", json=body)
     assert answer.headers["x-truncated"] == "2; 0,1"
@@ -68,7 +69,7 @@ async def test_of_a_query_that_was_cut_every_document_is_told(settings: Settings
 
 async def test_of_many_that_were_cut_the_first_are_named(settings: Settings) -> None:
     """A header has its limits; the number is exact, and so is the metric."""
-    async with client_of(settings) as client:
+    async with client_over_models(settings) as client:
         body = {"model": "embedder", "inputs": ["w1 " * 600] * 101}
         answer = await client.post("/embed", json=body)
         metrics = (await client.get("/metrics")).text
@@ -92,11 +93,11 @@ async def test_what_a_text_is_for_is_told_to_change_nothing(
     settings: Settings, path: str, fields: dict[str, Any], meta: bool, model: str
 ) -> None:
     """Where the model has no prompt for it; those there are are named."""
-    async with client_of(settings) as client:
+    async with client_over_models(settings) as client:
         answer = await client.post(path, json={"model": model, **fields})
     assert answer.status_code == 200
     told = answer.headers["x-warning"]
-    assert " changes nothing: " in told
+    assert " has no effect: " in told
     assert ("are query" if model == "prompted" else "has no prompts") in told
     if meta:
         assert told in answer.json()["meta"]["warnings"]
@@ -104,7 +105,7 @@ async def test_what_a_text_is_for_is_told_to_change_nothing(
 
 async def test_a_prompt_that_there_is_is_not_told(settings: Settings) -> None:
     """Nor one that is switched off."""
-    async with client_of(settings) as client:
+    async with client_over_models(settings) as client:
         body = {"model": "prompted", "input": "w1"}
         used = await client.post("/v1/embeddings", json={**body, "input_type": "query"})
         off = await client.post(

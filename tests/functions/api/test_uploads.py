@@ -20,7 +20,8 @@ from starlette.types import Message
 from functions.api import batches
 from shared.errors import SourceChanged
 from shared.storage.blobs import Blobs, Storage
-from tests.functions.api.test_batches import (
+from tests.fakes.storage import Recording
+from tests.functions.api.forms import (
     BEGUN,
     BOUNDARY,
     END,
@@ -29,14 +30,11 @@ from tests.functions.api.test_batches import (
     LINE,
     PURPOSE,
     Caller,
-    Recording,
-    app_of,
+    batches_app,
+    batches_client,
     part,
-    storage,
     upload,
 )
-
-__all__ = ["storage"]  # the fixture
 
 pytestmark = pytest.mark.anyio
 KEYS = ("key-of-a-first-caller", "key-of-another-caller")
@@ -44,11 +42,6 @@ HASHES = tuple(hashlib.sha256(key.encode()).hexdigest() for key in KEYS)
 PIECE = 32 << 10
 ENDLESS = PIECE << 10
 """32 MiB, of which no more than some pieces may be asked for."""
-
-
-def client_of(storage: Storage, **settings: Any) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(app_of(storage, **settings))
-    return httpx.AsyncClient(transport=transport, base_url="http://router")
 
 
 def endless(begin: bytes, again: bytes) -> Iterator[bytes]:
@@ -94,7 +87,7 @@ async def test_a_form_is_read_no_further_than_it_may_be(
         for body in endless(*HOSTILE[kind])
     )
     caller = Caller(more=messages)
-    await caller.run(app_of(storage))
+    await caller.run(batches_app(storage))
     assert caller.sent[0]["status"] == 400
     assert next(asked) <= 6  # 5 of 32 KiB are more than 64, with what a parser may look ahead
     assert leftovers(tmp_path) == []
@@ -115,7 +108,7 @@ async def test_a_file_that_looks_like_a_boundary_is_a_file(storage: Storage, con
     """Byte for byte, however it is cut."""
     content = b"x" + content * 3 + b"\n"
     body = PURPOSE + part("file", content, "a.jsonl") + END
-    async with client_of(storage) as client:
+    async with batches_client(storage) as client:
         for size in (1, 13, len(body)):
 
             async def pieces(size: int = size) -> Any:
@@ -133,7 +126,7 @@ async def test_a_file_that_looks_like_a_boundary_is_a_file(storage: Storage, con
 )
 async def test_boundaries_have_a_length(storage: Storage, boundary: str, status: int) -> None:
     """One that cannot be is refused; the last one here is fine, and its body is not."""
-    async with client_of(storage) as client:
+    async with batches_client(storage) as client:
         kind = {"content-type": f"multipart/form-data; boundary={boundary}"}
         response = await client.post("/v1/files", content=OPEN + END, headers=kind)
     assert response.status_code == status
@@ -154,7 +147,7 @@ async def test_any_name_is_told_as_it_came_and_names_no_blob(
     storage: Storage, sent: str, told: str
 ) -> None:
     """Its first 255 characters, percent-encoded in the metadata: ASCII, and far below 8 KiB."""
-    async with client_of(storage) as client:
+    async with batches_client(storage) as client:
         body = PURPOSE + part("file", LINE, "NAME").replace(b"NAME", sent.encode()) + END
         made = (await client.post("/v1/files", content=body, headers=FORM)).json()
     assert made["filename"] == told
@@ -168,7 +161,7 @@ async def test_a_body_given_whole_is_stored_in_blocks(storage: Storage) -> None:
     recording = Recording(storage.out)
     content = LINE * (20_000_000 // len(LINE))
     body = PURPOSE + part("file", content, "a.jsonl") + END
-    async with client_of(replace(storage, out=cast(Blobs, recording))) as client:
+    async with batches_client(replace(storage, out=cast(Blobs, recording))) as client:
         response = await client.post("/v1/files", content=body, headers=FORM)
     assert response.status_code == 200
     assert sum(recording.sizes) == len(content)
@@ -186,11 +179,11 @@ def packed_with_skippable_frame() -> bytes:
 )
 async def test_a_packed_file_is_refused(storage: Storage, tmp_path: Path, content: bytes) -> None:
     """OpenAI takes none: whose size is limited is what will be read."""
-    async with client_of(storage) as client:
+    async with batches_client(storage) as client:
         body = PURPOSE + part("file", content, "a.jsonl") + END
         response = await client.post("/v1/files", content=body, headers=FORM)
     assert response.status_code == 400
-    assert "send its lines as they are" in response.json()["error"]["message"]
+    assert "send it uncompressed" in response.json()["error"]["message"]
     assert response.json()["error"]["param"] == "file"
     assert leftovers(tmp_path) == []
 
@@ -206,7 +199,7 @@ async def test_a_packed_file_is_refused(storage: Storage, tmp_path: Path, conten
 )
 async def test_a_sender_that_stops_is_ended(storage: Storage, tmp_path: Path, begun: Message) -> None:
     """408, the connection is closed, nothing is left, and the next is taken."""
-    app = app_of(storage, grace_s=0.05)
+    app = batches_app(storage, grace_s=0.05)
     for _ in range(batches.UPLOADS + 1):
         caller = Caller(begun)
         await asyncio.wait_for(caller.run(app), 20)
@@ -218,7 +211,7 @@ async def test_a_sender_that_stops_is_ended(storage: Storage, tmp_path: Path, be
 
 async def test_the_ninth_upload_is_told_at_once_to_come_again(storage: Storage, tmp_path: Path) -> None:
     """429 with Retry-After, while eight have not ended; when one has, there is room."""
-    app = app_of(storage)
+    app = batches_app(storage)
     callers = [Caller(BEGUN) for _ in range(batches.UPLOADS)]
     running = [asyncio.create_task(caller.run(app)) for caller in callers]
     for caller in callers:
@@ -240,7 +233,7 @@ async def test_the_ninth_upload_is_told_at_once_to_come_again(storage: Storage, 
 
 async def test_one_keys_slow_uploads_leave_room_for_anothers(storage: Storage) -> None:
     """Half of all are one key's at most."""
-    app = app_of(storage, api_key_hashes=HASHES)
+    app = batches_app(storage, api_key_hashes=HASHES)
     callers = [Caller(BEGUN, key=KEYS[0]) for _ in range(batches.UPLOADS // 2)]
     running = [asyncio.create_task(caller.run(app)) for caller in callers]
     for caller in callers:
@@ -267,7 +260,7 @@ class Ranges(Recording):
 async def test_a_reader_that_stalls_holds_one_range_and_a_slot(storage: Storage) -> None:
     """However large the file is; the slot is free when it has left, whenever that is."""
     ranges = Ranges(storage.out)
-    app = app_of(replace(storage, out=cast(Blobs, ranges)))
+    app = batches_app(replace(storage, out=cast(Blobs, ranges)))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://r") as client:
         path = f"/v1/files/{await upload(client, b'x' * 8_000_000)}/content"
         ranges.sizes.clear()
@@ -298,7 +291,7 @@ async def test_a_file_that_is_deleted_while_it_is_read_breaks_off(storage: Stora
             return super().read_range(key, start, length, etag=etag)
 
     deleting = Deleting(storage.out)
-    app = app_of(replace(storage, out=cast(Blobs, deleting)))
+    app = batches_app(replace(storage, out=cast(Blobs, deleting)))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://r") as client:
         file_id = await upload(client, b"x" * 8_000_000)
     deleting.sizes.clear()
@@ -313,7 +306,7 @@ async def test_a_file_that_is_deleted_while_it_is_read_breaks_off(storage: Stora
 @pytest.mark.parametrize("taken", [1, 2, 10])
 async def test_a_reader_that_stops_is_cut_off(storage: Storage, taken: int) -> None:
     """The answer ends without its last bytes, and its slot is free."""
-    app = app_of(storage, grace_s=0.05)
+    app = batches_app(storage, grace_s=0.05)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://r") as client:
         path = f"/v1/files/{await upload(client, b'x' * 2_000_000)}/content"
         for _ in range(batches.DOWNLOADS + 1):
@@ -326,7 +319,7 @@ async def test_a_reader_that_stops_is_cut_off(storage: Storage, taken: int) -> N
 
 async def test_a_form_with_a_content_encoding_is_refused_by_name(storage: Storage) -> None:
     """It would be read as a broken form; identity is no encoding."""
-    async with client_of(storage) as client:
+    async with batches_client(storage) as client:
         form = PURPOSE + FILE + END
         codings = ("gzip", "zstd", "br", "identity")
         answers = [

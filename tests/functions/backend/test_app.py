@@ -5,25 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
-from starlette.applications import Starlette
 
 from functions import cpu
-from functions.backend import app
 from shared import errors
-from shared.cards import ModelState
 from shared.context import deadline
 from shared.contracts import (
-    AnyRequest,
     DecodeRequest,
     DecodeResult,
-    EmbedRequest,
     EmbedResult,
     PredictRequest,
     PredictResult,
@@ -32,88 +24,13 @@ from shared.contracts import (
     TokenizeRequest,
     TokenizeResult,
 )
-from shared.observability.metrics import Telemetry
 from shared.settings import Settings
 from shared.wire import codec, messages
-from tests.fakes import ByOperation
+from tests.apps import MSGPACK, WIRE_BODIES, WIRE_BODY, backend_app, backend_client
+from tests.fakes.backend import FakeInference
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
-
-MSGPACK = {"content-type": codec.CONTENT_TYPE}
-BODY = messages.pack_request(EmbedRequest("m", ("abc", "a")))
-BODIES: dict[str, bytes] = {
-    "/embed": BODY,
-    "/rerank": messages.pack_request(RerankRequest("m", "q", ("abc", "a"))),
-    "/predict": messages.pack_request(PredictRequest("m", ("abc", ("a", "b")))),
-    "/tokenize": messages.pack_request(TokenizeRequest("m", ("abc", ""), special_tokens=False)),
-    "/decode": messages.pack_request(DecodeRequest("m", ((97, 98), (99,)), skip_special_tokens=False)),
-}
-
-
-class FakeInference(ByOperation):
-    """Rows are [length, 1]; `error` is raised instead, `hang` never answers. Keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[AnyRequest] = []
-        self.error: Exception | None = None
-        self.hang = False
-        self.started = asyncio.Event()
-        self.cancelled = asyncio.Event()
-        self.state: Any = "warm"
-
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
-        rows = await self._rows(request, request.inputs)
-        return EmbedResult(rows, _counts(rows), request.model, "r")
-
-    async def rerank(self, request: RerankRequest) -> RerankResult:
-        rows = await self._rows(request, request.documents)
-        return RerankResult(
-            rows[:, 0].astype(np.float64), _counts(rows), request.model, "r", "cross-encoder"
-        )
-
-    async def predict(self, request: PredictRequest) -> PredictResult:
-        rows = await self._rows(request, request.inputs)
-        return PredictResult(rows.astype(np.float64), _counts(rows), request.model, "r", ("no", "yes"))
-
-    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
-        rows = await self._rows(request, request.inputs)
-        texts = tuple(character for text in request.inputs for character in text)
-        return TokenizeResult(
-            np.zeros((len(texts), 4), np.int32), texts, _counts(rows), request.model, "r"
-        )
-
-    async def decode(self, request: DecodeRequest) -> DecodeResult:
-        rows = await self._rows(request, request.inputs)
-        texts = tuple("".join(chr(each % 128) for each in ids) for ids in request.inputs)
-        return DecodeResult(texts, _counts(rows), request.model, "r")
-
-    def check(self) -> None:
-        """There is always room."""
-
-    async def states(self) -> list[ModelState]:
-        if self.error is not None:
-            raise self.error
-        return [ModelState("m", self.state, "it broke" if self.state == "failed" else None)]
-
-    async def close(self) -> None:
-        pass
-
-    async def _rows(self, request: AnyRequest, inputs: tuple[Any, ...]) -> Any:
-        self.asked.append(request)
-        self.started.set()
-        if self.hang:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                self.cancelled.set()
-        if self.error is not None:
-            raise self.error
-        return np.array([[len(item), 1] for item in inputs], np.float32)
-
-
-def _counts(rows: Any) -> tuple[int, ...]:
-    return tuple(int(row[0]) for row in rows)
 
 
 @pytest.fixture
@@ -121,25 +38,15 @@ def inference() -> FakeInference:
     return FakeInference()
 
 
-def app_of(inference: FakeInference, **changes: Any) -> Starlette:
-    settings = replace(Settings(warm_models=("m",), max_body_bytes=1000), **changes)
-    return app.create_app(settings, inference, Telemetry(CollectorRegistry()))
-
-
-def client_of(inference: FakeInference, **changes: Any) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(app_of(inference, **changes))
-    return httpx.AsyncClient(transport=transport, base_url="http://backend")
-
-
 @pytest.fixture
 async def client(inference: FakeInference) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(inference) as made:
+    async with backend_client(inference) as made:
         yield made
 
 
 async def test_embed_answers_in_the_wire_format(client: httpx.AsyncClient) -> None:
     """msgpack in, msgpack out."""
-    response = await client.post("/embed", content=BODY, headers=MSGPACK)
+    response = await client.post("/embed", content=WIRE_BODY, headers=MSGPACK)
     assert response.status_code == 200
     assert response.headers["content-type"] == codec.CONTENT_TYPE
     result = messages.unpack_result(response.content, EmbedResult)
@@ -151,16 +58,16 @@ async def test_every_kind_is_answered_in_the_wire_format(
     client: httpx.AsyncClient, inference: FakeInference
 ) -> None:
     """Each with its own kind of request and result."""
-    response = await client.post("/rerank", content=BODIES["/rerank"], headers=MSGPACK)
+    response = await client.post("/rerank", content=WIRE_BODIES["/rerank"], headers=MSGPACK)
     scored = messages.unpack_result(response.content, RerankResult)
     assert (scored.scores.tolist(), scored.method) == ([3, 1], "cross-encoder")
-    response = await client.post("/predict", content=BODIES["/predict"], headers=MSGPACK)
+    response = await client.post("/predict", content=WIRE_BODIES["/predict"], headers=MSGPACK)
     labelled = messages.unpack_result(response.content, PredictResult)
     assert (labelled.scores.tolist(), labelled.labels) == ([[3, 1], [2, 1]], ("no", "yes"))
-    response = await client.post("/tokenize", content=BODIES["/tokenize"], headers=MSGPACK)
+    response = await client.post("/tokenize", content=WIRE_BODIES["/tokenize"], headers=MSGPACK)
     spelled = messages.unpack_result(response.content, TokenizeResult)
     assert (spelled.texts, spelled.token_counts) == (("a", "b", "c"), (3, 0))
-    response = await client.post("/decode", content=BODIES["/decode"], headers=MSGPACK)
+    response = await client.post("/decode", content=WIRE_BODIES["/decode"], headers=MSGPACK)
     decoded = messages.unpack_result(response.content, DecodeResult)
     assert (decoded.texts, decoded.token_counts) == (("ab", "c"), (2, 1))
     assert inference.asked == [
@@ -171,7 +78,7 @@ async def test_every_kind_is_answered_in_the_wire_format(
     ]
 
 
-@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("path", WIRE_BODIES)
 @pytest.mark.parametrize(
     ("content", "headers", "status", "kind"),
     [
@@ -214,7 +121,7 @@ async def test_errors_of_ours_keep_class_status_and_retry_time(
 ) -> None:
     """Overloaded: 429 with Retry-After in whole seconds."""
     inference.error = errors.Overloaded("later", retry_after_s=2.2)
-    response = await client.post("/embed", content=BODY, headers=MSGPACK)
+    response = await client.post("/embed", content=WIRE_BODY, headers=MSGPACK)
     assert response.status_code == 429
     assert response.headers["retry-after"] == "3"
     back = messages.unpack_error(response.content)
@@ -227,7 +134,7 @@ async def test_unexpected_errors_show_nothing(
 ) -> None:
     """500 without the message, neither to the caller nor in the log."""
     inference.error = RuntimeError("secret text")
-    response = await client.post("/embed", content=BODY, headers=MSGPACK)
+    response = await client.post("/embed", content=WIRE_BODY, headers=MSGPACK)
     assert response.status_code == 500
     assert b"secret" not in response.content
     assert "secret" not in caplog.text
@@ -243,8 +150,8 @@ async def test_a_request_that_takes_too_long_is_stopped(
 ) -> None:
     """504 after request_timeout_s, or what the router says it will wait; the work is cancelled."""
     inference.hang = True
-    async with client_of(inference, **settings) as client:
-        response = await client.post("/embed", content=BODY, headers={**MSGPACK, **headers})
+    async with backend_client(inference, **settings) as client:
+        response = await client.post("/embed", content=WIRE_BODY, headers={**MSGPACK, **headers})
     assert response.status_code == 504
     assert type(messages.unpack_error(response.content)) is errors.DeadlineExceeded
     await asyncio.wait_for(inference.cancelled.wait(), PATIENCE_S)
@@ -254,7 +161,7 @@ async def test_work_of_a_caller_that_left_is_dropped(inference: FakeInference) -
     """http.disconnect cancels the embedding."""
     inference.hang = True
     sent: list[Any] = []
-    messages = [{"type": "http.request", "body": BODY, "more_body": False}]
+    messages = [{"type": "http.request", "body": WIRE_BODY, "more_body": False}]
 
     async def receive() -> Any:
         if messages:
@@ -272,7 +179,7 @@ async def test_work_of_a_caller_that_left_is_dropped(inference: FakeInference) -
         "query_string": b"",
         "headers": [(b"content-type", codec.CONTENT_TYPE.encode())],
     }
-    await asyncio.wait_for(app_of(inference)(scope, receive, send), PATIENCE_S)
+    await asyncio.wait_for(backend_app(inference)(scope, receive, send), PATIENCE_S)
     await asyncio.wait_for(inference.cancelled.wait(), PATIENCE_S)
 
 
@@ -317,7 +224,7 @@ async def test_without_the_backend_secret_nothing_but_health_answers(
     inference: FakeInference, authorization: str
 ) -> None:
     """401 before the body is looked at, and with the secret an answer."""
-    async with client_of(inference, backend_secret="s3cret") as client:
+    async with backend_client(inference, backend_secret="s3cret") as client:
         wrong = httpx.Headers({**MSGPACK, "authorization": authorization}, encoding="latin-1")
         for method, path in [("POST", "/embed"), ("POST", "/rerank"), ("POST", "/predict")]:
             response = await client.request(method, path, content=b"\xc1", headers=wrong)
@@ -327,14 +234,14 @@ async def test_without_the_backend_secret_nothing_but_health_answers(
             assert (await client.get(path, headers=wrong)).status_code == 401
         assert (await client.get("/health")).status_code == 200
         right = {**MSGPACK, "authorization": "Bearer s3cret"}
-        assert (await client.post("/embed", content=BODY, headers=right)).status_code == 200
+        assert (await client.post("/embed", content=WIRE_BODY, headers=right)).status_code == 200
 
 
 async def test_metrics_count_requests(client: httpx.AsyncClient, inference: FakeInference) -> None:
     """Successes, failures by code, tokens by model, in TEI's names."""
-    await client.post("/embed", content=BODY, headers=MSGPACK)
+    await client.post("/embed", content=WIRE_BODY, headers=MSGPACK)
     inference.error = errors.Overloaded("later")
-    await client.post("/embed", content=BODY, headers=MSGPACK)
+    await client.post("/embed", content=WIRE_BODY, headers=MSGPACK)
     text = (await client.get("/metrics")).text
     assert 'te_request_count{method="batch"} 2.0' in text
     assert 'te_request_success{method="batch"} 1.0' in text

@@ -21,7 +21,7 @@ from shared.errors import StoreUnavailable
 from shared.settings import Settings
 from shared.storage.blobs import Storage
 from shared.storage.connect import local_storage, open_storage
-from tests.functions.api.test_batches import bulk_of, drain, take
+from tests.functions.api.forms import bulk_of, drain, take
 from tests.server import free_port, running_service
 from tests.tiny import Tiny, nearly, publish_all
 

@@ -14,11 +14,10 @@ from functions.http.admission import PROBES, SMALL_BYTES, Admission
 from shared.dialects.operations import PATHS, error_format_at
 from shared.errors import Overloaded
 from shared.wire import messages
-from tests.functions.api.test_hostile_http import BODY, exchange, http, serving
-from tests.functions.api.test_router import FakeBackend, app_of
-from tests.functions.backend import test_app
-from tests.functions.backend.test_app import FakeInference
+from tests.apps import backend_app, router_app
+from tests.fakes.backend import FakeBackend, FakeInference
 from tests.questions import seen
+from tests.sockets import SMALL_BODY, exchange, http, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -79,7 +78,7 @@ async def blocked(backend: Blocked, port: int, *bodies: bytes) -> AsyncIterator[
 async def test_a_full_queue_refuses_before_the_body_in_the_shape_of_the_path(path: str) -> None:
     """Its bytes never come: who waited for them would not answer. Retry-After is the queue's."""
     promised = http(b"content-length: 1000", body=b"", path=path.encode())
-    with serving(app_of(Full())) as port:
+    with serving(router_app(Full())) as port:
         status, headers, body = head_of(await exchange(port, promised))
     expected, shape = error_format_at(path)(Overloaded("too many requests are waiting: retry later"))
     assert (status, headers["retry-after"], body) == (429, "7", shape)
@@ -87,13 +86,13 @@ async def test_a_full_queue_refuses_before_the_body_in_the_shape_of_the_path(pat
 
 
 async def test_one_request_too_many_is_refused_and_there_is_room_again_afterwards() -> None:
-    """After answers, errors and callers that leave."""
+    """After answers, errors and callers that release."""
     backend = Blocked()
-    with serving(app_of(backend, max_requests=2)) as port:
-        async with blocked(backend, port, BODY, BODY) as answers:
+    with serving(router_app(backend, max_requests=2)) as port:
+        async with blocked(backend, port, SMALL_BODY, SMALL_BODY) as answers:
             status, headers, body = head_of(await exchange(port, http(b"content-length: 9", body=b"")))
             assert (status, headers["retry-after"]) == (429, "1")
-            assert "2 requests are under way" in orjson.loads(body)["error"]["message"]
+            assert "2 requests are in progress" in orjson.loads(body)["error"]["message"]
         assert [head_of(await each)[0] for each in answers] == [404, 404]  # there is no model m
         for _ in range(5):
             status, _, _ = head_of(await exchange(port, post(b"not JSON")))
@@ -110,8 +109,8 @@ async def test_one_request_too_many_is_refused_and_there_is_room_again_afterward
 async def test_probes_are_answered_when_nothing_else_is(path: str) -> None:
     """A busy instance is not dead."""
     backend = Blocked()
-    with serving(app_of(backend, max_requests=1)) as port:
-        async with blocked(backend, port, BODY):
+    with serving(router_app(backend, max_requests=1)) as port:
+        async with blocked(backend, port, SMALL_BODY):
             probe = b"GET %s HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % path.encode()
             status, _, _ = head_of(await exchange(port, probe))
     assert status == 200
@@ -123,13 +122,13 @@ async def test_large_bodies_have_a_bound_together_and_do_not_keep_out_small_ones
     held = 10  # 1,000 bytes each of the body, and 8 floats of the answer
     limit = held * (1_000 + 8 * 16)
     chunks = b"%x\r\n%s\r\n0\r\n\r\n"
-    with serving(app_of(backend, max_pending_bytes=limit)) as port:
+    with serving(router_app(backend, max_pending_bytes=limit)) as port:
         bodies = [text_of(LARGE)] * held
         async with blocked(backend, port, *bodies):
             announced = http(b"content-length: %d" % LARGE, body=b"")
             status, headers, body = head_of(await exchange(port, announced))
             assert (status, headers["retry-after"]) == (429, "1")
-            assert f"more than {limit}: retry later" in orjson.loads(body)["error"]["message"]
+            assert f"exceed the limit of {limit}: retry later" in orjson.loads(body)["error"]["message"]
             sent = chunks % (LARGE, text_of(LARGE))
             status, _, _ = head_of(await exchange(port, http(b"transfer-encoding: chunked", body=sent)))
             assert status == 429
@@ -147,7 +146,7 @@ async def test_a_backend_refuses_in_the_wire_format() -> None:
         def check(self) -> None:
             raise Overloaded("full", retry_after_s=3.0)
 
-    with serving(test_app.app_of(FullInference())) as port:
+    with serving(backend_app(FullInference())) as port:
         promised = http(b"content-length: 1000", body=b"", path=b"/embed")
         status, headers, body = head_of(await exchange(port, promised))
     assert (status, headers["retry-after"]) == (429, "3")
@@ -158,7 +157,7 @@ async def test_answers_count_before_there_is_any_of_them() -> None:
     """Of 1,000 texts with 8 dimensions and 16 bytes a float: two such requests are one too many."""
     backend = Blocked()
     many = b'{"model":"mini","input":[%s]}' % b",".join([b'"a"'] * 1_000)
-    with serving(app_of(backend, max_pending_bytes=1_000 * 8 * 16)) as port:
+    with serving(router_app(backend, max_pending_bytes=1_000 * 8 * 16)) as port:
         async with blocked(backend, port, many) as answers:
             status, _, _ = head_of(await exchange(port, post(many)))
             assert status == 429
@@ -169,22 +168,22 @@ async def test_answers_count_before_there_is_any_of_them() -> None:
 def test_what_is_counted_is_given_back_to_the_byte() -> None:
     """A refused byte counts for nobody."""
     admission = Admission(max_requests=2, max_bytes=100)
-    one, two = admission.enter(), admission.enter()
+    one, two = admission.acquire(), admission.acquire()
     with pytest.raises(Overloaded):
-        admission.enter()
-    one.hold(body_bytes=SMALL_BYTES + 60)
-    two.hold(body_bytes=SMALL_BYTES)
-    assert admission.held_bytes == 60
+        admission.acquire()
+    one.reserve(body_bytes=SMALL_BYTES + 60)
+    two.reserve(body_bytes=SMALL_BYTES)
+    assert admission.reserved_bytes == 60
     with pytest.raises(Overloaded):
-        two.hold(body_bytes=SMALL_BYTES + 41)
-    two.hold(body_bytes=SMALL_BYTES + 30)
+        two.reserve(body_bytes=SMALL_BYTES + 41)
+    two.reserve(body_bytes=SMALL_BYTES + 30)
     with pytest.raises(Overloaded):
-        two.hold(answer_bytes=11)
-    two.hold(answer_bytes=10)
-    one.hold(body_bytes=SMALL_BYTES + 10)  # less than was announced: nothing more
-    assert admission.held_bytes == 100
-    one.leave()
-    assert admission.held_bytes == 40
-    two.hold(answer_bytes=10_000)  # alone
-    two.leave()
-    assert (admission.requests, admission.held_bytes) == (0, 0)
+        two.reserve(answer_bytes=11)
+    two.reserve(answer_bytes=10)
+    one.reserve(body_bytes=SMALL_BYTES + 10)  # less than was announced: nothing more
+    assert admission.reserved_bytes == 100
+    one.release()
+    assert admission.reserved_bytes == 40
+    two.reserve(answer_bytes=10_000)  # alone
+    two.release()
+    assert (admission.requests, admission.reserved_bytes) == (0, 0)

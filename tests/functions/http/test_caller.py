@@ -21,11 +21,11 @@ from starlette.types import ASGIApp
 
 import functions.http.caller
 from functions.api.responses import error_response
-from functions.http.caller import Endpoint, answering, read_body
+from functions.http.caller import Endpoint, read_body, wrap_endpoint
 from shared.dialects import tei
 from shared.observability.metrics import Telemetry
-from tests.functions.api.test_hostile_http import exchange, http, serving
 from tests.patience import PATIENCE_S
+from tests.sockets import exchange, http, serving
 
 LIMIT = 1_000_000
 MUCH = b"a" * 24_000_000
@@ -34,7 +34,7 @@ MUCH = b"a" * 24_000_000
 
 def app_of(endpoint: Endpoint) -> ASGIApp:
     respond = partial(error_response, tei.format_error)
-    endpoint = answering(endpoint, respond, Telemetry(CollectorRegistry()), timeout_s=PATIENCE_S)
+    endpoint = wrap_endpoint(endpoint, respond, Telemetry(CollectorRegistry()), timeout_s=PATIENCE_S)
     return Starlette(routes=[Route("/", endpoint, methods=["POST"])])
 
 

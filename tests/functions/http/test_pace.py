@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from functions.http.pace import MinimumRate, at_least
+from functions.http.pace import MinimumRate, enforce_rate
 from shared.errors import RequestTimeout
 
 
@@ -51,7 +51,7 @@ async def test_what_comes_at_once_passes_as_it_is() -> None:
         for chunk in (b"a", b"", b"bc"):
             yield chunk
 
-    chunks = at_least(stream(), bytes_per_s=1, grace_s=60, clock=lambda: 0.0)
+    chunks = enforce_rate(stream(), bytes_per_s=1, grace_s=60, clock=lambda: 0.0)
     assert [chunk async for chunk in chunks] == [b"a", b"", b"bc"]
 
 
@@ -67,7 +67,7 @@ async def test_a_sender_that_stops_is_ended_and_its_stream_closed() -> None:
         finally:
             ended.set()
 
-    chunks = at_least(stream(), bytes_per_s=1, grace_s=0.05)
+    chunks = enforce_rate(stream(), bytes_per_s=1, grace_s=0.05)
     assert await anext(chunks) == b"a" * 1000
     with pytest.raises(RequestTimeout):
         await anext(chunks)
@@ -84,7 +84,7 @@ async def test_time_spent_on_a_chunk_is_not_the_senders() -> None:
             yield b"a"
 
     taken = 0
-    async for _ in at_least(stream(), bytes_per_s=1, grace_s=2, clock=lambda: now_s[0]):
+    async for _ in enforce_rate(stream(), bytes_per_s=1, grace_s=2, clock=lambda: now_s[0]):
         now_s[0] += 100  # of work
         taken += 1
     assert taken == 5
@@ -100,5 +100,5 @@ async def test_a_streams_own_timeout_and_a_callers_leaving_stay_what_they_are() 
 
     for error in (TimeoutError("its own"), ValueError("wrong"), asyncio.CancelledError()):
         with pytest.raises(type(error)):
-            async for _ in at_least(stream(error), bytes_per_s=1, grace_s=60):
+            async for _ in enforce_rate(stream(error), bytes_per_s=1, grace_s=60):
                 pass

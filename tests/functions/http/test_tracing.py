@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from functions.http.tracing import Observed
+from functions.http.tracing import Traced
 from shared.context.trace import Span
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +37,7 @@ async def _ask(
     scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
     if host:
         scope["azure_functions.trace_context"] = host
-    await Observed(app)(scope, receive, send)
+    await Traced(app)(scope, receive, send)
 
 
 async def test_a_request_is_a_span_of_its_callers_trace(told: list[Span]) -> None:

@@ -26,13 +26,14 @@ import pytest
 from functions.bulk.steps import build_bulk
 from functions.local.driver import MAX_TRIES, RETRY_S, Driver, Pace, bulk_hint, make_inboxes
 from shared.backends.base import Backend
-from shared.bulk import jobs, passed_over
+from shared.bulk import jobs
 from shared.bulk.inputs.allowance import NO_LIMITS
 from shared.bulk.pipeline import SPLITS, Bulk
 from shared.cards import ModelCard, Task
 from shared.errors import StoreUnavailable, Unavailable
 from shared.routing.policy import fixed
 from shared.settings import Settings
+from shared.storage import shown_names
 from shared.storage.blobs import Blobs, Message, Queue, Storage
 from shared.storage.connect import local_storage, open_storage
 from tests.patience import PATIENCE_S, wait_until
@@ -249,8 +250,8 @@ async def test_what_fails_is_told_with_its_queue_and_message(
 async def test_files_of_the_system_are_passed_over_with_a_line_each(
     storage: Storage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No job of them, no message; the others are noticed."""
-    monkeypatch.setattr(passed_over, "_told", set())
+    """No job of them, no message; the others are noticed, and a sidecar, which may come too late."""
+    monkeypatch.setattr(shown_names, "_told", set())
     steps = Steps()
     names = {
         "m/.DS_Store": "a hidden file",
@@ -267,13 +268,14 @@ async def test_files_of_the_system_are_passed_over_with_a_line_each(
     }
     for name in (*names, "m/a.txt", "m/part-0.txt", "m/a.txt.job.json"):
         storage.source.write(name, b"w1")
-    await _driven(steps, storage, lambda: len([c for c in steps.calls if c[0].startswith("m/")]) == 2)
-    assert {name for name, _ in steps.calls} == {"m/a.txt", "m/part-0.txt", "reconcile"}
+    await _driven(steps, storage, lambda: len([c for c in steps.calls if c[0].startswith("m/")]) == 3)
+    noticed = {"m/a.txt", "m/part-0.txt", "m/a.txt.job.json", "reconcile"}
+    assert {name for name, _ in steps.calls} == noticed
     bulk = build_bulk(Settings(model_store="file:///nowhere"), storage, None)
     for name in names:
         await bulk.submit(name, "")
         await bulk.notice(name, "1")
-        assert await bulk.split(jobs.encode(jobs.Message(key=name))) is None
+        assert await bulk.split(jobs.encode(jobs.StepMessage(key=name))) is None
     assert storage.queue("bulk-split").depth() == 0
     told = [record.getMessage() for record in caplog.records]
     expected = [f'bulk: "{name}" is {why}, and is passed over' for name, why in names.items()]
@@ -333,7 +335,7 @@ async def test_a_name_too_long_for_what_is_made_of_it_fails_at_once(
         limits=NO_LIMITS,
         default_model="mini",
     )
-    job = await bulk.split(jobs.encode(jobs.Message(key=key, etag=stat.etag)))
+    job = await bulk.split(jobs.encode(jobs.StepMessage(key=key, etag=stat.etag)))
     assert job
     status = await bulk.status(job)
     assert status

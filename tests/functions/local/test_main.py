@@ -252,7 +252,10 @@ def test_answers_do_not_wait_for_acknowledgements() -> None:
     ("arguments", "message"),
     [
         (["--model-store", "file://{empty}"], "--model-store file://{empty} holds no model"),
-        (["--model-store", "file://{empty}/x"], "--model-store file://{empty}/x is no folder"),
+        (
+            ["--model-store", "file://{empty}/x"],
+            "--model-store file://{empty}/x is not a readable folder",
+        ),
         (["--model-store", "ftp://somewhere"], "must be file://FOLDER"),
         (["--port", "70000"], "--port"),
         (["--port", "65535", "--separate", "--model-store", "{store}"], "65536 is none"),

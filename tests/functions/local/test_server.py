@@ -13,10 +13,10 @@ from starlette.types import Receive, Scope, Send
 
 import functions.local.server
 from functions.local.server import connection_limit
-from tests.functions.api.test_hostile_http import serving
 from tests.patience import PATIENCE_S
 from tests.questions import seen
 from tests.server import ROOT, started_service, wait_until_answered
+from tests.sockets import serving
 from tests.tiny import Tiny, publish_all
 
 pytestmark = pytest.mark.anyio
@@ -180,7 +180,7 @@ def test_a_process_takes_no_more_connections_than_it_may_open_files() -> None:
     """It raises its soft limit to what it needs; where it may not, connections are fewer."""
     code = (
         "import resource, sys\n"
-        "from functions.server import connection_limit\n"
+        "from functions.local.server import connection_limit\n"
         "soft, hard = map(int, sys.argv[1:])\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))\n"
         "print(connection_limit(500), *resource.getrlimit(resource.RLIMIT_NOFILE))"

@@ -38,7 +38,7 @@ from shared.contracts import (
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
 from shared.wire import codec, messages
-from tests.fakes import ByOperation
+from tests.fakes.backend import ByOperation
 from tests.patience import PATIENCE_S
 from tests.server import free_port
 

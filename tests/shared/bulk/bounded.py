@@ -25,7 +25,7 @@ from prometheus_client import CollectorRegistry
 from shared.bulk.inputs.allowance import Limits
 from shared.bulk.inputs.detect import HEAD_BYTES, ReadOptions, detect_format
 from shared.bulk.jobs import Job, rows_of
-from shared.bulk.options import Options
+from shared.bulk.options import JobOptions
 from shared.bulk.steps.cutting import Cutter
 from shared.errors import InvalidInput
 from shared.observability.metrics import Telemetry
@@ -104,7 +104,7 @@ def cut(name: str, blobs: Any) -> dict[str, Any]:
             source=name,
             etag="",
             size=blobs.size,
-            options=Options(),
+            options=JobOptions(),
             revision="r",
             dimensions=8,
             device="cpu",

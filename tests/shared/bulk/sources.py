@@ -8,14 +8,14 @@ from collections.abc import Callable
 import zstandard
 
 from shared.bulk.inputs.detect import HEAD_BYTES, ReadOptions, detect_format, read_rows
-from shared.bulk.inputs.source import Source
+from shared.bulk.inputs.source import ByteSource
 from shared.bulk.rows import BadRow, Row
 
 
-def memory_source(data: bytes, *, at_most: int | None = None) -> Source:
+def memory_source(data: bytes, *, at_most: int | None = None) -> ByteSource:
     """at_most: bytes that one read gives."""
     limit = len(data) if at_most is None else at_most
-    return Source(len(data), lambda start, length: data[start : start + min(length, limit)])
+    return ByteSource(len(data), lambda start, length: data[start : start + min(length, limit)])
 
 
 def read_all(name: str, data: bytes, options: ReadOptions | None = None) -> list[Row | BadRow]:

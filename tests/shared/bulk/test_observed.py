@@ -9,7 +9,7 @@ import pytest
 
 from shared.bulk import jobs
 from shared.bulk.control import SPLIT
-from shared.bulk.jobs import Message
+from shared.bulk.jobs import StepMessage
 from shared.context import trace
 from shared.context.trace import Span
 from shared.errors import BackendFailed, InvalidInput, InvalidMessage, Unavailable
@@ -171,7 +171,7 @@ async def test_a_cancelled_job_is_counted_as_such() -> None:
     job_id = await world.begin()
     await world.bulk().cancel(job_id)
     for _ in range(2):
-        await world.bulk().finish(jobs.encode(Message(job=job_id)))
+        await world.bulk().finish(jobs.encode(StepMessage(job=job_id)))
     assert counted(world, "jobs") == {"cancelled": 1}
 
 
@@ -180,7 +180,7 @@ async def test_a_step_of_no_job_is_a_span_of_its_own(told: list[Span]) -> None:
     world = World()
     with pytest.raises(InvalidMessage):
         await world.bulk().give_up(b"garbage")
-    await world.bulk().embed(jobs.encode(Message(job="nope", chunk="000000-1.arrow")))
+    await world.bulk().embed(jobs.encode(StepMessage(job="nope", chunk="000000-1.arrow")))
     await world.bulk().reconcile()
     assert [span.name for span in told] == ["bulk give_up", "bulk embed", "bulk reconcile"]
     assert len({span.trace_id for span in told}) == 3

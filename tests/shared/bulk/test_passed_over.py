@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared.bulk import passed_over
 from shared.bulk.passed_over import is_input, why_no_input
+from shared.storage import shown_names
 from shared.storage.shown_names import shown, tell
 
 
@@ -36,7 +36,7 @@ def test_a_line_for_each_and_no_more_than_a_thousand(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever may drop files must not fill the log; one line says that there are more."""
-    monkeypatch.setattr(passed_over, "_told", set())
+    monkeypatch.setattr(shown_names, "_told", set())
     for _ in range(2):
         for number in range(1500):
             is_input(f"m/.{number}")

@@ -18,12 +18,12 @@ import zstandard
 from prometheus_client import CollectorRegistry
 
 from shared.backends.base import Backend
-from shared.bulk import jobs, passed_over, pipeline
+from shared.bulk import jobs, pipeline
 from shared.bulk.control import SPLIT
 from shared.bulk.inputs import source
 from shared.bulk.inputs.allowance import NO_LIMITS, Limits
-from shared.bulk.jobs import Counts, Message, Status
-from shared.bulk.options import SIDECAR, Options
+from shared.bulk.jobs import Counts, Status, StepMessage
+from shared.bulk.options import SIDECAR, JobOptions
 from shared.bulk.pipeline import Bulk
 from shared.bulk.steps import embedding, relay
 from shared.bulk.steps.cutting import STALLED_S
@@ -34,8 +34,9 @@ from shared.contracts import EmbedRequest, EmbedResult
 from shared.errors import BackendFailed, BlitzError, InputTooLong, InvalidInput, Overloaded
 from shared.observability.metrics import Telemetry
 from shared.routing.policy import fixed
+from shared.storage import shown_names
 from shared.storage.blobs import BlobStat
-from tests.fakes import ByOperation
+from tests.fakes.backend import ByOperation
 from tests.shared.bulk.memory import Died, Memory, drain
 
 pytestmark = pytest.mark.anyio
@@ -179,9 +180,9 @@ class World:
         own = ("jobs/", "events/", "active/")
         return {k: v[0] for k, v in self.memory.out.blobs.items() if not k.startswith(own)}
 
-    def manifests(self) -> list[jobs.Manifest]:
+    def manifests(self) -> list[jobs.JobManifest]:
         return [
-            jobs.decode(data, jobs.Manifest)
+            jobs.decode(data, jobs.JobManifest)
             for key, (data, _) in self.memory.out.blobs.items()
             if key.endswith("manifest.json")
         ]
@@ -392,7 +393,7 @@ async def test_a_sidecar_that_comes_after_its_file_is_told_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Once, however often its event comes; one that was there before is read, and so is no news."""
-    monkeypatch.setattr(passed_over, "_told", set())
+    monkeypatch.setattr(shown_names, "_told", set())
     world = World()
     if first:
         world.memory.source.write(key + SIDECAR, b'{"dtype": "int8"}')
@@ -503,14 +504,14 @@ async def test_a_batch_without_a_valid_request_fails(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("key", "data", "metadata", "options"),
     [
-        ("nope/a.csv", b"text\na\n", {}, Options("nope")),
-        ("mini/a.pdf", b"%PDF-1.7", {"blitz_dtype": "int8"}, Options("mini", dtype="int8")),
-        ("a.jsonl", b"[1]", {}, Options()),
-        ("mini/a.csv", b"text\na\n", {"blitz_dtype": "int4"}, Options()),
+        ("nope/a.csv", b"text\na\n", {}, JobOptions("nope")),
+        ("mini/a.pdf", b"%PDF-1.7", {"blitz_dtype": "int8"}, JobOptions("mini", dtype="int8")),
+        ("a.jsonl", b"[1]", {}, JobOptions()),
+        ("mini/a.csv", b"text\na\n", {"blitz_dtype": "int4"}, JobOptions()),
     ],
 )
 async def test_a_rejected_input_s_status_tells_what_was_found_of_it(
-    key: str, data: bytes, metadata: dict[str, str], options: Options
+    key: str, data: bytes, metadata: dict[str, str], options: JobOptions
 ) -> None:
     """Model and options; no model, where none was found or the options are wrong."""
     status = await World().rejected(data, key, **metadata)
@@ -571,7 +572,7 @@ async def test_reconcile_leaves_alone_what_is_no_job() -> None:
     """Somebody else's blob does not keep jobs behind it from being looked at."""
     world = World()
     world.memory.out.write("active/a.parquet", b"PAR1")
-    world.memory.out.write("active/z", jobs.encode(Message(job="z", key=KEY, container="source")))
+    world.memory.out.write("active/z", jobs.encode(StepMessage(job="z", key=KEY, container="source")))
     world.now += MISSED_S + 1
     await world.bulk().reconcile()
     assert world.memory.queue(SPLIT).depth() == 1
@@ -709,10 +710,10 @@ async def test_options_that_are_not_given_leave_a_job_s_id_as_it_was() -> None:
     """So that a newer service goes on with the jobs of an older one."""
     stat = BlobStat("k", 1, "e", 0.0, {})
     content = b'["source","k","e",{"model":"mini"},"r1"]'
-    plain = jobs.job_id("source", stat, Options("mini"), "r1")
+    plain = jobs.job_id("source", stat, JobOptions("mini"), "r1")
     assert plain == sha256(content).hexdigest()[:24]
-    assert jobs.job_id("source", stat, Options("mini", prompt_name="query"), "r1") != plain
-    assert jobs.job_id("source", stat, Options("mini", truncate=False), "r1") != plain
+    assert jobs.job_id("source", stat, JobOptions("mini", prompt_name="query"), "r1") != plain
+    assert jobs.job_id("source", stat, JobOptions("mini", truncate=False), "r1") != plain
 
 
 async def test_an_output_without_a_row_has_the_input_s_columns() -> None:
@@ -1045,7 +1046,7 @@ async def test_a_job_that_is_not_there_cannot_be_cancelled() -> None:
         await world.bulk().cancel("nope")
     assert await world.bulk().status("nope") is None
     for step in (world.bulk().embed, world.bulk().give_up, world.bulk().finish):
-        await step(jobs.encode(Message(job="nope", chunk="000000-1.arrow")))
+        await step(jobs.encode(StepMessage(job="nope", chunk="000000-1.arrow")))
 
 
 async def test_reconcile_leaves_a_job_alone_that_makes_progress() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.bulk.inputs.detect import Format, Kind, ReadOptions, read_rows
+from shared.bulk.inputs.detect import InputFormat, Kind, ReadOptions, read_rows
 from shared.bulk.rows import BadRow, Chunk, Row, cut_chunks, embedded, free_names, vectors_of
 from tests.shared.bulk.sources import memory_source
 
@@ -41,7 +41,7 @@ FILES: dict[Kind, bytes] = {
 
 def chunks_of(kind: Kind, at_most: int | None = None) -> list[Chunk]:
     source = memory_source(FILES[kind], at_most=at_most)
-    return list(cut_chunks(read_rows(source, Format(kind), ReadOptions())))
+    return list(cut_chunks(read_rows(source, InputFormat(kind), ReadOptions())))
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -60,9 +60,9 @@ def test_records_are_answered_each_by_its_id() -> None:
         ({}, "data.text is missing"),
         (None, "data.text is missing"),
         ({"text": [SECRET]}, "data.text is a list: give the skill a context"),
-        ({"text": 7}, "data.text is not a text: give a string"),
-        ({"text": {"of": SECRET}}, "data.text is not a text: give a string"),
-        (SECRET, "data is not an object: give one with the text in it, as data.text"),
+        ({"text": 7}, "data.text is not a text: send a string"),
+        ({"text": {"of": SECRET}}, "data.text is not a text: send a string"),
+        (SECRET, "data is not an object: send one with the text as data.text"),
         ([{"text": SECRET}], "data is not an object"),
         (False, "data is not an object"),
     ],
@@ -88,7 +88,7 @@ def test_a_text_that_was_cut_is_answered_with_a_warning() -> None:
     short, cut, bad = json.loads(azure_search.format_result(result, body))["values"]
     assert short["warnings"] is None
     (warning,) = cut["warnings"]
-    assert warning["message"].startswith("data.chunk was cut to the 4 tokens")
+    assert warning["message"].startswith("data.chunk was truncated to the model's 4 tokens")
     assert (cut["data"], cut["errors"]) == ({"vector": [1, 1]}, None)
     assert (len(bad["errors"]), bad["warnings"]) == (1, None)
 

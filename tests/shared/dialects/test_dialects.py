@@ -22,7 +22,7 @@ from shared.contracts import (
     TokenizeResult,
 )
 from shared.dialects import cohere, openai, tei
-from shared.dialects.body import decode_body, read_marks
+from shared.dialects.body import decode_body, read_present_fields
 from shared.dialects.operations import OPERATIONS, PATHS, FormatError, Operation, choose, operations_at
 from shared.errors import (
     BackendFailed,
@@ -256,7 +256,7 @@ def test_models_and_info_have_their_clients_shapes() -> None:
 def _asked(path: str, body: Any, **settings: Any) -> tuple[Operation, Any, AnyRequest]:
     """What the router makes of a body: the operation, the struct and the contract."""
     data = json.dumps(body).encode()
-    operation = choose(operations_at(path), read_marks(data, ""))
+    operation = choose(operations_at(path), read_present_fields(data, ""))
     parsed = decode_body(data, "", operation.body)
     return operation, parsed, operation.request_from(parsed, model="m", settings=Settings(**settings))
 
@@ -387,9 +387,9 @@ def test_bodies_that_fit_nothing_go_to_a_paths_last_operation(path: str) -> None
     """Broken or foreign bodies get that dialect's error; a path that several share is told apart."""
     operations = operations_at(path)
     for data in (b"", b"{", b"[1]", b"{}", b'{"texts": null}', b"\xff", b"[" * 100_000):
-        assert choose(operations, read_marks(data, "")) is operations[-1]
+        assert choose(operations, read_present_fields(data, "")) is operations[-1]
     packed = codec.pack(["texts"])
-    assert choose(operations, read_marks(packed, codec.CONTENT_TYPE)) is operations[-1]
+    assert choose(operations, read_present_fields(packed, codec.CONTENT_TYPE)) is operations[-1]
 
 
 @pytest.mark.parametrize(
@@ -403,8 +403,8 @@ def test_bodies_that_fit_nothing_go_to_a_paths_last_operation(path: str) -> None
 )
 def test_marks_are_the_same_in_json_and_msgpack(body: Any) -> None:
     """The encoding does not change which dialect a body is taken for."""
-    found = read_marks(json.dumps(body, indent=2).encode(), "application/json; charset=utf-8")
-    assert found == read_marks(codec.pack(body), codec.CONTENT_TYPE)
+    found = read_present_fields(json.dumps(body, indent=2).encode(), "application/json; charset=utf-8")
+    assert found == read_present_fields(codec.pack(body), codec.CONTENT_TYPE)
     assert set(found) == {
         name for name, value in body.items() if value is not None and name != "query"
     } - {"other"}
@@ -481,7 +481,9 @@ def test_bad_bodies_name_the_field_in_the_dialects_words(path: str, body: Any, f
     with pytest.raises(InvalidInput) as caught:
         _asked(path, body, max_inputs=3)
     data = json.dumps(body).encode()
-    status, answer = choose(operations_at(path), read_marks(data, "")).format_error(caught.value)
+    status, answer = choose(operations_at(path), read_present_fields(data, "")).format_error(
+        caught.value
+    )
     told = json.loads(answer)
     message = told["error"] if "error_type" in told else told["message"]
     assert status in (400, 422)

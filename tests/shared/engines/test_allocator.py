@@ -12,7 +12,7 @@ from tests.server import ROOT
 _HELD = """
 import sys, threading
 from pathlib import Path
-from shared import allocator
+from shared.engines import allocator
 if sys.argv[1] == "bounded":
     allocator.bound_arenas()
 def work():

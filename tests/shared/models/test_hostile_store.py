@@ -25,7 +25,7 @@ from shared.models.objects import MAX_OBJECT_BYTES
 from shared.models.store import ModelStore, open_store_url
 from tests.azurite import Azurite
 from tests.server import ROOT
-from tests.shared.models.test_store import artefacts, open_folder
+from tests.shared.models.stores import artefacts, open_folder
 from tests.tiny import manifest_of
 
 IRREGULAR: dict[str, Callable[[Path], None]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import subprocess
 import sys
@@ -25,14 +24,14 @@ from shared.errors import (
     Unavailable,
     UnknownModel,
 )
-from shared.models.manifest import File, Manifest, Target, encode_pointer
+from shared.models.manifest import File, encode_pointer
 from shared.models.objects import BlobObjects, FolderObjects
 from shared.models.store import LocalCopies, ModelStore, open_store_url
 from shared.storage.translate import azure_errors
 from tests.azurite import Azurite
 from tests.patience import PATIENCE_S
 from tests.server import free_port
-from tests.tiny import manifest_of
+from tests.shared.models.stores import artefacts, open_folder
 
 BIG = 9 << 20  # more than two download chunks
 
@@ -77,28 +76,6 @@ def store(request: pytest.FixtureRequest) -> ModelStore:
         return remote.store
     folder_store: ModelStore = request.getfixturevalue("folder_store")
     return folder_store
-
-
-def open_folder(root: Path, tmp_path: Path) -> ModelStore:
-    return open_store_url(f"file://{root}", cache_dir=tmp_path / "cache", cache_disk_bytes=1 << 30)
-
-
-def artefacts(
-    tmp_path: Path,
-    name: str = "tiny",
-    revision: str = "r1",
-    *,
-    target: Target = "cpu-int8",
-    model: bytes = b"graph",
-) -> tuple[Path, Manifest]:
-    """A folder as the builder leaves it, and its manifest."""
-    folder = tmp_path / f"built-{name}-{revision}"
-    folder.mkdir()
-    files = []
-    for file_name, data in (("model.onnx", model), ("tokenizer.json", b"{}")):
-        (folder / file_name).write_bytes(data)
-        files.append(File(file_name, len(data), hashlib.sha256(data).hexdigest()))
-    return folder, manifest_of(name, revision=revision, target=target, files=tuple(files))
 
 
 def test_published_models_are_found_and_fetched_whole(store: ModelStore, tmp_path: Path) -> None:
@@ -470,7 +447,7 @@ def test_a_folder_that_is_away_is_no_empty_store(tmp_path: Path, instead: str) -
 def test_a_folder_store_does_not_import_azure() -> None:
     """Startup of a process without blobs does not pay for the SDK."""
     code = (
-        "import sys, pathlib; from shared.model_store import open_store_url;"
+        "import sys, pathlib; from shared.models.store import open_store_url;"
         "open_store_url('file://.', cache_dir=pathlib.Path('.'), cache_disk_bytes=1).names();"
         "sys.exit(any(name.startswith('azure') for name in sys.modules))"
     )

@@ -160,7 +160,15 @@ def test_the_local_service_logs_json_where_that_is_set(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in output.splitlines()]
     assert {line["role"] for line in lines} == {"router"}
     said = [line["msg"] for line in lines if line["logger"] == logs.START]
-    assert [line.partition(":")[0] for line in said] == ["models", "keys", "docs", "try", "bulk"]
+    assert [line.partition(":")[0] for line in said] == [
+        "cpu",
+        "router",
+        "models",
+        "keys",
+        "docs",
+        "try",
+        "bulk",
+    ]
     (warning,) = [line["msg"] for line in lines if line["level"] == "warning"]
     assert "no key is needed" in warning
 

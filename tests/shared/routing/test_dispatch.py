@@ -34,7 +34,7 @@ from shared.observability.metrics import Telemetry
 from shared.routing.breaker import FAILURES, OPEN_S
 from shared.routing.dispatch import Dispatcher
 from shared.routing.policy import BackendView, Decision, Work
-from tests.fakes import ByOperation
+from tests.fakes.backend import ByOperation
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio

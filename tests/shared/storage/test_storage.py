@@ -28,10 +28,9 @@ from azure.storage.queue import QueueServiceClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.bulk import passed_over
 from shared.errors import InvalidInput, Misconfigured, SourceChanged, StoreUnavailable
 from shared.settings import Settings
-from shared.storage import azure, folder
+from shared.storage import azure, folder, shown_names
 from shared.storage.azure import AzureBlobs, AzureQueue
 from shared.storage.blobs import OUT, SOURCE, Blobs, Message, Queue, Storage
 from shared.storage.connect import open_storage
@@ -254,7 +253,7 @@ def test_one_of_many_creates(place: Place) -> None:
 
 CREATE_ALL = """
 import os, sys
-from shared.bulk.connection import open_storage
+from shared.storage.connect import open_storage
 from shared.settings import Settings
 storage = open_storage(Settings.from_env(os.environ))
 print("ready", flush=True)
@@ -976,7 +975,7 @@ def test_killed_at_any_line_a_folder_holds_the_old_or_the_new(tmp_path: Path) ->
 
 SEND = """
 import itertools, os, sys
-from shared.bulk.connection import open_storage
+from shared.storage.connect import open_storage
 from shared.settings import Settings
 queue = open_storage(Settings.from_env(os.environ)).queue("bulk-cpu")
 for number in itertools.count(int(sys.argv[1])):
@@ -985,7 +984,7 @@ for number in itertools.count(int(sys.argv[1])):
 """
 WORK = """
 import os, sys
-from shared.bulk.connection import open_storage
+from shared.storage.connect import open_storage
 from shared.settings import Settings
 storage = open_storage(Settings.from_env(os.environ))
 queue = storage.queue("bulk-cpu")
@@ -1052,7 +1051,7 @@ def test_what_dead_writers_left_is_swept(folder_place: Place, tmp_path: Path) ->
 def test_a_folder_does_not_import_azure() -> None:
     """Startup of a process without an account does not pay for the SDK."""
     code = (
-        "import sys; from shared.bulk.connection import open_storage;"
+        "import sys; from shared.storage.connect import open_storage;"
         "from shared.settings import Settings;"
         "open_storage(Settings(storage='file://x'));"
         "sys.exit(any(name.startswith('azure') for name in sys.modules))"
@@ -1089,7 +1088,7 @@ def test_blobs_of_others_are_read_with_what_is_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Metadata names get lower case; a name that no folder could hold is told of, and not listed."""
-    monkeypatch.setattr(passed_over, "_told", set())
+    monkeypatch.setattr(shown_names, "_told", set())
     source = azure_place.open().source
     assert list(source.list("")) == []
     with BlobServiceClient.from_connection_string(azurite.connection_string) as service:

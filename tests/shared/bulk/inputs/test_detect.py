@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.bulk.inputs.detect import HEAD_BYTES, Format, ReadOptions, detect_format, read_rows
+from shared.bulk.inputs.detect import HEAD_BYTES, InputFormat, ReadOptions, detect_format, read_rows
 from shared.bulk.inputs.lines import MAX_RECORD_BYTES, MAX_TEXT_BYTES
-from shared.bulk.inputs.source import Source
+from shared.bulk.inputs.source import ByteSource
 from shared.bulk.rows import BadRow, Row, cut_chunks
 from shared.errors import InvalidInput, Unavailable
 from tests.shared.bulk.sources import COMPRESSIONS, memory_source, read_all
@@ -257,12 +257,12 @@ def test_a_broken_end_ends_the_job_and_no_half_text_comes_before_it(
     """What comes of a stream that ends too early is a beginning of the rows in it, then the line."""
     lines = [LINES[kind] % (number**9 % 10**9) + b"\n" for number in range(20_000)]
     data = b"".join([b"text\n", *lines] if kind == "csv" else lines)
-    whole = list(read_rows(memory_source(data), Format(kind), ReadOptions()))
+    whole = list(read_rows(memory_source(data), InputFormat(kind), ReadOptions()))
     packed = COMPRESSIONS[compression](data)
     found: list[int] = []
     for end in (len(packed) * 3 // 4, len(packed) - 5, len(packed) - 1):
         before: list[Row | BadRow] = []
-        rows = read_rows(memory_source(packed[:end]), Format(kind, compression), ReadOptions())
+        rows = read_rows(memory_source(packed[:end]), InputFormat(kind, compression), ReadOptions())
         with pytest.raises(InvalidInput, match="ends too early or is damaged") as refused:
             before.extend(rows)
         assert before == whole[: len(before)]
@@ -277,16 +277,16 @@ def test_damaged_bytes_end_the_file(compression: Literal["gzip", "zstd"]) -> Non
     data = b"".join(b"text %d\n" % (number**9 % 10**9) for number in range(20_000))
     packed = bytearray(COMPRESSIONS[compression](data))
     packed[len(packed) // 2 : len(packed) // 2 + 64] = bytes(64)
-    rows = read_rows(memory_source(bytes(packed)), Format("text", compression), ReadOptions())
+    rows = read_rows(memory_source(bytes(packed)), InputFormat("text", compression), ReadOptions())
     with pytest.raises(InvalidInput, match="ends too early or is damaged"):
         list(rows)
 
 
 def test_a_plain_source_that_ends_before_its_size_is_truncated() -> None:
     """Its last line may be half a text."""
-    source = Source(100, lambda start, length: b"one\ntw"[start : start + length])
+    source = ByteSource(100, lambda start, length: b"one\ntw"[start : start + length])
     with pytest.raises(InvalidInput, match="damaged in line 1"):
-        list(read_rows(source, Format("text"), ReadOptions()))
+        list(read_rows(source, InputFormat("text"), ReadOptions()))
 
 
 def test_a_source_s_error_passes_through() -> None:
@@ -297,7 +297,7 @@ def test_a_source_s_error_passes_through() -> None:
 
     for kind in ("text", "jsonl", "batch", "csv", "tsv", "parquet"):
         with pytest.raises(Unavailable):
-            list(read_rows(Source(100, read), Format(kind), ReadOptions()))
+            list(read_rows(ByteSource(100, read), InputFormat(kind), ReadOptions()))
 
 
 def test_long_texts_and_lines_are_bad_rows_and_the_next_line_is_read() -> None:
@@ -343,14 +343,14 @@ def test_a_csv_record_of_many_lines_is_not_longer_than_a_record() -> None:
 )
 def test_formats_are_told_by_name_then_by_content(name: str, head: bytes, kind: str) -> None:
     """A batch is told from other JSONL by its first line that can be read, even a cut one."""
-    assert detect_format(name, head, ReadOptions()) == Format(kind)  # type: ignore[arg-type]
+    assert detect_format(name, head, ReadOptions()) == InputFormat(kind)  # type: ignore[arg-type]
 
 
 def test_options_overrule_the_name_and_the_content_overrules_a_name_s_compression() -> None:
     """Some clients unpack what they upload, and some names lie."""
-    assert detect_format("a.csv.gz", b"text\nx", ReadOptions(kind="text")) == Format("text")
+    assert detect_format("a.csv.gz", b"text\nx", ReadOptions(kind="text")) == InputFormat("text")
     packed = COMPRESSIONS["gzip"](batch_line())
-    assert detect_format("a", packed, ReadOptions()) == Format("batch", "gzip")
+    assert detect_format("a", packed, ReadOptions()) == InputFormat("batch", "gzip")
     with pytest.raises(InvalidInput):
         ReadOptions(kind="xlsx")  # type: ignore[arg-type]
 
@@ -426,7 +426,7 @@ def test_whatever_is_written_as_csv_comes_back(rows: list[tuple[str, str, str]],
     ]
 
 
-def endless(head: bytes, pattern: bytes, size: int) -> Source:
+def endless(head: bytes, pattern: bytes, size: int) -> ByteSource:
     """`head`, then `pattern` again and again, made when it is read."""
 
     def read(start: int, length: int) -> bytes:
@@ -436,7 +436,7 @@ def endless(head: bytes, pattern: bytes, size: int) -> Source:
         times = (skip + length) // len(pattern) + 1
         return (pattern * times)[skip : skip + min(length, size - start)]
 
-    return Source(size, read)
+    return ByteSource(size, read)
 
 
 @pytest.mark.parametrize(
@@ -457,7 +457,7 @@ def test_two_hundred_megabytes_are_read_in_little_memory(
     tracemalloc.start()
     try:
         rows = bads = 0
-        for chunk in cut_chunks(read_rows(source, Format(kind), ReadOptions())):
+        for chunk in cut_chunks(read_rows(source, InputFormat(kind), ReadOptions())):
             rows += chunk.table.num_rows
             bads += len(chunk.bad)
         _, peak = tracemalloc.get_traced_memory()
@@ -472,7 +472,7 @@ def test_a_bomb_unpacks_in_little_memory() -> None:
     packed = COMPRESSIONS["zstd stream"](bytes(200_000_000))
     tracemalloc.start()
     try:
-        rows = list(read_rows(memory_source(packed), Format("text", "zstd"), ReadOptions()))
+        rows = list(read_rows(memory_source(packed), InputFormat("text", "zstd"), ReadOptions()))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

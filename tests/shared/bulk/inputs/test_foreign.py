@@ -21,7 +21,7 @@ import pytest
 import zstandard
 from pyarrow import feather, orc
 
-from shared.bulk.inputs.detect import HEAD_BYTES, Format, ReadOptions, detect_format
+from shared.bulk.inputs.detect import HEAD_BYTES, InputFormat, ReadOptions, detect_format
 from shared.errors import InvalidInput
 from tests.server import ROOT
 from tests.shared.bulk.sources import read_all
@@ -202,7 +202,7 @@ def test_a_name_that_says_another_format_is_refused(name: str, reason: str) -> N
         detect_format(name, b"one\ntwo\n", ReadOptions())
     assert reason in refused.value.message
     if name.endswith("ml"):
-        assert detect_format(name, b"<p>\ntwo\n", ReadOptions(kind="text")) == Format("text")
+        assert detect_format(name, b"<p>\ntwo\n", ReadOptions(kind="text")) == InputFormat("text")
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from shared.bulk.inputs import parquet
-from shared.bulk.inputs.detect import Format, ReadOptions, read_rows
-from shared.bulk.inputs.source import Source
-from shared.bulk.rows import BadRow, Record, Row, cut_chunks
+from shared.bulk.inputs.detect import InputFormat, ReadOptions, read_rows
+from shared.bulk.inputs.source import ByteSource
+from shared.bulk.rows import ArrowRow, BadRow, Row, cut_chunks
 from shared.errors import InvalidInput
 from tests.shared.bulk.sources import memory_source, read_all
 
@@ -97,7 +97,7 @@ def test_the_file_is_read_by_ranges_and_nearly_no_byte_twice(
         reads.append(length)
         return data[start : start + length]
 
-    rows = read_rows(Source(len(data), read), Format("parquet"), ReadOptions())
+    rows = read_rows(ByteSource(len(data), read), InputFormat("parquet"), ReadOptions())
     first = next(rows)
     assert isinstance(first, Row)
     assert sum(reads) < len(data) * 0.5  # the footer and the first row group
@@ -109,7 +109,7 @@ def test_the_file_is_read_by_ranges_and_nearly_no_byte_twice(
 def test_short_reads_change_nothing() -> None:
     """A storage may give less than it is asked for."""
     data = written(pa.table({"text": TEXTS}))
-    rows = read_rows(memory_source(data, at_most=100), Format("parquet"), ReadOptions())
+    rows = read_rows(memory_source(data, at_most=100), InputFormat("parquet"), ReadOptions())
     assert [row.text for row in rows if isinstance(row, Row)] == TEXTS
 
 
@@ -161,7 +161,7 @@ def test_a_network_s_error_does_not_pass_for_damage() -> None:
             raise ConnectionResetError("gone")
         return data[start : start + length]
 
-    rows = read_rows(Source(len(data), read), Format("parquet"), ReadOptions())
+    rows = read_rows(ByteSource(len(data), read), InputFormat("parquet"), ReadOptions())
     with pytest.raises(ConnectionResetError):
         list(rows)
 
@@ -170,5 +170,5 @@ def test_rows_of_one_batch_share_it() -> None:
     """They are not taken apart before a chunk is made."""
     rows = read_all("a.parquet", written(pa.table({"text": TEXTS, "n": range(300)})))
     records = [row.fields for row in rows if isinstance(row, Row)]
-    assert all(isinstance(record, Record) for record in records)
-    assert len({id(record.batch) for record in records if isinstance(record, Record)}) == 3
+    assert all(isinstance(record, ArrowRow) for record in records)
+    assert len({id(record.batch) for record in records if isinstance(record, ArrowRow)}) == 3

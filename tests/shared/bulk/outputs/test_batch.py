@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from shared.bulk.outputs.batch import write_batch, write_batch_errors
 from shared.bulk.rows import BadRow, cut_chunks, embedded
-from tests.shared.bulk.outputs.test_writing import D, all_vectors, vectors_for
+from tests.shared.bulk.outputs.vectors import D, all_vectors, vectors_for
 from tests.shared.bulk.sources import read_all
 
 REQUESTS: dict[str, dict[str, object]] = {

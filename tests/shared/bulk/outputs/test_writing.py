@@ -18,19 +18,12 @@ from shared.bulk.inputs.detect import ReadOptions
 from shared.bulk.outputs import writing
 from shared.bulk.outputs.writing import Dtype, quantise, write_ids, write_jsonl, write_npy, write_parquet
 from shared.bulk.rows import cut_chunks, embedded, pack_table, unpack_table
-from shared.contracts import FloatMatrix
+from tests.shared.bulk.outputs.vectors import D, all_vectors, vectors_for
 from tests.shared.bulk.sources import read_all
 
-D = 8
 JSONL = b"".join(b'{"id":%d,"text":"text %d","n":0.10,"embedding":null}\n' % (n, n) for n in range(9))
 CSV = b"text,key,vector\n" + b"".join(b'"text, %d",k%d,v%d\n' % (n, n, n) for n in range(9))
 FILES = {"a.jsonl": JSONL, "a.csv": CSV}
-
-
-def vectors_for(rows: int, seed: int = 0) -> FloatMatrix:
-    vectors = np.random.default_rng(seed).standard_normal((rows, D)).astype(np.float32)
-    unit: FloatMatrix = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit
 
 
 def parts_of(name: str, data: bytes, options: ReadOptions | None = None) -> list[pa.Table]:
@@ -40,10 +33,6 @@ def parts_of(name: str, data: bytes, options: ReadOptions | None = None) -> list
         embedded(chunk.table, vectors_for(len(chunk.table), chunk.index), [5] * len(chunk.table))
         for chunk in chunks
     ]
-
-
-def all_vectors(parts: list[pa.Table]) -> FloatMatrix:
-    return np.concatenate([vectors_for(len(part), index) for index, part in enumerate(parts)])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])

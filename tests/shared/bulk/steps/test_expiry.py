@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from shared.bulk import control, jobs
-from shared.bulk.options import Container, Options
+from shared.bulk.options import Container, JobOptions
 from shared.bulk.steps.expiry import (
     KEPT_S,
     delete_ended,
@@ -72,7 +72,9 @@ def test_an_expired_batch_goes_with_all_that_is_known_of_its_job() -> None:
     """One that still runs is cancelled first, and goes when it has ended."""
     memory = Memory(lambda: WRITTEN_S)
     out = memory.out
-    job = jobs.Job(JOB, "out", "files/o/file-in", "e", 1, Options(), "r", 2, "cpu", WRITTEN_S, "batch")
+    job = jobs.Job(
+        JOB, "out", "files/o/file-in", "e", 1, JobOptions(), "r", 2, "cpu", WRITTEN_S, "batch"
+    )
     record, other = f"batches/owner/batch_{JOB}", "batches/batch_ffffffffffffffffffffffff"
     out.write(record, b"{}", {"expires_after": "3600"})
     out.write(other, b"{}")
@@ -95,7 +97,7 @@ def test_the_job_of_a_batch_is_kept_as_long_as_the_batch() -> None:
     memory = Memory(lambda: WRITTEN_S)
     containers: dict[str, Container] = {"a" * 24: "out", "b" * 24: "source"}
     for job_id, container in containers.items():
-        job = jobs.Job(job_id, container, "k", "e", 1, Options(), "r", 2, "cpu", WRITTEN_S, "jsonl")
+        job = jobs.Job(job_id, container, "k", "e", 1, JobOptions(), "r", 2, "cpu", WRITTEN_S, "jsonl")
         memory.out.write(f"jobs/{job_id}/job.json", jobs.encode(job))
         memory.out.write(f"jobs/{job_id}/manifest.json", b"{}")
     delete_ended(memory.storage, WRITTEN_S + KEPT_S + 1)

@@ -14,11 +14,12 @@ import zstandard
 from starlette.requests import Request
 from starlette.types import Message, Scope
 
-from functions.http import admission, unpacked
+from functions.http import admission, decompression
 from functions.http.admission import SMALL_BYTES, Admission
 from functions.http.caller import read_body
 from shared.errors import Overloaded, PayloadTooLarge
-from tests.functions.api.test_router import FakeBackend, client_of, vector_of
+from tests.apps import router_client
+from tests.fakes.backend import FakeBackend, vector_of
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +48,7 @@ def in_two(pack: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
 async def post(
     content: bytes, coding: str, path: str = "/v1/embeddings", **settings: int
 ) -> httpx.Response:
-    async with client_of(FakeBackend("mini", "rerank-1"), **settings) as client:
+    async with router_client(FakeBackend("mini", "rerank-1"), **settings) as client:
         headers = {**JSON, "content-encoding": coding} if coding else JSON
         return await client.post(path, content=content, headers=headers)
 
@@ -99,20 +100,20 @@ async def test_every_dialect_reads_packed_bodies(path: str, body: dict[str, obje
 @pytest.mark.parametrize(
     ("coding", "content", "status", "said"),
     [
-        ("br", BODY, 415, "Content-Encoding br is not read: gzip, deflate and zstd are"),
-        ("compress", BODY, 415, "Content-Encoding compress is not read"),
-        ("<b>", BODY, 415, "Content-Encoding that is not read"),
+        ("br", BODY, 415, "Content-Encoding br is not supported: send gzip, deflate or zstd"),
+        ("compress", BODY, 415, "Content-Encoding compress is not supported"),
+        ("<b>", BODY, 415, "Content-Encoding of this kind is not supported"),
         ("gzip, gzip", gzip.compress(gzip.compress(BODY, mtime=0)), 415, "more than once"),
         ("zstd, gzip", gzip.compress(zstd(BODY), mtime=0), 415, "more than once"),
-        ("gzip", BODY, 400, "not whole and valid gzip"),
-        ("deflate", BODY, 400, "not whole and valid deflate"),
-        ("zstd", BODY, 400, "not whole and valid zstd"),
-        ("gzip", gzip.compress(BODY, mtime=0)[:-1], 400, "not whole and valid gzip"),
-        ("gzip", gzip.compress(BODY, mtime=0)[:-5] + b"12345", 400, "not whole and valid gzip"),
-        ("gzip", gzip.compress(BODY, mtime=0) + b"more", 400, "not whole and valid gzip"),
-        ("deflate", zlib.compress(BODY)[:-1], 400, "not whole and valid deflate"),
-        ("deflate", zlib.compress(BODY) + b"more", 400, "not whole and valid deflate"),
-        ("zstd", zstd(BODY)[:-1], 400, "not whole and valid zstd"),
+        ("gzip", BODY, 400, "not complete and valid gzip"),
+        ("deflate", BODY, 400, "not complete and valid deflate"),
+        ("zstd", BODY, 400, "not complete and valid zstd"),
+        ("gzip", gzip.compress(BODY, mtime=0)[:-1], 400, "not complete and valid gzip"),
+        ("gzip", gzip.compress(BODY, mtime=0)[:-5] + b"12345", 400, "not complete and valid gzip"),
+        ("gzip", gzip.compress(BODY, mtime=0) + b"more", 400, "not complete and valid gzip"),
+        ("deflate", zlib.compress(BODY)[:-1], 400, "not complete and valid deflate"),
+        ("deflate", zlib.compress(BODY) + b"more", 400, "not complete and valid deflate"),
+        ("zstd", zstd(BODY)[:-1], 400, "not complete and valid zstd"),
         ("gzip", b"", 400, "the body is empty"),
         ("gzip", gzip.compress(b"", mtime=0), 400, "the body is empty"),
         ("", gzip.compress(BODY, mtime=0), 400, "not valid JSON"),
@@ -145,14 +146,14 @@ async def test_a_bomb_is_refused_while_it_is_unpacked(
 ) -> None:
     """413 in the dialect's shape, once the limit is passed, and no byte of 64 MB after that step."""
     steps: list[int] = []
-    step = unpacked.Unpacking.step
+    step = decompression.Decompressor.step
 
-    def counting(self: unpacked.Unpacking) -> bytes:
+    def counting(self: decompression.Decompressor) -> bytes:
         part = step(self)
         steps.append(len(part))
         return part
 
-    monkeypatch.setattr(unpacked.Unpacking, "step", counting)
+    monkeypatch.setattr(decompression.Decompressor, "step", counting)
     response = await post(bomb, coding, "/embed", max_body_bytes=LIMIT)
     assert response.status_code == 413
     assert "larger than 1000000 bytes once it is unpacked" in response.json()["error"]
@@ -171,36 +172,36 @@ async def test_unpacked_bytes_are_held_against_other_requests() -> None:
     """As those of bodies that came so; the packed ones too, while they are there."""
     content = gzip.compress(bytes(600_000))
     others = Admission(max_requests=9, max_bytes=500_000)
-    others.enter().hold(body_bytes=SMALL_BYTES + 100_000)
+    others.acquire().reserve(body_bytes=SMALL_BYTES + 100_000)
     alone = Admission(max_requests=9, max_bytes=500_000)
 
-    def request(place: admission.Place) -> Request:
+    def request(place: admission.Reservation) -> Request:
         async def receive() -> Message:
             return {"type": "http.request", "body": content, "more_body": False}
 
         headers = [(b"content-encoding", b"gzip")]
         scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
-        return Request({**scope, admission._PLACE: place}, receive)
+        return Request({**scope, admission._RESERVATION: place}, receive)
 
     with pytest.raises(Overloaded):
-        await read_body(request(others.enter()), 1_000_000)
-    assert others.held_bytes < 500_000
-    assert len(await read_body(request(alone.enter()), 1_000_000)) == 600_000
-    assert alone.held_bytes == 600_000 + len(content) - SMALL_BYTES
+        await read_body(request(others.acquire()), 1_000_000)
+    assert others.reserved_bytes < 500_000
+    assert len(await read_body(request(alone.acquire()), 1_000_000)) == 600_000
+    assert alone.reserved_bytes == 600_000 + len(content) - SMALL_BYTES
     with pytest.raises(PayloadTooLarge):
-        await read_body(request(alone.enter()), 599_999)
+        await read_body(request(alone.acquire()), 599_999)
 
 
 async def test_a_large_one_is_unpacked_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """All steps but the first of a small one."""
     threads: list[bool] = []
-    step = unpacked.Unpacking.step
+    step = decompression.Decompressor.step
 
-    def noting(self: unpacked.Unpacking) -> bytes:
+    def noting(self: decompression.Decompressor) -> bytes:
         threads.append(threading.current_thread() is threading.main_thread())
         return step(self)
 
-    monkeypatch.setattr(unpacked.Unpacking, "step", noting)
+    monkeypatch.setattr(decompression.Decompressor, "step", noting)
     for packed, first_on_loop in (
         (gzip.compress(BODY, mtime=0), True),
         (gzip.compress(bytes(9_000_000)), False),

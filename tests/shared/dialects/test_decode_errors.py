@@ -6,10 +6,10 @@ import pytest
 
 from shared.dialects import cohere, cohere_embed, openai, tei, tei_scores
 from shared.dialects.azure_search import RecordsBody
-from shared.dialects.body import decode_body, read_marks
+from shared.dialects.body import decode_body, read_present_fields
+from shared.dialects.decode_errors import SEARCHED_BYTES
 from shared.dialects.openai import EmbeddingsBody
 from shared.dialects.operations import OPERATIONS, Operation
-from shared.dialects.unreadable import SEARCHED_BYTES
 from shared.errors import InvalidInput, UnsupportedMediaType
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -59,7 +59,7 @@ def test_a_wrong_choice_is_told_the_right_ones(
 def test_a_body_that_nests_too_deeply_is_told_so() -> None:
     """It is valid JSON; no limit of the interpreter is told, but what is more than enough."""
     error = refused(b'{"input":"private","x":%s}' % DEEP)
-    assert error.message == "the body nests too deeply: 16 levels are more than any field needs"
+    assert error.message == "the body nests too deeply: no field needs more than 16 levels"
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ BOM = b"\xef\xbb\xbf"
 def test_a_mark_before_utf_8_is_no_part_of_the_body(body: bytes, content_type: str) -> None:
     """Nor does a charset matter in which it would be the same."""
     assert decode_body(body, content_type, EmbeddingsBody).input == "a"
-    assert read_marks(body.replace(b"input", b"texts"), content_type) == {"texts": False}
+    assert read_present_fields(body.replace(b"input", b"texts"), content_type) == {"texts": False}
 
 
 def test_another_charset_is_refused_where_it_would_be_another_text() -> None:

@@ -1,6 +1,6 @@
-"""A name for each request: its caller's, or one that is made, in the answer and in each line of the log.
+"""Gives each request an id, the caller's or a new one, in the response and in every log line.
 
-Does not know what is asked. Stands around everything else, so that no answer is without it.
+The outermost middleware, so that every response has it. Does not know operations.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from shared.observability.logs import log_failure
 _log = logging.getLogger(__name__)
 
 
-class Identified:
-    """ASGI middleware: x-request-id on every answer.
+class RequestIds:
+    """ASGI middleware: x-request-id on every response.
 
-    What `app` raises is logged under that id and answered as `refuse` tells an error of a path. So is
-    its cancellation, by a server that stops.
+    An exception of `app` is logged under that id and answered by `refuse` (path, error -> response). So
+    is cancellation by a stopping server.
     """
 
     def __init__(self, app: ASGIApp, refuse: Callable[[str, BlitzError], Response]) -> None:
@@ -35,12 +35,12 @@ class Identified:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        told = Headers(scope=scope)
-        azures = told.get(request_id.AZURE_HEADER, "")
-        chosen = request_id.choose(told.get(request_id.HEADER, ""), azures)
+        headers = Headers(scope=scope)
+        azures = headers.get(request_id.AZURE_HEADER, "")
+        chosen = request_id.choose(headers.get(request_id.HEADER, ""), azures)
         begun = False
 
-        async def naming(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
@@ -53,16 +53,16 @@ class Identified:
         with request_id.working_on(chosen):
             failure: BlitzError
             try:
-                await self._app(scope, receive, naming)
+                await self._app(scope, receive, send_with_id)
                 return
             except asyncio.CancelledError:
                 failure = Unavailable("the service is stopping", retry_after_s=1.0)
-                if begun:  # the server closes what is not complete
-                    _log.warning("an answer breaks off: the service stops, and its caller was slow")
+                if begun:  # the server closes an incomplete response
+                    _log.warning("response aborted: the service is stopping and the caller reads slowly")
                     return
             except Exception as error:
                 log_failure(_log, "unexpected error", error)
                 failure = BlitzError("internal error")
                 if begun:
                     raise
-            await self._refuse(scope["path"], failure)(scope, receive, naming)
+            await self._refuse(scope["path"], failure)(scope, receive, send_with_id)

@@ -1,6 +1,6 @@
-"""What the log tells when a process starts: which limits hold, and which names mean no model.
+"""Log lines of a starting process: its limits, and configured names that match no model.
 
-Does not know what is served, nor where logs go.
+Does not know what is served, or where logs go.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _start = logging.getLogger(logs.START)
 _log = logging.getLogger(__name__)
 
 
-def say_engine(
+def log_engine_limits(
     role: str,
     *,
     threads: int,
@@ -30,7 +30,7 @@ def say_engine(
     models_bytes: int,
     batches_bytes: int,
 ) -> None:
-    """Of a process that has models: its threads, and the memory for models and for running them."""
+    """Log a backend's threads and its memory for models and for micro-batches."""
     _start.info(
         "%-7s %d engine threads, %d tokenizer threads; memory: at most %d models in %s, %s to run them",
         f"{role}:",
@@ -49,11 +49,11 @@ def say_engine(
     )
 
 
-def say_requests(settings: Settings, connections: int | None = None) -> None:
-    """How much at once. connections: that this process takes; None: another server does."""
+def log_request_limits(settings: Settings, connections: int | None = None) -> None:
+    """Log the request limits. connections: their limit; None: another server accepts them."""
     taken = "" if connections is None else f"{connections:,} connections, "
     _start.info(
-        "%-7s at most %s%s requests under way with %s of bodies and answers; a body has at most %s",
+        "%-7s at most %s%s concurrent requests with %s of bodies and responses; a body has at most %s",
         f"{settings.role}:",
         taken,
         f"{settings.max_requests:,}",
@@ -68,10 +68,10 @@ def say_requests(settings: Settings, connections: int | None = None) -> None:
     )
 
 
-def check_names(settings: Settings, cards: Sequence[ModelCard]) -> None:
-    """A warning for each name in a router's settings that means no model of `cards`.
+def warn_of_unknown_models(settings: Settings, cards: Sequence[ModelCard]) -> None:
+    """Log a warning for each name in a router's settings that matches no model of `cards`.
 
-    No error: a store may be filled later.
+    Not an error: the model may be published later.
     """
     names = dict.fromkeys(card.name for card in cards)
     there_are = ", ".join(names) or "none"
@@ -86,12 +86,12 @@ def check_names(settings: Settings, cards: Sequence[ModelCard]) -> None:
     for alias, name in aliases.items():
         if name not in names:
             _log.warning(
-                "BLITZ_MODEL_ALIASES has %s=%s, and %s is not in the store: who asks for %s gets 404 "
+                "BLITZ_MODEL_ALIASES has %s=%s, and %s is not in the store: requests for %s get 404 "
                 "until it is; there are: %s",
                 *(alias, name, name, alias, there_are),
             )
     if not settings.cpu_backend_url:
-        return  # where the models are, their cache tells of those that do not load
+        return  # in this process the model cache logs models that do not load
     for name in settings.names_to_warm:
         if name not in names:
             _log.warning(
@@ -101,12 +101,12 @@ def check_names(settings: Settings, cards: Sequence[ModelCard]) -> None:
             )
 
 
-def check_names_soon(settings: Settings, catalogue: Catalogue) -> threading.Thread | None:
-    """The same in a thread, for a start that waits for no store; None if no name is set."""
+def warn_of_unknown_models_soon(settings: Settings, catalogue: Catalogue) -> threading.Thread | None:
+    """The same in a thread, so that the start does not wait for the store; None if no name is set."""
 
     def check() -> None:
-        with suppress(BlitzError):  # the catalogue has told it
-            check_names(settings, asyncio.run(catalogue.cards()))
+        with suppress(BlitzError):  # the catalogue has logged it
+            warn_of_unknown_models(settings, asyncio.run(catalogue.cards()))
 
     if not (settings.default_model or settings.model_aliases or settings.warm_models):
         return None

@@ -15,16 +15,16 @@ from starlette.types import Receive, Scope, Send
 
 from functions.api.app import _refuse
 from functions.backend.app import create_app
-from functions.http.identified import Identified
+from functions.http.request_ids import RequestIds
 from shared.backends.http import HttpBackend
 from shared.contracts import EmbedRequest
 from shared.errors import Overloaded
 from shared.observability import logs
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
-from tests.functions.api.test_hostile_http import serving
-from tests.functions.api.test_router import FakeBackend, client_of
-from tests.functions.backend.test_app import FakeInference
+from tests.apps import router_client
+from tests.fakes.backend import FakeBackend, FakeInference
+from tests.sockets import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +57,7 @@ async def test_every_answer_names_its_request(
     method: str, path: str, status: int, settings: dict[str, object]
 ) -> None:
     """Answers, refusals of a middleware, probes, documents: as the caller calls it, else anew."""
-    async with client_of(FakeBackend(), **settings) as client:
+    async with router_client(FakeBackend(), **settings) as client:
         told = await client.request(method, path, json=GOOD, headers={"x-request-id": ASKED})
         made = [await client.request(method, path, json=GOOD) for _ in range(2)]
     assert [response.status_code for response in (told, *made)] == [status] * 3
@@ -73,7 +73,7 @@ async def test_a_request_that_is_not_let_in_is_named_too() -> None:
         def check(self) -> None:
             raise Overloaded("full", retry_after_s=1.0)
 
-    async with client_of(Full()) as client:
+    async with router_client(Full()) as client:
         response = await client.post("/v1/embeddings", json=GOOD, headers={"x-request-id": ASKED})
     assert (response.status_code, response.headers["x-request-id"]) == (429, ASKED)
 
@@ -108,7 +108,7 @@ async def test_what_is_sane_comes_back_and_what_is_not_is_replaced(
     """expected: None: a new one. Azure's header comes back as it came, or not at all."""
     told = {"x-request-id": request_id, "x-ms-client-request-id": azures}
     given = httpx.Headers({k: v for k, v in told.items() if v is not None}, encoding="utf-8")
-    async with client_of(FakeBackend()) as client:
+    async with router_client(FakeBackend()) as client:
         headers = (await client.get("/v1/models", headers=given)).headers
     assert headers.get("x-ms-client-request-id") == returned
     if expected is None:
@@ -142,7 +142,7 @@ async def test_backends_and_every_log_line_have_it(
                     finally:
                         await backend.close()
 
-            async with client_of(Remote()) as client:
+            async with router_client(Remote()) as client:
                 await client.post("/v1/embeddings", json=GOOD, headers={"x-request-id": ASKED})
     finally:
         logger.removeHandler(handler)
@@ -158,7 +158,7 @@ async def test_an_app_that_breaks_is_answered_with_a_name() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise KeyError("secret")
 
-    transport = httpx.ASGITransport(Identified(app, _refuse))
+    transport = httpx.ASGITransport(RequestIds(app, _refuse))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         response = await client.get("/embed", headers={"x-request-id": ASKED})
     assert (response.status_code, response.headers["x-request-id"]) == (500, ASKED)

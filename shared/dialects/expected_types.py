@@ -1,6 +1,6 @@
-"""What a field must be, in words, from the type that its struct gives it: "a text or a list of texts".
+"""Describes the expected type of a struct's field in words: "a text or a list of texts".
 
-Does not know what was sent, nor any one dialect.
+Does not know what was sent, or any one dialect.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 
 NAME = "name"
-"""Of a number, in its Meta's `extra`: what it is called, if it is not just any number."""
+"""Key in a Meta's `extra`: what a number is called, such as "token id"."""
 
 _STEP = re.compile(r"\[[^\]]*\]|[^.\[\]]+")
 _PLAIN = {
@@ -27,7 +27,7 @@ _PLAIN = {
 def at(kind: Any, path: str) -> list[Any]:
     """The types that `kind`, a struct, allows at a path of the decoder, such as parameters.kinds[1].
 
-    None where nobody knows, as below a field that may hold anything.
+    Empty if unknown, as below a field of any type.
     """
     kinds = [kind]
     for step in _STEP.findall(path):
@@ -36,17 +36,17 @@ def at(kind: Any, path: str) -> list[Any]:
 
 
 def in_words(kinds: Iterable[Any]) -> str:
-    """Of alternatives: "a text, a list of texts, or an object"; "" if there is nothing to say."""
+    """Alternatives in words: "a text, a list of texts, or an object"; "" if there are none."""
     return _any_of(dict.fromkeys(word for kind in kinds for word in _words(kind)))
 
 
 def choices(kinds: Iterable[Any]) -> list[str]:
-    """The strings of a Literal, in whatever it stands; none if there is no Literal."""
+    """The strings of all Literals inside `kinds`."""
     return [word for kind in kinds for word in _strings(kind)]
 
 
 def _below(kind: Any, step: str) -> list[Any]:
-    """What `kind` allows at one name or index."""
+    """The types that `kind` allows at one name or index."""
     if step.startswith("["):
         items = get_args(kind)[-1:] if get_origin(kind) in (list, dict) else ()
         return [each for item in items for each in _alternatives(item)]
@@ -57,7 +57,7 @@ def _below(kind: Any, step: str) -> list[Any]:
 
 
 def _alternatives(kind: Any) -> list[Any]:
-    """Those of a union, of lists without what their Annotated says of them; of others as it is."""
+    """The members of a union; lists without their Annotated; other types unchanged."""
     origin = get_origin(kind)
     if origin in (Union, UnionType):
         return [each for part in get_args(kind) for each in _alternatives(part)]
@@ -85,7 +85,7 @@ def _words(kind: Any, plural: bool = False) -> list[str]:
 
 
 def _bounded(word: str, metas: Sequence[msgspec.Meta], plural: bool) -> str:
-    """A number with its name, and within which bounds it is."""
+    """Add a number's name and bounds."""
     for meta in metas:
         if name := (meta.extra or {}).get(NAME):
             word = f"{name}s" if plural else f"a {name}"

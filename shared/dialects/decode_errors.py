@@ -1,6 +1,6 @@
-"""What to tell of a body or parameter that cannot be read: which field, and what would be right.
+"""Error messages for bodies and parameters that cannot be decoded: the field, and what is expected.
 
-Does not know any one dialect. Nothing that a client sent is repeated, but names of fields.
+Never repeats the client's data, except names of fields. Does not know any one dialect.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from shared.dialects import wanted
+from shared.dialects import expected_types
 from shared.errors import InvalidInput
 from shared.wire import codec
 
 SEARCHED_BYTES = 1_000_000
-"""Finding the field takes building the whole body, skipped parts too: not of one larger than this."""
+"""Larger bodies are not searched for the field, which takes decoding the whole body."""
 
 _AT_PATH = re.compile(r" - at `(?:key` in `)?\$\.?(?P<field>[^`]*)`$")
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
@@ -39,49 +39,51 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_.\[\]]{1,100}")
 
 
-def not_of_type(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> InvalidInput:
-    """JSON or msgpack, but not of the types that `kind` has."""
+def type_error(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> InvalidInput:
+    """For a valid body whose values do not have the types of `kind`."""
     message = str(error)
     found, missing = _AT_PATH.search(message), _MISSING.search(message)
     path = found["field"] if found else ""
     if missing:
         field = f"{path}.{missing['field']}" if path else missing["field"]
-        return _refusal(field, "is missing: give", wanted.in_words(wanted.at(kind, field)))
+        return _refusal(
+            field, "is missing: give", expected_types.in_words(expected_types.at(kind, field))
+        )
     if not path:
         return InvalidInput(f"the body must be an object: {_sent(message, 'it is')}")
-    kinds = wanted.at(kind, path)
+    kinds = expected_types.at(kind, path)
     if message.startswith("Invalid enum value"):
-        return _refusal(path, "must be", wanted.in_words(kinds))
-    return _refusal(path, "must be", wanted.in_words(kinds), _sent(message, ", not"))
+        return _refusal(path, "must be", expected_types.in_words(kinds))
+    return _refusal(path, "must be", expected_types.in_words(kinds), _sent(message, ", not"))
 
 
-def not_a_value(field: str, kind: Any) -> InvalidInput:
-    """A string that does not stand for any value of `kind`, a Literal or a Count."""
-    choices = choices_of(kind)
+def value_error(field: str, kind: Any) -> InvalidInput:
+    """For a string that is not a value of `kind`, a Literal or a Count."""
+    choices = literal_choices(kind)
     right = f"one of {', '.join(choices)}" if choices else "a whole number, 1 or more"
     return InvalidInput(f"{field} must be {right}", field=field)
 
 
-def choices_of(kind: Any) -> list[str]:
-    """The strings of a Literal, in whatever `kind` it stands; none if there is no Literal."""
-    return wanted.choices([kind])
+def literal_choices(kind: Any) -> list[str]:
+    """The strings of the Literal inside `kind`; empty if there is none."""
+    return expected_types.choices([kind])
 
 
-def not_json(error: Exception, data: bytes) -> InvalidInput:
-    """The decoder's DecodeError, UnicodeDecodeError or RecursionError, said so that it can be mended."""
+def json_error(error: Exception, data: bytes) -> InvalidInput:
+    """For the decoder's DecodeError, UnicodeDecodeError or RecursionError, with the remedy."""
     if isinstance(error, RecursionError):
         return InvalidInput(
-            f"the body nests too deeply: {codec.MAX_DEPTH} levels are more than any field needs"
+            f"the body nests too deeply: no field needs more than {codec.MAX_DEPTH} levels"
         )
     if not data:
         return InvalidInput("the body is empty: send a JSON object")
     if data.startswith(_UTF_16_AND_32) or b"\0" in data[:2]:
-        # JSON begins with two ASCII characters, one of which is half zeros there.
+        # JSON begins with ASCII characters, which contain zero bytes in those encodings.
         return InvalidInput("the body is in UTF-16 or UTF-32: send it in UTF-8")
     path = _not_unicode(data)
     if path is not None:
         field = path if _PLAIN_PATH.fullmatch(path) else None
-        # A lone surrogate is what JavaScript leaves of an emoji that it cuts in the middle.
+        # JavaScript produces lone surrogates when it truncates a text inside an emoji.
         return InvalidInput(
             f"{field or 'a text'} is not valid Unicode: send UTF-8, no lone surrogates", field=field
         )
@@ -94,18 +96,18 @@ def not_json(error: Exception, data: bytes) -> InvalidInput:
 
 
 def _refusal(field: str, verb: str, right: str, sent: str = "") -> InvalidInput:
-    """field: of the struct's, so that none of the client's texts is in it."""
+    """field: a name from the struct, so that the message contains no client data."""
     return InvalidInput(f"{field} {verb} {right or 'something else'}{sent}", field=field)
 
 
 def _sent(message: str, before: str) -> str:
-    """What there is, from the decoder's "Expected `int`, got `str`"; nothing where it does not say."""
+    """The actual kind, from the decoder's "Expected `int`, got `str`"; "" if not stated."""
     got = _GOT.search(message)
     return f"{before} {_KINDS.get(got['kind'], 'something else')}" if got else ""
 
 
 def _not_unicode(data: bytes) -> str | None:
-    """The path of a text in small JSON that holds bytes of no character, or half of a surrogate pair."""
+    """The path of a text in small JSON with invalid UTF-8 or a lone surrogate."""
     if len(data) > SEARCHED_BYTES:
         return None
     try:
@@ -116,7 +118,7 @@ def _not_unicode(data: bytes) -> str | None:
 
 
 def _texts(value: object, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every string in `value` with its path; of a key, the path of what it names."""
+    """Every string in `value` with its path; a key has the path of its value."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, list):

@@ -16,7 +16,12 @@ from typing import Any
 
 import pytest
 
-from functions.http.started import check_names, check_names_soon, say_engine, say_requests
+from functions.http.startup import (
+    log_engine_limits,
+    log_request_limits,
+    warn_of_unknown_models,
+    warn_of_unknown_models_soon,
+)
 from shared.models.catalogue import Catalogue, card_of
 from shared.models.store import open_store
 from shared.observability import logs
@@ -49,15 +54,15 @@ def stream() -> Iterator[io.StringIO]:
 
 def test_threads_and_limits_are_one_line_each(stream: io.StringIO) -> None:
     """In units that people read."""
-    say_engine("cpu", **ENGINE)
-    say_requests(Settings(), 2048)
-    say_requests(Settings(role="gpu", max_pending_bytes=1_500_000_000))
+    log_engine_limits("cpu", **ENGINE)
+    log_request_limits(Settings(), 2048)
+    log_request_limits(Settings(role="gpu", max_pending_bytes=1_500_000_000))
     assert stream.getvalue().splitlines() == [
         "cpu:    3 engine threads, 2 tokenizer threads; memory: at most 4 models in 2.0 GB, "
         "256 MB to run them",
-        "router: at most 2,048 connections, 512 requests under way with 128 MB of bodies and answers; a "
-        "body has at most 20 MB",
-        "gpu:    at most 512 requests under way with 1.5 GB of bodies and answers; a body has at "
+        "router: at most 2,048 connections, 512 concurrent requests with 128 MB of bodies and "
+        "responses; a body has at most 20 MB",
+        "gpu:    at most 512 concurrent requests with 1.5 GB of bodies and responses; a body has at "
         "most 20 MB",
     ]
 
@@ -127,7 +132,7 @@ NOT_THERE: list[tuple[dict[str, Any], list[str]]] = [
         {"model_aliases": ("a=mini", "b=one", "c=two")},
         [
             "BLITZ_MODEL_ALIASES has b=one",
-            "BLITZ_MODEL_ALIASES has c=two, and two is not in the store: who",
+            "BLITZ_MODEL_ALIASES has c=two, and two is not in the store: req",
         ],
     ),
     ({"warm_models": ("nope",)}, []),  # the model cache of this process tells of it
@@ -147,7 +152,7 @@ def test_names_that_mean_no_model_are_told(
     given: dict[str, Any], warned: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A warning for each setting and name, with the names there are; nothing is refused."""
-    check_names(Settings(**given), CARDS)
+    warn_of_unknown_models(Settings(**given), CARDS)
     messages = [record.message for record in caplog.records]
     assert [message[: len(start)] for message, start in zip(messages, warned, strict=True)] == warned
     assert all(message.endswith("; there are: mini") for message in messages)
@@ -161,13 +166,15 @@ def test_where_a_start_waits_for_no_store_they_are_told_later(
     publish_all([Tiny("a")], store)
     settings = Settings(model_store=store, default_model="nope")
     for each in (settings, replace(settings, model_store=f"file://{tmp_path / 'gone'}")):
-        thread = check_names_soon(each, Catalogue(open_store(each), ("cpu",)))
+        thread = warn_of_unknown_models_soon(each, Catalogue(open_store(each), ("cpu",)))
         assert thread is not None
         thread.join(PATIENCE_S)
     first, second = (record.message for record in caplog.records)
     assert first.startswith("BLITZ_DEFAULT_MODEL is nope, which is not in the store")
     assert second.startswith("the models could not be listed: ")
     assert (
-        check_names_soon(replace(settings, default_model=""), Catalogue(open_store(settings), ()))
+        warn_of_unknown_models_soon(
+            replace(settings, default_model=""), Catalogue(open_store(settings), ())
+        )
         is None
     )

@@ -1,0 +1,220 @@
+"""Stand-ins that tests of several rooms share: the one place for them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Any, Literal
+
+import numpy as np
+
+from shared.cards import Device, ModelCard, ModelState
+from shared.contracts import (
+    AnyRequest,
+    DecodeRequest,
+    DecodeResult,
+    EmbedRequest,
+    EmbedResult,
+    PredictRequest,
+    PredictResult,
+    RerankRequest,
+    RerankResult,
+    Timings,
+    TokenizeRequest,
+    TokenizeResult,
+)
+from shared.errors import UnknownModel
+from shared.wire import messages
+
+
+class ByOperation:
+    """A backend that answers with a method an operation: embed, rerank, predict, tokenize."""
+
+    async def run(self, request: AnyRequest) -> Any:
+        return await getattr(self, request.operation)(request)
+
+
+LABELS = ("no", "yes")
+
+
+TIMINGS = Timings(tokenization_s=0.001, queue_s=0.002, inference_s=0.003)
+
+
+class FakeBackend(ByOperation):
+    """A backend and the catalogue of its models, both at once.
+
+    What it answers depends on nothing but the text. Raises `error` instead if there is one. Models
+    named rerank... are cross-encoders of one label, label... of two; the others embed, and rerank by
+    "cosine".
+    """
+
+    def __init__(
+        self,
+        *names: str,
+        error: Exception | None = None,
+        delay_s: float = 0.0,
+        device: Device = "cpu",
+    ) -> None:
+        self.model_names = names or ("mini",)
+        self.error = error
+        self.delay_s = delay_s
+        self.device = device
+        self.requests: list[AnyRequest] = []
+        self.model_states = [ModelState(name, "warm") for name in self.model_names]
+
+    async def embed(self, request: EmbedRequest) -> EmbedResult:
+        await self._receive(request)
+        vectors = np.stack([vector_of(item, request.dimensions or 8) for item in request.inputs])
+        return EmbedResult(vectors, _counts(request), request.model, "r1", TIMINGS, self.device)
+
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        await self._receive(request)
+        scores = np.array([score_of(request.query, text) for text in request.documents], np.float64)
+        method: Literal["cross-encoder", "cosine"] = (
+            "cross-encoder" if request.model.startswith("rerank") else "cosine"
+        )
+        return RerankResult(scores, _counts(request), request.model, "r1", method, TIMINGS, self.device)
+
+    async def predict(self, request: PredictRequest) -> PredictResult:
+        await self._receive(request)
+        likely = np.array([score_of("", item) for item in request.inputs], np.float64)
+        scores = np.stack([1 - likely, likely], axis=1)
+        return PredictResult(scores, _counts(request), request.model, "r1", LABELS, TIMINGS, self.device)
+
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+        """A token a character, its own code point, and none special."""
+        await self._receive(request)
+        texts = tuple(character for text in request.inputs for character in text)
+        spans = np.array([(ord(each), 0, 0, 1) for each in texts], np.int32).reshape(-1, 4)
+        counts = _counts(request)
+        return TokenizeResult(spans, texts, counts, request.model, "r1", TIMINGS, self.device)
+
+    async def decode(self, request: DecodeRequest) -> DecodeResult:
+        """An id is a code point of ASCII."""
+        await self._receive(request)
+        texts = tuple("".join(chr(each % 128) for each in ids) for ids in request.inputs)
+        return DecodeResult(texts, _counts(request), request.model, "r1", TIMINGS, self.device)
+
+    async def cards(self) -> list[ModelCard]:
+        return [card_of(name) for name in self.model_names]
+
+    async def cards_of(self, name: str) -> list[ModelCard]:
+        return [card_of(name)] if name in self.model_names else []
+
+    def check(self) -> None:
+        """There is always room."""
+
+    async def states(self) -> list[ModelState]:
+        if self.error:
+            raise self.error
+        return self.model_states
+
+    async def close(self) -> None: ...
+
+    async def _receive(self, request: AnyRequest) -> None:
+        self.requests.append(request)
+        await asyncio.sleep(self.delay_s)
+        if self.error:
+            raise self.error
+        if request.model not in self.model_names:
+            raise UnknownModel.among(self.model_names, request.model)
+
+
+def card_of(name: str) -> ModelCard:
+    labels = {"rerank": ("relevant",), "label-": LABELS}.get(name[:6], ())
+    if not labels:
+        return ModelCard(name, "r1", "cpu-int8", "bert", "mean", 8, 256)
+    return ModelCard(
+        name, "r1", "cpu-int8", "bert", None, len(labels), 256, task="cross-encoder", labels=labels
+    )
+
+
+def score_of(query: str, item: Any) -> float:
+    """From 0 to 1."""
+    return hashlib.sha256(f"{query}|{item}".encode()).digest()[0] / 255
+
+
+def _counts(request: AnyRequest) -> tuple[int, ...]:
+    return tuple(len(item) for item in request.texts)
+
+
+def vector_of(item: Any, dimensions: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    seed = hashlib.sha256(repr(item).encode()).digest()[:4]
+    generator = np.random.default_rng(int.from_bytes(seed, "big"))
+    return generator.standard_normal(dimensions, np.float32)
+
+
+class FakeInference(ByOperation):
+    """Rows are [length, 1]; `error` is raised instead, `hang` never answers. Keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[AnyRequest] = []
+        self.error: Exception | None = None
+        self.hang = False
+        self.started = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.state: Any = "warm"
+
+    async def embed(self, request: EmbedRequest) -> EmbedResult:
+        rows = await self._rows(request, request.inputs)
+        return EmbedResult(rows, _lengths(rows), request.model, "r")
+
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        rows = await self._rows(request, request.documents)
+        return RerankResult(
+            rows[:, 0].astype(np.float64), _lengths(rows), request.model, "r", "cross-encoder"
+        )
+
+    async def predict(self, request: PredictRequest) -> PredictResult:
+        rows = await self._rows(request, request.inputs)
+        return PredictResult(rows.astype(np.float64), _lengths(rows), request.model, "r", ("no", "yes"))
+
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
+        rows = await self._rows(request, request.inputs)
+        texts = tuple(character for text in request.inputs for character in text)
+        return TokenizeResult(
+            np.zeros((len(texts), 4), np.int32), texts, _lengths(rows), request.model, "r"
+        )
+
+    async def decode(self, request: DecodeRequest) -> DecodeResult:
+        rows = await self._rows(request, request.inputs)
+        texts = tuple("".join(chr(each % 128) for each in ids) for ids in request.inputs)
+        return DecodeResult(texts, _lengths(rows), request.model, "r")
+
+    def check(self) -> None:
+        """There is always room."""
+
+    async def states(self) -> list[ModelState]:
+        if self.error is not None:
+            raise self.error
+        return [ModelState("m", self.state, "it broke" if self.state == "failed" else None)]
+
+    async def close(self) -> None:
+        pass
+
+    async def _rows(self, request: AnyRequest, inputs: tuple[Any, ...]) -> Any:
+        self.asked.append(request)
+        self.started.set()
+        if self.hang:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.cancelled.set()
+        if self.error is not None:
+            raise self.error
+        return np.array([[len(item), 1] for item in inputs], np.float32)
+
+
+def _lengths(rows: Any) -> tuple[int, ...]:
+    return tuple(int(row[0]) for row in rows)
+
+
+class OverTheWire(FakeInference):
+    """As HttpBackend: a request must be packed, and read by a backend."""
+
+    async def run(self, request: AnyRequest) -> Any:
+        return await super().run(_repacked(request))
+
+
+def _repacked(request: Any) -> Any:
+    return messages.unpack_request(messages.pack_request(request), type(request), max_bytes=100_000_000)
