@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from functions.api.app import create_app
 from functions.api.build import connect, connect_batches
+from functions.api.known_keys import connect_keys
 from functions.http.startup import log_request_limits, warn_of_unknown_models_soon
 from shared.observability.start import start_export
 from shared.settings import Settings
@@ -28,7 +29,8 @@ def function_app(settings: Settings) -> func.AsgiFunctionApp:
         here = create_inference(settings)
     dispatcher, catalogue = connect(settings, here)
     warn_of_unknown_models_soon(settings, catalogue)
-    asgi = create_app(settings, dispatcher, catalogue, batches=connect_batches(settings))
+    batches, keys = connect_batches(settings), connect_keys(settings)
+    asgi = create_app(settings, dispatcher, catalogue, batches=batches, keys=keys)
     app = func.AsgiFunctionApp(app=asgi, http_auth_level=func.AuthLevel.ANONYMOUS)
     if settings.gpu_backend_url and settings.gpu_ahead_s:
         from shared.routing import warmup

@@ -1,34 +1,21 @@
 // New blobs of bulk-in become messages of bulk-events, which the CPU app reads. Delivered with an identity:
-// no webhook, no key, and nothing is lost while the app is being deployed.
-import { identityNameOf, nameOf } from 'shared.bicep'
+// no webhook, no key, and nothing is lost while the app is being deployed. After its role, see topic.bicep.
+import { nameOf } from 'shared.bicep'
 
-param location string
-param tags object
 param token string
 
 resource dataAccount 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
   name: nameOf('dataAccount', token)
 }
 
-resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' existing = {
-  name: identityNameOf('events', token)
-}
-
-resource topic 'Microsoft.EventGrid/systemTopics@2025-02-15' = {
-  name: 'evgt-${token}'
-  location: location
-  tags: tags
-  identity: {
-    type: 'UserAssigned'
-    userAssignedIdentities: { '${identity.id}': {} }
-  }
-  properties: { source: dataAccount.id, topicType: 'Microsoft.Storage.StorageAccounts' }
+resource topic 'Microsoft.EventGrid/systemTopics@2025-02-15' existing = {
+  name: nameOf('topic', token)
 
   resource subscription 'eventSubscriptions' = {
     name: 'bulk-in'
     properties: {
       deliveryWithResourceIdentity: {
-        identity: { type: 'UserAssigned', userAssignedIdentity: identity.id }
+        identity: { type: 'SystemAssigned' }
         destination: {
           endpointType: 'StorageQueue'
           properties: {

@@ -7,7 +7,7 @@ param token string
 param gpuEnabled bool
 param apiManagementEnabled bool
 
-var owners = concat(['router', 'cpu', 'events'], gpuEnabled ? ['gpu'] : [], apiManagementEnabled ? ['gateway'] : [])
+var owners = concat(['router', 'cpu'], gpuEnabled ? ['gpu'] : [], apiManagementEnabled ? ['gateway'] : [])
 
 resource identities 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' = [
   for owner in owners: {

@@ -44,6 +44,10 @@ param gpuMaxReplicas int = 10
 @minValue(30)
 param gpuCooldownSeconds int = 300
 
+@description('HTTP requests a GPU replica takes at a time: infra/hooks/scale sets the rule. 0: the platform\'s own rules.')
+@minValue(0)
+param gpuHttpConcurrency int = 10
+
 @description('GPU seconds that may be paid to spare one request the cold start, by waking the GPU before it is wanted; 0: never.')
 @minValue(0)
 param gpuAheadSeconds int = 0
@@ -104,6 +108,9 @@ param budgetAmount int = 0
 @description('First day of the month in which the budget began, as yyyy-MM-dd; needed with budgetAmount.')
 param budgetStart string = ''
 
+@description('What infra/hooks/publish publishes after a deployment, a name of model_build/models.toml; none: nothing.')
+param sampleModel string = 'all-MiniLM-L6-v2'
+
 var tags = { 'azd-env-name': environmentName }
 var token = toLower(uniqueString(subscription().id, environmentName, location))
 var routerHasKeys = apiManagementEnabled || !empty(apiKeyHashes)
@@ -132,7 +139,7 @@ module identities 'identities.bicep' = {
   }
 }
 
-// An account for each app's host, and one with models, bulk files and queues.
+// An account for each app's host, and one with models, the keys document, bulk files and queues.
 module storage 'storage.bicep' = {
   scope: group
   params: {
@@ -143,6 +150,13 @@ module storage 'storage.bicep' = {
     networkIsolated: networkIsolated
     allowedIpRanges: allowedIpRanges
   }
+}
+
+// What tells of new blobs, with an identity that needs a role.
+module topic 'topic.bicep' = {
+  scope: group
+  params: { location: location, tags: tags, token: token }
+  dependsOn: [storage]
 }
 
 // Application Insights, its logs and its workbook.
@@ -166,7 +180,7 @@ module roles 'roles.bicep' = {
     deployerPrincipalId: deployerPrincipalId
     deployerPrincipalType: deployerPrincipalType
   }
-  dependsOn: [identities, storage, monitoring, registry]
+  dependsOn: [identities, storage, topic, monitoring, registry]
 }
 
 // Virtual network, and private endpoints for storage.
@@ -244,7 +258,7 @@ module router 'app/router.bicep' = {
 // A new blob of bulk-in becomes a message.
 module eventGrid 'eventgrid.bicep' = {
   scope: group
-  params: { location: location, tags: tags, token: token }
+  params: { token: token }
   dependsOn: [roles]
 }
 
@@ -274,6 +288,37 @@ output AZURE_RESOURCE_GROUP string = group.name
 output AZURE_CONTAINER_REGISTRY_ENDPOINT string = registry.?outputs.server ?? ''
 output SERVICE_URL string = apiManagement.?outputs.url ?? router.outputs.url
 output MODEL_STORE_URL string = '${storageUrlOf(nameOf('dataAccount', token), 'blob')}/models'
+output KEYS_URL string = '${storageUrlOf(nameOf('dataAccount', token), 'blob')}/keys/keys.json'
 output GPU_APP_ID string = gpu.?outputs.id ?? ''
 output GPU_IDENTITY_ID string = gpu.?outputs.identityId ?? ''
 output DATA_ACCOUNT_NAME string = nameOf('dataAccount', token)
+
+// What was asked for, as azd's variables: an empty azd environment learns it from here (infra/hooks/prepare.py). Not
+// who deploys, which is the next one's own. ARM gives names in capitals back in another case, hence this one.
+output deployedParameters object = {
+  BACKEND_APP_ID: backendAppId
+  API_KEY_HASHES: apiKeyHashes
+  GPU_ENABLED: toLower(string(gpuEnabled))
+  GPU_PROFILE: gpuProfile
+  GPU_MODELS_IN_IMAGE: toLower(string(gpuModelsInImage))
+  GPU_MAX_REPLICAS: string(gpuMaxReplicas)
+  GPU_COOLDOWN_SECONDS: string(gpuCooldownSeconds)
+  GPU_HTTP_CONCURRENCY: string(gpuHttpConcurrency)
+  GPU_AHEAD_SECONDS: string(gpuAheadSeconds)
+  ALWAYS_READY_ROUTER: string(alwaysReadyRouter)
+  ALWAYS_READY_CPU: string(alwaysReadyCpu)
+  MAX_INSTANCES_ROUTER: string(maxInstancesRouter)
+  MAX_INSTANCES_CPU: string(maxInstancesCpu)
+  ROUTER_HTTP_CONCURRENCY: string(routerHttpConcurrency)
+  CPU_HTTP_CONCURRENCY: string(cpuHttpConcurrency)
+  NETWORK_ISOLATED: toLower(string(networkIsolated))
+  ALLOWED_IP_RANGES: join(allowedIpRanges, ',')
+  API_MANAGEMENT_ENABLED: toLower(string(apiManagementEnabled))
+  API_MANAGEMENT_EMAIL: apiManagementEmail
+  RATE_LIMIT_PER_MINUTE: string(rateLimitPerMinute)
+  WARM_MODELS: warmModels
+  DEFAULT_MODEL: defaultModel
+  BUDGET_AMOUNT: string(budgetAmount)
+  BUDGET_START: budgetStart
+  SAMPLE_MODEL: sampleModel
+}

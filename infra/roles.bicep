@@ -26,6 +26,7 @@ resource dataAccount 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
     name: 'default'
 
     resource models 'containers' existing = { name: 'models' }
+    resource keys 'containers' existing = { name: 'keys' }
     resource bulkIn 'containers' existing = { name: 'bulk-in' }
     resource bulkOut 'containers' existing = { name: 'bulk-out' }
   }
@@ -43,6 +44,7 @@ resource registry 'Microsoft.ContainerRegistry/registries@2023-07-01' existing =
 
 // In this order: see below.
 var apps = gpuEnabled ? ['router', 'cpu', 'gpu'] : ['router', 'cpu']
+var router = 0
 var cpu = 1
 var gpu = 2
 
@@ -107,6 +109,27 @@ resource publisher 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!e
   }
 }
 
+// The keys document, which has names and hashes: the router reads it, only who deploys writes it.
+resource keys 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(dataAccount::blobs::keys.id, identities[router].id, role.blobReader)
+  scope: dataAccount::blobs::keys
+  properties: {
+    principalId: identities[router].properties.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.blobReader)
+  }
+}
+
+resource keyKeeper 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(deployerPrincipalId)) {
+  name: guid(dataAccount::blobs::keys.id, deployerPrincipalId, role.blobContributor)
+  scope: dataAccount::blobs::keys
+  properties: {
+    principalId: deployerPrincipalId
+    principalType: deployerPrincipalType
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.blobContributor)
+  }
+}
+
 // Bulk files: the CPU app reads and splits them, and all three work on the results.
 resource bulkIn 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   name: guid(dataAccount::blobs::bulkIn.id, identities[cpu].id, role.blobReader)
@@ -139,7 +162,6 @@ var read = concat(
 )
 var sent = concat(
   [
-    { who: 'events', queue: 'bulk-events' }
     { who: 'router', queue: 'bulk-split' }
     { who: 'router', queue: 'bulk-finish' }
   ],
@@ -176,6 +198,25 @@ resource dataQueues 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
     }
   }
 ]
+
+resource topic 'Microsoft.EventGrid/systemTopics@2025-02-15' existing = {
+  name: nameOf('topic', token)
+}
+
+resource eventsQueue 'Microsoft.Storage/storageAccounts/queueServices/queues@2023-05-01' existing = {
+  parent: dataAccount::queueService
+  name: 'bulk-events'
+}
+
+resource events 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(eventsQueue.id, topic.id, role.queueSender)
+  scope: eventsQueue
+  properties: {
+    principalId: topic.identity.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.queueSender)
+  }
+}
 
 resource telemetry 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for (app, index) in apps: {

@@ -2,17 +2,18 @@
 // lets every file refer to what another one makes, and lets `bicep snapshot` tell them before a deployment.
 
 @export()
-func nameOf(thing 'dataAccount' | 'applicationInsights' | 'registry' | 'network', token string) string =>
+func nameOf(thing 'dataAccount' | 'applicationInsights' | 'registry' | 'network' | 'topic', token string) string =>
   {
     dataAccount: 'stdata${token}'
     applicationInsights: 'appi-${token}'
     registry: 'cr${token}'
     network: 'vnet-${token}'
+    topic: 'evgt-${token}'
   }[thing]
 
 @export()
-@description('Name of the identity of an app, of API Management (gateway) or of Event Grid (events).')
-func identityNameOf(who 'router' | 'cpu' | 'gpu' | 'gateway' | 'events', token string) string => 'id-${who}-${token}'
+@description('Name of the identity of an app, or of API Management (gateway).')
+func identityNameOf(who 'router' | 'cpu' | 'gpu' | 'gateway', token string) string => 'id-${who}-${token}'
 
 @export()
 @description('Name of the storage account of an app\'s own host. Of the 24 characters that Azure allows the token takes 13.')

@@ -1,5 +1,5 @@
 // Accounts without keys: one for each app's Functions host and its package, which no other app may read or write,
-// and one for models, bulk files and queues, where each app may do only what it has to.
+// and one for models, the keys document, bulk files and queues, where each app may do only what it has to.
 import { hostAccountOf, nameOf } from 'shared.bicep'
 
 param location string
@@ -52,7 +52,7 @@ resource dataAccount 'Microsoft.Storage/storageAccounts@2023-05-01' = {
     name: 'default'
     properties: { deleteRetentionPolicy: { enabled: true, days: 7 } }
 
-    resource containers 'containers' = [for name in ['models', 'bulk-in', 'bulk-out']: { name: name }]
+    resource containers 'containers' = [for name in ['models', 'keys', 'bulk-in', 'bulk-out']: { name: name }]
   }
 
   resource queueService 'queueServices' = {

@@ -62,6 +62,8 @@ class Config(msgspec.Struct):
 
 
 class TokenContent(msgspec.Struct):
+    """A token written as an object."""
+
     content: Short
 
 

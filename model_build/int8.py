@@ -6,6 +6,7 @@ It does not know the graph's origin, tokenizers or the quality of the result.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -146,9 +147,7 @@ class _Rewriter:
     def _constant(self, name: str, value: NDArray[np.generic]) -> None:
         self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
 
-    def _add(
-        self, op: str, inputs: list[str], output: str, domain: str = "", **attributes: object
-    ) -> None:
+    def _add(self, op: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> None:
         self._nodes.append(helper.make_node(op, inputs, [output], domain=domain, **attributes))
 
 

@@ -45,7 +45,10 @@ class Settings:
     backend_audience: Entra audience (api://...) of the backends, for which the router gets tokens with
         its identity; empty: no tokens.
     backend_secret: secret shared by router and backends without Entra; empty: none.
-    api_key_hashes: comma-separated sha256 (hex) of valid API keys; empty: no key needed.
+    api_key_hashes: comma-separated sha256 (hex) of keys that callers may use, which have no name and do
+        not expire; empty, without api_keys: no key needed.
+    api_keys: the document of callers' keys, with names and expiry: file://FOLDER/keys.json, or a blob's
+        URL; read again every refresh_s; empty: none. docs/serving.md says how it is written.
     cors_origins: comma-separated origins (https://app.example.com) of web pages that may use the router
         from a browser; *: all; empty: none. A page that contains a key reveals it to its visitors.
     routing: "fixed" (by the number of texts) or "adaptive" (by the expected duration).
@@ -54,7 +57,7 @@ class Settings:
     gpu_wake_s: expected time for a GPU app to scale from zero.
     gpu_ahead_s: wake the GPU ahead of forecast demand if sparing one request the cold start costs at
         most this many GPU seconds; 0: never. Needs storage; only in Azure.
-    chunk_texts: larger requests are split into parts of this many texts.
+    part_texts: larger requests are split into parts of this many texts.
     backend_concurrency: concurrent HTTP calls of the router to one backend; others wait.
     allow_cpu: let the GPU app run on the CPU in FP32 if there is no CUDA: for tests and local runs.
     torch_compile: compile models in the GPU app; docs/decisions/013-no-torch-compile.md says when.
@@ -68,7 +71,8 @@ class Settings:
         warm_models. Takes precedence over a model of that name. Set it equally for the router and the
         CPU app, which reads bulk inputs.
     warm_models: comma-separated names of models loaded at startup.
-    refresh_s: interval between checks of a served model's pointer for a new revision.
+    refresh_s: interval between checks of a served model's pointer for a new revision, and between reads
+        of the keys document.
     threads: engine threads; 0: the container's CPU quota.
     batch_tokens: padded tokens in a micro-batch; 0: the role's default (CPU 384; GPU by its free
         memory).
@@ -118,13 +122,14 @@ class Settings:
     backend_audience: str = ""
     backend_secret: str = ""
     api_key_hashes: tuple[str, ...] = ()
+    api_keys: str = ""
     cors_origins: tuple[str, ...] = ()
     routing: str = "fixed"
     gpu_min_texts: int = 10
     gpu_idle_s: float = 300.0
     gpu_wake_s: float = 25.0
     gpu_ahead_s: float = 0.0
-    chunk_texts: int = 500
+    part_texts: int = 500
     backend_concurrency: int = 16
     allow_cpu: bool = False
     torch_compile: bool = False
@@ -243,7 +248,7 @@ _NOT_NEGATIVE = (
 _POSITIVE = (
     "gpu_min_texts",
     "gpu_idle_s",
-    "chunk_texts",
+    "part_texts",
     "backend_concurrency",
     "cache_disk_bytes",
     "cache_models",

@@ -27,7 +27,7 @@ from shared.observability.metrics import Telemetry
 from shared.settings import Settings
 from shared.wire import codec, messages
 from tests.fakes.backend import FakeBackend, FakeInference, OverTheWire
-from tests.fakes.catalogue import FakeCatalogue
+from tests.fakes.catalogue import embedder_and_labeller
 from tests.patience import PATIENCE_S
 
 JSON = "application/json"
@@ -75,7 +75,7 @@ def backend_client(inference: FakeInference, **changes: Any) -> httpx.AsyncClien
 
 def wire_router(**settings: Any) -> ASGIApp:
     """Its requests are packed and read again, as on their way to a backend of another process."""
-    catalogue = cast(Catalogue, FakeCatalogue())
+    catalogue = cast(Catalogue, embedder_and_labeller())
     return create_app(Settings(**settings), OverTheWire(), catalogue, Telemetry(CollectorRegistry()))
 
 

@@ -146,10 +146,12 @@ def test_router_and_cpu_app_load_no_torch(module: str) -> None:
 def test_only_settings_and_entry_points_touch_the_environment() -> None:
     """`os.environ` is handed to Settings.from_env by entry points and read nowhere else."""
     entry_points = {
+        TREE / "functions" / "keys.py",
         TREE / "functions" / "bulk" / "__main__.py",
         TREE / "functions" / "local" / "__main__.py",
         TREE / "model_build" / "__main__.py",
         TREE / "model_build" / "assemble.py",
+        TREE / "model_build" / "rollout.py",
     }
     for package in ("shared", "functions", "model_build"):
         for path in set((TREE / package).rglob("*.py")) - entry_points:
@@ -157,6 +159,25 @@ def test_only_settings_and_entry_points_touch_the_environment() -> None:
                 n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)
             }
             assert not used & {"environ", "getenv"}, path.name
+
+
+def test_no_test_module_imports_another() -> None:
+    """What several of them need stands in a module of its own: stand-ins in tests/fakes."""
+    tests = TREE / "tests"
+    rooms = sorted(room.parent for room in tests.glob("*/__init__.py"))  # and no node_modules
+    for path in [*sorted(tests.glob("*.py")), *(path for room in rooms for path in room.rglob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                modules = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            for module in modules:
+                is_ours = module.startswith("tests.")
+                named = [name for name in module.split(".") if name.startswith(("test_", "conftest"))]
+                where = f"{path.relative_to(TREE)}:{node.lineno}"
+                assert not (is_ours and named), f"{where} imports {module}"
 
 
 _IMPORT = re.compile(r"\b(?:from|import) ((?:shared|functions|model_build)(?:\.[a-z_]\w*)+)")
@@ -184,3 +205,17 @@ def test_no_class_name_stands_twice() -> None:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     found.setdefault(node.name, []).append(str(path.relative_to(TREE)))
     assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
+
+
+def test_the_keys_of_a_jobs_state_are_spelled_in_one_file() -> None:
+    """Whoever moves a state blob must find one place."""
+    spelled = {
+        str(path.relative_to(TREE))
+        for package in ("shared", "functions")
+        for path in (TREE / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.match(r"/?(jobs|active|events)/|/?(job|split|final|status|manifest)\.json$", node.value)
+    }
+    assert spelled == {"shared/bulk/paths.py", "shared/models/manifest.py"}

@@ -15,6 +15,7 @@ from functions.api.confidential import Confidential, has_key_in_address
 from functions.api.cors import Cors
 from functions.api.docs_page import add_docs_page
 from functions.api.endpoints import Endpoints
+from functions.api.known_keys import KnownKeys
 from functions.api.openapi import DescribedApp, describe, describe_get, describe_post
 from functions.api.paths import MODEL_IN_PATH, KnownPaths
 from functions.api.responses import answer_unrouted, error_response
@@ -27,7 +28,7 @@ from shared import __version__
 from shared.dialects import ollama, openai, tei
 from shared.dialects.body import JSON
 from shared.dialects.operations import PATHS, error_format_at, is_operation, operations_at
-from shared.errors import BlitzError
+from shared.errors import BlitzError, Misconfigured
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
@@ -44,11 +45,17 @@ def create_app(
     catalogue: Catalogue,
     metrics: Telemetry = metrics.PROCESS,
     batches: Batches | None = None,
+    keys: KnownKeys | None = None,
 ) -> FastAPI:
     """The public ASGI app over `backend`. No lifespan: it starts and stops nothing.
 
-    batches: the endpoints of /v1/files and /v1/batches; None without a bulk storage.
+    batches: the endpoints of /v1/files and /v1/batches; None without a bulk storage. keys: see
+    connect_keys; None: the hashes in api_key_hashes, and no document.
     """
+    if keys is None:
+        if settings.api_keys:  # not open for want of the document
+            raise Misconfigured("BLITZ_API_KEYS is set, and its document was not read: see connect_keys")
+        keys = KnownKeys(settings.api_key_hashes, None, metrics) if settings.api_key_hashes else None
     app = DescribedApp(
         title="BlitzEmbedding",
         version=__version__,
@@ -67,8 +74,8 @@ def create_app(
         refuse=_refuse,
         metrics=metrics,
     )
-    if settings.api_key_hashes:
-        app.add_middleware(RequireKey, hashes=settings.api_key_hashes, metrics=metrics)
+    if keys is not None:
+        app.add_middleware(RequireKey, keys=keys, metrics=metrics)
     app.add_middleware(RejectAmbiguousLength, refuse=_refuse, metrics=metrics)
     app.add_middleware(Confidential, applies=has_key_in_address)
     app.add_middleware(Traced)

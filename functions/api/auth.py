@@ -1,26 +1,28 @@
 """API keys of the router. It stores only their sha256.
 
-    $ python -m functions.keys                             a new key and its hash
-    $ echo MY_KEY | python -m functions.keys --stdin       the hash of an existing key
+    $ python -m functions.keys add search --expires 90d    a new key of the caller `search`, by name
+    $ python -m functions.keys                  a new key, for a caller; its hash, for the router
+    $ echo MY_KEY | python -m functions.keys --stdin       the hash of a key that there is already
 
-BLITZ_API_KEY_HASHES holds the hashes, separated by commas. Give each caller its own key, so that each
-can be revoked alone. Files and batches belong to the key that stored them: their folder is named by the
-hash of the key's hash, which reveals neither. Does not know requests or backends.
+BLITZ_API_KEYS names a document of callers, see key_list; BLITZ_API_KEY_HASHES takes hashes, with commas
+between: one key a caller, so that one can be withdrawn alone. What a caller stores belongs to its owner:
+files and batches lie in a folder that is named by the hash of its first key's hash, which tells neither.
+Does not know what a caller asks for, nor any backend, nor where keys are kept.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shared.dialects.body import JSON
+from functions.api.known_keys import KnownKeys
+from functions.api.responses import error_response
 from shared.dialects.operations import error_format_at
-from shared.errors import Unauthorized
+from shared.errors import BlitzError, Unauthorized
 from shared.observability.metrics import Telemetry
 
 OPEN_PATH = "/health"
@@ -32,54 +34,46 @@ REFUSAL = (
 )
 
 
-_OWNER = "blitz.owner"
+_KNOWN = "blitz.key"
 
 
 class RequireKey:
-    """ASGI middleware: requires a key whose sha256 (hex) is in `hashes`; answers 401 otherwise.
+    """ASGI middleware: passes on what brings a key that `keys` knows and that counts, answers 401 else.
 
-    Sets the owner of each request, see `owner_of`. It runs before routing, so that without a key all
-    paths and errors look alike.
+    What is passed on has an owner and a name, see `owner_of` and `caller_of`. It stands before routing,
+    so that without a key no path, and no error, looks unlike another; nor does a key that has expired.
     """
 
-    def __init__(self, app: ASGIApp, hashes: Sequence[str], metrics: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, keys: KnownKeys, metrics: Telemetry) -> None:
         self._app = app
-        self._owners = {bytes.fromhex(each): owner_name(each) for each in hashes}
+        self._keys = keys
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] == OPEN_PATH:
             await self._app(scope, receive, send)
             return
-        if owner := self._owner(scope):
-            scope[_OWNER] = owner
-            await self._app(scope, receive, send)
+        sent = (hashlib.sha256(key.encode()).digest() for key in _keys_in(HTTPConnection(scope)))
+        try:
+            known = self._keys.find(sent)
+            if known is None:
+                raise Unauthorized(REFUSAL)
+        except BlitzError as error:
+            self._metrics.request_failed(error.code)
+            await _refusal(scope["path"], error)(scope, receive, send)
             return
-        self._metrics.request_failed(Unauthorized.code)
-        await _refusal(scope["path"])(scope, receive, send)
-
-    def _owner(self, scope: Scope) -> str:
-        """The owner of the request's first known key; "" if there is none.
-
-        Compares with every hash in constant time, so that timing reveals nothing.
-        """
-        found = ""
-        for key in _keys_in(HTTPConnection(scope)):
-            digest = hashlib.sha256(key.encode()).digest()
-            for expected, owner in self._owners.items():
-                if hmac.compare_digest(digest, expected):
-                    found = found or owner
-        return found
+        scope[_KNOWN] = known
+        await self._app(scope, receive, send)
 
 
 def owner_of(scope: Scope) -> str:
-    """The owner of a request's files and batches: its key's `owner_name`; "" without key hashes."""
-    return str(scope.get(_OWNER, ""))
+    """Whose a request's files and batches are; "" where no keys are known."""
+    return scope[_KNOWN].owner if _KNOWN in scope else ""
 
 
-def owner_name(key_hash: str) -> str:
-    """16 hex digits, unique to the key, that reveal neither the key nor its hash (hex)."""
-    return hashlib.sha256(bytes.fromhex(key_hash)).hexdigest()[:16]
+def caller_of(scope: Scope) -> str:
+    """The name of a request's caller in metrics; "" where no keys are known."""
+    return scope[_KNOWN].name if _KNOWN in scope else ""
 
 
 def _keys_in(request: HTTPConnection) -> Iterator[str]:
@@ -92,7 +86,9 @@ def _keys_in(request: HTTPConnection) -> Iterator[str]:
             yield key
 
 
-def _refusal(path: str) -> Response:
-    """401 in the dialect of the path; OpenAI's at unknown paths."""
-    status, body = error_format_at(path)(Unauthorized(REFUSAL))
-    return Response(body, status, {"www-authenticate": "Bearer"}, JSON)
+def _refusal(path: str, error: BlitzError) -> Response:
+    """In the shape of the path's dialect; OpenAI's where there is none."""
+    response = error_response(error_format_at(path), error)
+    if error.status == Unauthorized.status:
+        response.headers["www-authenticate"] = "Bearer"
+    return response

@@ -43,7 +43,7 @@ def connect(settings: Settings, here: Backend | None = None) -> tuple[Dispatcher
         backends,
         catalogue,
         policy_of(settings),
-        chunk_texts=settings.chunk_texts,
+        part_texts=settings.part_texts,
         concurrency=dict.fromkeys(remote, settings.backend_concurrency),
         max_queue_s=settings.max_queue_s,
         max_request_tokens=settings.max_request_tokens,

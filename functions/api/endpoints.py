@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Request, Response
 
+from functions.api.auth import caller_of
 from functions.api.build import connect as connect
 from functions.api.build import connect_batches as connect_batches
 from functions.api.responses import (
@@ -147,6 +148,7 @@ class Endpoints:
             timings=result.timings,
             truncated=len(result.cut),
         )
+        self._metrics.key_read(caller_of(request.scope), result.total_tokens)
         media_type = codec.CONTENT_TYPE if packed else JSON
         headers = headers_of(asked, result, total_s)
         if warnings:

@@ -12,7 +12,7 @@ from itertools import islice
 
 import msgspec
 
-from shared.bulk import openai
+from shared.bulk import control, openai
 from shared.bulk.openai import BatchRecord
 from shared.bulk.steps.expiry import has_expired
 from shared.errors import Overloaded, QuotaExceeded
@@ -102,7 +102,7 @@ class Owned:
                 f"and has {len(jobs)}: "
                 "wait until old ones expire"
             )
-        active = {stat.key.removeprefix("active/") for stat in self._out.list("active/")}
+        active = control.active_jobs(self._out)
         if len(jobs & active) >= self._quota.batches:
             raise Overloaded(
                 f"a caller may have {self._quota.batches} running batches, "

@@ -1,11 +1,11 @@
-"""`python -m functions.bulk`: give files to be embedded, follow them, fetch what became of them.
+"""`python -m functions.bulk`: submit files to be embedded, follow the jobs, fetch the vectors.
 
     submit FILE --model M                 put a file into bulk-in; --wait follows it to its end
     status JOB, cancel JOB, fetch JOB     a job's id, or the key of its input
     list                                  all jobs, newest first
 
-Talks to the storage alone (--to, or what BLITZ_STORAGE names), as anyone may: no service need run.
-It does not know how jobs are worked on.
+Works on the storage alone (--to, or what BLITZ_STORAGE names): no service need run. Does not know the
+steps of a job.
 
 Exit codes: 0 done, 1 ended with failed rows, 2 bad input, 3 the job failed or was cancelled, 4 the
 storage does not answer, 130 interrupted (a job that was sent goes on).
@@ -13,33 +13,30 @@ storage does not answer, 130 interrupted (a job that was sent goes on).
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import msgspec
 import typer
 
+from functions.bulk.download import download
 from functions.bulk.progress import Following, Sending, wait_for
-from shared.bulk import control, jobs
-from shared.bulk.jobs import ENDED, JobManifest, Status
+from functions.bulk.report import exit_code, exits, print_result, print_status, table_of
+from shared.bulk import control
+from shared.bulk.jobs import Status
 from shared.bulk.options import PREFIX
 from shared.bulk.passed_over import why_no_input
 from shared.bulk.steps.splitting import check_outputs
 from shared.command_line import command_of
-from shared.errors import BlitzError, InvalidInput, SourceChanged, Unavailable
+from shared.errors import InvalidInput, SourceChanged
 from shared.settings import Settings, can_be_asked_for
-from shared.storage.blobs import OUT, SOURCE, BlobStat, Storage
+from shared.storage.blobs import SOURCE, BlobStat, Storage
 from shared.storage.connect import local_storage, open_storage
-
-FAILED_ROWS, BAD_INPUT, JOB_FAILED, NO_ANSWER, INTERRUPTED = 1, 2, 3, 4, 130
 
 _BLOCK_BYTES = 4 << 20
 _COMMAND = command_of("functions.bulk")
@@ -89,11 +86,11 @@ def submit(
     no_truncate: Annotated[
         bool, typer.Option("--no-truncate", help="Texts longer than the model reads are failed rows.")
     ] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Until it has ended, and tell of it.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end.")] = False,
     as_json: Json = False,
 ) -> None:
     """Put FILE into bulk-in, where it is found and embedded."""
-    with _telling(as_json):
+    with exits(as_json):
         if not file.is_file():
             raise InvalidInput(f"there is no file {file}", field="FILE")
         given = {
@@ -124,32 +121,33 @@ def submit(
         if sent is None:
             raise SourceChanged("the file was deleted right after it was sent")
         if not wait:
-            _print(as_json, {"input": f"{SOURCE}/{key}"}, f"sent to {SOURCE}/{key}; follow it with:")
+            blob = f"{SOURCE}/{key}"
+            print_result(as_json, {"input": blob}, f"sent to {blob}; follow it with:")
             if not as_json:
                 print(f"  {_COMMAND} status {key}{f' --to {to}' if to else ''}")
             return
         with Following(key) as following:
             status = wait_for(lambda: _find(storage, sent), lambda job: _status(storage, job), following)
-        _end(status, where, as_json)
+        print_status(status, where, as_json)
 
 
 @app.command()
 def status(job: JobArgument, to: To = "", as_json: Json = False) -> None:
     """How far a job is."""
-    with _telling(as_json):
+    with exits(as_json):
         storage, where = _open(to)
-        _end(_status(storage, _named(storage, job)), where, as_json)
+        print_status(_status(storage, _named(storage, job)), where, as_json)
 
 
 @app.command()
 def cancel(job: JobArgument, to: To = "", as_json: Json = False) -> None:
     """End a job; what has vectors already is in its output."""
-    with _telling(as_json):
+    with exits(as_json):
         storage, _ = _open(to)
         id_ = _named(storage, job)
         control.cancel_job(storage, id_)
         now = _status(storage, id_)
-        _print(as_json, msgspec.to_builtins(now), f"{id_}: {now.status}")
+        print_result(as_json, msgspec.to_builtins(now), f"{id_}: {now.status}")
 
 
 @app.command()
@@ -160,42 +158,38 @@ def fetch(
     as_json: Json = False,
 ) -> None:
     """Download what a job that has ended has made, and check it."""
-    with _telling(as_json):
+    with exits(as_json):
         storage, _ = _open(to)
         id_ = _named(storage, job)
         manifest = control.read_manifest(storage.out, id_)
         if manifest is None:
             raise InvalidInput("the job has not ended yet", field="JOB")
-        files = list(_fetch(storage, manifest, out))
+        files = list(download(storage, manifest, out))
         text = "\n".join(map(str, files)) or manifest.status.error or "the job has made no file"
-        _print(as_json, {"files": [str(path) for path in files]}, text)
-        if code := _code(manifest.status):
+        print_result(as_json, {"files": [str(path) for path in files]}, text)
+        if code := exit_code(manifest.status):
             raise typer.Exit(code)
 
 
 @app.command("list")
 def list_jobs(to: To = "", as_json: Json = False) -> None:
     """All jobs, newest first."""
-    with _telling(as_json):
+    with exits(as_json):
         storage, _ = _open(to)
-        found = (
-            storage.out.read(stat.key)
-            for stat in storage.out.list("jobs/")
-            if stat.key.endswith("/status.json")
+        statuses = sorted(
+            control.list_statuses(storage.out), key=lambda each: (-each.created_at, each.id)
         )
-        statuses = [jobs.decode(data, Status) for data in found if data is not None]
-        statuses.sort(key=lambda each: (-each.created_at, each.id))
-        _print(as_json, [msgspec.to_builtins(each) for each in statuses], _table(statuses))
+        print_result(as_json, [msgspec.to_builtins(each) for each in statuses], table_of(statuses))
 
 
 def _open(to: str) -> tuple[Storage, str]:
-    """The storage, and how to tell people where its containers are."""
+    """The storage, and the folder that its containers are in as people see it; "" of an account."""
     settings = Settings.from_env(os.environ)
     settings = replace(settings, storage=to) if to else local_storage(settings)
     storage, folder = open_storage(settings), settings.storage.removeprefix("file://")
     if folder == settings.storage:
         return storage, ""
-    # A folder would come to be by itself, and a mistyped one pass for a storage that nobody works on.
+    # A mistyped folder would be created silently, and no service would work on it.
     if not (Path(folder) / SOURCE).is_dir():
         raise InvalidInput(
             f"{folder} is no bulk storage, it has no folder {SOURCE}: start the service with it, or "
@@ -225,7 +219,7 @@ def _named(storage: Storage, job: str) -> str:
         raise InvalidInput(f"there is neither a job nor a file {job}", field="JOB")
     id_ = _find(storage, stat)
     if id_ is None:
-        raise InvalidInput(f"nobody has begun with {key} yet", field="JOB")
+        raise InvalidInput(f"no job has begun for {key} yet", field="JOB")
     return id_
 
 
@@ -234,115 +228,6 @@ def _status(storage: Storage, job: str) -> Status:
     if now is None:
         raise InvalidInput(f"there is no job {job}", field="JOB")
     return now
-
-
-def _fetch(storage: Storage, manifest: JobManifest, folder: Path) -> Iterator[Path]:
-    """Each file appears under its name once it is whole and right."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for output in manifest.outputs:
-            stat = storage.out.stat(output.key)
-            if stat is None:
-                raise SourceChanged(f"{OUT}/{output.key} has been deleted")
-            target = folder / output.key.rpartition("/")[2]
-            # No longer than the name, which may be as long as there are.
-            partial = target.with_name(
-                f".{hashlib.sha256(output.key.encode()).hexdigest()[:16]}.partial"
-            )
-            digest = hashlib.sha256()
-            with partial.open("wb") as sink, Sending(target.name, stat.size) as receiving:
-                ranges = (
-                    storage.out.read_range(stat.key, start, _BLOCK_BYTES, etag=stat.etag)
-                    for start in range(0, stat.size, _BLOCK_BYTES)
-                )
-                for block in receiving.watch(ranges):
-                    digest.update(block)
-                    sink.write(block)
-            if digest.hexdigest() != output.sha256:
-                partial.unlink()
-                raise SourceChanged(
-                    f"{OUT}/{output.key} is not this job's any more: a later one wrote it"
-                )
-            partial.replace(target)
-            yield target
-    except OSError as error:
-        raise InvalidInput(f"{folder} cannot be written: {error.strerror}", field="--out") from error
-
-
-def _end(now: Status, where: str, as_json: bool) -> None:
-    """Tell of a job and exit by how it ended; with 0 if it has not."""
-    counts = now.request_counts
-    rows = f"{counts.completed:,} of {counts.total:,} rows, {counts.failed:,} failed"
-    lines = [f"{now.id}: {now.status}, {rows}"]
-    if now.truncated:
-        lines.append(f"  {now.truncated:,} texts were longer than the model reads, and cut")
-    if now.error:
-        lines.append(f"  {now.error}")
-    if now.options:
-        given = ", ".join(f"{name} {value}" for name, value in msgspec.to_builtins(now.options).items())
-        without = "; there was no sidecar" if now.sidecar is False else ""
-        lines.append(f"  options: {given or 'none'}{without}")
-    if now.ended_at is not None and now.output:
-        lines.append(f"  output: {where}{OUT}/{now.output}")
-    if now.errors:
-        lines.append(f"  errors: {where}{OUT}/{now.errors}")
-    _print(as_json, msgspec.to_builtins(now), "\n".join(lines))
-    if code := _code(now):
-        raise typer.Exit(code)
-
-
-def _code(now: Status) -> int:
-    if now.status not in ENDED:
-        return 0
-    if now.status != "completed":
-        return JOB_FAILED
-    return FAILED_ROWS if now.request_counts.failed else 0
-
-
-def _table(statuses: list[Status]) -> str:
-    rows = [("JOB", "STATUS", "ROWS", "FAILED", "MODEL", "INPUT")]
-    for each in statuses:
-        counts = each.request_counts
-        rows.append(
-            (
-                each.id,
-                each.status,
-                f"{counts.completed:,}",
-                f"{counts.failed:,}",
-                each.model or "-",
-                each.source,
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
-
-
-@contextmanager
-def _telling(as_json: bool) -> Iterator[None]:
-    """Our errors as a message and an exit code."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("interrupted; a job that was sent goes on", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
-    except Unavailable as error:
-        _fail(error, NO_ANSWER, as_json)
-    except BlitzError as error:
-        _fail(error, BAD_INPUT, as_json)
-
-
-def _fail(error: BlitzError, code: int, as_json: bool) -> NoReturn:
-    print(f"error: {error.message}", file=sys.stderr)
-    if as_json:
-        _print(True, {"error": error.message, "param": error.field, "exit_code": code}, "")
-    raise typer.Exit(code)
-
-
-def _print(as_json: bool, value: Any, text: str) -> None:
-    print(msgspec.json.encode(value).decode() if as_json else text, flush=True)
 
 
 if __name__ == "__main__":

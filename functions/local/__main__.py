@@ -25,6 +25,7 @@ from starlette.types import ASGIApp
 
 from functions.api.app import create_app as create_router
 from functions.api.build import connect, connect_batches
+from functions.api.known_keys import KnownKeys, connect_keys
 from functions.backend import app
 from functions.http.startup import log_request_limits, warn_of_unknown_models
 from functions.local.driver import Driver, bulk_hint, driver_of, make_inboxes
@@ -82,7 +83,8 @@ def serve(
             if separate:
                 settings = stack.enter_context(running_backends(settings, os.environ, bound + 1))
             start_export(settings)
-            app, driver = _app(_warming(settings, cards or []))
+            keys = connect_keys(settings) if settings.role == "router" else None
+            app, driver = _app(_warming(settings, cards or []), keys)
         except BlitzError as error:
             _log.error("%s", error)
             raise typer.Exit(BAD_START) from error
@@ -93,11 +95,11 @@ def serve(
         connections = connection_limit(settings.max_connections)
         log_request_limits(settings, connections)
         if settings.role == "router":
-            _log_start(f"http://{host}:{bound}", cards or [], len(settings.api_key_hashes))
+            _log_start(f"http://{host}:{bound}", cards or [], keys)
             if driver or separate:
                 make_inboxes(settings, cards or [])
                 _start.info("bulk:   %s", bulk_hint(settings, cards or []))
-            if not settings.api_key_hashes and host not in _LOOPBACK:
+            if keys is None and host not in _LOOPBACK:
                 _log.warning("no key is needed: anyone who can reach %s can use this service", host)
             if cards is not None:
                 warn_of_unknown_models(settings, cards)
@@ -171,19 +173,19 @@ def _warming(settings: Settings, cards: list[ModelCard]) -> Settings:
     return replace(settings, warm_models=(names[0],))
 
 
-def _app(settings: Settings) -> tuple[ASGIApp, Driver | None]:
+def _app(settings: Settings, keys: KnownKeys | None) -> tuple[ASGIApp, Driver | None]:
     """The ASGI app, and the driver of bulk work if models run in this process."""
     bulk = _bulk_settings(settings)
     batches = connect_batches(bulk) if bulk and settings.role == "router" else None
     if settings.role == "router" and settings.cpu_backend_url:
-        return create_router(settings, *connect(settings), batches=batches), None
+        return create_router(settings, *connect(settings), batches=batches, keys=keys), None
     device: Device = "gpu" if settings.role == "gpu" else "cpu"
     # Imported by name, so that the CPU backend never loads the GPU's dependencies.
     inference = import_module(f"functions.{device}").create_inference(settings)
     driver = driver_of(bulk, inference, device) if bulk else None
     if settings.role == "router":
         connected = connect(settings, inference)
-        return create_router(settings, *connected, batches=batches), driver
+        return create_router(settings, *connected, batches=batches, keys=keys), driver
     return app.create_app(settings, inference), driver
 
 
@@ -212,13 +214,13 @@ def _check_secret(settings: Settings, host: str) -> None:
         )
 
 
-def _log_start(url: str, cards: list[ModelCard], keys: int) -> None:
+def _log_start(url: str, cards: list[ModelCard], keys: KnownKeys | None) -> None:
     turn_on = (
         f"off (local); {command_of('functions.keys')} prints a key and its hash for BLITZ_API_KEY_HASHES"
     )
     names = dict.fromkeys(card.name for card in cards)
     _start.info("models: %s", ", ".join(names) or "none yet")
-    _start.info("keys:   %s", f"on ({keys})" if keys else turn_on)
+    _start.info("keys:   %s", turn_on if keys is None else f"on ({len(keys)})")
     _start.info("docs:   %s/docs", url)
     if not cards:
         return
@@ -228,7 +230,7 @@ def _log_start(url: str, cards: list[ModelCard], keys: int) -> None:
         path, body = "/v1/embeddings", {"model": embedding, "input": "hello world"}
     else:
         path, body = "/rerank", {"model": cards[0].name, "query": "hello", "texts": ["hello world"]}
-    headers = "-H 'Content-Type: application/json'" + (' -H "api-key: $KEY"' if keys else "")
+    headers = "-H 'Content-Type: application/json'" + (' -H "api-key: $KEY"' if keys is not None else "")
     _start.info("try:    curl -s %s%s %s -d %s", url, path, headers, shlex.quote(json.dumps(body)))
 
 

@@ -1,4 +1,4 @@
-"""What calls the bulk pipeline on one machine: a task that polls, as the triggers would in Azure.
+"""Calls the bulk pipeline on one machine: tasks that poll, in place of Azure's triggers.
 
 Does not know what the steps do, nor HTTP.
 """
@@ -14,24 +14,25 @@ from pathlib import Path
 
 from functions.bulk.steps import Step, build_bulk, steps_of, unless_invalid
 from shared.backends.base import Backend
-from shared.bulk import jobs
 from shared.bulk.options import SIDECAR
 from shared.bulk.passed_over import is_input
+from shared.bulk.paths import event_key
 from shared.bulk.pipeline import Bulk
 from shared.cards import Device, ModelCard
 from shared.errors import BlitzError
+from shared.observability.logs import log_failure
 from shared.settings import Settings
 from shared.storage.blobs import OUT, SOURCE, Message, Queue, Storage
 from shared.storage.connect import DEFAULT, local_storage, open_storage
 from shared.storage.shown_names import shown
 
 MAX_TRIES, RETRY_S = 8, 60.0
-"""As the Functions host does (maxDequeueCount and visibilityTimeout in host.json). It takes minutes of
-failing until rows are given up."""
+"""As in host.json (maxDequeueCount, visibilityTimeout): rows are given up after minutes of failing."""
 HIDDEN_S = 30.0
-"""After so long, others take what a killed process held."""
+"""After so long, the messages of a killed process are visible to others."""
+_AGAIN = "it will be tried again"
 _RENEWALS = 3
-"""In the time that a message is hidden: two may fail."""
+"""How often a message is renewed in the time that it is hidden: two renewals may fail."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Driver:
         self._arriving: set[str] = set()
 
     async def run(self) -> None:
-        """Until cancelled; what was begun then goes back to its queue."""
+        """Until cancelled; messages under way then go back to their queues."""
         steps = steps_of(self._bulk, self._device)
         readers = [self._read(step) for step in steps for _ in range(step.at_once)]
         if self._device == "cpu":
@@ -77,10 +78,10 @@ class Driver:
             self._bulk.stop()
 
     async def look(self) -> None:
-        """Notice new versions of inputs. One that is still being copied has another ETag each time."""
+        """Notice versions of inputs that were seen twice: while a file is copied, its ETag changes."""
         arriving, there = set(), set()
         for stat in await asyncio.to_thread(lambda: list(self._storage.source.list(""))):
-            version = jobs.event_key("source", stat.key, stat.etag)
+            version = event_key("source", stat.key, stat.etag)
             there.add(version)
             if version in self._noticed or not (stat.key.endswith(SIDECAR) or is_input(stat.key)):
                 continue
@@ -90,14 +91,14 @@ class Driver:
             else:
                 arriving.add(version)
         self._arriving = arriving
-        self._noticed &= there  # else they would be more and more
+        self._noticed &= there  # else the set would grow without end
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
                 await work()
             except Exception as error:
-                _complain(work.__name__, error)
+                log_failure(_log, f"bulk: {work.__name__}", error, logging.WARNING, _AGAIN)
             await asyncio.sleep(seconds)
 
     async def _read(self, step: Step) -> None:
@@ -105,11 +106,11 @@ class Driver:
         while True:
             try:
                 found = await self._handle_next(step)
-            except _Told:
+            except _Logged:
                 found = False
             except Exception as error:
                 found = False
-                _complain(step.queue, error)
+                log_failure(_log, f"bulk: {step.queue}", error, logging.WARNING, _AGAIN)
             if not found:
                 await asyncio.sleep(self._pace.poll_s)
 
@@ -151,30 +152,30 @@ class Driver:
         async def give_up() -> None:
             await unless_invalid(self._bulk.give_up, message.body, step.queue, message.id)
 
-        if message.dequeue_count > MAX_TRIES:  # whoever took it before died of it
+        if message.dequeue_count > MAX_TRIES:  # each process that took it was killed
             await give_up()
             return
         try:
             await unless_invalid(step.run, message.body, step.queue, message.id)
         except Exception as error:
             last = message.dequeue_count >= MAX_TRIES
-            then = "it is given up" if last else "it will be tried again"
-            _complain(f"{step.queue}, message {shown(message.id)}", error, then)
+            what = f"bulk: {step.queue}, message {shown(message.id)}"
+            log_failure(_log, what, error, logging.WARNING, "it is given up" if last else _AGAIN)
             if not last:
-                raise _Told from error
+                raise _Logged from error
             await give_up()
 
 
-class _Told(Exception):
-    """A step failed, and the log says so."""
+class _Logged(Exception):
+    """A step failed, and that is logged."""
 
 
 class _Hold:
     """Keeps a message hidden while it is worked on, as the Functions host does.
 
-    So a step may take as long as it likes, and what a killed process held is soon taken by another. If
-    another has it nevertheless, because renewing failed for too long, both do the step, for the same
-    bytes, and the message is the other's to delete.
+    So a step may take any time, and the message of a killed process soon comes to another. If renewing
+    fails for too long, another process receives it too: both do the step, with the same bytes as a
+    result, and the other one deletes the message.
     """
 
     def __init__(self, queue: Queue, message: Message, hidden_s: float) -> None:
@@ -184,13 +185,13 @@ class _Hold:
         self._keeping = asyncio.create_task(self._keep(message))
 
     async def end(self) -> Message | None:
-        """From now on it is not renewed. The message as it is then; None if another has it."""
+        """Stop renewing. Returns the message with its last receipt; None if another has it."""
         self._over.set()
         return await asyncio.shield(self._keeping)
 
     async def _keep(self, message: Message | None) -> Message | None:
         while message is not None and not await self._is_over_within(self._hidden_s / _RENEWALS):
-            with suppress(BlitzError):  # the step complains of the storage; a second try may do
+            with suppress(BlitzError):  # the step logs that storage fails; the next renewal may succeed
                 message = await asyncio.to_thread(
                     self._queue.renew, message, visible_after_s=self._hidden_s
                 )
@@ -203,7 +204,7 @@ class _Hold:
 
 
 async def _hand_back(queue: Queue, message: Message | None) -> None:
-    """As a new message, visible at once: that its process was stopped is no failed try of it."""
+    """As a new message, visible at once: a process that was stopped is no failed try."""
     if message is not None:
         await asyncio.to_thread(queue.send, message.body)
         await asyncio.to_thread(queue.delete, message)
@@ -218,7 +219,7 @@ def driver_of(settings: Settings, backend: Backend, device: Device) -> Driver:
 def make_inboxes(settings: Settings, cards: Sequence[ModelCard]) -> None:
     """In a folder, `bulk-in/MODEL/` for each embedding model: people drop files there.
 
-    Without it `cp FILE bulk-in/MODEL` would make a file of the model's name.
+    Without it `cp FILE bulk-in/MODEL` would make a file named like the model.
     """
     if (folder := _folder(settings)) is None:
         return
@@ -230,7 +231,7 @@ def make_inboxes(settings: Settings, cards: Sequence[ModelCard]) -> None:
 
 
 def bulk_hint(settings: Settings, cards: Sequence[ModelCard]) -> str:
-    """What to do with a file that is to be embedded."""
+    """Where to put a file to have it embedded."""
     folder = _folder(settings)
     where = "the account's " if folder is None else f"{folder}/"
     name = next(iter(_embedding(cards)), "MODEL")
@@ -246,9 +247,3 @@ def _folder(settings: Settings) -> Path | None:
 
 def _embedding(cards: Sequence[ModelCard]) -> list[str]:
     return list(dict.fromkeys(card.name for card in cards if card.task == "embedding"))
-
-
-def _complain(what: str, error: Exception, then: str = "it will be tried again") -> None:
-    """Messages of our own errors are safe to show; others may quote a text."""
-    why = error.message if isinstance(error, BlitzError) else type(error).__name__
-    _log.warning("bulk: %s: %s; %s", what, why, then)

@@ -51,6 +51,8 @@ var settings = union(shared, modelsInImage ? { BLITZ_MODEL_STORE: 'file:///model
   AzureWebJobsSecretStorageType: 'Files'
   // With host.json's 1, ten waiting chunks would have ten GPUs start, each for less than a second of work.
   AzureFunctionsJobHost__extensions__queues__batchSize: '8'
+  // Where the ingress leads; the stand-in image would listen on 80, and its revision never be ready.
+  ASPNETCORE_URLS: 'http://+:8080'
   BLITZ_ROLE: 'gpu'
   BLITZ_WARM_MODELS: warmModels
   BLITZ_CACHE_MODELS: '8'
@@ -60,7 +62,7 @@ var settings = union(shared, modelsInImage ? { BLITZ_MODEL_STORE: 'file:///model
   BLITZ_CACHE_DISK_BYTES: '6000000000'
 })
 
-resource managedEnvironment 'Microsoft.App/managedEnvironments@2024-10-02-preview' = {
+resource managedEnvironment 'Microsoft.App/managedEnvironments@2026-03-02-preview' = {
   name: 'cae-${token}'
   location: location
   tags: tags
@@ -87,7 +89,7 @@ resource logs 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
   }
 }
 
-resource app 'Microsoft.App/containerApps@2024-10-02-preview' = {
+resource app 'Microsoft.App/containerApps@2026-03-02-preview' = {
   name: 'ca-gpu-${token}'
   location: location
   tags: union(tags, { 'azd-service-name': 'gpu' })

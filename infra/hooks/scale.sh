@@ -1,12 +1,13 @@
 #!/bin/sh
-# After provisioning and after a deployment, where GPU_HTTP_CONCURRENCY is set: the GPU app's own scale rules,
-# with so many requests a replica. Bicep cannot: its types do not have allowScalingRuleOverride, and each of
+# After provisioning and after a deployment: the GPU app's own scale rules, with GPU_HTTP_CONCURRENCY requests a
+# replica; 0 leaves the platform's, which for a user-assigned identity have none for its queues. Bicep cannot: its types do not have allowScalingRuleOverride, and each of
 # its deployments resets the rules to the platform's, which it derives from the triggers. With rules of one's
 # own it derives none, so the queues that the app reads are here too. A replica for every eight chunks: each
 # takes a moment, and a replica is paid for until it has been idle for minutes.
 set -eu
 
-if [ -z "${GPU_APP_ID:-}" ] || [ -z "${GPU_HTTP_CONCURRENCY:-}" ]; then
+requests=${GPU_HTTP_CONCURRENCY:-10}
+if [ -z "${GPU_APP_ID:-}" ] || [ "$requests" = 0 ]; then
     exit 0
 fi
 queue_rule() {
@@ -19,7 +20,7 @@ body=$(mktemp)
 trap 'rm -f "$body"' EXIT
 cat >"$body" <<JSON
 {"properties": {"template": {"scale": {"allowScalingRuleOverride": true, "rules": [
-  {"name": "http", "http": {"metadata": {"concurrentRequests": "$GPU_HTTP_CONCURRENCY"}}},
+  {"name": "http", "http": {"metadata": {"concurrentRequests": "$requests"}}},
   $(queue_rule bulk-gpu),
   $(queue_rule bulk-gpu-poison)]}}}}
 JSON

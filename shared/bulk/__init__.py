@@ -1,1 +1,1 @@
-"""Bulk embedding: files in a container become vectors in another, whatever dies on the way."""
+"""Bulk embedding: files in one container become vectors in another."""

@@ -1,21 +1,6 @@
-"""A bulk job: what was asked for, under which keys its state lies, and what it tells of itself.
+"""A bulk job: what was asked for, how far it is, how it ended, and the messages between its steps.
 
-All state is blobs of the `out` container below jobs/JOB/, only ever created or replaced whole:
-    job.json                   the job; there from its first moment
-    chunks/000000-512.arrow    rows of the input (number, how many), see shared.bulk.rows
-    bad/000000.jsonl           rows that could not be read, of 512 at most; numbered on its own
-    split.json                 all chunks are there
-    parts/000000-512.arrow     a chunk with its vectors
-    failed/000000-3.jsonl      rows of that chunk that have no vector (how many), and why
-    cancel                     someone wants it to end
-    status.json                for people; written now and then while it runs
-    final.json                 what its output is made of, while it is being written
-    manifest.json              it has ended; written last
-Beside them active/JOB exists while a job runs (of one with an id given by the caller also before, with
-the message that splits it), and events/HASH once a version of an input
-was seen: empty until a splitter has signed it with the job's id.
-
-Does not know storage, models or how rows become vectors.
+Does not know storage, the keys of its state (paths.py), models or how rows become vectors.
 """
 
 from __future__ import annotations
@@ -35,7 +20,7 @@ from shared.storage.blobs import BlobStat, is_key
 State: TypeAlias = Literal[
     "validating", "failed", "in_progress", "finalizing", "completed", "cancelling", "cancelled"
 ]
-"""OpenAI Batch's statuses, but expired: a job here has no end of its time."""
+"""OpenAI Batch's statuses without "expired": jobs have no time limit."""
 
 ENDED: frozenset[State] = frozenset(("failed", "completed", "cancelled"))
 
@@ -45,12 +30,13 @@ T = TypeVar("T")
 
 
 class Job(msgspec.Struct, frozen=True):
-    """container, source, etag: the version of the input. revision: of the model, the same for all parts.
+    """What is to be embedded, and how. Written once, when the job is created.
 
-    container: "out" for an uploaded file, whose outputs are files too, in the same folder: whoever owns
-    the one owns the others. keep_s: so long those are kept; 0: for ever. created: Unix seconds. kind: of
-    the input; "batch" has OpenAI's output. device: where its chunks go. sidecar: whether there was one
-    when the options were read; None for an uploaded file, which has none.
+    container, source, etag: the version of the input. container: "out" for an uploaded file, whose
+    outputs are files of the same owner, in the same folder. keep_s: how long those are kept; 0: for
+    ever. revision: of the model, the same for all chunks. created: Unix seconds. kind: of the input;
+    "batch" has OpenAI's output. device: where its chunks go. sidecar: whether there was one when the
+    options were read; None for an uploaded file, which has none.
     """
 
     id: str
@@ -83,13 +69,13 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Split(msgspec.Struct, frozen=True):
-    """chunks: all, those of bad rows alone included; parts: those with rows.
+    """chunks: all, those of bad rows alone included. to_embed: those that have rows to embed.
 
     rows, bad: as in Counts; rows: bad ones included.
     """
 
     chunks: int
-    parts: int
+    to_embed: int = msgspec.field(name="parts")  # as jobs have it that run while the service is updated
     rows: int
     bad: int
 
@@ -103,12 +89,12 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is told of a job. Times are Unix seconds. model: None where it is not known.
+    """What users see of a job. Times are Unix seconds. model: None where it is not known.
 
-    options: what it runs with, but for defaults. sidecar: as in Job. finalizing_at: when its output was
+    options: what it runs with, without defaults. sidecar: as in Job. finalizing_at: when its output was
     begun, told once it has completed. output: None, too, where no request of OpenAI Batch has an answer.
-    error: why it failed as a whole, `code` and `field` as a BlitzError has them. truncated: how many
-    texts were longer than the model reads, and cut, once it has ended; None: nobody told.
+    error: why it failed as a whole, with `code` and `field` of the BlitzError. truncated: how many
+    texts were longer than the model reads, and cut, once it has ended; None: unknown.
     """
 
     id: str
@@ -138,7 +124,7 @@ class Output(msgspec.Struct, frozen=True):
 
 
 class JobManifest(msgspec.Struct, frozen=True):
-    """How a job ended. tokens: fed to the model. seconds: from its creation to its end."""
+    """How a job ended; written last. tokens: fed to the model. seconds: from its creation to its end."""
 
     job: Job
     status: Status
@@ -148,9 +134,9 @@ class JobManifest(msgspec.Struct, frozen=True):
 
 
 class StepMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What queues carry. To split: container, key and etag; to embed: job and chunk; to finish: job.
+    """A message that starts a step. Split: container, key and etag; embed: job and chunk; finish: job.
 
-    A job in a message to split is the id that it must get, for input that may be asked for repeatedly;
+    `job` in a message to split is the id that the job gets, for files that may be embedded repeatedly;
     keep_s then is the job's.
     """
 
@@ -163,7 +149,7 @@ class StepMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def status_of(job: Job, state: State, counts: Counts) -> Status:
-    """What there is to tell of every job."""
+    """A status with what every job has."""
     return Status(
         job.id,
         state,
@@ -177,7 +163,7 @@ def status_of(job: Job, state: State, counts: Counts) -> Status:
 
 
 def draft_job(message: StepMessage, stat: BlobStat, now_s: float) -> Job:
-    """What is known of an input before its options are read; enough to say why it is no job."""
+    """A job as far as it is known before its options are read; enough to record why it failed."""
     options = JobOptions()
     return Job(
         id=message.job or job_id(message.container, stat, options, ""),
@@ -201,34 +187,6 @@ def job_id(container: Container, stat: BlobStat, options: JobOptions, revision: 
     return sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()[:24]
 
 
-def event_key(container: Container, key: str, etag: str) -> str:
-    """Of the mark that a version of an input was seen."""
-    return f"events/{sha256(f'{container}/{key}/{etag}'.encode()).hexdigest()[:32]}"
-
-
-def chunk_name(index: int, rows: int) -> str:
-    """ "000007-512.arrow": sorts by number, and a listing tells how many rows there are.
-
-    rows: as in Counts; of OpenAI Batch the requests that begin in the chunk.
-    """
-    return f"{index:06d}-{rows}.arrow"
-
-
-def failed_name(chunk: str, rows: int) -> str:
-    """ "000007-3.jsonl", for that chunk."""
-    return f"{chunk.partition('-')[0]}-{rows}.jsonl"
-
-
-def rows_of(name: str) -> int:
-    """How many rows a chunk or part has, or failed in it, by its name or key."""
-    return int(name.rpartition("-")[2].partition(".")[0])
-
-
-def index_of(name: str) -> int:
-    """A chunk's number, by its name."""
-    return int(name.partition("-")[0])
-
-
 def read_message(body: bytes, *needed: str) -> StepMessage:
     """A message that has what a step needs of it. Raises InvalidMessage, which quotes nothing."""
     try:
@@ -242,9 +200,9 @@ def read_message(body: bytes, *needed: str) -> StepMessage:
         raise InvalidMessage(f"it has no {' and no '.join(missing)}")
     for name, pattern in (("job", _JOB), ("chunk", _CHUNK)):
         if not pattern.fullmatch(getattr(message, name)):
-            raise InvalidMessage(f"its {name} cannot be one")
+            raise InvalidMessage(f"its {name} is not valid")
     if message.key and not is_key(message.key):
-        raise InvalidMessage("its key cannot be one")
+        raise InvalidMessage("its key is not valid")
     return message
 
 

@@ -1,6 +1,6 @@
-"""What others are told of bulk steps: a span for each, in one trace for each job, and figures.
+"""Observes bulk steps: a span for each, in one trace for each job, and metrics.
 
-Does not know what a step does, nor who is told.
+Does not know what a step does, nor where spans and metrics go.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def observed(step: str, metrics: Telemetry) -> Iterator[None]:
-    """Around one run of a step, that of a message which comes again included."""
+    """Around one run of a step, also that of a message which comes again."""
     began, failed = time.perf_counter(), False
     with trace.working(f"bulk {step}"):
         try:
             yield
         except Exception as error:
             failed = True
-            if not isinstance(error, BlitzError):  # whoever tries again tells of those
-                log_failure(_log, f"unexpected error in {step}", error)
+            if not isinstance(error, BlitzError):  # its caller, which tries again, logs those
+                log_failure(_log, f"bulk: {step} failed", error)
             raise
         finally:
             metrics.bulk_step_ended(step, duration_s=time.perf_counter() - began, failed=failed)
 
 
 def belongs_to(job: Job) -> None:
-    """Say which job's the step under way is.
+    """Set the job that the current step works on.
 
-    A job's trace has its id, so that no message must carry one, and whoever has the one finds the other.
+    A job's trace has the job's id: messages carry no trace, and each of the two is found by the other.
     """
     span = trace.current()
     if span is not None:

@@ -1,4 +1,4 @@
-"""What lies among the inputs and is none: which names say so, and a line in the log for each, once.
+"""Blobs in bulk-in that are no inputs: which names tell so, and one log line for each.
 
 Does not know storage or jobs.
 """
@@ -11,13 +11,13 @@ from shared.storage.shown_names import tell
 _FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
 _FOLDERS = frozenset(("__macosx", "$recycle.bin", "system volume information", "lost+found"))
 _UNFINISHED = (".crdownload", ".part", ".partial", ".filepart", ".download", ".opdownload", ".tmp")
-"""What browsers and copiers call a file until it is whole; then it comes under its own name."""
+"""Endings that browsers and copiers give a file until it is complete and gets its own name."""
 _EDITORS = ("~", ".swp")
 
 
 def why_no_input(key: str) -> str | None:
-    """Why a name in bulk-in is of no file to be embedded, to follow "it is"; None: it is one."""
-    *folders, name = (part.lower() for part in key.split("/"))
+    """Why a blob of bulk-in is no input, by its name, in words that follow "it is"; None: it is one."""
+    *folders, name = (segment.lower() for segment in key.split("/"))
     if key.endswith(SIDECAR):
         return "a sidecar"
     if any(folder in _FOLDERS or folder.startswith(".") for folder in folders):
@@ -34,7 +34,7 @@ def why_no_input(key: str) -> str | None:
 
 
 def is_input(key: str) -> bool:
-    """Whether a blob of bulk-in is to be embedded. If not, the log says so, but for sidecars."""
+    """Whether a blob of bulk-in is to be embedded. If not, that is logged, except for sidecars."""
     why = why_no_input(key)
     if why is not None and not key.endswith(SIDECAR):
         tell("bulk-in", key, f"is {why}, and is passed over")

@@ -1,13 +1,14 @@
-"""Blob in, vectors out, whatever dies on the way: the steps of a bulk job, each safe to repeat.
+"""The steps of a bulk job. Each is safe to repeat, and a process may be killed in any of them.
 
-    split     input -> chunks, a message for each  (killed: again, the same chunks, the same names)
-    embed     chunk -> part                        (twice: the second finds the part)
-    finish    parts -> output, manifest            (twice: the same bytes)
-    give_up   what failed too often is recorded as failed
-    reconcile what was lost on the way is sent again
+    split     input -> chunks, a message for each  (again: the same chunks under the same names)
+    embed     chunk -> embedded chunk              (again: finds that it is done)
+    finish    embedded chunks -> output, manifest  (again: the same bytes)
+    give_up   records what failed too often as failed
+    reconcile sends lost messages again
 
-State is created with If-None-Match, names are derived from content, and a part's bytes depend on
-nothing but its chunk and the model's revision. So events may come twice, late or in any order.
+State blobs are written once, with If-None-Match; names are derived from content; and an embedded chunk's
+bytes depend on nothing but the chunk and the model's revision. So messages may come twice, late or in
+any order.
 
 Does not know triggers, HTTP, or how storage and backends do their work.
 """
@@ -25,11 +26,12 @@ from shared.backends.base import Backend
 from shared.bulk import control, jobs
 from shared.bulk.control import SPLIT
 from shared.bulk.inputs.allowance import Limits
-from shared.bulk.jobs import Job, Status, StepMessage
+from shared.bulk.jobs import Job, StepMessage
 from shared.bulk.ledger import REPORT_S, Ledger
 from shared.bulk.observed import belongs_to, observed
 from shared.bulk.options import SIDECAR
 from shared.bulk.passed_over import is_input
+from shared.bulk.paths import event_key
 from shared.bulk.steps.cutting import Cutter
 from shared.bulk.steps.embedding import Embedder
 from shared.bulk.steps.finishing import finish_job
@@ -47,7 +49,7 @@ from shared.storage.blobs import Storage
 from shared.storage.shown_names import tell
 
 SPLITS, FINISHES = 4, 2
-"""Long steps that one process has under way: a job that takes long must not keep others waiting."""
+"""Long steps that one process runs at once, so that a long job does not keep others waiting."""
 
 T = TypeVar("T")
 
@@ -57,10 +59,10 @@ class Bulk:
 
     backend: embeds chunks; None in a process that has no models. devices: those that have an app.
     request_tokens: what one call of the backend may hold. limits: of one job. aliases: what else models
-    are called -> their names. clock: Unix seconds. metrics: what steps tell.
+    are called -> their names. clock: Unix seconds. metrics: where the steps are counted.
 
-    Every method may raise what storage and backend raise: whoever calls repeats it later; and
-    InvalidMessage for what is no message of its queue: to repeat that is no use.
+    Every method may raise what storage and backend raise, and the caller then repeats it later; and
+    InvalidMessage for a body that is no message of its queue, which must not be repeated.
     """
 
     def __init__(
@@ -110,22 +112,22 @@ class Bulk:
         self._upkeep = Upkeep(storage, self._ledger, clock)
 
     async def submit(self, key: str, etag: str) -> None:
-        """A version of an input is there: have it split. Called for an event, or instead of one."""
+        """Have a version of an input split. Called for an event, or instead of one."""
         if is_input(key):
             message = StepMessage(key=key, etag=etag)
             await self._ledger.send(SPLIT, message)
 
     async def notice(self, key: str, etag: str) -> None:
-        """An event: a version of an input is there. As `submit`, but once for each version.
+        """An event of a new version of an input. As `submit`, but once for each version.
 
-        Nothing is lost if this dies in between: a mark that no splitter has signed is `reconcile`'s.
-        Of a sidecar that came after its input's job was made the log tells.
+        If the process is killed in between, `reconcile` finds the mark without a job's id and goes on. A
+        sidecar that came after its input's job was made is logged.
         """
         if key.endswith(SIDECAR):
             await asyncio.to_thread(self._tell_if_late, key)
         if not is_input(key):
             return
-        mark = jobs.event_key("source", key, etag)
+        mark = event_key("source", key, etag)
         if await asyncio.to_thread(self._storage.out.create, mark, b""):
             await self.submit(key, etag)
 
@@ -141,7 +143,7 @@ class Bulk:
             )
 
     def stop(self) -> None:
-        """Long steps under way raise Unavailable soon, and so does every later one."""
+        """Long steps under way, and all later ones, raise Unavailable soon."""
         self._stopping.set()
 
     async def split(self, body: bytes) -> str | None:
@@ -164,14 +166,14 @@ class Bulk:
         belongs_to(job)
         if await self._ledger.is_over(job):
             return
-        if not await self._ledger.has_part(job.id, message.chunk):
+        if not await self._ledger.is_embedded(job.id, message.chunk):
             table = await self._ledger.chunk(job.id, message.chunk)
             if table is None:
                 return  # the job has ended since
             embedded = await self._unless_cancelled(job, self._embedder.embed_rows(job, table))
             if embedded is None:
                 return
-            await self._ledger.write_part(job, message.chunk, *embedded)
+            await self._ledger.write_embedded(job, message.chunk, *embedded)
         await asyncio.to_thread(send_following, self._storage, job, message.chunk)
         await self._ledger.report(job)
         await self._ledger.finish_if_done(job.id)
@@ -181,7 +183,7 @@ class Bulk:
         task = asyncio.create_task(work)
         try:
             while not (await asyncio.wait((task,), timeout=REPORT_S))[0]:
-                with suppress(BlitzError):  # storage may be away: that does not concern `work`
+                with suppress(BlitzError):  # `work` goes on while storage does not answer
                     if await self._ledger.is_cancelled(job.id):
                         return None
             return task.result()
@@ -192,14 +194,14 @@ class Bulk:
     async def give_up(self, body: bytes) -> None:
         """A message of any queue that failed too often.
 
-        Rows of a chunk are failed ones and the job goes on; an input that could not be read or an output
-        that could not be written fails the job.
+        Rows of a chunk become failed rows and the job goes on; an input that could not be read or an
+        output that could not be written fails the job.
         """
         with observed("give_up", self._metrics):
             await self._upkeep.give_up(body)
 
     async def finish(self, body: bytes) -> None:
-        """A message of bulk-finish: write the output, if every part is there or the job is cancelled."""
+        """A message of bulk-finish: write the output, if all chunks are done or the job is cancelled."""
         with observed("finish", self._metrics):
             job = await self._ledger.job(jobs.read_message(body, "job").job)
             if job is not None:
@@ -211,30 +213,24 @@ class Bulk:
             await self._ledger.clean_up(job.id)  # what came after its end
             return
         cancelled = await self._ledger.is_cancelled(job.id)
-        if not cancelled and not await self._ledger.all_parts(job.id):
+        if not cancelled and not await self._ledger.all_embedded(job.id):
             return
         if job.container == "source":
             stat = await asyncio.to_thread(self._storage.source.stat, job.source)
-            if stat is not None and stat.etag != job.etag:  # its job writes, or wrote, the same output
+            if (
+                stat is not None and stat.etag != job.etag
+            ):  # the new version's job writes the same output
                 await self._ledger.fail(job, SourceChanged("the input was replaced by a newer version"))
                 return
         await self._ledger.write_status(job, "finalizing")
         manifest = await self._threads.run(
             finish_job, self._storage.out, job, self._clock, self._go_on, cancelled=cancelled
         )
-        if manifest is not None:  # or another was first, and has counted it
+        if manifest is not None:  # None: another process was first, and has counted it
             counts = manifest.status.request_counts
             trace.note({}, {"rows": counts.total, "failed": counts.failed, "tokens": manifest.tokens})
             self._metrics.bulk_job_ended(manifest.status.status)
         await self._ledger.clean_up(job.id)
-
-    async def cancel(self, job_id: str) -> None:
-        """End a job: chunks not begun are dropped, what has vectors is in the output."""
-        await asyncio.to_thread(control.cancel_job, self._storage, job_id)
-
-    async def status(self, job_id: str) -> Status | None:
-        """What is true now, from what is there; None if there is no such job."""
-        return await asyncio.to_thread(control.read_status, self._storage.out, job_id)
 
     async def reconcile(self) -> None:
         """Send again what was lost: events of inputs, and messages of jobs that show no progress."""

@@ -3,15 +3,15 @@
 A chunk is an Arrow table (as bytes: one Arrow IPC file) with these columns:
     row    int64   0-based number of the record in the input, bad ones counted
     line   int64   1-based line that it begins at; in Parquet, row + 1
-    part, parts   int32   only of OpenAI Batch: the text's index in its request, and how many it has
+    part, parts   int32   only of OpenAI Batch: TEXT_INDEX and TEXT_COUNT
     id     string  as given, a number in digits; the row's number where the input has none
     text   string
 then `fields` (string: a JSON object of the other input fields, or null) if the input is JSON, or the
 other columns themselves with their types if it is CSV or Parquet, or nothing if it is plain text.
 A text list of one request gives one Arrow row per text, with the same row, line, id and fields; it may
-go on in the next chunk. Embedded, it is a part: the same plus
+go on in the next chunk. An embedded chunk has these columns, too:
     tokens int32   tokens fed
-    truncated bool whether the text was longer than the model reads, and cut; null if nobody told
+    truncated bool whether the text was longer than the model reads, and cut; null if that is unknown
     vector fixed_size_list<float32>[D]
 
 It does not know formats, storage or models. Nothing here puts a text into an error.
@@ -29,6 +29,10 @@ import pyarrow as pa
 
 from shared.contracts import FloatMatrix
 
+TEXT_INDEX, TEXT_COUNT = "part", "parts"
+"""Columns: a text's index in its OpenAI Batch request, and how many texts that has. The words are of an
+earlier version: chunks of jobs that run while the service is updated have them."""
+
 CHUNK_ROWS = 512
 CHUNK_BYTES = 256_000
 
@@ -36,8 +40,8 @@ OWN_COLUMNS = frozenset(
     (
         "row",
         "line",
-        "part",
-        "parts",
+        TEXT_INDEX,
+        TEXT_COUNT,
         "id",
         "text",
         "fields",
@@ -48,14 +52,14 @@ OWN_COLUMNS = frozenset(
         "embedding",
     )
 )
-"""An input column with such a name is called input_NAME in chunks and outputs."""
+"""An input column of such a name is called input_NAME in chunks and outputs."""
 OWN_FIELDS = frozenset(("id", "text", "embedding", "scale", "truncated"))
-"""The same of JSON fields."""
+"""The same for JSON fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArrowRow:
-    """One record of a RecordBatch, not taken out of it yet. size: its share of the batch's bytes."""
+    """One row of a RecordBatch, not copied out of it yet. size: its share of the batch's bytes."""
 
     batch: pa.RecordBatch = field(repr=False)
     index: int
@@ -68,7 +72,9 @@ class Row:
 
     fields: what else the input has of it: a JSON object as text ("{}" if empty), CSV cells by column
         name, a record of a Parquet file; None if the format has no fields.
-    part, parts: the text's index among those of one OpenAI Batch request; None in other formats.
+    text_index, text_count: which of the texts of its OpenAI Batch request this is, from 0, and how many
+    it
+        has; None in other formats.
     """
 
     row: int
@@ -76,8 +82,8 @@ class Row:
     id: str
     text: str = field(repr=False)
     fields: str | Mapping[str, str] | ArrowRow | None = field(default=None, repr=False)
-    part: int | None = None
-    parts: int | None = None
+    text_index: int | None = None
+    text_count: int | None = None
 
     @property
     def size(self) -> int:
@@ -122,17 +128,8 @@ class Chunk:
     table: pa.Table
     bad: tuple[BadRow, ...] = ()
 
-    @property
-    def texts(self) -> tuple[str, ...]:
-        return tuple(self.table["text"].to_pylist())
-
     def to_arrow(self) -> bytes:
         return pack_table(self.table)
-
-    @classmethod
-    def from_arrow(cls, data: bytes, *, index: int = 0) -> Chunk:
-        """Without the bad rows, which are kept elsewhere."""
-        return cls(index, unpack_table(data))
 
     def bad_to_json(self) -> bytes:
         return b"".join(bad.to_json() + b"\n" for bad in self.bad)
@@ -182,9 +179,9 @@ def embedded(
     tokens: Sequence[int],
     truncated: Sequence[bool | None] | None = None,
 ) -> pa.Table:
-    """A part: a chunk's rows (all or some of them) with their vectors (N, D) and token counts (N).
+    """A chunk's rows (all or some of them) with their vectors (N, D) and token counts (N).
 
-    truncated: (N) whether each was cut; None: nobody told.
+    truncated: (N) whether each text was cut; None: unknown.
     """
     cut = pa.nulls(table.num_rows, pa.bool_()) if truncated is None else pa.array(truncated, pa.bool_())
     columns = {"tokens": pa.array(tokens, pa.int32()), "truncated": cut, "vector": vector_array(vectors)}
@@ -199,9 +196,9 @@ def vector_array(vectors: np.ndarray[Any, Any]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])
 
 
-def vectors_of(part: pa.Table) -> FloatMatrix:
+def vectors_of(chunk: pa.Table) -> FloatMatrix:
     """(N, D) float32."""
-    column = part["vector"]
+    column = chunk["vector"]
     values = column.combine_chunks().flatten().to_numpy()
     vectors: FloatMatrix = values.reshape(-1, column.type.list_size)
     return vectors
@@ -216,8 +213,8 @@ def pack_table(table: pa.Table) -> bytes:
     return packed
 
 
-def unpack_part(data: bytes) -> pa.Table:
-    """A part; one of a version before has no column `truncated`, and gets it."""
+def unpack_embedded(data: bytes) -> pa.Table:
+    """An embedded chunk. One of an earlier version has no column `truncated`, and gets it with nulls."""
     table = unpack_table(data)
     if "truncated" not in table.column_names:
         at = table.column_names.index("tokens") + 1
@@ -256,9 +253,9 @@ def _table(rows: list[Row]) -> pa.Table:
         "row": pa.array([row.row for row in rows], pa.int64()),
         "line": pa.array([row.line for row in rows], pa.int64()),
     }
-    if rows and rows[0].part is not None:
-        columns["part"] = pa.array([row.part for row in rows], pa.int32())
-        columns["parts"] = pa.array([row.parts for row in rows], pa.int32())
+    if rows and rows[0].text_index is not None:
+        columns[TEXT_INDEX] = pa.array([row.text_index for row in rows], pa.int32())
+        columns[TEXT_COUNT] = pa.array([row.text_count for row in rows], pa.int32())
     columns["id"] = pa.array([row.id for row in rows], pa.string())
     columns["text"] = pa.array([row.text for row in rows], pa.string())
     fields = [row.fields for row in rows]
@@ -297,16 +294,16 @@ def _columns_of(fields: Sequence[object]) -> dict[str, pa.ChunkedArray]:
 
 
 def _used(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Of a dictionary the values that there are: a chunk is written with its dictionary, each time."""
+    """A dictionary column with only the values it uses: each chunk is written with its dictionary."""
     if not pa.types.is_dictionary(column.type):
         return column
-    parts: list[pa.Array] = []
-    for part in column.chunks:
-        used, indices = np.unique(part.indices.fill_null(0).to_numpy(), return_inverse=True)
-        kept = pa.array(indices, part.type.index_type, mask=part.indices.is_null().to_numpy(False))
-        values = part.dictionary.take(pa.array(used)) if len(part.dictionary) else part.dictionary
-        parts.append(pa.DictionaryArray.from_arrays(kept, values, ordered=part.type.ordered))
-    return pa.chunked_array(parts, column.type)
+    arrays: list[pa.Array] = []
+    for array in column.chunks:
+        used, indices = np.unique(array.indices.fill_null(0).to_numpy(), return_inverse=True)
+        kept = pa.array(indices, array.type.index_type, mask=array.indices.is_null().to_numpy(False))
+        values = array.dictionary.take(pa.array(used)) if len(array.dictionary) else array.dictionary
+        arrays.append(pa.DictionaryArray.from_arrays(kept, values, ordered=array.type.ordered))
+    return pa.chunked_array(arrays, column.type)
 
 
 def _bytes(text: str) -> int:

@@ -11,7 +11,7 @@ from shared.errors import Overloaded
 
 
 @dataclass(eq=False, slots=True)
-class QueuePlace:
+class TokenReservation:
     """A request that is let in and not yet queued. tokens: an estimate; 0 once it is queued."""
 
     tokens: int
@@ -39,12 +39,12 @@ class Backlog:
                 "too many requests are waiting: retry later", retry_after_s=self._drain_s(excess)
             )
 
-    def reserve(self, tokens: int) -> QueuePlace:
+    def reserve(self, tokens: int) -> TokenReservation:
         """Count these tokens as waiting until `release`."""
         self._reserved_tokens += tokens
-        return QueuePlace(tokens)
+        return TokenReservation(tokens)
 
-    def release(self, reservation: QueuePlace) -> None:
+    def release(self, reservation: TokenReservation) -> None:
         """A second time it has no effect."""
         self._reserved_tokens -= reservation.tokens
         reservation.tokens = 0

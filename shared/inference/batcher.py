@@ -19,7 +19,7 @@ import numpy as np
 
 from shared.contracts import FloatMatrix
 from shared.errors import BlitzError, EmptyInput, Unavailable
-from shared.inference.backlog import Backlog, QueuePlace
+from shared.inference.backlog import Backlog, TokenReservation
 from shared.inference.fair_queue import FairQueue, MicroBatch, Waiting, Weighs
 from shared.observability import metrics
 from shared.observability.logs import log_failure
@@ -115,7 +115,7 @@ class Batcher:
             self._check()
 
     @contextlib.contextmanager
-    def reserve(self, tokens: int) -> Iterator[QueuePlace]:
+    def reserve(self, tokens: int) -> Iterator[TokenReservation]:
         """A place in the queue for a request as a whole, before work is spent on it; `submit` takes it.
 
         tokens: an estimate, which counts as waiting until then. Raises Overloaded (with retry_after_s)
@@ -130,7 +130,9 @@ class Batcher:
             with self._changed:
                 self._backlog.release(reservation)
 
-    async def submit(self, model: Runs, sequences: Sequence[Sized], reservation: QueuePlace) -> Batched:
+    async def submit(
+        self, model: Runs, sequences: Sequence[Sized], reservation: TokenReservation
+    ) -> Batched:
         """Run `sequences` through `model`, which must stay usable until this returns or raises.
 
         Raises Unavailable after `close`, EmptyInput, and what model.run raises (anything that is no
@@ -166,7 +168,9 @@ class Batcher:
         for thread in self._threads:
             thread.join()
 
-    def _enqueue(self, model: Runs, sequences: Sequence[Sized], reservation: QueuePlace) -> _Ticket:
+    def _enqueue(
+        self, model: Runs, sequences: Sequence[Sized], reservation: TokenReservation
+    ) -> _Ticket:
         loop = asyncio.get_running_loop()
         batches = self._queue.plan(model, [len(ids) for ids in sequences])  # outside of the lock
         ticket = _Ticket(model, sequences, batches, loop, loop.create_future())

@@ -54,6 +54,8 @@ run of one class, or is decided by four characters; none goes on from a word int
 
 
 class AddedToken(msgspec.Struct):
+    """A token that stands beside the vocabulary; normalized: whether it is looked for after that."""
+
     content: str
     normalized: bool
 

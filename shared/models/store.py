@@ -132,6 +132,37 @@ class ModelStore:
             raise InvalidArtefact(f"the manifest of {name} belongs to another model or revision")
         return manifest
 
+    def published(self, name: str) -> list[Manifest]:
+        """Every revision that is there, the newest first. Raises UnknownModel, InvalidArtefact."""
+        self.revisions(name)
+        found = filter(is_name, self._objects.names(MANIFEST_FILE, name))
+        manifests = [self.manifest(name, revision) for revision in found]
+        return sorted(manifests, key=lambda each: (each.created, each.revision), reverse=True)
+
+    def point(self, name: str, revision: str) -> str | None:
+        """Serve a revision that is published, on the device that it is for; the one served before.
+
+        Raises UnknownModel, and InvalidArtefact naming a file that is missing or damaged: then nothing
+        has changed.
+        """
+        manifest = self.manifest(name, revision)
+        for file in manifest.files:
+            if not self._objects.holds(f"{_prefix(name, revision)}/{file.name}", file):
+                raise InvalidArtefact(f"the model's file {file.name} is missing or damaged")
+        return self._point(manifest)
+
+    def _point(self, manifest: Manifest) -> str | None:
+        before: str | None = None
+
+        def change(data: bytes | None) -> bytes:
+            nonlocal before
+            revisions = decode_pointer(data) if data else {}
+            before = revisions.get(manifest.device)
+            return encode_pointer({**revisions, manifest.device: manifest.revision})
+
+        self._objects.update(f"{manifest.name}/{POINTER_FILE}", change)
+        return before
+
     def fetch(self, name: str, revision: str) -> tuple[Path, Manifest]:
         """A local folder whose files all match the manifest.
 
@@ -169,12 +200,7 @@ class ModelStore:
                 self._objects.upload(key, folder / file.name, file)
         if published is None:
             self._objects.write(f"{prefix}/{MANIFEST_FILE}", encoded)
-
-        def point(data: bytes | None) -> bytes:
-            revisions = decode_pointer(data) if data else {}
-            return encode_pointer({**revisions, manifest.device: manifest.revision})
-
-        self._objects.update(f"{manifest.name}/{POINTER_FILE}", point)
+        self._point(manifest)
         return published is None
 
 

@@ -59,6 +59,23 @@ class Failure:
         return "".join(f'\n  File "{file}", line {line}, in {name}' for file, line, name in self.frames)
 
 
+def log_failure(
+    log: logging.Logger, what: str, error: BaseException, level: int = logging.ERROR, then: str = ""
+) -> None:
+    """Log that `what` failed, and why, without a text of a caller.
+
+    Messages of our own errors are safe to show. Of any other error the class and the place are logged:
+    its message may quote what a client sent. then: what happens next.
+    """
+    end = f"; {then}" if then else ""
+    if isinstance(error, BlitzError):
+        log.log(level, "%s: %s%s", what, error.message, end)
+        return
+    failure = Failure.of(error)
+    why = f"{failure.error}{failure.innermost}"
+    log.log(level, "%s: %s%s", what, why, end, extra={FAILURE: failure})
+
+
 def failure_of(record: logging.LogRecord) -> Failure | None:
     """What went wrong, if the record tells of an exception."""
     carried = getattr(record, FAILURE, None)
@@ -67,17 +84,6 @@ def failure_of(record: logging.LogRecord) -> Failure | None:
     if record.exc_info and record.exc_info[1]:
         return Failure.of(record.exc_info[1], record.exc_info[2])
     return None
-
-
-def log_failure(
-    log: logging.Logger, what: str, error: BaseException, level: int = logging.ERROR
-) -> None:
-    """Log `what`, and why: the message of an error of ours, the class and the frames of any other."""
-    if isinstance(error, BlitzError):
-        log.log(level, "%s: %s", what, error)
-        return
-    failure = Failure.of(error)
-    log.log(level, "%s: %s%s", what, failure.error, failure.innermost, extra={FAILURE: failure})
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:

@@ -31,13 +31,18 @@ blitz_bulk_step_duration{step}        histogram  step: split | embed | finish | 
 blitz_bulk_step_failures{step}        counter    of them, those that raised an error
 blitz_gpu_memory_bytes{kind}          gauge      GPU memory; kind: used | reserved | free
 blitz_ready                           gauge      the last answer of /ready: 1 yes, 0 no or never asked
+blitz_key_requests{key}               counter    requests let in, by the name of the key
+blitz_key_tokens{key}                 counter    tokens of what they asked for; bulk work is not counted
+blitz_key_refusals{key,reason}        counter    requests with a known key; reason: expired | not_yet
+blitz_key_expires_timestamp_seconds{key} gauge   when the last key of a name ends, seconds since 1970
+blitz_keys_read_failures              counter    times the keys document could not be read, or not taken
 blitz_telemetry_dropped               counter    spans and log records that an exporter had no room for
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -49,6 +54,9 @@ from shared.context import trace
 from shared.contracts import Timings
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+MAX_KEY_NAMES = 400
+"""That one process tells apart in its life; twice what one document may have."""
 
 _BULK_STEPS = ("split", "embed", "finish", "give_up", "reconcile")
 
@@ -131,6 +139,17 @@ class Telemetry:
         self._gpu_bytes = self._gauge("blitz_gpu_memory_bytes", "GPU memory", "kind")
         self._ready = self._gauge("blitz_ready", "The last answer of /ready")
         self._dropped = self._counter("blitz_telemetry_dropped", "Spans and log records not exported")
+        self._key_requests = self._counter("blitz_key_requests", "Requests let in", "key")
+        self._key_tokens = self._counter("blitz_key_tokens", "Tokens of requests let in", "key")
+        self._key_refusals = self._counter(
+            "blitz_key_refusals", "Requests with a known key that does not count", "key", "reason"
+        )
+        self._key_ends = self._gauge(
+            "blitz_key_expires_timestamp_seconds", "When a name's last key ends, s since 1970", "key"
+        )
+        self._keys_not_read = self._counter("blitz_keys_read_failures", "The keys were not read")
+        self._key_names: set[str] = set()
+        self._ending: set[str] = set()
         self.gpu_memory: Callable[[], dict[str, int]] = dict  # nothing where there is no GPU
 
     def backend_called(self, backend: str, outcome: str) -> None:
@@ -156,6 +175,31 @@ class Telemetry:
     def telemetry_dropped(self) -> None:
         """An exporter had no room for something."""
         self._dropped.inc()
+
+    def key_used(self, name: str) -> None:
+        """A request was let in. name: of its key; never the key, nor its hash."""
+        self._key_requests.labels(self._key_label(name)).inc()
+
+    def key_read(self, name: str, tokens: int) -> None:
+        """A request of so many tokens was answered. name: as above; "": there are no keys."""
+        if name:
+            self._key_tokens.labels(self._key_label(name)).inc(tokens)
+
+    def key_refused(self, name: str, reason: str) -> None:
+        """A known key did not count. reason: one of the table's."""
+        self._key_refusals.labels(self._key_label(name), reason).inc()
+
+    def keys_expire(self, ends: Mapping[str, float]) -> None:
+        """By name, when the last key ends, in seconds since 1970; other names have no such series."""
+        for name, end in ends.items():
+            self._key_ends.labels(name).set(end)
+        for gone in self._ending - ends.keys():
+            self._key_ends.remove(gone)
+        self._ending = set(ends)
+
+    def keys_not_read(self) -> None:
+        """The keys document could not be read, or was not valid."""
+        self._keys_not_read.inc()
 
     def request_arrived(self, inputs: int) -> None:
         """A valid request of `inputs` texts goes to inference."""
@@ -203,7 +247,7 @@ class Telemetry:
         if failed:
             self._bulk_failures.labels(step).inc()
 
-    def bulk_part_written(self, *, embedded: int, failed: int, tokens: int) -> None:
+    def bulk_chunk_embedded(self, *, embedded: int, failed: int, tokens: int) -> None:
         """A chunk is done; to be called once for each, by the step that did it."""
         self._bulk_rows.labels("embedded").inc(embedded)
         self._bulk_rows.labels("failed").inc(failed)
@@ -250,6 +294,13 @@ class Telemetry:
     def cache_holds(self, *, models: int, memory_bytes: int) -> None:
         self._models.set(models)
         self._bytes.set(memory_bytes)
+
+    def _key_label(self, name: str) -> str:
+        """Names come and go while a process lives; its series must not grow for ever."""
+        if name not in self._key_names and len(self._key_names) >= MAX_KEY_NAMES:
+            return "other"
+        self._key_names.add(name)
+        return name
 
     def samples(self) -> Iterator[Sample]:
         """Every series as it is now."""

@@ -50,7 +50,7 @@ class Dispatcher:
     gets half of the remaining time, so that a hanging backend does not use it up.
 
     concurrency, max_queue_s, patience_s: see Lane; a device without a number runs in this process.
-    chunk_texts: larger requests are split into parts of this size, run concurrently; not for a backend
+    part_texts: larger requests are split into parts of this size, run concurrently; not for a backend
     in this process, and not if the total might exceed max_request_tokens, which a backend that sees the
     whole request checks before running any of it. gpu_idle_s: the GPU counts as scaled to zero this long
     after its last response. wake_gpu: returns once the GPU is up. clock: monotonic seconds.
@@ -64,7 +64,7 @@ class Dispatcher:
         catalogue: Cards,
         policy: Policy,
         *,
-        chunk_texts: int,
+        part_texts: int,
         concurrency: Mapping[Device, int],
         max_queue_s: float,
         max_request_tokens: int,
@@ -89,7 +89,7 @@ class Dispatcher:
         }
         self._catalogue = catalogue
         self._policy = policy
-        self._chunk_texts = chunk_texts
+        self._part_texts = part_texts
         self._max_request_tokens = max_request_tokens
         self._wake_gpu = wake_gpu
         self._waking: asyncio.Task[None] | None = None
@@ -182,14 +182,14 @@ class Dispatcher:
         """Run the whole request on one backend."""
         parts = [request]
         if lane.is_remote and tokens * ESTIMATED_TOO_LOW <= self._max_request_tokens:
-            parts = partition.split(request, self._chunk_texts)
+            parts = partition.split(request, self._part_texts)
         with lane.attempt(tokens, is_split=len(parts) > 1):
             if len(parts) == 1:
                 return await lane.call(lambda backend: backend.run(request))
             results = await Parts(
                 parts,
                 lambda part: lane.call(lambda backend: backend.run(part), is_part=True),
-                part_texts=self._chunk_texts,
+                part_texts=self._part_texts,
                 max_tokens=self._max_request_tokens,
             ).answer()
         if len({result.revision for result in results}) > 1:

@@ -151,12 +151,13 @@ def connect(settings: Settings, wake: Callable[[], Awaitable[None]]) -> WarmUp:
 def register(app: func.AsgiFunctionApp, warm_up: WarmUp) -> None:
     """Add the timer to the router's app."""
 
-    async def warmup(timer: func.TimerRequest) -> None:
+    async def wake_ahead(timer: func.TimerRequest) -> None:
         await warm_up.tick()
 
     # Not at startup, which every new instance would run.
     trigger = app.timer_trigger(arg_name="timer", schedule=SCHEDULE, run_on_startup=False)
-    app.function_name("warmup")(trigger(warmup))
+    # The host takes whatever is called `warmup` for its own trigger of that name.
+    app.function_name("wake_ahead")(trigger(wake_ahead))
 
 
 def _decode(data: bytes | None) -> State | None:

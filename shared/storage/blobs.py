@@ -1,7 +1,7 @@
-"""Where bulk jobs live: two containers of blobs and durable queues, and what each of them promises.
+"""What bulk jobs are stored in: two containers of blobs and durable queues, and what they guarantee.
 
-It does not know jobs, models or file formats, nor how a folder or Azure keeps the promises. Everything
-here is thread-safe and blocking: call it off the event loop. Every method raises StoreUnavailable or
+It does not know jobs, models or file formats, nor how a folder or Azure keeps the guarantees. All of it
+is thread-safe and blocking: call it off the event loop. Every method raises StoreUnavailable or
 Unavailable when the storage does not serve, and InvalidInput for a key that `check_key` refuses.
 """
 
@@ -21,7 +21,7 @@ OWN = ".blitz"
 STORE = "the bulk storage"
 NO_KEY = (
     "a blob's name must have 1 to 1,024 characters, valid Unicode, no backslashes or control "
-    f'characters, no empty, "." or ".." parts between its slashes, and must not begin with {OWN}/'
+    f'characters, no empty, "." or ".." segments between its slashes, and must not begin with {OWN}/'
 )
 
 _MAX_KEY_CHARS = 1024
@@ -64,10 +64,10 @@ class Message:
 
 
 class Blobs(Protocol):
-    """One container. Readers see a blob whole, before a write or after it, never a mixture.
+    """One container. Writes are atomic: readers see the old blob or the new one.
 
-    A False of `create` and `replace` is safe, not exact: an Azure request whose answer was lost is sent
-    again, and then finds what it wrote itself. The caller looks at what is there.
+    `create` and `replace` may return False although they wrote: an Azure request whose answer was lost
+    is sent again, and then finds its own write. So the caller looks at what is there.
     """
 
     def stat(self, key: str) -> BlobStat | None:
@@ -83,7 +83,7 @@ class Blobs(Protocol):
         """
 
     def create(self, key: str, data: bytes | Path) -> bool:
-        """Write if there is none. Of many that try, in whatever process, one gets True."""
+        """Write if there is none. Of concurrent callers, in any process, one gets True."""
 
     def write(self, key: str, data: bytes | Path, metadata: Mapping[str, str] | None = None) -> None:
         """Write, replacing blob and metadata. Raises InvalidInput as `check_metadata` does."""
@@ -91,16 +91,16 @@ class Blobs(Protocol):
     def replace(self, key: str, data: bytes | Path, *, etag: str) -> bool:
         """Write if the blob's ETag is `etag`; False if it is another one or the blob is gone."""
 
-    def write_stream(self, key: str, chunks: Iterable[bytes], metadata: Metadata | None = None) -> None:
-        """Like `write`, of any size in little memory. If `chunks` raises, nothing has changed."""
+    def write_stream(self, key: str, blocks: Iterable[bytes], metadata: Metadata | None = None) -> None:
+        """Like `write`, of any size in bounded memory. If `blocks` raises, nothing has changed."""
 
     def list(self, prefix: str) -> Iterator[BlobStat]:
         """Blobs whose key begins with `prefix`, ordered by key; none whose key `is_key` refuses."""
 
     def unnamed(self) -> Iterator[BlobStat]:
-        """What is there under names that `is_key` refuses; its key is the name as it can be shown.
+        """Blobs whose names `is_key` refuses; their key is the name as it can be shown.
 
-        The log tells of each once.
+        Each is logged once.
         """
 
     def delete(self, key: str) -> None:
@@ -110,8 +110,8 @@ class Blobs(Protocol):
 class Queue(Protocol):
     """Messages arrive at least once, in no promised order, and do not expire."""
 
-    def send(self, body: bytes, *, delay_s: float = 0.0) -> None:
-        """body: at most 48 KiB. delay_s: how long it is hidden (Azure: whole seconds, rounded up)."""
+    def send(self, body: bytes) -> None:
+        """body: at most 48 KiB."""
 
     def receive(self, *, visible_after_s: float) -> Message | None:
         """A message, hidden from all others for so long (Azure: whole seconds, rounded up, at least 1).
@@ -122,12 +122,12 @@ class Queue(Protocol):
     def renew(self, message: Message, *, visible_after_s: float) -> Message | None:
         """Hide it for so long from now (Azure: whole seconds, rounded up); it gets a new receipt.
 
-        None if its receipt is void. That is safe, not exact: an Azure request whose answer was lost is
-        sent again, and then its receipt is void. The message then comes again.
+        None if its receipt is void, which it also is if the answer of an Azure request was lost and it
+        was sent again. The message then comes again.
         """
 
     def delete(self, message: Message) -> None:
-        """Done with it. Nothing happens if the receipt is void."""
+        """Delete it. Nothing happens if the receipt is void."""
 
     def depth(self) -> int:
         """About how many messages there are, hidden ones included."""
@@ -143,29 +143,29 @@ class Storage:
 
 
 def is_key(key: str) -> bool:
-    """Whether it names a blob on Azure and a file that stays inside the folder.
+    """Whether it is a valid blob name on Azure and the path of a file inside the folder.
 
-    1 to 1,024 characters; parts between slashes are not empty, "." or ".."; no backslash (Azure takes it
-    for a slash), control character or lone surrogate; the first part is not the folder's own.
+    1 to 1,024 characters; segments between slashes are not empty, "." or ".."; no backslash (Azure takes
+    it for a slash), control character or lone surrogate; the first segment is not the folder's own.
     """
-    parts = key.split("/")
+    segments = key.split("/")
     return (
         0 < len(key) <= _MAX_KEY_CHARS
-        and parts[0] != OWN
-        and not any(part in ("", ".", "..") for part in parts)
+        and segments[0] != OWN
+        and not any(segment in ("", ".", "..") for segment in segments)
         and not _NOT_IN_KEYS.search(key)
     )
 
 
 def check_key(key: str) -> str:
-    """The key itself. Raises InvalidInput if `is_key` says that it is none."""
+    """The key itself. Raises InvalidInput if `is_key` refuses it."""
     if not is_key(key):
         raise InvalidInput(NO_KEY)
     return key
 
 
 def check_metadata(metadata: Metadata | None) -> dict[str, str]:
-    """A copy. Raises InvalidInput for what an HTTP header would change or refuse."""
+    """A copy. Raises InvalidInput for values that an HTTP header would change or refuse."""
     checked = dict(metadata() if callable(metadata) else metadata or {})
     for name, value in checked.items():
         if not _METADATA_NAME.fullmatch(name):

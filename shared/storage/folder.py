@@ -5,9 +5,9 @@ can drop and take them; each container keeps its own files below .blitz/; queues
 message. POSIX only (flock), on a file system that has hard links. Whoever may drop files need not be one
 who may read all that this process can: no link is followed, see regular_files.py.
 
-Everything becomes visible by one link or rename of a finished file, and the only lock dies with its
-process: kill -9 at any moment leaves the old state or the new, and at worst a partial file, which a
-later write sweeps. Files, because the kernel already gives what sqlite would be there for, and people
+Each write becomes visible by one link or rename of a finished file, and the only lock is released when
+its process ends: kill -9 at any moment leaves the old state or the new, and at worst a partial file,
+which a later write deletes. Files rather than sqlite: the file system has all that is needed, and people
 can look at them.
 """
 
@@ -18,12 +18,8 @@ import hashlib
 import json
 import logging
 import os
-import re
-import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR
 
@@ -34,29 +30,26 @@ from shared.storage.blobs import (
     SOURCE,
     STORE,
     BlobStat,
-    Message,
     Metadata,
     Storage,
     check_key,
     check_metadata,
     is_key,
 )
+from shared.storage.finished_file import NEW, finished_file
 from shared.storage.folder_files import names_below, opened, opened_folder
 from shared.storage.folder_files import status as _status
+from shared.storage.folder_queue import FolderQueue
 from shared.storage.shown_names import shown, tell
 from shared.storage.translate import disk_errors
 
 _log = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 4 << 20
-_ABANDONED_S = 3600.0
-_MAX_PART_BYTES = 255
-_MESSAGE_BYTES = 48 << 10
+_MAX_SEGMENT_BYTES = 255
 _PARTIAL = f"{OWN}/partial"
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOCK = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-_MESSAGE = re.compile(r"(?P<visible_ns>\d{20})\.(?P<count>\d{6})\.(?P<id>[0-9a-f]{32})")
 
 
 def open_folder(root: Path) -> Storage:
@@ -106,7 +99,7 @@ class FolderBlobs:
             return False
         folder, _, name = key.rpartition("/")
         with (
-            _finished(self._root, _PARTIAL, _blocks(data)) as (partials, partial),
+            finished_file(self._root, _PARTIAL, _blocks(data)) as (partials, partial),
             _no_collision(),
             opened_folder(self._root, folder, make=True) as target,
         ):
@@ -124,9 +117,9 @@ class FolderBlobs:
     def replace(self, key: str, data: bytes | Path, *, etag: str) -> bool:
         return self._put(key, _blocks(data), {}, expected=etag)
 
-    def write_stream(self, key: str, chunks: Iterable[bytes], metadata: Metadata | None = None) -> None:
+    def write_stream(self, key: str, blocks: Iterable[bytes], metadata: Metadata | None = None) -> None:
         known = metadata if callable(metadata) else check_metadata(metadata)
-        self._put(key, chunks, known, expected=None)
+        self._put(key, blocks, known, expected=None)
 
     def list(self, prefix: str) -> Iterator[BlobStat]:
         for key in sorted(self._keys(prefix)):
@@ -154,12 +147,12 @@ class FolderBlobs:
             self._keep_metadata(key, "", {})
 
     def _put(
-        self, key: str, chunks: Iterable[bytes], metadata: Metadata, *, expected: str | None
+        self, key: str, blocks: Iterable[bytes], metadata: Metadata, *, expected: str | None
     ) -> bool:
         """Replace what is there; False if an ETag is `expected` and it is not that of what is there."""
         folder, _, name = _check(key).rpartition("/")
         with (
-            _finished(self._root, _PARTIAL, chunks) as (partials, partial),
+            finished_file(self._root, _PARTIAL, blocks) as (partials, partial),
             _no_collision(),
             self._locked(),
         ):
@@ -195,11 +188,11 @@ class FolderBlobs:
                     yield key
 
     def _make_root(self) -> None:
-        """Where people find that they can drop files. One that vanishes may be a disk that is away."""
+        """People drop files here, so it must exist. One that vanishes may be an unmounted disk."""
         gone = not self._root.is_dir()
         self._root.mkdir(parents=True, exist_ok=True)
         if gone and self._was_there:
-            _log.warning("bulk: the folder %s has vanished, and is made anew, empty", self._root.name)
+            _log.warning("bulk: the folder %s has vanished; it is made again, empty", self._root.name)
         self._was_there = True
 
     # Metadata lies in a file named by the ETag of the version that it belongs to: written before that
@@ -219,7 +212,7 @@ class FolderBlobs:
     def _add_metadata(self, key: str, etag: str, metadata: Mapping[str, str]) -> None:
         if metadata:
             with opened_folder(self._root, self._metadata_folder(key), make=True) as folder:
-                file = os.open(etag, _NEW, 0o644, dir_fd=folder)
+                file = os.open(etag, NEW, 0o644, dir_fd=folder)
             with open(file, "w") as stream:
                 stream.write(json.dumps(metadata))
 
@@ -234,68 +227,12 @@ class FolderBlobs:
                 (self._root / name).rmdir()
 
 
-class FolderQueue:
-    """A message is a file, and its name is its state: when it is visible, how often it was received.
-
-    To receive or renew is to rename: of many that try, the kernel lets one succeed. A name never comes
-    back, because the count grows with each receiver, and the time with its renewals: so it serves as the
-    receipt. `receive` lists the folder: fine for the thousands of messages that one machine works off.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def send(self, body: bytes, *, delay_s: float = 0.0) -> None:
-        name = _message_name(delay_s, 0, uuid.uuid4().hex)
-        with _finished(self._root, ".partial", [body]) as (partials, partial), disk_errors(STORE):
-            os.replace(partial, self._root / name, src_dir_fd=partials)
-
-    def receive(self, *, visible_after_s: float) -> Message | None:
-        now_ns = time.time_ns()
-        with disk_errors(STORE):
-            for name in sorted(self._names()):
-                if (match := _MESSAGE.fullmatch(name)) is None:
-                    continue
-                if int(match["visible_ns"]) > now_ns:
-                    break
-                count = int(match["count"]) + 1
-                receipt = _message_name(visible_after_s, count, match["id"])
-                # Not there: another was faster.
-                with suppress(FileNotFoundError):
-                    (self._root / name).rename(self._root / receipt)
-                    with opened(self._root, receipt) as stream:
-                        return Message(match["id"], stream.read(_MESSAGE_BYTES), count, receipt)
-        return None
-
-    def renew(self, message: Message, *, visible_after_s: float) -> Message | None:
-        receipt = _message_name(visible_after_s, message.dequeue_count, message.id)
-        with disk_errors(STORE), suppress(FileNotFoundError):
-            (self._root / message.receipt).rename(self._root / receipt)
-            return replace(message, receipt=receipt)
-        return None
-
-    def delete(self, message: Message) -> None:
-        with disk_errors(STORE):
-            (self._root / message.receipt).unlink(missing_ok=True)
-
-    def depth(self) -> int:
-        with disk_errors(STORE):
-            return sum(_MESSAGE.fullmatch(name) is not None for name in self._names())
-
-    def _names(self) -> list[str]:
-        with suppress(FileNotFoundError):
-            return os.listdir(self._root)
-        return []
-
-
-def _message_name(hidden_s: float, count: int, message_id: str) -> str:
-    return f"{time.time_ns() + int(hidden_s * 1e9):020d}.{count:06d}.{message_id}"
-
-
 def _check(key: str) -> str:
     """The key itself. Raises InvalidInput."""
-    if any(len(part.encode()) > _MAX_PART_BYTES for part in check_key(key).split("/")):
-        raise InvalidInput(f"in a folder, a part of a blob's name has at most {_MAX_PART_BYTES} bytes")
+    if any(len(segment.encode()) > _MAX_SEGMENT_BYTES for segment in check_key(key).split("/")):
+        raise InvalidInput(
+            f"in a folder, a segment of a blob's name has at most {_MAX_SEGMENT_BYTES} bytes"
+        )
     return key
 
 
@@ -311,45 +248,6 @@ def _etag(status: os.stat_result) -> str:
     written again, which on Azure it does.
     """
     return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
-
-
-@contextmanager
-def _finished(root: Path, folder: str, chunks: Iterable[bytes]) -> Iterator[tuple[int, str]]:
-    """A file that holds `chunks`, to be linked or moved to where it belongs: its folder and its name.
-
-    On disk before it can be seen: what was acknowledged outlives a power failure too, since journals
-    keep the order of links and renames.
-    """
-    with ExitStack() as stack:
-        with disk_errors(STORE):
-            partials = stack.enter_context(opened_folder(root, folder, make=True))
-            _sweep(partials)
-            partial = uuid.uuid4().hex
-            handle = os.open(partial, _NEW, 0o600, dir_fd=partials)
-        try:
-            with disk_errors(STORE), open(handle, "wb") as sink:
-                for chunk in chunks:
-                    sink.write(chunk)
-                sink.flush()
-                os.fchmod(handle, 0o644)  # so that another user's process can read it
-                now_ns = (
-                    time.time_ns()
-                )  # the kernel's own time of writing may stand still for milliseconds
-                os.utime(handle, ns=(now_ns, now_ns))
-                os.fsync(handle)
-            yield partials, partial
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(partial, dir_fd=partials)
-
-
-def _sweep(folder: int) -> None:
-    """Delete what writers that died left."""
-    oldest = time.time() - _ABANDONED_S
-    for name in os.listdir(folder):
-        with suppress(FileNotFoundError):
-            if os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime < oldest:
-                os.unlink(name, dir_fd=folder)
 
 
 def _blocks(data: bytes | Path) -> Iterator[bytes]:

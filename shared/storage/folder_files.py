@@ -1,7 +1,8 @@
 """Files below a folder by relative names, without a way out: regular ones only, behind no link.
 
-How one is opened is in shared.storage.regular_files; here are folders that are made and listed in that
-way, part by part. What is no regular file is as good as nothing there. Does not know blobs. POSIX only.
+How one is opened is in shared.storage.regular_files; here folders are made and listed in that
+way, one segment at a time. What is no regular file is treated as absent. Does not know blobs. POSIX
+only.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ def opened_folder(root: Path, name: str, *, make: bool = False) -> Iterator[int]
         root.mkdir(parents=True, exist_ok=True)
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for part in PurePosixPath(name).parts:
+        for segment in PurePosixPath(name).parts:
             if make:
                 with suppress(FileExistsError):
-                    os.mkdir(part, dir_fd=folder)
-            inner = _open_folder(part, folder)
+                    os.mkdir(segment, dir_fd=folder)
+            inner = _open_folder(segment, folder)
             os.close(folder)
             folder = inner
         yield folder
@@ -66,7 +67,7 @@ def opened(root: Path, name: str) -> Iterator[BinaryIO]:
 def names_below(root: Path, name: str, prefix: str) -> Iterator[str]:
     """Of the regular files below the folder `name` that begin with `prefix`, in no order.
 
-    Others than regular ones are told of in the log, once. Raises NotADirectoryError and
+    Others than regular ones are logged, once each. Raises NotADirectoryError and
     FileNotFoundError if there is no such folder.
     """
     with opened_folder(root, name) as fd:
@@ -101,7 +102,7 @@ def _mode(name: str, folder: int) -> int:
 
 
 def _open_folder(name: str, folder: int) -> int:
-    """A link, which is refused with one of several codes, is as good as nothing there."""
+    """A link, which is refused with one of several codes, is treated as absent."""
     try:
         return os.open(name, _FOLDER, dir_fd=folder)
     except OSError as error:

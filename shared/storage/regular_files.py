@@ -97,8 +97,8 @@ def _parent(path: Path, inside: Path | None) -> Iterator[tuple[Path | str, int |
         raise FileRefused("is named with '..'")
     handle = os.open(inside, _FOLDER)
     try:
-        for part in folders:
-            deeper = _open(part, _FOLDER | _NOFOLLOW, handle)
+        for segment in folders:
+            deeper = _open(segment, _FOLDER | _NOFOLLOW, handle)
             os.close(handle)
             handle = deeper
         yield name, handle

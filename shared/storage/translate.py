@@ -1,4 +1,4 @@
-"""Errors of disks and of Azure as ours, and how long an Azure client tries: for whatever is stored.
+"""Errors of disks and of Azure become ours; how long an Azure client tries.
 
 Does not know what is stored. azure is imported where its errors can come.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.errors import BlitzError, StoreUnavailable, Unavailable
 
-# A dead store must be answered for in about 15 s: three tries of 4 s to connect or of silence.
+# A dead store is an error after about 15 s: three tries of 4 s each to connect or to read.
 _RETRIES, _CONNECT_S, _READ_S, _BACKOFF_S = 2, 4, 4, 1
 
 

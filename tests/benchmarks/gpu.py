@@ -21,7 +21,7 @@ from shared.inference.steps import completed
 from shared.vectors import finish
 from tests.benchmarks.corpus import load_texts
 from tests.benchmarks.engines import Embed, compare
-from tests.shared.engines.test_torch import manifest_of
+from tests.tiny_torch import manifest_of_folder
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 _CACHE_BYTES = 2_000_000_000  # what BLITZ_CACHE_MEMORY_BYTES keeps for models by default
@@ -80,7 +80,7 @@ def _load(source: Path, work: Path, device: str, dtype: torch.dtype) -> Model:
     export_fp16(described, work)
     (work / "tokenizer.json").write_text(described.tokenizer_json, "utf-8")
     open_engine = functools.partial(TorchEngine, device=device, dtype=dtype)
-    return load_model(work, manifest_of(source), open_engine)
+    return load_model(work, manifest_of_folder(source), open_engine)
 
 
 def _embed(model: Model, limits: Capacity, texts: list[str]) -> FloatMatrix:

@@ -16,7 +16,7 @@ from shared.routing.policy import SPEEDS, BackendView, Decision, Policy, Speed, 
 from tests.benchmarks.traffic import DAY_S, Arrival, day_of, recorded_days, synthetic_counts
 
 SEED = 3
-CHUNK_TEXTS = 500
+PART_TEXTS = 500
 """As the router's setting: larger requests are served in parts side by side."""
 
 GPU_IDLE_S = 300.0
@@ -223,8 +223,8 @@ def _starting(now_s: float, start_s: float) -> Instance:
 
 
 def _chunks(texts: int) -> list[int]:
-    whole, rest = divmod(texts, CHUNK_TEXTS)
-    return [CHUNK_TEXTS] * whole + [rest] * (rest > 0)
+    whole, rest = divmod(texts, PART_TEXTS)
+    return [PART_TEXTS] * whole + [rest] * (rest > 0)
 
 
 def _only(device: Device) -> Policy:

@@ -1,4 +1,4 @@
-"""Storages that note what they are asked, and one in memory that can die at any operation."""
+"""A container of a real storage that notes what passes through it."""
 
 from __future__ import annotations
 

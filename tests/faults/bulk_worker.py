@@ -46,11 +46,11 @@ class Halting:
         return created
 
     def write_stream(
-        self, key: str, chunks: Iterable[bytes], metadata: Mapping[str, str] | None = None
+        self, key: str, blocks: Iterable[bytes], metadata: Mapping[str, str] | None = None
     ) -> None:
         def watched() -> Iterator[bytes]:
-            for chunk in chunks:
-                yield chunk
+            for block in blocks:
+                yield block
                 self._wrote(key)
 
         self._blobs.write_stream(key, watched(), metadata)

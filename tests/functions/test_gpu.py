@@ -26,7 +26,7 @@ from shared.models.store import open_store_url
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
-from tests.shared.engines.test_torch import manifest_of, save_sentence_model
+from tests.tiny_torch import manifest_of_folder, save_sentence_model
 
 pytestmark = pytest.mark.anyio
 
@@ -54,7 +54,7 @@ def store(tmp_path: Path) -> str:
         File(path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
         for path in sorted(out.iterdir())
     )
-    manifest = msgspec.structs.replace(manifest_of(folder), files=files)
+    manifest = msgspec.structs.replace(manifest_of_folder(folder), files=files)
     url = f"file://{tmp_path / 'store'}"
     opened = open_store_url(url, cache_dir=tmp_path / "a", cache_disk_bytes=10**9)
     opened.publish(out, manifest)

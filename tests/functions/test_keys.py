@@ -18,6 +18,8 @@ from starlette.types import Receive, Scope, Send
 from functions import keys
 from functions.api import auth
 from functions.api.app import create_app
+from functions.api.key_list import owner_name
+from functions.api.known_keys import KnownKeys
 from shared.backends.base import Backend
 from shared.backends.http import HttpBackend
 from shared.contracts import EmbedRequest
@@ -29,7 +31,7 @@ from shared.observability.metrics import Telemetry
 from shared.settings import Settings
 from shared.wire import messages
 from tests.fakes.backend import FakeInference
-from tests.fakes.catalogue import FakeCatalogue
+from tests.fakes.catalogue import embedder_and_labeller
 
 KEY, OTHER = "key-of-a-first-caller", "key-of-another-caller"
 HASHES = tuple(hashlib.sha256(key.encode()).hexdigest() for key in (KEY, OTHER))
@@ -40,7 +42,7 @@ def client_of(backend: Backend | None = None, hashes: tuple[str, ...] = HASHES) 
     app = create_app(
         Settings(api_key_hashes=hashes),
         backend or FakeInference(),
-        cast(Catalogue, FakeCatalogue()),
+        cast(Catalogue, embedder_and_labeller()),
         Telemetry(CollectorRegistry()),
     )
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://router")
@@ -127,11 +129,12 @@ async def test_a_request_has_its_keys_owner(headers: dict[str, str], query: str,
         owners.append(auth.owner_of(scope))
         await Response()(scope, receive, send)
 
-    guarded = auth.RequireKey(app, HASHES, Telemetry(CollectorRegistry()))
+    metrics = Telemetry(CollectorRegistry())
+    guarded = auth.RequireKey(app, KnownKeys(HASHES, None, metrics), metrics)
     transport = httpx.ASGITransport(guarded)
     async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
         await client.get(f"/v1/files{query}", headers=headers)
-    assert owners == [auth.owner_name(HASHES[owner])]
+    assert owners == [owner_name(HASHES[owner])]
     assert owners[0] not in HASHES[owner]
     assert len(owners[0]) == 16
 

@@ -26,7 +26,7 @@ from shared.wire import codec, messages
 from tests.functions.indexed import FUNCTIONS
 from tests.functions.worker import Worker, WorkerFailed, running_worker
 from tests.patience import PATIENCE_S
-from tests.shared.engines.test_torch import as_fp16, manifest_of, save_sentence_model
+from tests.tiny_torch import as_fp16, manifest_of_folder, save_sentence_model
 
 MODEL = "all-MiniLM-L6-v2"
 KEY = "a-key-for-these-tests"
@@ -117,7 +117,7 @@ def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     )
     url = f"file://{folder / 'store'}"
     store = open_store_url(url, cache_dir=folder / "cache", cache_disk_bytes=1_000_000)
-    store.publish(built, msgspec.structs.replace(manifest_of(source), files=files))
+    store.publish(built, msgspec.structs.replace(manifest_of_folder(source), files=files))
     settings = {
         "BLITZ_ROLE": "gpu",
         "BLITZ_MODEL_STORE": url,

@@ -28,13 +28,25 @@ _SCOPE = (
 _FORMAT = re.compile(r"format\('([^']*)'((?:, '[^']*')+)\)")
 
 
-def run_bicep(*arguments: str, cwd: Path = INFRA) -> subprocess.CompletedProcess[str]:
-    """Skips the test where there is no CLI. No variable of a deployer's environment reaches it."""
+def run_bicep(
+    *arguments: str, cwd: Path = INFRA, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Skips the test where there is no CLI. Of a deployer's variables none but `environ` reaches it."""
     cli = shutil.which("bicep") or (str(_BESIDE) if _BESIDE.exists() else None)
     if cli is None:
         pytest.skip("the Bicep CLI is neither on PATH nor beside the checkout")
-    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return subprocess.run([cli, *arguments], cwd=cwd, env=environ, capture_output=True, text=True)
+    known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(
+        [cli, *arguments], cwd=cwd, env={**known, **(environ or {})}, capture_output=True, text=True
+    )
+
+
+def parameters_from(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What main.bicepparam makes of azd's variables, as Azure gets it: parameter -> value."""
+    ran = run_bicep("build-params", "main.bicepparam", "--stdout", environ=environ)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    given = json.loads(json.loads(ran.stdout)["parametersJson"])["parameters"]
+    return {name: each["value"] for name, each in given.items()}
 
 
 @cache
@@ -93,7 +105,7 @@ LEFT_AT_DEFAULT = {
     # Suits the platform as it is: Flex has 0.8 GB of temporary storage, 230 s a request.
     *("cache_dir", "request_timeout_s", "threads", "batch_tokens", "batch_texts"),
     # Matters of taste and of measurement: `az functionapp config appsettings set` changes them.
-    *("routing", "gpu_min_texts", "gpu_wake_s", "chunk_texts", "backend_concurrency", "torch_compile"),
+    *("gpu_min_texts", "gpu_wake_s", "part_texts", "backend_concurrency", "torch_compile"),
     *("max_file_bytes", "refresh_s", "max_wait_ms", "queue_tokens", "max_queue_s", "allow_token_ids"),
     *("max_requests", "max_pending_bytes", "max_body_bytes", "max_inputs", "max_request_tokens"),
     *("key_files", "key_file_bytes", "key_batches", "file_expiry_days"),

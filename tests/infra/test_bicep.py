@@ -13,8 +13,8 @@ from tests.infra.bicep import INFRA, ROOT, VARIANTS, resources_of, run_bicep
 # Each compiled without a warning against the types of Bicep 0.49.2. One version a type: two would drift.
 API_VERSIONS = {
     "Microsoft.ApiManagement/service": "2024-05-01",
-    "Microsoft.App/containerApps": "2024-10-02-preview",
-    "Microsoft.App/managedEnvironments": "2024-10-02-preview",
+    "Microsoft.App/containerApps": "2026-03-02-preview",
+    "Microsoft.App/managedEnvironments": "2026-03-02-preview",
     "Microsoft.Authorization/roleAssignments": "2022-04-01",
     "Microsoft.Consumption/budgets": "2023-11-01",
     "Microsoft.ContainerRegistry/registries": "2023-07-01",

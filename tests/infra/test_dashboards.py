@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,6 +131,12 @@ FIRING: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     ),
     "BlitzBulkGaveUp": ({'blitz_bulk_step_duration_count{step="give_up"}': "0+1x30"}, {}),
     "BlitzTelemetryDropped": ({"blitz_telemetry_dropped": "0+1x30"}, {"instance": "i"}),
+    # The clock of these tests begins in 1970: 1,209,600 s are 14 days.
+    "BlitzKeyExpires": (
+        {'blitz_key_expires_timestamp_seconds{key="search"}': "1209600x30"},
+        {"key": "search"},
+    ),
+    "BlitzKeysNotRead": ({"blitz_keys_read_failures": "0+1x30"}, {}),
 }
 HEALTHY = {
     'te_request_failure{err="invalid_input"}': "0+60x30",
@@ -146,6 +153,8 @@ HEALTHY = {
     'blitz_bulk_step_duration_count{step="finish"}': "0x30",
     'blitz_bulk_step_duration_count{step="give_up"}': "1x30",
     "blitz_telemetry_dropped": "0x30",
+    'blitz_key_expires_timestamp_seconds{key="search"}': "1300000x30",
+    "blitz_keys_read_failures": "0+1x3 3x27",
 }
 
 
@@ -233,6 +242,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     publish_all([Tiny("b")], store)
     gpu = Telemetry(CollectorRegistry())
     gpu.watch_gpu_memory(lambda: {"used": 1, "reserved": 2, "free": 3})
+    gpu.keys_expire({"search": time.time() + 30 * 86_400})
     with running_service(store, environ={"BLITZ_ROLE": "cpu"}) as backend:
         environ = {
             "BLITZ_CPU_BACKEND_URL": backend,
@@ -251,6 +261,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
                     assert _post(router, "w1 w2") == 200
                     assert _post(router, ["w1"] * 20) == 200
                     assert _post(router, 5) in (400, 422)
+                    gpu.key_used("search")
+                    gpu.key_read("search", 2)
+                    gpu.key_refused("search", "expired")
 
             traffic_thread = threading.Thread(target=traffic)
             traffic_thread.start()

@@ -77,14 +77,16 @@ def _sends_to(*names: str) -> set[tuple[str, str]]:
 
 
 RIGHTS = {
-    "router": _rights_of_app("router") | _sends_to(SPLIT, FINISH),
+    "router": _rights_of_app("router")
+    | {("keys", "Storage Blob Data Reader")}
+    | _sends_to(SPLIT, FINISH),
     "cpu": _rights_of_app("cpu")
     | {(SOURCE, "Storage Blob Data Reader"), (GPU_QUEUE, "Storage Queue Data Reader")}
     | _reads_queues(EVENTS, SPLIT, queue_of("cpu"), FINISH)
     | _sends_to(GPU_QUEUE),
     "gpu": _rights_of_app("gpu") | {("cr", "AcrPull")} | _reads_queues(GPU_QUEUE) | _sends_to(FINISH),
     "events": _sends_to(EVENTS),
-    "deployer": {("models", "Storage Blob Data Contributor")},
+    "deployer": {(container, "Storage Blob Data Contributor") for container in ("models", "keys")},
 }
 """Identity -> scope and role. Nobody has a right to a whole account but a host to its own."""
 
@@ -185,7 +187,54 @@ def _assignments(variant: str) -> Iterator[tuple[str, str, str]]:
         who = re.search(r"/id-(\w+)-", properties["principalId"])
         scope = assignment["id"].partition("/providers/Microsoft.Authorization/")[0]
         role = ROLE_NAMES[properties["roleDefinitionId"].rpartition("/")[2]]
-        yield who[1] if who else "deployer", scope, role
+        is_topic = "/systemTopics/" in properties["principalId"]
+        yield who[1] if who else "events" if is_topic else "deployer", scope, role
+
+
+# Of Microsoft's list of what the Flex Consumption plan refuses, as site properties and as settings.
+REFUSED_PROPERTIES = {
+    *("alwaysOn", "ftpsState", "functionAppScaleLimit", "javaVersion", "linuxFxVersion"),
+    *("minimumElasticInstanceCount", "netFrameworkVersion", "powerShellVersion", "pythonVersion"),
+    *("preWarmedInstanceCount", "use32BitWorkerProcess", "vnetPrivatePortsCount", "vnetRouteAllEnabled"),
+    *("windowsFxVersion", "containerSize", "isReserved", "isXenon"),
+}
+REFUSED_SETTINGS = {
+    *("ENABLE_ORYX_BUILD", "FUNCTIONS_EXTENSION_VERSION", "FUNCTIONS_MAX_HTTP_CONCURRENCY"),
+    *("FUNCTIONS_WORKER_DYNAMIC_CONCURRENCY_ENABLED", "FUNCTIONS_WORKER_PROCESS_COUNT"),
+    *("FUNCTIONS_WORKER_RUNTIME", "FUNCTIONS_WORKER_RUNTIME_VERSION", "SCM_DO_BUILD_DURING_DEPLOYMENT"),
+    *("WEBSITE_CONTENTAZUREFILECONNECTIONSTRING", "WEBSITE_CONTENTOVERVNET", "WEBSITE_CONTENTSHARE"),
+    *("WEBSITE_DNS_SERVER", "WEBSITE_MAX_DYNAMIC_APPLICATION_SCALE_OUT", "WEBSITE_RUN_FROM_PACKAGE"),
+    *("WEBSITE_SKIP_CONTENTSHARE_VALIDATION", "WEBSITE_VNET_ROUTE_ALL"),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_flex_is_given_nothing_that_it_refuses(variant: str) -> None:
+    """The types take each of them, and so does the compiler; the platform does not."""
+    for site in of_type(variant, "Microsoft.Web/sites"):
+        properties = site["properties"]
+        assert (set(properties) | set(properties["siteConfig"])).isdisjoint(REFUSED_PROPERTIES)
+        assert set(settings_of(site)).isdisjoint(REFUSED_SETTINGS)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_host_lets_through_what_the_router_takes(variant: str) -> None:
+    """A file and its form; the platform ends at 210 MB, and the host by itself at 100 MiB."""
+    limit = int(settings_of(apps_of(variant)["router"])["FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"])
+    assert Settings().max_file_bytes + 1_000_000 <= limit <= 210_000_000
+    assert Settings().max_body_bytes < 104_857_600
+
+
+def test_a_stand_in_image_listens_where_the_ingress_leads() -> None:
+    """The base image alone listens on 80, and a revision that nobody reaches fails the deployment."""
+    app = apps_of("complete")["gpu"]
+    port = app["properties"]["configuration"]["ingress"]["targetPort"]
+    assert settings_of(app)["ASPNETCORE_URLS"] == f"http://+:{port}"
+
+
+def test_requests_do_not_wait_for_a_cold_gpu_by_their_number_alone() -> None:
+    """It takes minutes to come: the router goes by the time that it expects."""
+    assert settings_of(apps_of("complete")["router"])["BLITZ_ROUTING"] == "adaptive"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -231,9 +280,9 @@ def test_storage_has_no_keys_and_no_public_blobs(variant: str) -> None:
 
 
 def test_containers_and_queues_are_those_of_the_code() -> None:
-    """Bulk's names, each queue with its poison queue, and a package container for each zip app."""
+    """Models, keys, bulk, each queue with its poison queue, and a package container for each zip app."""
     containers = _last_names("Microsoft.Storage/storageAccounts/blobServices/containers")
-    assert containers == {"models", SOURCE, OUT, "deploy-router", "deploy-cpu"}
+    assert containers == {"models", "keys", SOURCE, OUT, "deploy-router", "deploy-cpu"}
     queues = _last_names("Microsoft.Storage/storageAccounts/queueServices/queues")
     assert queues == QUEUES | {f"{name}-poison" for name in QUEUES}
     assert _bulk_names() <= containers | queues
@@ -248,7 +297,10 @@ def test_new_blobs_become_messages_that_the_code_reads() -> None:
     properties = subscription["properties"]
     assert "destination" not in properties
     delivery = properties["deliveryWithResourceIdentity"]
-    assert "/id-events-" in delivery["identity"]["userAssignedIdentity"]
+    # Its own: with a storage firewall a user-assigned one cannot deliver to a queue.
+    assert delivery["identity"] == {"type": "SystemAssigned"}
+    (topic,) = of_type("complete", "Microsoft.EventGrid/systemTopics")
+    assert topic["identity"] == {"type": "SystemAssigned"}
     assert delivery["destination"]["endpointType"] == "StorageQueue"
     assert delivery["destination"]["properties"]["queueName"] == EVENTS
     subject = properties["filter"]["subjectBeginsWith"]
@@ -292,9 +344,12 @@ def test_callers_come_with_keys_or_through_the_gateway() -> None:
     """Without API Management the router checks keys; behind it, it takes only the gateway's token."""
     router = apps_of("complete")["router"]
     assert settings_of(router)["BLITZ_API_KEY_HASHES"]
+    keys = evaluated(settings_of(router)["BLITZ_API_KEYS"])
+    assert re.fullmatch(r"https://stdata\w+\.blob\.core\.windows\.net/keys/keys\.json", keys)
     assert _auth_of("complete", router) == {}
     router = apps_of("apim")["router"]
     assert settings_of(router)["BLITZ_API_KEY_HASHES"] == ""
+    assert settings_of(router)["BLITZ_API_KEYS"] == ""
     auth = _auth_of("apim", router)
     (allowed,) = _validation(auth)["defaultAuthorizationPolicy"]["allowedApplications"]
     assert "/id-gateway-" in allowed
@@ -451,7 +506,6 @@ def test_web_traffic_is_encrypted_and_passwords_are_off(variant: str) -> None:
     for site in of_type(variant, "Microsoft.Web/sites"):
         assert site["properties"]["httpsOnly"] is True
         assert site["properties"]["siteConfig"]["minTlsVersion"] == "1.2"
-        assert site["properties"]["siteConfig"]["ftpsState"] == "Disabled"
     policies = of_type(variant, "Microsoft.Web/sites/basicPublishingCredentialsPolicies")
     assert [each["properties"]["allow"] for each in policies] == [False] * 4
     for app in of_type(variant, "Microsoft.App/containerApps"):
@@ -512,6 +566,7 @@ def test_nothing_deployed_holds_a_secret(variant: str) -> None:
             "APPLICATIONINSIGHTS_CONNECTION_STRING",
             "AzureWebJobsSecretStorageType",
             "BLITZ_API_KEY_HASHES",
+            "BLITZ_API_KEYS",
         }
 
 

@@ -47,7 +47,9 @@ def test_pip_leaves_no_cache_and_installs_what_is_locked() -> None:
         [],
     ]
     assert all("--no-cache-dir" in each for each in installs)
-    assert dict(each.split("=", 1) for each in arguments("ARG"))["TORCH_INDEX"] == ""
+    # Builds for CUDA 12: the platform's driver is too old for PyPI's.
+    index = dict(each.split("=", 1) for each in arguments("ARG"))["TORCH_INDEX"]
+    assert re.fullmatch(r"https://download\.pytorch\.org/whl/cu12\d", index)
     command = re.search(r"\$\((grep .+?)\)", installs[2])
     assert command is not None
     words = shlex.split(command[1].replace("/build/", f"{ROOT}/"))

@@ -184,7 +184,7 @@ def _let_happen(metrics: Telemetry) -> None:
     for step in ("split", "embed", "finish", "give_up"):
         with observed(step, metrics):
             belongs_to(job)
-            metrics.bulk_part_written(embedded=1, failed=1, tokens=1)
+            metrics.bulk_chunk_embedded(embedded=1, failed=1, tokens=1)
             metrics.bulk_job_ended("completed")
     with pytest.raises(ConnectionError), observed("reconcile", metrics):
         raise ConnectionError

@@ -4,44 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import BertConfig, BertForSequenceClassification
 
 from model_build import __main__ as command
-from model_build.__main__ import app
 from model_build.locate import read_catalogue
 from model_build.recipe import decode_recipe, follow_recipe
 from shared.errors import InvalidArtefact
 from shared.models.manifest import decode_manifest, decode_pointer, encode_manifest
 from shared.models.store import ModelStore, open_store_url
-
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-VOCABULARY = [*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS), *"0123456789.,:;!?'"]
-
-
-CONFIG = BertConfig(
-    vocab_size=len(VOCABULARY),
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=64,
-    max_position_embeddings=64,
-)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A transformers folder: 2 layers of 32, a WordPiece of single letters, 64 positions."""
-    torch.manual_seed(0)
-    return _save(BertModel(CONFIG), tmp_path_factory.mktemp("source") / "tiny-bert")
+from tests.model_build.command import CONFIG, Run, save_letters
 
 
 def cross_encoder() -> Any:
@@ -58,7 +34,7 @@ def cross_encoder() -> Any:
 
 @pytest.fixture(scope="module")
 def tiny_reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _save(cross_encoder(), tmp_path_factory.mktemp("source") / "tiny-reranker")
+    return save_letters(cross_encoder(), tmp_path_factory.mktemp("source") / "tiny-reranker")
 
 
 @pytest.fixture(scope="module")
@@ -74,49 +50,7 @@ def outlier_reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
             value.weight[0] *= 1e4
             value.bias[0] *= 1e4
             output.weight[:, 0] /= 1e4
-    return _save(model, tmp_path_factory.mktemp("source") / "outliers")
-
-
-def _save(model: Any, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordPiece({t: i for i, t in enumerate(VOCABULARY)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": "[PAD]",
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    return folder
-
-
-@dataclass(frozen=True)
-class Ran:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Ran]
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """The command in this process, which imports torch once; --json writes to the real stdout."""
-
-    def command(*arguments: object) -> Ran:
-        with pytest.raises(SystemExit) as ended:
-            app([str(argument) for argument in arguments], prog_name="model_build")
-        return Ran(int(ended.value.code or 0), *capfd.readouterr())
-
-    return command
+    return save_letters(model, tmp_path_factory.mktemp("source") / "outliers")
 
 
 def open_folder(path: Path) -> ModelStore:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -13,121 +10,15 @@ import onnxruntime as ort
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    BertModel,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
-    DistilBertModel,
-    MPNetConfig,
-    MPNetForSequenceClassification,
-    MPNetModel,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-    RobertaModel,
-    XLMRobertaConfig,
-    XLMRobertaForSequenceClassification,
-    XLMRobertaModel,
-)
 
 from model_build.export import export_onnx, optimize_offline
 from model_build.source import inspect_source
-from shared.contracts import TokenPair, Tokens
 from shared.engines.base import pad
 from shared.errors import InvalidInput
-
-WORDS = ["<s>", "<pad>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz", "##a", "##b", "##c"]
-SEQUENCES = [[0, 5, 9, 7, 2], [0, 4, 2], [0, 6, 8, 11, 20, 21, 22, 13, 2]]
-SMALL: dict[str, Any] = {
-    "vocab_size": len(WORDS),
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "max_position_embeddings": 40,
-    "pad_token_id": 1,
-}
-DISTIL: dict[str, Any] = {
-    "vocab_size": len(WORDS),
-    "n_layers": 2,
-    "n_heads": 4,
-    "dim": 32,
-    "hidden_dim": 64,
-    "max_position_embeddings": 40,
-    "pad_token_id": 1,
-}
-ARCHITECTURES: dict[str, tuple[Any, Any]] = {
-    "bert": (BertModel, BertConfig(**SMALL)),
-    "roberta": (RobertaModel, RobertaConfig(**SMALL)),
-    "xlm-roberta": (XLMRobertaModel, XLMRobertaConfig(**SMALL)),
-    "distilbert": (DistilBertModel, DistilBertConfig(**DISTIL)),
-    "mpnet": (MPNetModel, MPNetConfig(**SMALL)),
-}
-CLASSIFIERS: dict[str, Any] = {
-    "bert": BertForSequenceClassification,
-    "roberta": RobertaForSequenceClassification,
-    "xlm-roberta": XLMRobertaForSequenceClassification,
-    "distilbert": DistilBertForSequenceClassification,
-    "mpnet": MPNetForSequenceClassification,
-}
-PAIRS: list[Tokens] = [
-    TokenPair([0, 5, 9, 2, 7, 8, 2], [0, 0, 0, 0, 1, 1, 1]),
-    TokenPair([0, 4, 2, 6, 2], [0, 0, 0, 1, 1]),
-    [0, 6, 8, 2],
-]
+from tests.tiny_torch import CLASSIFIERS, ENCODERS, PAIRS, SEQUENCES, tiny_cross_encoder, tiny_model
 
 
-def tiny_model(folder: Path, architecture: str = "bert", seed: int = 0) -> Path:
-    """A transformers folder with random weights, large enough to make attention uneven."""
-    kind, config = ARCHITECTURES[architecture]
-    return save_random(folder, kind, config, seed)
-
-
-def tiny_cross_encoder(
-    folder: Path,
-    architecture: str = "bert",
-    seed: int = 0,
-    labels: tuple[str, ...] = ("relevant",),
-    positions: int = 40,
-) -> Path:
-    """`tiny_model` with a classifier over `labels`; BERT's tells the texts of a pair apart."""
-    config = copy.deepcopy(ARCHITECTURES[architecture][1])
-    config.max_position_embeddings = positions
-    config.num_labels = len(labels)
-    if "roberta" in architecture:
-        config.type_vocab_size = 1  # as the real ones have; the class's default is BERT's
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: i for i, label in enumerate(labels)}
-    return save_random(folder, CLASSIFIERS[architecture], config, seed)
-
-
-def save_random(folder: Path, kind: Any, config: Any, seed: int) -> Path:
-    """Random weights, uneven enough for attention to matter, and a tokenizer that knows pairs."""
-    torch.manual_seed(seed)
-    model = kind(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> $B:1 </s>:1",
-        special_tokens=[("<s>", 0), ("</s>", 2)],
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
-
-
-def edit_json(path: Path, **values: Any) -> None:
-    value = json.loads(path.read_text()) if path.is_file() else {}
-    path.write_text(json.dumps(value | values))
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ENCODERS)
 def test_the_graph_is_fused_and_equals_torch_on_padded_batches(
     architecture: str, tmp_path: Path
 ) -> None:
@@ -142,7 +33,7 @@ def test_the_graph_is_fused_and_equals_torch_on_padded_batches(
     assert "SkipLayerNormalization" not in operators
     session = ort.InferenceSession(tmp_path / "fp32.onnx", providers=["CPUExecutionProvider"])
     assert session.get_outputs()[0].shape[-1] == 32
-    model = ARCHITECTURES[architecture][0].from_pretrained(folder).eval()
+    model = ENCODERS[architecture][0].from_pretrained(folder).eval()
     longest = [0, *[5] * (source.max_tokens - 2), 2]
     for sequences in (SEQUENCES, SEQUENCES[:1], [[0, 2]], [*SEQUENCES, longest]):
         batch = pad(sequences, source.pad_token_id)
@@ -156,7 +47,7 @@ def test_the_graph_is_fused_and_equals_torch_on_padded_batches(
 
 
 @pytest.mark.parametrize("labels", [("relevant",), ("no", "maybe", "yes")])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ENCODERS)
 def test_a_cross_encoders_logits_equal_torchs(
     architecture: str, labels: tuple[str, ...], tmp_path: Path
 ) -> None:

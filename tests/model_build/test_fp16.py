@@ -14,7 +14,7 @@ from model_build.fp16 import export_fp16
 from model_build.source import inspect_source
 from shared.engines.torch import read_transformer
 from shared.errors import InvalidArtefact, InvalidInput
-from tests.model_build.test_export import SMALL, edit_json, tiny_model
+from tests.tiny_torch import SMALL, edit_json, tiny_model
 
 
 def export(folder: Path, out: Path) -> dict[str, torch.Tensor]:

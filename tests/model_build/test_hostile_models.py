@@ -23,16 +23,13 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch_file
 
 from model_build import folder as model_folder
-from tests.model_build.test_cli import Ran, Run, run, tiny
-from tests.model_build.test_export import edit_json, tiny_cross_encoder, tiny_model
-from tests.model_build.test_source import OLD, PLAIN, sentence_model
-
-__all__ = ["run", "tiny"]
+from tests.model_build.command import Ran, Run
+from tests.tiny_torch import OLD, PLAIN, edit_json, sentence_model, tiny_cross_encoder, tiny_model
 
 Change = Callable[[Path], None]
 HANGS_S = 120
@@ -227,7 +224,7 @@ CASES: dict[str, tuple[Change, str]] = {
     # What is not there, or is something else
     "nothing": (_nothing, "the folder is empty"),
     "no config": (_gone("config.json"), "not a folder with a config.json"),
-    "no pooling": (_gone("1_Pooling"), "no 1_Pooling/config.json, of the Pooling that modules.json"),
+    "no pooling": (_gone("1_Pooling"), "no 1_Pooling/config.json, which the Pooling of modules.json"),
     "no pooling's config": (_gone("1_Pooling/config.json"), "there is no 1_Pooling/config.json"),
     "no modules": (_gone("modules.json"), "a folder 1_Pooling but no modules.json"),
     "no transformer": (
@@ -235,7 +232,7 @@ CASES: dict[str, tuple[Change, str]] = {
             {"type": OLD + "Transformer", "path": "0_Transformer"},
             {"type": OLD + "Pooling", "path": "1_Pooling"},
         ),
-        "no folder 0_Transformer, which modules.json names",
+        "the folder 0_Transformer, which modules.json names, is missing",
     ),
     "no dense": (
         _modules(*({"type": t, "path": p} for t, p in [*PLAIN, (OLD + "Dense", "2_Dense")])),
@@ -347,36 +344,36 @@ CASES: dict[str, tuple[Change, str]] = {
     "tokenizer that panics later": (_tokenizer(post_processor=PANICS_LATER), "is not a tokenizer"),
     "tokenizer that aborts": (_tokenizer(model=ABORTS), "tokenizer.json is not a tokenizer"),
     # Weights
-    "weights of nothing": (_weights(b"", b"", 0), "sound safetensors"),
+    "weights of nothing": (_weights(b"", b"", 0), "valid safetensors"),
     "weights of five bytes": (_text("model.safetensors", "abcde"), "model.safetensors"),
-    "a header longer than the file": (_weights(b"{}", length=100_000), "sound safetensors"),
+    "a header longer than the file": (_weights(b"{}", length=100_000), "valid safetensors"),
     "a header of many bytes": (_weights(b"{}", length=1 << 62), "more than 16777216 bytes"),
-    "a header that is no JSON": (_weights(b"nonsense"), "sound safetensors"),
-    "a header nested deep": (_weights(DEEP.encode()), "sound safetensors"),
-    "a header that is a list": (_weights([]), "sound safetensors"),
+    "a header that is no JSON": (_weights(b"nonsense"), "valid safetensors"),
+    "a header nested deep": (_weights(DEEP.encode()), "valid safetensors"),
+    "a header that is a list": (_weights([]), "valid safetensors"),
     "offsets that overlap": (
         _weights({"a": _tensor("F32", [2], 0, 8), "b": _tensor("F32", [2], 4, 12)}, bytes(12)),
-        "sound safetensors",
+        "valid safetensors",
     ),
     "offsets beyond the end": (_weights({"a": _tensor("F32", [2], 0, 8)}, bytes(4)), "sound safetens"),
-    "offsets that go back": (_weights({"a": _tensor("F32", [2], 8, 0)}, bytes(8)), "sound safetensors"),
-    "a gap": (_weights({"a": _tensor("F32", [1], 4, 8)}, bytes(8)), "sound safetensors"),
-    "a tail": (_weights({"a": _tensor("F32", [1], 0, 4)}, bytes(8)), "sound safetensors"),
-    "a type that is none": (_weights({"a": _tensor("F31", [1], 0, 4)}, bytes(4)), "sound safetensors"),
+    "offsets that go back": (_weights({"a": _tensor("F32", [2], 8, 0)}, bytes(8)), "valid safetensors"),
+    "a gap": (_weights({"a": _tensor("F32", [1], 4, 8)}, bytes(8)), "valid safetensors"),
+    "a tail": (_weights({"a": _tensor("F32", [1], 0, 4)}, bytes(8)), "valid safetensors"),
+    "a type that is none": (_weights({"a": _tensor("F31", [1], 0, 4)}, bytes(4)), "valid safetensors"),
     "a type of another size": (_weights({"a": _tensor("F64", [1], 0, 4)}, bytes(4)), "sound safetens"),
     "a shape that does not fit": (_weights({"a": _tensor("F32", [9], 0, 4)}, bytes(4)), "sound safet"),
     "a shape that overflows": (
         _weights({"a": _tensor("F32", [1 << 62, 1 << 62], 0, 4)}, bytes(4)),
-        "sound safetensors",
+        "valid safetensors",
     ),
-    "a shape negative": (_weights({"a": _tensor("F32", [-1], 0, 4)}, bytes(4)), "sound safetensors"),
+    "a shape negative": (_weights({"a": _tensor("F32", [-1], 0, 4)}, bytes(4)), "valid safetensors"),
     "a key twice": (
         _weights(
             b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
             b'"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}',
             bytes(8),
         ),
-        "sound safetensors",
+        "valid safetensors",
     ),
     "tensors of other names": (_weights({"a": _tensor("F32", [1], 0, 4)}, bytes(4)), "weights lack"),
     "a tensor missing": (_without("encoder.layer.1.output.dense.weight"), "weights lack encoder"),
@@ -389,7 +386,10 @@ CASES: dict[str, tuple[Change, str]] = {
     "a shard above": (_index("../shard.safetensors"), "outside the model's folder"),
     "a shard absolute": (_index("/etc/passwd"), "outside the model's folder"),
     "a shard of NUL": (_index("x\0"), "outside the model's folder"),
-    "a shard missing": (_index("none.safetensors"), "there is no none.safetensors"),
+    "a shard missing": (
+        _index("none.safetensors"),
+        "none.safetensors, which model.safetensors.index.json names, is missing",
+    ),
     "a shard without the tensor": (
         _index({"x": "shard.safetensors"}),
         "a tensor in shard.safetensors that is not there",
@@ -656,8 +656,8 @@ OF_THE_HUB: list[tuple[list[str], tuple[str, ...], list[str]]] = [
         ("--revision", "v1.0"),
         ["org/mini --revision v1.0 --local-dir mini"],
     ),
-    (["pytorch_model.bin"], (), ["hf download org/mini --local-dir mini; this, in mini, converts"]),
-    (["0_Transformer/pytorch_model.bin"], (), ["this, in mini/0_Transformer, converts", CONVERTS]),
+    (["pytorch_model.bin"], (), ["hf download org/mini --local-dir mini; in mini, convert"]),
+    (["0_Transformer/pytorch_model.bin"], (), ["in mini/0_Transformer, convert", CONVERTS]),
     (["model.ckpt", "onnx/model.onnx"], (), ["only there as pickles (*.ckpt)", "; then build mini"]),
     (["onnx/model.onnx"], (), NO_OTHERS),
     (["training_args.bin"], (), NO_OTHERS),

@@ -19,14 +19,7 @@ from model_build.rounding import quantize_columns
 from model_build.source import inspect_source
 from shared.contracts import Tokens
 from shared.engines.base import pad
-from tests.model_build.test_export import (
-    ARCHITECTURES,
-    PAIRS,
-    SEQUENCES,
-    WORDS,
-    tiny_cross_encoder,
-    tiny_model,
-)
+from tests.tiny_torch import ENCODERS, PAIRS, SEQUENCES, WORDS, tiny_cross_encoder, tiny_model
 
 
 def _sessions(folder: Path) -> tuple[ort.InferenceSession, ort.InferenceSession, int]:
@@ -49,7 +42,7 @@ def _run(session: ort.InferenceSession, sequences: Sequence[Tokens]) -> NDArray[
     return output
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ENCODERS)
 def test_int8_is_close_and_blind_to_batch_mates(architecture: str, tmp_path: Path) -> None:
     """Each text points where FP32's does, and stays the same in another batch; no FP32 table stays."""
     tiny_model(tmp_path / "model", architecture)
@@ -66,7 +59,7 @@ def test_int8_is_close_and_blind_to_batch_mates(architecture: str, tmp_path: Pat
         assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.98
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ENCODERS)
 def test_int8_logits_are_close_and_blind_to_batch_mates(architecture: str, tmp_path: Path) -> None:
     """Of a cross-encoder the head is INT8 too: measured, that costs it no agreement."""
     tiny_cross_encoder(tmp_path / "model", architecture, labels=("a", "b", "c", "d"))

@@ -17,8 +17,8 @@ from model_build.memory import fit, measure_memory
 from model_build.source import inspect_source
 from shared.cards import TextMemory
 from shared.models.manifest import MANIFEST_FILE, File, encode_manifest
-from tests.model_build.test_export import ARCHITECTURES, WORDS, edit_json, save_random
 from tests.tiny import manifest_of
+from tests.tiny_torch import ENCODERS, WORDS, edit_json, save_random
 
 LONG: dict[str, tuple[Any, Any]] = {
     "modernbert": (
@@ -32,8 +32,8 @@ LONG: dict[str, tuple[Any, Any]] = {
     ),
     "xlm-roberta": (
         XLMRobertaModel,
-        type(ARCHITECTURES["xlm-roberta"][1])(
-            **ARCHITECTURES["xlm-roberta"][1].to_dict() | {"max_position_embeddings": 4098}
+        type(ENCODERS["xlm-roberta"][1])(
+            **ENCODERS["xlm-roberta"][1].to_dict() | {"max_position_embeddings": 4098}
         ),
     ),
 }

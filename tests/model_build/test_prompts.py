@@ -21,10 +21,8 @@ from shared.inference.model import load_model
 from shared.inference.steps import completed
 from shared.models.manifest import decode_manifest
 from shared.vectors import finish
-from tests.model_build.test_cli import Run, run, tiny
-from tests.model_build.test_export import edit_json, tiny_cross_encoder, tiny_model
-
-__all__ = ["run", "tiny"]
+from tests.model_build.command import Run
+from tests.tiny_torch import edit_json, tiny_cross_encoder, tiny_model
 
 PASSAGES = "Represent this sentence for searching relevant passages: "
 INSTRUCT = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
@@ -183,8 +181,8 @@ def test_an_e5_is_served_with_its_prompts(run: Run, tiny: Path, tmp_path: Path) 
     out = tmp_path / "out"
     ran = run(tiny, "--target", "cpu-fp32", "--name", "e5-tiny", "--out", out)
     assert ran.returncode == 0, ran.stderr
-    assert "prompt query: 'query: ' (known of E5 models)" in ran.stdout
-    assert "prompt document: 'passage: ' (known of E5 models)" in ran.stdout
+    assert "prompt query: 'query: ' (known for E5 models)" in ran.stdout
+    assert "prompt document: 'passage: ' (known for E5 models)" in ran.stdout
     manifest = decode_manifest((out / "manifest.json").read_bytes())
     assert (manifest.prompts, manifest.default_prompt) == (E5, None)
     original = SentenceTransformer(str(tiny), device="cpu")

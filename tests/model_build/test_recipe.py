@@ -114,7 +114,7 @@ def test_other_originals_are_refused(source: Path, tmp_path: Path, name: str, da
         path.write_bytes(content[:-1] + b"?" if damage == "another" else content[:-1])
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(InvalidArtefact, match=f"^{name} is not the one"):
+    with pytest.raises(InvalidArtefact, match=f"^{name} is not the file"):
         follow_recipe(recipe, source, out)
     assert not list(out.iterdir())
 
@@ -147,5 +147,5 @@ def test_no_recipe_without_the_originals(source: Path, tmp_path: Path, name: str
     """As of sharded weights, or of a tokenizer that was converted."""
     folder, manifest = built(tmp_path, {"model.onnx": BIAS.tobytes()})
     (source / name).unlink()
-    with pytest.raises(InvalidInput, match=f"no {name}"):
+    with pytest.raises(InvalidInput, match=f"a recipe needs {name}"):
         write_recipe(folder, manifest, source)

@@ -16,21 +16,7 @@ from model_build.source import inspect_source
 from shared.errors import InvalidInput
 from shared.inference.steps import completed
 from shared.inference.tokenization import Tokenizer as SharedTokenizer
-from tests.model_build.test_export import edit_json, tiny_cross_encoder, tiny_model
-
-
-def sentence_model(folder: Path, modules: list[tuple[str, str]], pooling: dict[str, Any]) -> Path:
-    """`tiny_model` with a modules.json of (class, folder)."""
-    tiny_model(folder)
-    listed = [{"idx": i, "name": str(i), "path": p, "type": t} for i, (t, p) in enumerate(modules)]
-    (folder / "modules.json").write_text(json.dumps(listed))
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    return folder
-
-
-OLD = "sentence_transformers.models."
-PLAIN = [(OLD + "Transformer", ""), (OLD + "Pooling", "1_Pooling")]
+from tests.tiny_torch import OLD, PLAIN, edit_json, sentence_model, tiny_cross_encoder, tiny_model
 
 
 def test_a_plain_transformers_folder_is_mean_pooled(tmp_path: Path) -> None:
@@ -218,7 +204,7 @@ def _default_prompt(folder: Path) -> None:
         (_modules(PLAIN[0], ("custom.Pooling", "1_Pooling")), "Pooling module"),
         (_modules(*PLAIN[::-1]), "the modules are not"),
         (_modules(PLAIN[0]), "BertModel is not a cross-encoder"),
-        (_prompting_cross_encoder, "prompt before its texts"),
+        (_prompting_cross_encoder, "prepends a prompt to its texts"),
         (_modules(PLAIN[0], (OLD + "Pooling", "../other")), "outside"),
         (_pooling(pooling_mode=["mean", "cls"]), "mean \\+ cls"),
         (_pooling(pooling_mode_mean_sqrt_len_tokens=True), "mean_sqrt_len_tokens"),

@@ -1,8 +1,8 @@
-"""Chunks of an input that is read in a process of its own: one whose memory and time the kernel bounds.
+"""Reads an input in a process of its own, whose memory and time the kernel bounds, and gives its chunks.
 
 For Parquet: pyarrow allocates what a page says it will be, follows a schema as deep as it goes, and an
-error in it ends the process; none of that can be seen beforehand in what a file declares. Other formats
-are read by code that holds a bounded piece at a time, and need no process. It does not know storage.
+error in it ends the process; what a file declares tells none of that beforehand. Other formats are read
+by code that holds a bounded piece at a time, and need no process. It does not know storage.
 
 Over the child's stdin: a line of JSON (_Task), then for each range that it asks for u64 length and
 bytes. Over its stdout frames: kind u8, length u64, payload; all numbers little-endian:
@@ -31,13 +31,13 @@ import msgspec
 from shared.bulk.inputs.allowance import Allowance, Limits
 from shared.bulk.inputs.detect import InputFormat, ReadOptions, read_rows
 from shared.bulk.inputs.source import ByteSource
-from shared.bulk.rows import BadRow, Chunk, cut_chunks
+from shared.bulk.rows import BadRow, Chunk, cut_chunks, unpack_table
 from shared.errors import InvalidInput, Unavailable
 
 MEMORY_BYTES = 256 << 20
 """For what is read, beside what Python and its modules take (about 100 MiB)."""
 SILENT_S = 120.0
-"""Without a row or a wish for bytes for so long, a file is given up: a batch takes milliseconds."""
+"""A file is given up when its reader gives no row and asks for no bytes for so long."""
 _CPU_S = 3600
 _RANGE_BYTES = 4 << 20
 _FRAME_BYTES = 256 << 20
@@ -74,7 +74,7 @@ def cut_apart(
     """
     command = [sys.executable, "-c", _START, msgspec.json.encode(sys.path).decode()]
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-    # Out of our process group: Ctrl-C is for us, and we end it.
+    # Not in our process group: Ctrl-C is for us, and we end the child.
     child = subprocess.Popen(  # noqa: S603 - our own interpreter and code
         command, stdin=pipe, stdout=pipe, stderr=nowhere, start_new_session=True, bufsize=0
     )
@@ -121,7 +121,7 @@ def _chunk(index: int, payload: bytes) -> Chunk:
     (length,) = _LENGTH.unpack_from(payload)
     rows = _LENGTH.size + length
     bad = tuple(BadRow.from_json(line) for line in payload[_LENGTH.size : rows].splitlines())
-    return Chunk(index, Chunk.from_arrow(payload[rows:]).table, bad)
+    return Chunk(index, unpack_table(payload[rows:]), bad)
 
 
 def _tell_death(code: int) -> NoReturn:
@@ -168,7 +168,7 @@ def _read(child: subprocess.Popen[bytes], length: int, allowance: Allowance) -> 
 
 
 def main() -> None:
-    """The child."""
+    """What the child process runs."""
     asked, told = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # so that nothing else is written there
     _bound()
@@ -204,8 +204,8 @@ def _serve(asked: BinaryIO, told: BinaryIO) -> None:
 
 def _tell(told: BinaryIO, kind: bytes, *payload: bytes) -> None:
     told.write(_FRAME.pack(kind, sum(map(len, payload))))
-    for part in payload:
-        told.write(part)
+    for data in payload:
+        told.write(data)
 
 
 def _exactly(stream: BinaryIO, length: int) -> bytes:

@@ -80,8 +80,8 @@ def read_batch(
             message = f"the fields of body beside input have more than {_MAX_FIELDS_BYTES} bytes"
             raise BadRecord("invalid_input", message, id=custom_id)
         return [
-            Row(row, record.line, custom_id, text, fields, part=part, parts=len(texts))
-            for part, text in enumerate(texts)
+            Row(row, record.line, custom_id, text, fields, text_index=index, text_count=len(texts))
+            for index, text in enumerate(texts)
         ]
 
     return parse_records(records, parse)

@@ -185,10 +185,10 @@ def _plain_head(head: bytes, compression: Compression | None) -> bytes:
 
 
 def _kind_by_name(name: str) -> Kind | None:
-    parts = name.lower().rpartition("/")[2].split(".")
-    if parts[-1] in ("gz", "gzip", "zst", "zstd"):
-        parts.pop()
-    return _KINDS.get(parts[-1]) if len(parts) > 1 else None
+    endings = name.lower().rpartition("/")[2].split(".")
+    if endings[-1] in ("gz", "gzip", "zst", "zstd"):
+        endings.pop()
+    return _KINDS.get(endings[-1]) if len(endings) > 1 else None
 
 
 def _kind_by_content(plain: bytes) -> Kind:

@@ -69,7 +69,7 @@ _BZIP2 = re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")
 _PICKLE = re.compile(rb"\x80[\x02-\x05][\x95c}\](\x8cX]")
 _MATCHES: tuple[tuple[Callable[[bytes], bool], str, str], ...] = (
     (
-        lambda head: re.match(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", head) is not None,
+        lambda head: _BZIP2.match(head) is not None,
         "packed with bzip2",
         _PACK,
     ),

@@ -240,8 +240,8 @@ def _whole(file: pq.ParquetFile, group: int, rows: int, *, skip: int) -> Iterato
         behind = batch.slice(min(skip, batch.num_rows))
         skip = max(0, skip - batch.num_rows)
         # Cut again, because all its texts become Python's at once.
-        parts = row_sizes(behind).cumsum() // _BATCH_BYTES
-        starts = [0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), behind.num_rows]
+        pieces = row_sizes(behind).cumsum() // _BATCH_BYTES
+        starts = [0, *(np.flatnonzero(np.diff(pieces)) + 1).tolist(), behind.num_rows]
         for start, end in itertools.pairwise(starts):
             if end > start:
                 yield behind.slice(start, end - start)

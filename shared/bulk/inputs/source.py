@@ -1,4 +1,4 @@
-"""A source's bytes, in order and as many at a time as were asked for.
+"""Bytes that are read by ranges, and in blocks of one size.
 
 It does not know storage, lines or rows.
 """
@@ -42,10 +42,10 @@ def read_fully(source: ByteSource, start: int, length: int) -> bytes:
         if len(data) != length:
             raise Truncated
         return data
-    parts, found = [data], len(data)
+    blocks, found = [data], len(data)
     while found < length:
-        parts.append(source.read(start + found, length - found))
-        found += len(parts[-1])
-        if not parts[-1]:
+        blocks.append(source.read(start + found, length - found))
+        found += len(blocks[-1])
+        if not blocks[-1]:
             raise Truncated
-    return b"".join(parts)
+    return b"".join(blocks)

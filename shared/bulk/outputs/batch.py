@@ -1,4 +1,4 @@
-"""OpenAI Batch's output and error files, from embedded parts and bad rows.
+"""OpenAI Batch's output and error files, from embedded chunks and bad rows.
 
 It does not know storage, or how a batch came to be. Ids are derived from job and line, so that equal
 inputs give equal bytes. Shapes: https://platform.openai.com/docs/guides/batch
@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from shared.bulk.rows import BadRow, vectors_of
+from shared.bulk.rows import TEXT_COUNT, BadRow, vectors_of
 from shared.contracts import EmbedResult, FloatMatrix
 from shared.dialects.openai import EmbeddingsBody, format_line
 from shared.vectors import finish
@@ -30,7 +30,7 @@ class _Asked(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class _Request:
-    """One input line, whose texts may lie in several parts."""
+    """One input line, whose texts may lie in several chunks."""
 
     line: int
     custom_id: str
@@ -41,7 +41,7 @@ class _Request:
     truncated: list[int] = field(default_factory=list)
 
 
-def write_batch(parts: Iterable[pa.Table], *, job: str, model: str) -> Iterator[bytes]:
+def write_batch(chunks: Iterable[pa.Table], *, job: str, model: str) -> Iterator[bytes]:
     """A line for each request of which all texts have a vector; the others must be in the error file.
 
     Where texts were cut, the response has `truncated`, their indices, beside its body.
@@ -50,11 +50,11 @@ def write_batch(parts: Iterable[pa.Table], *, job: str, model: str) -> Iterator[
     model: what the answers name where the request names none.
     """
     request: _Request | None = None
-    for part in parts:
+    for chunk in chunks:
         lines: list[bytes] = []
-        vectors, tokens = vectors_of(part), part["tokens"].to_pylist()
-        names = ("line", "id", "parts", "fields", "truncated")
-        columns = [part[name].to_pylist() for name in names]
+        vectors, tokens = vectors_of(chunk), chunk["tokens"].to_pylist()
+        names = ("line", "id", TEXT_COUNT, "fields", "truncated")
+        columns = [chunk[name].to_pylist() for name in names]
         for at, (line, custom_id, texts, fields, cut) in enumerate(zip(*columns, strict=True)):
             if request is None or request.line != line:
                 lines += _answer(request, job, model)
@@ -69,9 +69,9 @@ def write_batch(parts: Iterable[pa.Table], *, job: str, model: str) -> Iterator[
 
 
 def write_batch_errors(bad: Iterable[BadRow], *, job: str) -> Iterator[bytes]:
-    """An error line for each input line, the first of those that follow each other for the same line.
+    """An error line for each input line: of bad rows of the same line the first.
 
-    So give them sorted by line, and a request whose texts failed one by one has one error.
+    bad: sorted by line, so that a request whose texts failed one by one has one error.
     """
     last: int | None = None
     for row in bad:

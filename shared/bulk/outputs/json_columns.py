@@ -1,4 +1,4 @@
-"""A part's input fields as JSON values: what JSONL output has besides ids and vectors.
+"""The input fields of a chunk's rows as JSON values: what JSONL output has besides ids and vectors.
 
 It does not know files. JSON has fewer types than Arrow: decimals and other rare ones become strings,
 bytes base64, durations counts of their unit, times UTC with microseconds, NaN and infinity null.
@@ -18,19 +18,19 @@ from shared.bulk.rows import OWN_COLUMNS
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def other_fields(part: pa.Table) -> Iterator[Mapping[str, orjson.Fragment]]:
+def other_fields(chunk: pa.Table) -> Iterator[Mapping[str, orjson.Fragment]]:
     """For each row: the fields that are not the service's own, by name, ready to be dumped.
 
     Those of JSON input are there byte for byte.
     """
-    if "fields" in part.column_names:
-        for text in part["fields"].to_pylist():
+    if "fields" in chunk.column_names:
+        for text in chunk["fields"].to_pylist():
             values = {} if text is None else _OBJECT.decode(text)
             yield {name: orjson.Fragment(bytes(raw)) for name, raw in values.items()}
         return
-    names = [name for name in part.column_names if name not in OWN_COLUMNS]
-    columns = [_values(part[name]) for name in names]
-    for index in range(part.num_rows):
+    names = [name for name in chunk.column_names if name not in OWN_COLUMNS]
+    columns = [_values(chunk[name]) for name in names]
+    for index in range(chunk.num_rows):
         yield {
             name: orjson.Fragment(orjson.dumps(column[index], default=_default))
             for name, column in zip(names, columns, strict=True)

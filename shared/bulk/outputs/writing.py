@@ -1,7 +1,7 @@
-"""Embedded parts to output files, part by part, as blocks of bytes: Parquet, JSONL, .npy and its ids.
+"""Embedded chunks to output files, chunk by chunk, as blocks of bytes: Parquet, JSONL, .npy and its ids.
 
-A part is an Arrow table as shared/bulk/rows.py describes it; parts come in the order of the input. Equal
-parts give equal bytes: there is no time and no chance in a file. It does not know storage or jobs.
+A chunk is an Arrow table as shared/bulk/rows.py describes it; chunks come in the order of the input.
+Equal chunks give equal bytes: a file has no time and nothing random. It does not know storage or jobs.
 
 dtype of the vectors in the output:
     float32  as they are
@@ -31,8 +31,7 @@ Dtype = Literal["float32", "float16", "int8"]
 Quantised: TypeAlias = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.int8]
 
 ROW_GROUP_BYTES = 16 << 20
-"""Parts are gathered to about so much: readers are slow with many small row groups."""
-_INTERNAL = ("line", "parts")  # for error files and for putting requests together
+"""Chunks are gathered to about so much: readers are slow with many small row groups."""
 
 
 def quantise(vectors: FloatMatrix, dtype: Dtype) -> tuple[Quantised, NDArray[np.float32] | None]:
@@ -47,7 +46,7 @@ def quantise(vectors: FloatMatrix, dtype: Dtype) -> tuple[Quantised, NDArray[np.
 
 
 def write_parquet(
-    parts: Iterable[pa.Table],
+    chunks: Iterable[pa.Table],
     *,
     dimensions: int,
     dtype: Dtype = "float32",
@@ -62,7 +61,7 @@ def write_parquet(
     about = {**(metadata or {}), "blitz.vector": _about(dimensions, dtype)}
     writer: pq.ParquetWriter | None = None
     empty = _nothing(dimensions)
-    for table in _row_groups(parts):
+    for table in _row_groups(chunks):
         if not table.num_rows:
             empty = table
             continue
@@ -75,24 +74,20 @@ def write_parquet(
     yield sink.take()
 
 
-def write_jsonl(parts: Iterable[pa.Table], *, dtype: Dtype = "float32") -> Iterator[bytes]:
+def write_jsonl(chunks: Iterable[pa.Table], *, dtype: Dtype = "float32") -> Iterator[bytes]:
     """A line for each row: {"id", "embedding", "scale" (of int8), "text", other input fields}.
 
-    An id that the input has as a number is a number. "part" is there for texts of OpenAI Batch, and
-    "truncated": true for texts that were cut.
+    An id that the input has as a number is a number. "truncated": true is there for texts that were cut.
     """
-    for part in parts:
-        vectors, scales = quantise(vectors_of(part), dtype)
-        ids, texts = part["id"].to_pylist(), part["text"].to_pylist()
-        indices = part["part"].to_pylist() if "part" in part.column_names else None
+    for chunk in chunks:
+        vectors, scales = quantise(vectors_of(chunk), dtype)
+        ids, texts = chunk["id"].to_pylist(), chunk["text"].to_pylist()
         lines: list[bytes] = []
-        cut = part["truncated"].to_pylist()
-        for at, others in enumerate(other_fields(part)):
+        cut = chunk["truncated"].to_pylist()
+        for at, others in enumerate(other_fields(chunk)):
             line: dict[str, object] = {"id": ids[at], "embedding": vectors[at]}
             if scales is not None:
                 line["scale"] = scales[at]
-            if indices is not None:
-                line["part"] = indices[at]
             if cut[at]:
                 line["truncated"] = True
             lines.append(_dump({**line, "text": texts[at], **others}))
@@ -100,35 +95,33 @@ def write_jsonl(parts: Iterable[pa.Table], *, dtype: Dtype = "float32") -> Itera
 
 
 def write_npy(
-    parts: Iterable[pa.Table], *, rows: int, dimensions: int, dtype: Dtype = "float32"
+    chunks: Iterable[pa.Table], *, rows: int, dimensions: int, dtype: Dtype = "float32"
 ) -> Iterator[bytes]:
-    """A numpy file (rows, dimensions). Raises ValueError at the end if the parts are not `rows`."""
+    """A numpy file (rows, dimensions). Raises ValueError at the end if the chunks are not `rows`."""
     header = io.BytesIO()
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype).newbyteorder("<"))
     shape = {"descr": descr, "fortran_order": False, "shape": (rows, dimensions)}
     np.lib.format.write_array_header_1_0(header, shape)
     yield header.getvalue()
     written = 0
-    for part in parts:
-        vectors, _ = quantise(vectors_of(part), dtype)
+    for chunk in chunks:
+        vectors, _ = quantise(vectors_of(chunk), dtype)
         written += len(vectors)
         yield vectors.astype(vectors.dtype.newbyteorder("<"), copy=False).tobytes()
     if written != rows:
-        raise ValueError(f"the parts hold {written} rows, not {rows}")
+        raise ValueError(f"the chunks hold {written} rows, not {rows}")
 
 
-def write_ids(parts: Iterable[pa.Table], *, dtype: Dtype = "float32") -> Iterator[bytes]:
+def write_ids(chunks: Iterable[pa.Table], *, dtype: Dtype = "float32") -> Iterator[bytes]:
     """What a .npy file's rows are, a line for each: {"row", "line", "id", "scale" (of int8)}.
 
     And "truncated": true for texts that were cut.
     """
-    for part in parts:
-        table = part.select(
-            [name for name in ("row", "line", "part", "id") if name in part.column_names]
-        )
-        _, scales = quantise(vectors_of(part), dtype)
+    for chunk in chunks:
+        table = chunk.select(["row", "line", "id"])
+        _, scales = quantise(vectors_of(chunk), dtype)
         lines: list[bytes] = []
-        cut = part["truncated"].to_pylist()
+        cut = chunk["truncated"].to_pylist()
         for at, line in enumerate(table.to_pylist()):
             scale = {} if scales is None else {"scale": scales[at]}
             lines.append(_dump({**line, **scale, **({"truncated": True} if cut[at] else {})}))
@@ -163,14 +156,14 @@ def _writer(sink: _Sink, schema: pa.Schema, metadata: Mapping[str, str]) -> pq.P
     )
 
 
-def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """What is written together. Parts of failed rows alone pass as they are, for their columns."""
+def _row_groups(chunks: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """What is written together. Chunks whose rows all failed pass as they are, for their columns."""
     gathered: list[pa.Table] = []
-    for part in parts:
-        if not part.num_rows:
-            yield part
+    for chunk in chunks:
+        if not chunk.num_rows:
+            yield chunk
             continue
-        gathered.append(part)
+        gathered.append(chunk)
         if sum(table.nbytes for table in gathered) >= ROW_GROUP_BYTES:
             yield pa.concat_tables(gathered)
             gathered.clear()
@@ -178,9 +171,9 @@ def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(gathered)
 
 
-def _output(part: pa.Table, dtype: Dtype) -> pa.Table:
-    vectors, scales = quantise(vectors_of(part), dtype)
-    table = part.drop_columns(["vector", *(name for name in _INTERNAL if name in part.column_names)])
+def _output(chunk: pa.Table, dtype: Dtype) -> pa.Table:
+    vectors, scales = quantise(vectors_of(chunk), dtype)
+    table = chunk.drop_columns(["vector", *(["line"] if "line" in chunk.column_names else [])])
     if scales is not None:
         table = table.append_column("scale", pa.array(scales))
     return table.append_column("vector", vector_array(vectors))

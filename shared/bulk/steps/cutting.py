@@ -1,4 +1,4 @@
-"""A job's input to chunks in storage and a message for each, within what a job may come to.
+"""Cuts a job's input into chunks in storage, with a message for each, within the limits of a job.
 
 Blocking, and long for a large input. Does not know options, models or how rows become vectors.
 """
@@ -17,7 +17,8 @@ from shared.bulk.inputs.detect import InputFormat, ReadOptions, read_rows
 from shared.bulk.inputs.source import ByteSource
 from shared.bulk.jobs import Job, Split
 from shared.bulk.ledger import REPORT_S
-from shared.bulk.rows import BadRow, Chunk, Row, cut_chunks
+from shared.bulk.paths import JobPaths, chunk_name
+from shared.bulk.rows import TEXT_INDEX, BadRow, Chunk, Row, cut_chunks
 from shared.bulk.steps.relay import Beginning
 from shared.bulk.threads import Turn
 from shared.context import trace
@@ -26,7 +27,7 @@ from shared.observability.metrics import Telemetry
 from shared.storage.blobs import Blobs, Storage
 
 STALLED_S = 600.0
-"""An input of which no chunk comes for so long is given up."""
+"""An input that gives no chunk for so long is given up."""
 
 
 class _Cancelled(Exception):
@@ -57,8 +58,8 @@ class Cutter:
         self._clock = clock
         self._go_on = go_on
         self._metrics = metrics
-        # Who parses lines has Python's lock, for which requests wait, too: one at a time, for a piece.
-        # While it is waiting for bytes, or writes a chunk, another has its turn.
+        # Parsing lines holds Python's lock, which requests need too. So one thread at a time parses, a
+        # piece at a time; while it waits for bytes or writes a chunk, another has its turn.
         self._turn = Turn()
 
     def first_row(self, job: Job, blobs: Blobs) -> Row | BadRow | None:
@@ -111,7 +112,7 @@ class Cutter:
             yield chunk
 
     def _waiting(self, source: ByteSource) -> ByteSource:
-        """Its reads, by whoever has the turn, leave it to others meanwhile."""
+        """Reads of a thread that has the turn give it to others meanwhile."""
 
         def read(start: int, length: int) -> bytes:
             with self._turn.left():
@@ -122,8 +123,8 @@ class Cutter:
     def _write(
         self, job: Job, chunks: Iterator[Chunk], allowance: Allowance, progress: _Progress
     ) -> None:
-        out, folder = self._storage.out, f"jobs/{job.id}"
-        count = parts = good = bad = 0
+        out, paths = self._storage.out, JobPaths(job.id)
+        count = to_embed = good = bad = 0
         beginning = Beginning(self._storage, job)
         for chunk in chunks:
             progress.chunk_came()
@@ -131,17 +132,18 @@ class Cutter:
             allowance.count_chunk(len(packed) + len(errors), chunk.table.num_rows + len(chunk.bad))
             begun = _begun(chunk.table)
             count, good, bad = count + 1, good + begun, bad + len(chunk.bad)
-            if chunk.bad and out.create(f"{folder}/bad/{chunk.index:06d}.jsonl", errors):
+            if chunk.bad and out.create(paths.bad_rows(chunk.index), errors):
                 self._metrics.bulk_rows_unreadable(len(chunk.bad))
             if chunk.table.num_rows:
-                # Numbered by those with rows, so that each has one that follows it.
-                name = jobs.chunk_name(parts, begun)
-                parts += 1
-                beginning.written(name, is_new=out.create(f"{folder}/chunks/{name}", packed))
-        split = Split(count, parts, good + bad, bad)
-        # Before split.json: after it the job may end at any time, and its last status must stand.
-        out.write(f"{folder}/status.json", jobs.encode(control.status_of(out, job, split)))
-        out.create(f"{folder}/split.json", jobs.encode(split))
+                # Chunks without rows have no number, so that the numbers have no gaps.
+                name = chunk_name(to_embed, begun)
+                to_embed += 1
+                beginning.written(name, is_new=out.create(paths.chunk(name), packed))
+        split = Split(count, to_embed, good + bad, bad)
+        # Before split.json: after it the job may end at any time, and nothing may overwrite its last
+        # status.
+        out.write(paths.status, jobs.encode(control.status_of(out, job, split)))
+        out.create(paths.split, jobs.encode(split))
         trace.note({}, {"rows": good + bad, "failed": bad})
 
     def _options(self, job: Job) -> ReadOptions:
@@ -157,7 +159,7 @@ class Cutter:
 
 
 class _Progress:
-    """Looks now and then whether a job is cancelled, and writes its status meanwhile."""
+    """Looks every REPORT_S whether a job is cancelled, and writes its status."""
 
     def __init__(self, out: Blobs, job: Job, clock: Callable[[], float]) -> None:
         self._out = out
@@ -174,12 +176,12 @@ class _Progress:
         if now - self._looked <= REPORT_S:
             return
         self._looked = now
-        folder = f"jobs/{self._job.id}"
-        if self._out.stat(f"{folder}/cancel"):
+        paths = JobPaths(self._job.id)
+        if self._out.stat(paths.cancel):
             raise _Cancelled
         if now - self._came > STALLED_S:
             raise InvalidInput(f"the file is given up: no row could be read for {STALLED_S:.0f} s")
-        self._out.write(f"{folder}/status.json", jobs.encode(control.status_of(self._out, self._job)))
+        self._out.write(paths.status, jobs.encode(control.status_of(self._out, self._job)))
 
 
 def _source(job: Job, blobs: Blobs) -> ByteSource:
@@ -192,7 +194,7 @@ def _format(job: Job) -> InputFormat:
 
 def _begun(table: pa.Table) -> int:
     """The rows of a chunk; of OpenAI Batch the requests that begin in it."""
-    if "part" not in table.column_names:
+    if TEXT_INDEX not in table.column_names:
         rows: int = table.num_rows
         return rows
-    return int(np.count_nonzero(table["part"].to_numpy() == 0))
+    return int(np.count_nonzero(table[TEXT_INDEX].to_numpy() == 0))

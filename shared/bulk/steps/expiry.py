@@ -1,20 +1,19 @@
-"""When files and batches expire, and what deletes those that have, and the state of jobs that ended.
+"""When files and batches expire; deletes expired ones, and the state of jobs that ended long ago.
 
-What has no time of its own in its metadata never expires: files that were there before, or that
-somebody else put there. Does not know how a time was chosen, nor HTTP.
+A blob without a time in its metadata never expires. Does not know how a time was chosen, nor HTTP.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 
-from shared.bulk import control, jobs
+from shared.bulk import control
+from shared.bulk.paths import EVENTS, JOBS, JobPaths, event_key, job_of_manifest
 from shared.errors import InvalidInput
 from shared.storage.blobs import Blobs, BlobStat, Storage
 
 KEPT_S = 30 * 86400.0
-"""So long after its end a job's state is kept: its status, its manifest, what it was asked."""
+"""How long the state of an ended job is kept: job, status and manifest."""
 
 _EXPIRES_AFTER = "expires_after"
 """The metadata: seconds from when the blob was written."""
@@ -28,14 +27,9 @@ def expiring(after_s: int) -> dict[str, str]:
 
 def expires_at(stat: BlobStat) -> int | None:
     """Unix seconds; None: never."""
-    return expiry_from(int(stat.modified_s), stat.metadata)
-
-
-def expiry_from(written_s: int, metadata: Mapping[str, str]) -> int | None:
-    """The same, of a blob written at such a time."""
-    after = metadata.get(_EXPIRES_AFTER, "")
-    # Whoever may write blobs may write anything.
-    return written_s + int(after) if after.isdecimal() and len(after) <= 12 else None
+    after = stat.metadata.get(_EXPIRES_AFTER, "")
+    # Others may write blobs too, with any metadata.
+    return int(stat.modified_s) + int(after) if after.isdecimal() and len(after) <= 12 else None
 
 
 def has_expired(stat: BlobStat, now_s: float) -> bool:
@@ -44,9 +38,9 @@ def has_expired(stat: BlobStat, now_s: float) -> bool:
 
 
 def delete_expired(storage: Storage, now_s: float) -> None:
-    """Delete files and batches whose time is over; of a batch, all that is known of its job too.
+    """Delete expired files and batches; with a batch, all state of its job.
 
-    A batch that has not ended by then is cancelled, and goes at a later look. Blocking.
+    A batch that has not ended by then is cancelled, and deleted by a later run. Blocking.
     """
     out = storage.out
     files, batches = (
@@ -56,9 +50,9 @@ def delete_expired(storage: Storage, now_s: float) -> None:
         out.delete(key)
     for key in batches:
         job_id = key.rpartition("batch_")[2]
-        if out.stat(f"active/{job_id}") is None:
+        if out.stat(JobPaths(job_id).active) is None:
             _forget(out, job_id)
-            out.delete(key)  # last, or a death in between would leave the rest for ever
+            out.delete(key)  # last: if the process is killed before, the next run goes on
         else:
             with suppress(InvalidInput):  # it has ended meanwhile
                 control.cancel_job(storage, job_id)
@@ -67,24 +61,23 @@ def delete_expired(storage: Storage, now_s: float) -> None:
 def delete_ended(storage: Storage, now_s: float) -> None:
     """Delete the state of jobs that ended KEPT_S ago, and marks of inputs that are gone. Blocking.
 
-    The job of a batch goes with the batch, whose status it tells.
+    The job of a batch is deleted with the batch, which needs its status.
     """
     out = storage.out
-    manifests = [
-        stat.key
-        for stat in out.list("jobs/")
-        if stat.key.endswith("/manifest.json") and now_s - stat.modified_s > KEPT_S
+    ended = [
+        job_id
+        for stat in out.list(JOBS)
+        if (job_id := job_of_manifest(stat.key)) and now_s - stat.modified_s > KEPT_S
     ]
-    for manifest in manifests:
-        folder = manifest.removesuffix("manifest.json")
-        job = control.read_job(out, folder.removeprefix("jobs/").rstrip("/"))
+    for job_id in ended:
+        job, paths = control.read_job(out, job_id), JobPaths(job_id)
         if job is not None and job.container == "out":
             continue
-        # The manifest goes last: without it a job would seem to run.
-        for key in sorted((stat.key for stat in out.list(folder)), key=manifest.__eq__):
+        # The manifest is deleted last: without it the job would seem to run.
+        for key in sorted((stat.key for stat in out.list(paths.folder)), key=paths.manifest.__eq__):
             out.delete(key)
-    there = {jobs.event_key("source", stat.key, stat.etag) for stat in storage.source.list("")}
-    for stat in list(out.list("events/")):
+    there = {event_key("source", stat.key, stat.etag) for stat in storage.source.list("")}
+    for stat in list(out.list(EVENTS)):
         if stat.key not in there and now_s - stat.modified_s > KEPT_S:
             out.delete(stat.key)
 
@@ -92,6 +85,6 @@ def delete_ended(storage: Storage, now_s: float) -> None:
 def _forget(out: Blobs, job_id: str) -> None:
     job = control.read_job(out, job_id)
     if job is not None:
-        out.delete(jobs.event_key(job.container, job.source, job.etag))
-    for stat in list(out.list(f"jobs/{job_id}/")):
+        out.delete(event_key(job.container, job.source, job.etag))
+    for stat in list(out.list(JobPaths(job_id).folder)):
         out.delete(stat.key)

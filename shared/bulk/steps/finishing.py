@@ -1,7 +1,7 @@
-"""The end of a bulk job: its parts as one output, its bad rows as one error file, its manifest.
+"""The end of a bulk job: its embedded chunks become one output, its bad rows one error file.
 
-Two finishers at once write the same bytes; the manifest is created by one of them. Does not know
-queues, models or when a job is done.
+Two finishers at once write the same bytes; the manifest is created by one of them. Does not know queues,
+models or when a job is done.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from shared.bulk import jobs
 from shared.bulk.jobs import Counts, Job, JobManifest, Output, Split
 from shared.bulk.outputs.batch import write_batch, write_batch_errors
 from shared.bulk.outputs.writing import write_ids, write_jsonl, write_npy, write_parquet
-from shared.bulk.rows import BadRow, unpack_part
+from shared.bulk.paths import JobPaths
+from shared.bulk.rows import BadRow, unpack_embedded
 from shared.bulk.steps.expiry import expiring
 from shared.errors import Unavailable
 from shared.storage.blobs import Blobs
 
 
 class Final(msgspec.Struct, frozen=True):
-    """What the end of a job consists of, agreed upon by all its finishers. Keys, in order."""
+    """The blobs that a job's output is made of, the same for all its finishers. Keys, in order."""
 
-    parts: list[str]
+    embedded: list[str] = msgspec.field(name="parts")  # as in Split
     bad: list[str]
     failed: list[str]
     cancelled: bool
@@ -41,27 +42,28 @@ def finish_job(
     *,
     cancelled: bool,
 ) -> JobManifest | None:
-    """Write output and error file of the parts that are there, then the manifest, then the status.
+    """Write output and error file of the chunks that are embedded, then the manifest, then the status.
 
-    clock: Unix seconds. go_on: called for each part; what it raises ends this. Blocking, and long for a
+    clock: Unix seconds. go_on: called for each chunk; what it raises ends this. Blocking, and long for a
     large job. Returns the manifest; None if another finisher was first. Raises Unavailable if the job
-    ended meanwhile and its parts are deleted.
+    ended meanwhile and its chunks are deleted.
     """
-    folder = f"jobs/{job.id}"
-    final = _agree(out, folder, clock(), cancelled)
-    if out.stat(f"{folder}/manifest.json") is not None:
+    paths = JobPaths(job.id)
+    final = _agree(out, paths, clock(), cancelled)
+    if out.stat(paths.manifest) is not None:
         return None
-    parts = _Parts(out, final.parts, go_on)
+    chunks = _EmbeddedChunks(out, final.embedded, go_on)
     keep = expiring(job.keep_s)
-    files = [_write(out, key, make(parts), keep) for key, make in _outputs(job, parts)]
+    files = [_write(out, key, make(chunks), keep) for key, make in _outputs(job, chunks)]
     bad = _BadRows(out, final.bad, final.failed)
     files.append(_write(out, job.errors, _error_lines(job, bad), keep))
-    found = out.read(f"{folder}/split.json")
+    found = out.read(paths.split)
     split = jobs.decode(found, Split) if found else None
-    counts = Counts(split.rows if split else parts.rows + bad.count, parts.rows, bad.count)
-    # No answer, no file, as at OpenAI. Other formats' outputs without a row are files to be read.
+    counts = Counts(split.rows if split else chunks.rows + bad.count, chunks.rows, bad.count)
+    # As OpenAI does, a batch without answers has no output file. In other formats a file without rows is
+    # written: it can be read like any other.
     absent = {job.errors} if not bad.count else set()
-    if job.kind == "batch" and not parts.rows:
+    if job.kind == "batch" and not chunks.rows:
         absent.add(job.output)
     for key in absent:
         out.delete(key)
@@ -72,33 +74,32 @@ def finish_job(
         ended_at=int(ended),
         output=None if job.output in absent else job.output,
         errors=None if job.errors in absent else job.errors,
-        truncated=parts.truncated,
+        truncated=chunks.truncated,
     )
     outputs = tuple(file for file in files if file.key not in absent)
-    manifest = JobManifest(job, status, outputs, parts.tokens, ended - job.created)
-    is_first = out.create(f"{folder}/manifest.json", jobs.encode(manifest))
-    kept = out.read(f"{folder}/manifest.json")
+    manifest = JobManifest(job, status, outputs, chunks.tokens, ended - job.created)
+    is_first = out.create(paths.manifest, jobs.encode(manifest))
+    kept = out.read(paths.manifest)
     if kept is not None:  # another finisher may have been first
         status = jobs.decode(kept, JobManifest).status
-    out.write(f"{folder}/status.json", jobs.encode(status))
+    out.write(paths.status, jobs.encode(status))
     return manifest if is_first else None
 
 
-def _agree(out: Blobs, folder: str, now: float, cancelled: bool) -> Final:
-    """The first finisher's list: a later one may see other parts, or the first one's clearing away."""
+def _agree(out: Blobs, paths: JobPaths, now: float, cancelled: bool) -> Final:
+    """The first finisher's list: a later one may see more chunks, or fewer while the first cleans up."""
 
-    def keys(what: str) -> list[str]:
-        return [stat.key for stat in out.list(f"{folder}/{what}/")]
+    def keys(prefix: str) -> list[str]:
+        return [stat.key for stat in out.list(prefix)]
 
-    key = f"{folder}/final.json"
-    if out.stat(key) is None:
-        final = Final(keys("parts"), keys("bad"), keys("failed"), cancelled, now)
-        out.create(key, jobs.encode(final))
-    return jobs.decode(_there(out, key), Final)
+    if out.stat(paths.final) is None:
+        final = Final(keys(paths.embedded), keys(paths.bad), keys(paths.failed), cancelled, now)
+        out.create(paths.final, jobs.encode(final))
+    return jobs.decode(_there(out, paths.final), Final)
 
 
 def _there(out: Blobs, key: str) -> bytes:
-    """Raises Unavailable: a file of an ended job is deleted, and must not be missing in an output."""
+    """A blob that must be there. Raises Unavailable if it is not: the job was cleaned up."""
     data = out.read(key)
     if data is None:
         raise Unavailable("the job has ended meanwhile")
@@ -106,19 +107,19 @@ def _there(out: Blobs, key: str) -> bytes:
 
 
 def _outputs(
-    job: Job, parts: _Parts
+    job: Job, chunks: _EmbeddedChunks
 ) -> Iterator[tuple[str, Callable[[Iterable[pa.Table]], Iterator[bytes]]]]:
     """Keys and writers of a job's output files."""
     options = job.options
     if job.kind == "batch":
         yield (
             job.output,
-            lambda tables: parts.answered(write_batch(tables, job=job.id, model=options.model)),
+            lambda tables: chunks.answered(write_batch(tables, job=job.id, model=options.model)),
         )
     elif options.format == "jsonl":
         yield job.output, lambda tables: write_jsonl(tables, dtype=options.dtype)
     elif options.format == "npy":
-        rows = sum(table.num_rows for table in parts)
+        rows = sum(table.num_rows for table in chunks)
         yield (
             job.output,
             lambda tables: write_npy(tables, rows=rows, dimensions=job.dimensions, dtype=options.dtype),
@@ -134,8 +135,8 @@ def _outputs(
         )
 
 
-class _Parts:
-    """A job's parts in order, read one at a time on each walk.
+class _EmbeddedChunks:
+    """A job's embedded chunks in order, read one at a time on each walk.
 
     rows, tokens, truncated: of the last walk; rows as in Counts, truncated as in Status.
     """
@@ -153,7 +154,7 @@ class _Parts:
         self.truncated = None
         for key in self._keys:
             self._go_on()
-            table = unpack_part(_there(self._out, key))
+            table = unpack_embedded(_there(self._out, key))
             self.rows += table.num_rows
             self.tokens += sum(table["tokens"].to_pylist())
             if table["truncated"].null_count < table.num_rows:

@@ -1,7 +1,7 @@
-"""Which chunks of a job are in their queue: so many at a time, and each that is done sends for another.
+"""Keeps at most IN_FLIGHT chunks of a job in the queue: each that is done sends the next.
 
-So a job of ten thousand chunks is not ten thousand messages before the one of the next job: the queue
-has the chunks of all jobs in turn. Blocking. Does not know how chunks are made or embedded.
+So the first chunk of a small job does not wait behind ten thousand of a large one. Blocking. Does not
+know how chunks are made or embedded.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from collections import deque
 from shared.bulk import jobs
 from shared.bulk.control import queue_of
 from shared.bulk.jobs import Job, StepMessage
+from shared.bulk.paths import JobPaths, index_of
 from shared.storage.blobs import Storage
 
 IN_FLIGHT = 64
-"""Of one job. So many workers can be busy with it, and so many chunks are before another job's first."""
+"""Of one job: at most so many workers embed it at once, and another job waits for so many chunks."""
 
 
 class Beginning:
-    """Sends for chunks as they are written, in order: the first ones, and those whose turn has come."""
+    """Sends chunks while they are written, in order: the first IN_FLIGHT, then each whose turn comes."""
 
     def __init__(self, storage: Storage, job: Job) -> None:
         self._storage = storage
@@ -29,7 +30,8 @@ class Beginning:
         """is_new: it was not there before."""
         before = self._recent[0] if len(self._recent) == IN_FLIGHT else None
         self._recent.append(chunk)
-        # Here and in send_following one looks after one has written: one of both finds the other.
+        # Here and in send_following each writes first and looks then, so that one of the two finds the
+        # other.
         if before is not None and not _is_done(self._storage, self._job, before):
             return
         # A splitter that was killed may have written the chunk and not sent the message.
@@ -38,10 +40,10 @@ class Beginning:
 
 
 def send_following(storage: Storage, job: Job, done: str) -> None:
-    """Send for the chunk that comes IN_FLIGHT after one that is done, if it is there already."""
-    folder = f"jobs/{job.id}/chunks/"
-    for stat in storage.out.list(f"{folder}{jobs.index_of(done) + IN_FLIGHT:06d}-"):
-        chunk = stat.key.removeprefix(folder)
+    """Send the chunk that comes IN_FLIGHT after one that is done, if it is there already."""
+    paths = JobPaths(job.id)
+    for stat in storage.out.list(paths.chunks_numbered(index_of(done) + IN_FLIGHT)):
+        chunk = stat.key.removeprefix(paths.chunks)
         if not _is_done(storage, job, chunk):
             send_chunk(storage, job, chunk)
 
@@ -51,4 +53,4 @@ def send_chunk(storage: Storage, job: Job, chunk: str) -> None:
 
 
 def _is_done(storage: Storage, job: Job, chunk: str) -> bool:
-    return storage.out.stat(f"jobs/{job.id}/parts/{chunk}") is not None
+    return storage.out.stat(JobPaths(job.id).embedded_chunk(chunk)) is not None

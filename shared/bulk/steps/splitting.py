@@ -1,4 +1,4 @@
-"""An input becomes a job: its options, its model and device, its chunks and a message for each.
+"""Makes an input a job: its options, its model and device, its chunks and a message for each.
 
 Does not know triggers, nor how rows become vectors.
 """
@@ -19,6 +19,7 @@ from shared.bulk.ledger import Ledger
 from shared.bulk.observed import belongs_to
 from shared.bulk.options import SIDECAR, JobOptions, no_model, options_of
 from shared.bulk.passed_over import is_input
+from shared.bulk.paths import JobPaths, event_key
 from shared.bulk.rows import BadRow
 from shared.bulk.steps.cutting import Cutter
 from shared.bulk.threads import Threads
@@ -86,7 +87,7 @@ class Splitter:
             draft = jobs.draft_job(message, gone, self._clock())
             return await self._ledger.reject(draft, SourceChanged("the input was changed or deleted"))
         draft = jobs.draft_job(message, stat, self._clock())
-        try:  # step by step, so that one that is rejected tells what was found
+        try:  # step by step: the status of a rejected input has what was found so far
             draft = await self._with_options(draft, stat, blobs)
             draft = await self._with_format(draft, stat, blobs)
             job = await self._create(draft, stat)
@@ -143,12 +144,12 @@ class Splitter:
             device=card.device,
         )
         out = self._storage.out
-        if not await asyncio.to_thread(out.create, f"jobs/{job.id}/job.json", jobs.encode(job)):
+        if not await asyncio.to_thread(out.create, JobPaths(job.id).job, jobs.encode(job)):
             job = await self._ledger.job(job.id) or job
         if not await self._ledger.ended(job.id):
-            await asyncio.to_thread(out.create, f"active/{job.id}", b"")
+            await asyncio.to_thread(out.create, JobPaths(job.id).active, b"")
             await self._ledger.write_status(job, "validating")
-        seen = jobs.event_key(container, stat.key, stat.etag)
+        seen = event_key(container, stat.key, stat.etag)
         await asyncio.to_thread(out.write, seen, job.id.encode())
         return job
 

@@ -12,10 +12,10 @@ from shared.contracts import EmbedRequest
 from shared.errors import DeadlineExceeded, ModelLoadFailed, Overloaded
 from tests.apps import router_app
 from tests.fakes.backend import FakeBackend, vector_of
-from tests.functions.test_keys import KEY
 
 pytestmark = pytest.mark.anyio
 
+KEY = "key-of-a-caller"
 KEY_HASH = hashlib.sha256(KEY.encode()).hexdigest()
 
 

@@ -157,7 +157,7 @@ async def test_a_storage_that_fails_is_told_as_such(storage: Storage) -> None:
     """503, so that clients try again."""
 
     class Failing(Recording):
-        def write_stream(self, key: str, chunks: Iterable[bytes], metadata: object = None) -> None:
+        def write_stream(self, key: str, blocks: Iterable[bytes], metadata: object = None) -> None:
             raise StoreUnavailable("the bulk storage did not answer")
 
     async with batches_client(replace(storage, out=cast(Blobs, Failing(storage.out)))) as client:

@@ -155,7 +155,7 @@ async def test_parts_of_a_request_may_be_all_empty(
         {"cpu": inference},
         Catalogue(open_store(settings), ("cpu",)),
         fixed(10),
-        chunk_texts=1,
+        part_texts=1,
         concurrency={"cpu": 4},
         max_queue_s=10,
         max_request_tokens=10_000,

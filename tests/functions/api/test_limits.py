@@ -19,7 +19,7 @@ LIMITS = {
     "BLITZ_BATCH_MEMORY_BYTES": "50000000",
     # Far less than one request may have: what waits is refused, and not what comes.
     "BLITZ_QUEUE_TOKENS": "20",
-    "BLITZ_CHUNK_TEXTS": "2",
+    "BLITZ_PART_TEXTS": "2",
     "BLITZ_DEFAULT_MODEL": "embedder",
 }
 SPECIAL, PAIR_SPECIAL = 2, 3

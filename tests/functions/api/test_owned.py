@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from functions.api.auth import owner_name
+from functions.api.key_list import owner_name
 from shared.storage.blobs import Storage
 from tests.functions.api.forms import (
     END,

@@ -138,11 +138,11 @@ def test_what_is_sent_has_the_options_as_metadata(url: str, rows: Path) -> None:
 
 @pytest.mark.anyio
 async def test_a_job_is_followed_cancelled_and_listed(url: str, rows: Path, tmp_path: Path) -> None:
-    """From nobody having begun, to its end."""
+    """From before it has begun, to its end."""
     done = cli("submit", rows, "--to", url)
     assert f"python -m functions.bulk status rows.jsonl --to {url}" in done.stdout
     waiting = cli("status", "rows.jsonl", "--to", url)
-    assert (waiting.exit_code, waiting.stderr) == (2, "error: nobody has begun with rows.jsonl yet\n")
+    assert (waiting.exit_code, waiting.stderr) == (2, "error: no job has begun for rows.jsonl yet\n")
 
     storage = open_storage(Settings(storage=url))
     bulk, sent = bulk_of(storage), storage.source.stat("rows.jsonl")

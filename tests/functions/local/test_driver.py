@@ -26,8 +26,9 @@ import pytest
 from functions.bulk.steps import build_bulk
 from functions.local.driver import MAX_TRIES, RETRY_S, Driver, Pace, bulk_hint, make_inboxes
 from shared.backends.base import Backend
-from shared.bulk import jobs
+from shared.bulk import control, jobs
 from shared.bulk.inputs.allowance import NO_LIMITS
+from shared.bulk.paths import event_key
 from shared.bulk.pipeline import SPLITS, Bulk
 from shared.cards import ModelCard, Task
 from shared.errors import StoreUnavailable, Unavailable
@@ -36,9 +37,10 @@ from shared.settings import Settings
 from shared.storage import shown_names
 from shared.storage.blobs import Blobs, Message, Queue, Storage
 from shared.storage.connect import local_storage, open_storage
+from tests.fakes.catalogue import FakeCatalogue, bulk_cards
+from tests.fakes.embedder import FakeEmbedder
 from tests.patience import PATIENCE_S, wait_until
 from tests.server import ROOT, free_port, metrics_of, started_service, wait_until_ready
-from tests.shared.bulk.test_pipeline import FakeBackend, FakeCatalogue
 from tests.tiny import Tiny, nearly, publish_all
 
 FAST = Pace(hidden_s=3600, retry_s=0.05, poll_s=0.01, reconcile_s=3600)
@@ -323,10 +325,10 @@ async def test_a_name_too_long_for_what_is_made_of_it_fails_at_once(
     storage.source.write(key, b"w1")
     stat = storage.source.stat(key)
     assert stat
-    backend = cast(Backend, FakeBackend())
+    backend = cast(Backend, FakeEmbedder())
     bulk = Bulk(
         storage,
-        FakeCatalogue(),
+        FakeCatalogue(bulk_cards()),
         fixed(10),
         backend=backend,
         devices=("cpu",),
@@ -337,7 +339,7 @@ async def test_a_name_too_long_for_what_is_made_of_it_fails_at_once(
     )
     job = await bulk.split(jobs.encode(jobs.StepMessage(key=key, etag=stat.etag)))
     assert job
-    status = await bulk.status(job)
+    status = control.read_status(storage.out, job)
     assert status
     if length <= 242:
         # The name of the folder is that of no model.
@@ -606,9 +608,9 @@ async def test_a_small_job_ends_while_slow_ones_are_being_read(storage: Storage,
     storage = replace(storage, source=gate)
     bulk = Bulk(
         storage,
-        FakeCatalogue(),
+        FakeCatalogue(bulk_cards()),
         fixed(10),
-        backend=cast(Backend, FakeBackend()),
+        backend=cast(Backend, FakeEmbedder()),
         devices=("cpu",),
         request_tokens=10_000,
         max_inputs=2048,
@@ -831,5 +833,5 @@ def test_the_mark_of_a_version_names_its_job(
     (status,) = shared_folder.wait_ended("tiny/marked.txt")
     stat = open_storage(Settings(storage=f"file://{shared_folder.root}")).source.stat("tiny/marked.txt")
     assert stat
-    mark = shared_folder.out / jobs.event_key("source", stat.key, stat.etag)
+    mark = shared_folder.out / event_key("source", stat.key, stat.etag)
     assert mark.read_text() == status["id"]

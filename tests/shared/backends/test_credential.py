@@ -4,37 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
 
 import pytest
-from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError
 
 from shared.backends.credential import REFRESH_BEFORE_S, EntraToken, authorization_of, shared_secret
 from shared.errors import Misconfigured, Unavailable
 from shared.settings import Settings
+from tests.fakes.credential import FakeCredential
 
 pytestmark = pytest.mark.anyio
-
-
-class FakeCredential:
-    """A new token a call, each valid for an hour of a clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-        self.scopes: list[tuple[str, ...]] = []
-        self.threads: set[int] = set()
-        self.error: Exception | None = None
-
-    def clock(self) -> float:
-        return self.now
-
-    def get_token(self, *scopes: str, **options: Any) -> AccessToken:
-        self.scopes.append(scopes)
-        self.threads.add(threading.get_ident())
-        if self.error is not None:
-            raise self.error
-        return AccessToken(f"token-{len(self.scopes)}", int(self.now) + 3600)
 
 
 async def test_a_token_is_for_the_audience_and_used_until_shortly_before_it_ends() -> None:

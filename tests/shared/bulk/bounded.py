@@ -24,8 +24,9 @@ from prometheus_client import CollectorRegistry
 
 from shared.bulk.inputs.allowance import Limits
 from shared.bulk.inputs.detect import HEAD_BYTES, ReadOptions, detect_format
-from shared.bulk.jobs import Job, rows_of
+from shared.bulk.jobs import Job
 from shared.bulk.options import JobOptions
+from shared.bulk.paths import rows_of
 from shared.bulk.steps.cutting import Cutter
 from shared.errors import InvalidInput
 from shared.observability.metrics import Telemetry

@@ -1,4 +1,4 @@
-"""Kills a process at every line of shared.storage.folder, and looks at what it leaves.
+"""Kills a process at every line that writes to a folder storage, and looks at what it leaves.
 
 `python -m tests.shared.bulk.killed FOLDER` forks a child for each line that an operation runs; the child
 kills itself there with SIGKILL. A process of its own, because pytest's has threads and must not fork.
@@ -15,10 +15,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from shared.storage import finished_file, folder_queue
 from shared.storage import folder as folder_storage
 from shared.storage.blobs import Message, Storage
 from shared.storage.folder import open_folder
 
+FILES = {module.__file__ for module in (finished_file, folder_queue, folder_storage)}
 OLD, NEW, BODY = b"old" * 1000, b"new" * 1000, b"body" * 1000
 OLD_METADATA, NEW_METADATA = {"blitz_model": "old"}, {"blitz_model": "new"}
 
@@ -51,7 +53,7 @@ def _killer(nth: int) -> Callable[[FrameType, str, Any], Any]:
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal lines
-        if frame.f_code.co_filename != folder_storage.__file__:
+        if frame.f_code.co_filename not in FILES:
             return None
         lines += event == "line"
         if lines == nth:
@@ -169,5 +171,5 @@ def delete_one(storage: Storage) -> None:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    folder_storage._ABANDONED_S = 0  # what one kill leaves is swept by the next write
+    finished_file._ABANDONED_S = 0  # what one kill leaves is swept by the next write
     print(*check_blobs(folder), *check_messages(folder))

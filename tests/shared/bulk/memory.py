@@ -78,8 +78,8 @@ class MemoryBlobs:
         self._put(key, data)
         return True
 
-    def write_stream(self, key: str, chunks: Iterable[bytes], metadata: Metadata | None = None) -> None:
-        content = b"".join(chunks)
+    def write_stream(self, key: str, blocks: Iterable[bytes], metadata: Metadata | None = None) -> None:
+        content = b"".join(blocks)
         self.write(key, content, check_metadata(metadata))
 
     def list(self, prefix: str) -> Iterator[BlobStat]:
@@ -103,7 +103,7 @@ class MemoryQueue:
         self.messages: dict[str, tuple[bytes, int]] = {}
         self._hidden: set[str] = set()
 
-    def send(self, body: bytes, *, delay_s: float = 0.0) -> None:
+    def send(self, body: bytes) -> None:
         self._fuse.burn()
         self.messages[str(next(self._numbers))] = (body, 0)
 

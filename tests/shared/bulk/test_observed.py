@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.bulk import jobs
+from shared.bulk import control, jobs
 from shared.bulk.control import SPLIT
 from shared.bulk.jobs import StepMessage
 from shared.context import trace
@@ -15,7 +15,7 @@ from shared.context.trace import Span
 from shared.errors import BackendFailed, InvalidInput, InvalidMessage, Unavailable
 from shared.observability.logs import failure_of
 from tests.shared.bulk.memory import TRIES, Died
-from tests.shared.bulk.test_pipeline import INPUT, KEY, ROWS, World
+from tests.shared.bulk.world import INPUT, KEY, ROWS, World
 
 pytestmark = pytest.mark.anyio
 
@@ -169,7 +169,7 @@ async def test_a_cancelled_job_is_counted_as_such() -> None:
     """Once, however often its last step comes."""
     world = World()
     job_id = await world.begin()
-    await world.bulk().cancel(job_id)
+    control.cancel_job(world.memory.storage, job_id)
     for _ in range(2):
         await world.bulk().finish(jobs.encode(StepMessage(job=job_id)))
     assert counted(world, "jobs") == {"cancelled": 1}

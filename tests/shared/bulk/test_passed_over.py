@@ -44,7 +44,7 @@ def test_a_line_for_each_and_no_more_than_a_thousand(
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0] == 'bulk: "m/.0" is a hidden file, and is passed over'
     assert len(lines) == 1001
-    assert lines[-1] == "bulk: more files are passed over, of which no line tells"
+    assert lines[-1] == "bulk: more files are passed over, which are not logged"
 
 
 def test_a_name_is_shown_so_that_nothing_obeys_it(caplog: pytest.LogCaptureFixture) -> None:

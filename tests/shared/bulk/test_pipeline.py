@@ -7,185 +7,35 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from hashlib import sha256
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import zstandard
-from prometheus_client import CollectorRegistry
 
-from shared.backends.base import Backend
-from shared.bulk import jobs, pipeline
+from shared.bulk import control, jobs, pipeline
 from shared.bulk.control import SPLIT
 from shared.bulk.inputs import source
-from shared.bulk.inputs.allowance import NO_LIMITS, Limits
-from shared.bulk.jobs import Counts, Status, StepMessage
+from shared.bulk.inputs.allowance import Limits
+from shared.bulk.jobs import Counts, StepMessage
 from shared.bulk.options import SIDECAR, JobOptions
-from shared.bulk.pipeline import Bulk
 from shared.bulk.steps import embedding, relay
 from shared.bulk.steps.cutting import STALLED_S
 from shared.bulk.steps.expiry import KEPT_S
 from shared.bulk.steps.upkeep import MISSED_S, STUCK_S
-from shared.cards import Device, ModelCard
+from shared.cards import Device
 from shared.contracts import EmbedRequest, EmbedResult
-from shared.errors import BackendFailed, BlitzError, InputTooLong, InvalidInput, Overloaded
-from shared.observability.metrics import Telemetry
-from shared.routing.policy import fixed
+from shared.errors import BackendFailed, BlitzError, InvalidInput
 from shared.storage import shown_names
 from shared.storage.blobs import BlobStat
-from tests.fakes.backend import ByOperation
-from tests.shared.bulk.memory import Died, Memory, drain
+from tests.fakes.catalogue import bulk_cards
+from tests.fakes.embedder import bytes_vector
+from tests.shared.bulk.memory import Died, drain
+from tests.shared.bulk.world import INPUT, KEY, ROWS, World, batch_line
 
 pytestmark = pytest.mark.anyio
-
-KEY = "mini/texts.jsonl"
-PROMPTS = ("document", "query")
-ROWS = 1200
-INPUT = b"".join(
-    json.dumps({"id": f"id-{row}", "text": f"text {row}", "n": row}).encode() + b"\n"
-    for row in range(ROWS)
-)
-
-
-class FakeCatalogue:
-    def __init__(self) -> None:
-        self.revision = "r1"
-        self.others: list[str] = []
-
-    async def cards(self) -> list[ModelCard]:
-        def card(name: str, device: Device, task: Any = "embedding") -> ModelCard:
-            return ModelCard(
-                name,
-                self.revision,
-                "cpu-int8",
-                "bert",
-                None,
-                4,
-                16,
-                PROMPTS,
-                device=device,
-                task=task,
-            )
-
-        cards = [card("mini", "cpu"), card("mini", "gpu"), card("ranker", "cpu", "cross-encoder")]
-        return cards + [card(name, "cpu") for name in self.others]
-
-
-class FakeBackend(ByOperation):
-    """A vector of the bytes of a text and its prompt's name; raises what `refuses` says of a text.
-
-    Like a model, it refuses prompts that it does not have, and long texts that it must not cut.
-    """
-
-    def __init__(self) -> None:
-        self.requests: list[EmbedRequest] = []
-        self.refuses: dict[str, Exception] = {}
-        self.overloaded = 0
-
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
-        self.requests.append(request)
-        if self.overloaded:
-            self.overloaded -= 1
-            raise Overloaded("too much", retry_after_s=0.001)
-        for index, text in enumerate(request.inputs):
-            if (error := self.refuses.get(str(text))) is not None:
-                if isinstance(error, InvalidInput):
-                    raise InvalidInput(error.message, field=f"input[{index}]")
-                raise error
-        if request.prompt_name not in (None, "", *PROMPTS):
-            raise InvalidInput("no such prompt", field="prompt_name")
-        for index, text in enumerate(request.inputs):
-            if len(text) > 40 and not request.truncate:
-                raise InputTooLong("too many tokens", field=f"input[{index}]")
-        prompt = "(none)" if request.prompt_name == "" else request.prompt_name or ""
-        vectors = np.stack([vector_of(f"{text}{prompt}") for text in request.inputs])
-        vectors = vectors[:, : request.dimensions]
-        return EmbedResult(vectors, (3,) * len(request.inputs), "mini", request.model.partition("@")[2])
-
-
-def vector_of(text: str) -> Any:
-    return np.resize(np.frombuffer(text.encode(), np.uint8), 4).astype(np.float32)
-
-
-class World:
-    def __init__(self, devices: Sequence[Device] = ("cpu",)) -> None:
-        self.now = 1000.0
-        self.memory = Memory(lambda: self.now)
-        self.catalogue = FakeCatalogue()
-        self.backend = FakeBackend()
-        self.devices = devices
-        self.limits = NO_LIMITS
-        self.default_model = ""
-        self.aliases: dict[str, str] = {}
-        self.metrics = Telemetry(CollectorRegistry())
-
-    def bulk(self) -> Bulk:
-        """A new process: nothing is remembered."""
-        return Bulk(
-            self.memory.storage,
-            self.catalogue,
-            fixed(10),
-            backend=cast(Backend, self.backend),
-            devices=self.devices,
-            request_tokens=10_000,
-            max_inputs=2048,
-            limits=self.limits,
-            default_model=self.default_model,
-            aliases=self.aliases,
-            clock=lambda: self.now,
-            metrics=self.metrics,
-        )
-
-    async def put(self, data: bytes = INPUT, key: str = KEY, **metadata: str) -> str:
-        """Write an input and send its event; its ETag."""
-        self.memory.source.write(key, data, metadata)
-        stat = self.memory.source.stat(key)
-        assert stat
-        await self.bulk().submit(key, stat.etag)
-        return stat.etag
-
-    def take(self, queue: str) -> bytes:
-        """A message, out of the queue."""
-        message = self.memory.queue(queue).receive(visible_after_s=1)
-        assert message
-        self.memory.queue(queue).delete(message)
-        return message.body
-
-    async def begin(self, data: bytes = INPUT) -> str:
-        """Put an input and split it; its job's id."""
-        await self.put(data)
-        job_id = await self.bulk().split(self.take(SPLIT))
-        assert job_id
-        return job_id
-
-    async def rejected(self, data: bytes, key: str, **metadata: str) -> Status:
-        """Of an input that cannot become a job, after all was done that there is to do."""
-        await self.put(data, key, **metadata)
-        await self.drain()
-        (manifest,) = self.manifests()
-        assert manifest.status.status == "failed"
-        return manifest.status
-
-    async def drain(self, **options: bool) -> None:
-        await drain(self.memory, self.bulk(), **options)
-
-    def table(self, key: str = f"{KEY}.parquet") -> Any:
-        return pq.read_table(io.BytesIO(self.memory.out.blobs[key][0]))
-
-    def outputs(self) -> dict[str, bytes]:
-        """What callers get: not the state of jobs."""
-        own = ("jobs/", "events/", "active/")
-        return {k: v[0] for k, v in self.memory.out.blobs.items() if not k.startswith(own)}
-
-    def manifests(self) -> list[jobs.JobManifest]:
-        return [
-            jobs.decode(data, jobs.JobManifest)
-            for key, (data, _) in self.memory.out.blobs.items()
-            if key.endswith("manifest.json")
-        ]
 
 
 async def finished(**metadata: str) -> World:
@@ -202,7 +52,7 @@ async def test_every_row_has_its_vector_and_its_own_fields() -> None:
     assert table["id"].to_pylist() == [f"id-{row}" for row in range(ROWS)]
     assert table["fields"].to_pylist()[7] == '{"n":7}'
     vectors = np.array(table["vector"].to_pylist(), np.float32)
-    np.testing.assert_array_equal(vectors, [vector_of(f"text {row}") for row in range(ROWS)])
+    np.testing.assert_array_equal(vectors, [bytes_vector(f"text {row}") for row in range(ROWS)])
     (manifest,) = world.manifests()
     assert manifest.status.status == "completed"
     assert manifest.status.request_counts == jobs.Counts(ROWS, ROWS, 0)
@@ -217,7 +67,7 @@ async def test_the_revision_is_pinned_when_the_job_is_made() -> None:
     """A model published in the middle does not get half of the rows."""
     world = World()
     await world.begin()
-    world.catalogue.revision = "r2"
+    world.catalogue.listed = bulk_cards(revision="r2")
     await world.drain()
     assert {request.model for request in world.backend.requests} == {"mini@r1"}
 
@@ -325,7 +175,8 @@ async def test_an_alias_is_a_name_wherever_an_input_names_a_model(
 ) -> None:
     """Its slashes are folders; the longest that fits counts. The job has the model's own name."""
     world = World()
-    world.catalogue.others, world.aliases, world.default_model = ["third", "other"], ALIASES, default
+    world.catalogue.listed = bulk_cards("third", "other")
+    world.aliases, world.default_model = ALIASES, default
     if sidecar is not None:
         world.memory.source.write(key + SIDECAR, sidecar)
     await world.put(b"one\ntwo\n", key, **metadata)
@@ -340,7 +191,7 @@ async def test_an_alias_is_a_name_wherever_an_input_names_a_model(
 async def test_lines_of_a_batch_may_name_the_model_by_any_of_its_names(folder: str) -> None:
     """They are of one model; each answer names it as its line did."""
     world = World()
-    world.catalogue.others, world.aliases = ["third"], ALIASES
+    world.catalogue.listed, world.aliases = bulk_cards("third"), ALIASES
     asked = [(b"a", b"BAAI/bge-m3"), (b"b", b"mini"), (b"c", b"small"), (b"d", b"third")]
     await world.put(b"".join(ASKS % each for each in asked), f"{folder}a.jsonl")
     await world.drain()
@@ -369,7 +220,7 @@ async def test_what_is_no_name_is_refused_with_all_names(
 ) -> None:
     """Aliases among them, but for those of models that are not there, or embed nothing."""
     world = World()
-    world.catalogue.others = ["other"]
+    world.catalogue.listed = bulk_cards("other")
     world.aliases = {"BAAI/bge-m3": "mini", "small": "mini", "cross": "ranker", "lost": "gone"}
     world.aliases["jobs/x"] = "mini"
     assert reason in str((await world.rejected(b"one\n", key, **metadata)).error)
@@ -482,7 +333,7 @@ async def test_an_input_that_names_no_model_gets_the_only_one() -> None:
     await world.put(b'{"text": "a"}\n', "texts.jsonl")
     await world.drain()
     assert world.table("texts.jsonl.parquet").num_rows == 1
-    world.catalogue.others = ["other"]
+    world.catalogue.listed = bulk_cards("other")
     await world.put(b'{"text": "a"}\n', "more.jsonl")
     await world.put(batch_line("a", "a"), "batch.jsonl")
     await world.drain()
@@ -620,12 +471,7 @@ async def test_openai_batch_lines_get_openais_answers() -> None:
     answers = [json.loads(line) for line in world.outputs()[f"{KEY}.jsonl"].splitlines()]
     assert [answer["custom_id"] for answer in answers] == ["c0", "c1"]
     data = answers[1]["response"]["body"]["data"]
-    assert [item["embedding"] for item in data] == [vector_of(x).tolist() for x in ("two", "three")]
-
-
-def batch_line(custom_id: str, input: object, **body: object) -> bytes:
-    request = {"method": "POST", "url": "/v1/embeddings", "body": {"input": input, **body}}
-    return json.dumps({"custom_id": custom_id, **request}).encode() + b"\n"
+    assert [item["embedding"] for item in data] == [bytes_vector(x).tolist() for x in ("two", "three")]
 
 
 async def answered(world: World, *lines: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -662,7 +508,7 @@ async def test_each_request_of_a_batch_is_read_with_its_own_prompt() -> None:
         "f": ["f(none)"],
     }
     assert vectors == {
-        id: [vector_of(text).tolist() for text in texts] for id, texts in expected.items()
+        id: [bytes_vector(text).tolist() for text in texts] for id, texts in expected.items()
     }
     assert list(vectors) == list(expected)
     assert list(errors) == ["c"]
@@ -692,7 +538,7 @@ async def test_a_job_s_prompt_and_truncation_are_those_of_all_rows() -> None:
     await world.drain()
     table = world.table()
     assert table["text"].to_pylist() == ["a"]
-    assert table["vector"].to_pylist() == [vector_of("adocument").tolist()]
+    assert table["vector"].to_pylist() == [bytes_vector("adocument").tolist()]
     (error,) = world.outputs()[f"{KEY}.errors.jsonl"].splitlines()
     assert json.loads(error)["message"] == "too many tokens"
 
@@ -703,7 +549,7 @@ async def test_a_job_may_switch_the_default_prompt_off() -> None:
     world.memory.source.write(f"{KEY}{SIDECAR}", b'{"prompt_name": ""}')
     await world.put(b'{"text": "a"}\n')
     await world.drain()
-    assert world.table()["vector"].to_pylist() == [vector_of("a(none)").tolist()]
+    assert world.table()["vector"].to_pylist() == [bytes_vector("a(none)").tolist()]
 
 
 async def test_options_that_are_not_given_leave_a_job_s_id_as_it_was() -> None:
@@ -766,7 +612,7 @@ async def test_a_batch_without_an_answer_has_no_output_file(cancelled: bool) -> 
     world.backend.refuses = {"a": InvalidInput("not that")}
     id_ = await world.begin(batch_line("a", "a"))
     if cancelled:
-        await world.bulk().cancel(id_)
+        control.cancel_job(world.memory.storage, id_)
     await world.drain()
     (manifest,) = world.manifests()
     status = manifest.status
@@ -883,13 +729,13 @@ async def test_cancelling_ends_a_job_with_what_has_vectors() -> None:
     job_id = await world.begin()
     chunk = world.take("bulk-cpu")
     await world.bulk().embed(chunk)
-    await world.bulk().cancel(job_id)
-    status = await world.bulk().status(job_id)
+    control.cancel_job(world.memory.storage, job_id)
+    status = control.read_status(world.memory.out, job_id)
     assert status
     assert status.status == "cancelling"
     world.memory.queue("bulk-cpu").send(chunk)
     await world.drain()
-    status = await world.bulk().status(job_id)
+    status = control.read_status(world.memory.out, job_id)
     assert status
     assert status.status == "cancelled"
     assert world.table().num_rows == 512
@@ -1001,7 +847,7 @@ async def test_a_chunk_under_way_stops_when_its_job_is_cancelled(
     step = asyncio.create_task(world.bulk().embed(world.take("bulk-cpu")))
     async with asyncio.timeout(60):
         await begun.wait()
-        await world.bulk().cancel(job_id)
+        control.cancel_job(world.memory.storage, job_id)
         await step
     assert left.is_set()
 
@@ -1043,8 +889,8 @@ async def test_a_job_that_is_not_there_cannot_be_cancelled() -> None:
     """And has no status; a message of it is dropped."""
     world = World()
     with pytest.raises(BlitzError):
-        await world.bulk().cancel("nope")
-    assert await world.bulk().status("nope") is None
+        control.cancel_job(world.memory.storage, "nope")
+    assert control.read_status(world.memory.out, "nope") is None
     for step in (world.bulk().embed, world.bulk().give_up, world.bulk().finish):
         await step(jobs.encode(StepMessage(job="nope", chunk="000000-1.arrow")))
 

@@ -14,7 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.bulk.inputs.detect import InputFormat, Kind, ReadOptions, read_rows
-from shared.bulk.rows import BadRow, Chunk, Row, cut_chunks, embedded, free_names, vectors_of
+from shared.bulk.rows import (
+    BadRow,
+    Chunk,
+    Row,
+    cut_chunks,
+    embedded,
+    free_names,
+    pack_table,
+    unpack_table,
+    vectors_of,
+)
 from tests.shared.bulk.sources import memory_source
 
 BAD = BadRow(1, None, "empty_text", "it is empty")
@@ -58,10 +68,9 @@ def test_chunks_are_the_same_bytes_whatever_sizes_the_reads_have(kind: Kind) -> 
 def test_a_chunk_comes_back_from_its_bytes(kind: Kind) -> None:
     """All columns with their types."""
     for chunk in chunks_of(kind):
-        back = Chunk.from_arrow(chunk.to_arrow(), index=chunk.index)
-        assert back.table.equals(chunk.table)
-        assert back.table.schema == chunk.table.schema
-        assert back.texts == chunk.texts
+        back = unpack_table(chunk.to_arrow())
+        assert back.equals(chunk.table)
+        assert back.schema == chunk.table.schema
 
 
 def test_chunks_have_the_columns_of_their_format() -> None:
@@ -82,7 +91,7 @@ def test_bad_rows_count_and_keep_their_order() -> None:
     """A file of nothing else must not become one chunk."""
     chunks = list(cut_chunks([BAD, Row(1, 2, "a", "x"), *[BAD] * 5], max_rows=3))
     assert [(len(chunk.table), len(chunk.bad)) for chunk in chunks] == [(1, 2), (0, 3), (0, 1)]
-    assert Chunk.from_arrow(chunks[1].to_arrow()).texts == ()
+    assert unpack_table(chunks[1].to_arrow()).num_rows == 0
     bad = BadRow(7, "ä", "invalid_text", "text must be a string")
     assert [BadRow.from_json(line) for line in (BAD.to_json(), bad.to_json())] == [BAD, bad]
     assert json.loads(BAD.to_json()) == {"line": 1, "code": "empty_text", "message": "it is empty"}
@@ -97,7 +106,7 @@ def test_no_chunk_is_larger_than_allowed_unless_it_is_one_row(
     rows = [Row(n, n + 1, str(n), "ä" * (size // 2) + "x" * (size % 2)) for n, size in enumerate(sizes)]
     chunks = list(cut_chunks(rows, max_rows, max_bytes))
     assert [n for chunk in chunks for n in chunk.table["row"].to_pylist()] == list(range(len(sizes)))
-    cut = [[len(text.encode()) for text in chunk.texts] for chunk in chunks]
+    cut = [[len(text.encode()) for text in chunk.table["text"].to_pylist()] for chunk in chunks]
     assert all(len(part) == 1 or (len(part) <= max_rows and sum(part) <= max_bytes) for part in cut)
     for part, following in itertools.pairwise(cut):
         assert len(part) == max_rows or sum(part) + following[0] > max_bytes
@@ -117,7 +126,7 @@ def test_vectors_come_back_from_a_part() -> None:
     part = embedded(chunk.table, vectors, [1, 2, 3, 4, 5])
     assert part.schema.field("vector").type == pa.list_(pa.float32(), 3)
     assert part["tokens"].type == pa.int32()
-    assert vectors_of(Chunk.from_arrow(Chunk(0, part).to_arrow()).table).tobytes() == vectors.tobytes()
+    assert vectors_of(unpack_table(pack_table(part))).tobytes() == vectors.tobytes()
     assert vectors_of(part.slice(2, 2)).tobytes() == vectors[2:4].tobytes()
     assert vectors_of(part.slice(0, 0)).shape == (0, 3)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import itertools
 import json
-import shutil
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -22,19 +21,12 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
-    MistralConfig,
-    MistralModel,
     Qwen2Config,
     Qwen2ForSequenceClassification,
-    Qwen2Model,
-    Qwen3Config,
-    Qwen3Model,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
 
-from model_build.fp16 import export_fp16
-from model_build.source import inspect_source
 from shared import vectors
 from shared.contracts import EmbedRequest, TokenPair
 from shared.engines import torch as torch_engine
@@ -42,17 +34,19 @@ from shared.engines.torch import BYTES_PER_TOKEN, TorchEngine, capacity, pool_on
 from shared.errors import InvalidArtefact, Unavailable
 from shared.inference.model import load_model
 from shared.inference.steps import completed
-from shared.models.manifest import SCHEMA_VERSION, Manifest, Source
+from shared.models.manifest import Manifest
 from shared.vectors import Pooling
-from tests.model_build import test_export
-from tests.model_build.test_export import SMALL
+from tests.tiny_torch import (
+    DECODER,
+    ENCODERS,
+    POOLINGS,
+    SMALL,
+    as_fp16,
+    manifest_of_folder,
+    save_sentence_model,
+    save_tiny,
+)
 
-DECODER: dict[str, Any] = SMALL | {"num_key_value_heads": 2, "head_dim": 8}
-ARCHITECTURES: dict[str, tuple[Any, Any]] = test_export.ARCHITECTURES | {
-    "qwen2": (Qwen2Model, Qwen2Config(**DECODER)),
-    "qwen3": (Qwen3Model, Qwen3Config(**DECODER)),
-    "mistral": (MistralModel, MistralConfig(**DECODER)),
-}
 CROSS_ENCODERS: dict[str, tuple[Any, Any]] = {
     "bert": (BertForSequenceClassification, BertConfig(**SMALL, num_labels=1)),
     # As the real ones, with one token type: an id of 1 would be out of range.
@@ -66,13 +60,6 @@ CROSS_ENCODERS: dict[str, tuple[Any, Any]] = {
         Qwen2Config(**DECODER | {"pad_token_id": None}, num_labels=1),
     ),
 }
-POOLINGS: dict[Pooling, str] = {
-    "mean": "mean",
-    "cls": "cls",
-    "max": "max",
-    "last": "lasttoken",
-    "weighted_mean": "weightedmean",
-}
 # Single letters, which every tokenizer of transformers splits alike.
 TEXTS = [
     "a",
@@ -82,63 +69,6 @@ TEXTS = [
     "t h e e n d o f i t",
     "z z z z z z z z z",
 ]
-
-
-def save_tiny(folder: Path, kind: Any, config: Any) -> Path:
-    """With what transformers' own tokenizer class needs to know."""
-    test_export.save_random(folder, kind, config, seed=0)
-    names = {"pad_token": "<pad>", "unk_token": "<unk>", "model_max_length": 30}
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | names
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    return folder
-
-
-def save_sentence_model(folder: Path, architecture: str, pooling: Pooling) -> Path:
-    """A sentence-transformers folder with a prompt, its modules and no normalisation."""
-    save_tiny(folder, *ARCHITECTURES[architecture])
-    package = "sentence_transformers.models."
-    modules = [
-        {"idx": 0, "name": "0", "path": "", "type": package + "Transformer"},
-        {"idx": 1, "name": "1", "path": "1_Pooling", "type": package + "Pooling"},
-    ]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "1_Pooling").mkdir()
-    width = {"word_embedding_dimension": 32, "pooling_mode": POOLINGS[pooling]}
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(width))
-    prompts = {"prompts": {"query": "f i n d "}, "default_prompt_name": None}
-    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
-    return folder
-
-
-def manifest_of(folder: Path) -> Manifest:
-    """What the builder would say of a source folder."""
-    source = inspect_source(folder)
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        name="tiny",
-        revision="r1",
-        task=source.task,
-        target="gpu-fp16",
-        architecture=source.architecture,
-        source=Source("there", "1"),
-        files=(),
-        model_file="model.safetensors",
-        tokenizer_file="tokenizer.json",
-        pad_token_id=source.pad_token_id,
-        max_tokens=source.max_tokens,
-        dimensions=source.dimensions,
-        pooling=source.pooling,
-        labels=source.labels,
-        prompts=source.prompts,
-    )
-
-
-def as_fp16(folder: Path, out: Path) -> Path:
-    """The published form of a source folder."""
-    out.mkdir()
-    export_fp16(inspect_source(folder), out)
-    shutil.copy(folder / "tokenizer.json", out)
-    return out
 
 
 def open_engine(dtype: torch.dtype = torch.float32) -> Callable[[Path, Manifest], TorchEngine]:
@@ -156,13 +86,13 @@ def bert(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def engine(bert: Path) -> TorchEngine:
-    return open_engine()(bert, manifest_of(bert))
+    return open_engine()(bert, manifest_of_folder(bert))
 
 
 @pytest.mark.parametrize(
     ("architecture", "pooling"),
     [
-        *((name, "mean") for name in test_export.ARCHITECTURES),
+        *((name, "mean") for name in ENCODERS),
         *(("bert", name) for name in POOLINGS if name != "mean"),
         *((name, "last") for name in ("qwen2", "qwen3", "mistral")),
     ],
@@ -174,7 +104,7 @@ def test_vectors_are_those_of_sentence_transformers(
     folder = save_sentence_model(tmp_path / "model", architecture, pooling)
     theirs = SentenceTransformer(str(folder), device="cpu")
     half = as_fp16(folder, tmp_path / "half")
-    manifest = manifest_of(folder)
+    manifest = manifest_of_folder(folder)
     for path, dtype, least, tolerance in (
         (folder, torch.float32, 0.9999, 1e-4),
         (half, torch.float32, 0.999, 0.05),
@@ -197,7 +127,7 @@ def test_logits_are_those_of_transformers(architecture: str, tmp_path: Path) -> 
     """Pairs with their token types, in one batch, against transformers one pair at a time."""
     folder = save_tiny(tmp_path / "model", *CROSS_ENCODERS[architecture])
     theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    manifest = manifest_of(folder)
+    manifest = manifest_of_folder(folder)
     half = as_fp16(folder, tmp_path / "half")
     for path, tolerance in ((folder, 1e-4), (half, 0.02)):
         model = load_model(path, manifest, open_engine())
@@ -215,7 +145,7 @@ def test_logits_are_those_of_transformers(architecture: str, tmp_path: Path) -> 
 def test_token_types_change_a_score(tmp_path: Path) -> None:
     """They reach the model: the same ids with other types give another logit."""
     folder = save_tiny(tmp_path / "model", *CROSS_ENCODERS["bert"])
-    engine = open_engine()(folder, manifest_of(folder))
+    engine = open_engine()(folder, manifest_of_folder(folder))
     ids = [0, 5, 2, 6, 2]
     typed, untyped, plain = engine.run([TokenPair(ids, [0, 0, 0, 1, 1]), TokenPair(ids, [0] * 5), ids])
     assert abs(typed - untyped).max() > 1e-3
@@ -226,7 +156,7 @@ def test_token_types_change_a_score(tmp_path: Path) -> None:
 def test_a_row_does_not_depend_on_its_batch_mates(architecture: str, tmp_path: Path) -> None:
     """Alone (no padding, no mask), among others and in another order: the same vector."""
     folder = save_sentence_model(tmp_path / "model", architecture, "mean")
-    engine = open_engine()(folder, manifest_of(folder))
+    engine = open_engine()(folder, manifest_of_folder(folder))
     sequences = [[0, 5, 9, 7, 2], [0, 4, 2], [0, 6, 8, 11, 20, 21, 22, 13, 2], [0, 2]]
     together = engine.run(sequences)
     alone = np.vstack([engine.run([ids]) for ids in sequences])
@@ -342,7 +272,7 @@ def test_a_gpu_without_room_for_the_weights_is_unavailable(
 
     monkeypatch.setattr("shared.engines.torch._place", full)
     with pytest.raises(Unavailable, match="memory"):
-        open_engine()(bert, manifest_of(bert))
+        open_engine()(bert, manifest_of_folder(bert))
 
 
 def test_a_model_whose_numbers_overflow_is_not_loaded(bert: Path) -> None:
@@ -352,14 +282,14 @@ def test_a_model_whose_numbers_overflow_is_not_loaded(bert: Path) -> None:
     tensors["encoder.layer.1.output.LayerNorm.weight"].fill_(6e4)
     save_file(tensors, path, {"format": "pt"})
     sequences = [[0, 5, 9, 7, 2]]
-    assert np.isfinite(open_engine()(bert, manifest_of(bert)).run(sequences)).all()
+    assert np.isfinite(open_engine()(bert, manifest_of_folder(bert)).run(sequences)).all()
     with pytest.raises(InvalidArtefact, match="NaN or infinite"):
-        load_model(bert, manifest_of(bert), open_engine(torch.float16))
+        load_model(bert, manifest_of_folder(bert), open_engine(torch.float16))
 
 
 def test_memory_is_that_of_the_weights_and_close_frees_it(bert: Path) -> None:
     """FP16 takes half of FP32; an unused pooler is not loaded; nothing keeps the model alive."""
-    manifest = manifest_of(bert)
+    manifest = manifest_of_folder(bert)
     half, full = open_engine(torch.float16)(bert, manifest), open_engine()(bert, manifest)
     weights = load_file(bert / "model.safetensors")
     used = sum(v.numel() for k, v in weights.items() if not k.startswith("pooler."))
@@ -376,7 +306,7 @@ def test_memory_is_that_of_the_weights_and_close_frees_it(bert: Path) -> None:
 def test_rotary_frequencies_stay_fp32(tmp_path: Path) -> None:
     """In FP16 they would turn distant positions by wrong angles."""
     folder = save_sentence_model(tmp_path / "model", "qwen3", "last")
-    engine = open_engine(torch.float16)(folder, manifest_of(folder))
+    engine = open_engine(torch.float16)(folder, manifest_of_folder(folder))
     buffers = dict(engine._model.named_buffers())
     assert buffers["rotary_emb.inv_freq"].dtype == torch.float32
     assert {p.dtype for p in engine._model.parameters()} == {torch.float16}
@@ -384,7 +314,7 @@ def test_rotary_frequencies_stay_fp32(tmp_path: Path) -> None:
 
 def test_loading_leaves_torch_as_it_was(bert: Path) -> None:
     """The default dtype belongs to the batches that run meanwhile."""
-    open_engine(torch.float16)(bert, manifest_of(bert))
+    open_engine(torch.float16)(bert, manifest_of_folder(bert))
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -399,9 +329,9 @@ def test_compiling_is_an_option(bert: Path, monkeypatch: pytest.MonkeyPatch) -> 
         )
 
     monkeypatch.setattr(torch, "compile", compiled)
-    open_engine()(bert, manifest_of(bert))
+    open_engine()(bert, manifest_of_folder(bert))
     assert calls == []
-    engine = TorchEngine(bert, manifest_of(bert), device="cpu", dtype=torch.float32, compile=True)
+    engine = TorchEngine(bert, manifest_of_folder(bert), device="cpu", dtype=torch.float32, compile=True)
     assert calls == [{"dynamic": True}]
     np.testing.assert_allclose(engine.run([[0, 5, 2]]), 7)
 
@@ -454,7 +384,7 @@ def _pickle(folder: Path) -> None:
 )
 def test_broken_files_are_invalid_artefacts(change: Callable[[Path], Any], bert: Path) -> None:
     """Whatever torch and transformers raise; nothing is filled up with random numbers."""
-    manifest = manifest_of(bert)
+    manifest = manifest_of_folder(bert)
     change(bert)
     with pytest.raises(InvalidArtefact) as refusal:
         open_engine()(bert, manifest)

@@ -15,6 +15,7 @@ from shared.inference import load_failures
 from shared.inference.model import Model
 from shared.inference.model_cache import ModelCache
 from shared.observability.metrics import Telemetry
+from tests.fakes.clock import Clock
 from tests.patience import PATIENCE_S
 
 
@@ -70,14 +71,6 @@ class Shelf:
     def one(self, name: str, revision: str = "r1") -> FakeModel:
         (model,) = (m for m in self.loaded if (m.name, m.revision) == (name, revision))
         return model
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -37,9 +37,13 @@ from shared.models.catalogue import Catalogue
 from shared.routing.dispatch import Dispatcher
 from shared.routing.policy import fixed
 from shared.settings import Settings
+from tests.fakes.catalogue import FakeCatalogue
 from tests.tiny import manifest_of
 
 pytestmark = pytest.mark.anyio
+
+
+LISTED = [ModelCard(name, "r1", "cpu-int8", "bert", "mean", 2, 16) for name in ("b", "a")]
 
 
 class FakeModel:
@@ -118,14 +122,6 @@ class FakeCache:
         self.closed = True
 
 
-class FakeCatalogue:
-    async def cards_of(self, name: str) -> list[ModelCard]:
-        return []
-
-    async def cards(self) -> list[ModelCard]:
-        return [ModelCard(name, "r1", "cpu-int8", "bert", "mean", 2, 16) for name in ("b", "a")]
-
-
 class Served:
     def __init__(self, max_queue_tokens: int = 10**6) -> None:
         self.model = FakeModel("a")
@@ -142,7 +138,7 @@ class Served:
             max_queue_s=100,
         )
         self.inference = Inference(
-            cast(Catalogue, FakeCatalogue()),
+            cast(Catalogue, FakeCatalogue(LISTED)),
             cast(ModelCache, self.cache),
             self.batcher,
             Turns(2, 10),
@@ -320,9 +316,9 @@ async def test_what_may_succeed_is_let_in_as_a_whole(request_: Any) -> None:
     served = Served(max_queue_tokens=10)
     dispatcher = Dispatcher(
         {"cpu": served.inference},
-        cast(Catalogue, FakeCatalogue()),
+        cast(Catalogue, FakeCatalogue(LISTED)),
         fixed(10),
-        chunk_texts=100,
+        part_texts=100,
         concurrency={},
         max_queue_s=0.001,
         max_request_tokens=5000,

@@ -15,6 +15,7 @@ from shared.errors import InvalidArtefact, StoreUnavailable
 from shared.models.catalogue import CARDS_S, Catalogue
 from shared.models.manifest import Manifest
 from shared.models.store import ModelStore
+from tests.fakes.clock import Clock
 from tests.patience import PATIENCE_S
 from tests.tiny import manifest_of
 
@@ -58,13 +59,6 @@ class FakeStore:
             raise InvalidArtefact("the manifest is not valid")
         target = "gpu-fp16" if revision == "g1" else "cpu-int8"
         return manifest_of(name, revision=revision, target=target)
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def catalogue(store: FakeStore, *devices: Device, clock: Clock | None = None) -> Catalogue:

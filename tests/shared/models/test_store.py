@@ -107,7 +107,7 @@ def test_a_revision_cannot_be_published_with_other_files(store: ModelStore, tmp_
     store.publish(*artefacts(tmp_path))
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(InvalidArtefact, match="other files"):
+    with pytest.raises(InvalidArtefact, match="different files"):
         store.publish(*artefacts(other, model=b"another"))
 
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from shared.context import trace
-from shared.errors import Unavailable
+from shared.errors import InvalidInput, Unavailable
 from shared.observability import logs
+from shared.observability.logs import JsonLines, Text, log_failure
 from tests.patience import PATIENCE_S
 from tests.server import ROOT, free_port, wait_until_answered
 from tests.tiny import Tiny, publish_all
@@ -186,3 +187,28 @@ def test_a_setting_that_is_wrong_is_told_in_the_log_s_format() -> None:
     assert (ran.returncode, ran.stdout) == (2, "")
     line = json.loads(ran.stderr)
     assert (line["level"], "BLITZ_THREADS" in line["msg"]) == ("error", True)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InvalidInput("limit must be positive"), "a step: limit must be positive; again"),
+        (ValueError("SECRET"), "a step: ValueError in fail, "),
+    ],
+)
+def test_a_failure_is_logged_without_a_text_of_a_caller(
+    error: Exception, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Our own messages are safe to show; of others the class and the place are."""
+
+    def fail() -> None:
+        raise error
+
+    try:
+        fail()
+    except Exception as caught:
+        log_failure(logging.getLogger("shared.x"), "a step", caught, logging.WARNING, "again")
+    [record] = caplog.records
+    assert record.getMessage().startswith(line)
+    assert record.getMessage().endswith("; again")
+    assert "SECRET" not in Text().format(record) + JsonLines("cpu").format(record)

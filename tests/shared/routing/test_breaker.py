@@ -6,14 +6,7 @@ import pytest
 
 from shared.errors import Unavailable
 from shared.routing.breaker import Breaker
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.fakes.clock import Clock
 
 
 def opened() -> tuple[Breaker, Clock]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -35,20 +35,14 @@ from shared.routing.breaker import FAILURES, OPEN_S
 from shared.routing.dispatch import Dispatcher
 from shared.routing.policy import BackendView, Decision, Work
 from tests.fakes.backend import ByOperation
+from tests.fakes.catalogue import FakeCatalogue
+from tests.fakes.clock import Clock
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
 ONE = EmbedRequest("m", ("a",))
 Before = Callable[[Any], Awaitable[None]]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class FakeBackend(ByOperation):
@@ -110,14 +104,6 @@ class FakeBackend(ByOperation):
         self.closed = True
 
 
-class FakeCatalogue:
-    def __init__(self, cards: Sequence[ModelCard] = ()) -> None:
-        self.listed = cards
-
-    async def cards_of(self, name: str) -> Sequence[ModelCard]:
-        return [card for card in self.listed if card.name == name]
-
-
 def card(device: Device, size: int, **options: Any) -> ModelCard:
     return ModelCard("m", "r", device, "bert", "mean", 2, 16, device=device, size_bytes=size, **options)
 
@@ -136,7 +122,7 @@ class Setup:
         self.wakes = 0
         self.wake_ends: asyncio.Future[None] | None = None
         numbers: dict[str, Any] = {
-            "chunk_texts": 10,
+            "part_texts": 10,
             "concurrency": {"cpu": 4, "gpu": 4},
             "max_queue_s": 30.0,
             "max_request_tokens": 10_000,
@@ -751,7 +737,7 @@ def test_any_splitting_joins_in_order(count: int, chunk: int, slots: int, random
     """Whatever the sizes and whichever part is answered first, rows and counts are the texts'."""
 
     async def run() -> None:
-        setup = Setup("gpu", chunk_texts=chunk, concurrency={"gpu": slots})
+        setup = Setup("gpu", part_texts=chunk, concurrency={"gpu": slots})
 
         async def dawdle(request: Any) -> None:
             for _ in range(random.randrange(5)):

@@ -266,10 +266,11 @@ def test_the_router_has_the_timer_and_it_reaches_the_gpu(gpu: str, tmp_path: Pat
     }
     with running_worker(settings) as worker:
         functions = worker.functions()
-        assert set(functions) == {"http_app_func", "warmup"}
-        (trigger,) = functions["warmup"]
+        # Not `warmup`: the host takes a function of that name for its trigger of that name.
+        assert set(functions) == {"http_app_func", "wake_ahead"}
+        (trigger,) = functions["wake_ahead"]
         assert (trigger["type"], trigger["schedule"]) == ("timerTrigger", warmup.SCHEDULE)
         assert trigger["runOnStartup"] is False
-        worker.timer("warmup")
-        worker.timer("warmup")
+        worker.timer("wake_ahead")
+        worker.timer("wake_ahead")
     assert _Gpu.asked == ["/health"]

@@ -30,8 +30,9 @@ from hypothesis import strategies as st
 
 from shared.errors import InvalidInput, Misconfigured, SourceChanged, StoreUnavailable
 from shared.settings import Settings
-from shared.storage import azure, folder, shown_names
-from shared.storage.azure import AzureBlobs, AzureQueue
+from shared.storage import azure_blobs, finished_file, shown_names
+from shared.storage.azure_blobs import AzureBlobs
+from shared.storage.azure_queue import AzureQueue
 from shared.storage.blobs import OUT, SOURCE, Blobs, Message, Queue, Storage
 from shared.storage.connect import open_storage
 from shared.storage.folder import FolderBlobs
@@ -358,13 +359,13 @@ def test_a_range_of_a_changed_blob_is_refused(blobs: Blobs, start: int) -> None:
 
 
 @ONE_FOR_ALL_EXAMPLES
-@given(chunks=st.lists(st.binary(max_size=40), max_size=12))
-def test_a_stream_is_its_chunks_in_a_row(blobs: Blobs, chunks: list[bytes]) -> None:
-    """However it is cut: empty chunks, chunks larger and smaller than a block, none at all."""
+@given(blocks=st.lists(st.binary(max_size=40), max_size=12))
+def test_a_stream_is_its_blocks_in_a_row(blobs: Blobs, blocks: list[bytes]) -> None:
+    """However it is cut: empty ones, larger and smaller ones than are stored, none at all."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(azure, "_BLOCK_BYTES", 16)
-        blobs.write_stream("k", iter(chunks))
-    assert blobs.read("k") == b"".join(chunks)
+        patch.setattr(azure_blobs, "BLOCK_BYTES", 16)
+        blobs.write_stream("k", iter(blocks))
+    assert blobs.read("k") == b"".join(blocks)
 
 
 @pytest.mark.parametrize("before", [None, b"old"])
@@ -382,7 +383,7 @@ def test_a_stream_is_seen_when_it_is_complete(blobs: Blobs, before: bytes | None
             [stat] * (stat is not None),
         )
 
-    def chunks() -> Iterator[bytes]:
+    def blocks() -> Iterator[bytes]:
         for number in range(3):
             yield bytes([number]) * (4 << 20)
             assert unchanged()
@@ -391,10 +392,10 @@ def test_a_stream_is_seen_when_it_is_complete(blobs: Blobs, before: bytes | None
 
     if breaks:
         with pytest.raises(ZeroDivisionError):
-            blobs.write_stream("k", chunks(), {"a": "new"})
+            blobs.write_stream("k", blocks(), {"a": "new"})
         assert unchanged()
     else:
-        blobs.write_stream("k", chunks(), {"a": "new"})
+        blobs.write_stream("k", blocks(), {"a": "new"})
         assert blobs.read("k") == b"".join(bytes([number]) * (4 << 20) for number in range(3))
         [listed] = blobs.list("")
         assert listed.metadata == {"a": "new"}
@@ -407,13 +408,13 @@ def test_two_streams_at_once_never_mix(blobs: Blobs, same: bool) -> None:
     step = threading.Barrier(2)
 
     def write(index: int) -> object:
-        def chunks() -> Iterator[bytes]:
+        def blocks() -> Iterator[bytes]:
             for start in range(0, BIG, 3 << 20):
                 step.wait(PATIENCE_S)
                 yield texts[index][start : start + (3 << 20)]
 
         try:
-            blobs.write_stream("k", chunks())
+            blobs.write_stream("k", blocks())
         except StoreUnavailable:
             return False
         return True
@@ -487,14 +488,14 @@ def test_metadata_may_be_known_with_the_last_byte(blobs: Blobs, size: int) -> No
     """It is asked for once all has come; if that fails, nothing has changed."""
     known: dict[str, str] = {}
 
-    def chunks() -> Iterator[bytes]:
+    def blocks() -> Iterator[bytes]:
         yield b"x" * size
         known["a"] = "b"
 
     def fail() -> dict[str, str]:
         raise ZeroDivisionError
 
-    blobs.write_stream("k", chunks(), lambda: known)
+    blobs.write_stream("k", blocks(), lambda: known)
     with pytest.raises(ZeroDivisionError):
         blobs.write_stream("k", [b"new"], fail)
     stat = blobs.stat("k")
@@ -673,20 +674,6 @@ def test_a_message_renewed_for_no_time_is_visible_at_once(storage: Storage) -> N
     assert queue.renew(message, visible_after_s=0) is not None
     again = received(queue)
     assert (again.body, again.dequeue_count) == (b"m", 2)
-
-
-def test_a_delayed_message_is_hidden_at_first(storage: Storage) -> None:
-    """It does not come before its time, and then it is as if it had just been sent."""
-    queue = storage.queue("bulk-split")
-    queue.send(b"much later", delay_s=3600)
-    queue.send(b"now")
-    assert received(queue).body == b"now"
-    assert queue.receive(visible_after_s=60) is None
-    began = time.monotonic()
-    queue.send(b"later", delay_s=1.5)
-    later = received(queue)
-    assert (later.body, later.dequeue_count) == (b"later", 1)
-    assert time.monotonic() - began > 1
 
 
 # A folder
@@ -1040,7 +1027,7 @@ def test_what_dead_writers_left_is_swept(folder_place: Place, tmp_path: Path) ->
     partial.mkdir(parents=True)
     (partial / "young").write_bytes(b"x")
     (partial / "old").write_bytes(b"x")
-    past = time.time() - folder._ABANDONED_S - 1
+    past = time.time() - finished_file._ABANDONED_S - 1
     os.utime(partial / "old", (past, past))
     out = folder_place.open().out
     out.write("k", b"1")
@@ -1230,4 +1217,4 @@ def test_a_folder_that_vanishes_is_told_of(tmp_path: Path, caplog: pytest.LogCap
     for _ in range(2):
         assert list(blobs.list("")) == []
     (record,) = caplog.records
-    assert record.message == "bulk: the folder bulk-in has vanished, and is made anew, empty"
+    assert record.message == "bulk: the folder bulk-in has vanished; it is made again, empty"

@@ -33,16 +33,16 @@ def batch_parts(max_rows: int) -> list[pa.Table]:
     ]
 
 
-def answers(parts: list[pa.Table]) -> dict[str, dict[str, object]]:
-    lines = map(json.loads, b"".join(write_batch(parts, job="job", model="m")).splitlines())
+def answers(chunks: list[pa.Table]) -> dict[str, dict[str, object]]:
+    lines = map(json.loads, b"".join(write_batch(chunks, job="job", model="m")).splitlines())
     return {line["custom_id"]: line for line in lines}
 
 
 def test_each_request_has_one_line_even_if_its_texts_lie_in_several_parts() -> None:
     """With OpenAI's list of embeddings as the body."""
-    parts = batch_parts(3)
-    vectors = all_vectors(parts)
-    found = answers(parts)
+    chunks = batch_parts(3)
+    vectors = all_vectors(chunks)
+    found = answers(chunks)
     assert list(found) == list(REQUESTS)
     line = found["many"]
     assert (line["error"], line["response"]["status_code"]) == (None, 200)  # type: ignore[index]
@@ -58,9 +58,9 @@ def test_each_request_has_one_line_even_if_its_texts_lie_in_several_parts() -> N
 
 def test_vectors_have_the_format_and_the_dimensions_that_the_request_asks_for() -> None:
     """Cut ones have unit length again."""
-    parts = batch_parts(512)
-    vectors = all_vectors(parts)
-    found = answers(parts)
+    chunks = batch_parts(512)
+    vectors = all_vectors(chunks)
+    found = answers(chunks)
     (item,) = found["base64"]["response"]["body"]["data"]  # type: ignore[index]
     assert base64.b64decode(item["embedding"]) == vectors[6].tobytes()
     short = [item["embedding"] for item in found["short"]["response"]["body"]["data"]]  # type: ignore[index]
@@ -71,25 +71,25 @@ def test_vectors_have_the_format_and_the_dimensions_that_the_request_asks_for() 
 
 def test_ids_are_different_for_each_line_and_the_same_in_each_run() -> None:
     """So are all bytes; another job has other ids."""
-    parts = batch_parts(3)
-    first = b"".join(write_batch(parts, job="job", model="m"))
+    chunks = batch_parts(3)
+    first = b"".join(write_batch(chunks, job="job", model="m"))
     assert first == b"".join(write_batch(batch_parts(3), job="job", model="m"))
-    found = answers(parts)
+    found = answers(chunks)
     ids = {line["id"] for line in found.values()}
     ids |= {line["response"]["request_id"] for line in found.values()}  # type: ignore[index]
     assert len(ids) == 2 * len(REQUESTS)
     assert all(str(line["id"]).startswith("batch_req_") for line in found.values())
-    other = map(json.loads, b"".join(write_batch(parts, job="other", model="m")).splitlines())
+    other = map(json.loads, b"".join(write_batch(chunks, job="other", model="m")).splitlines())
     assert not ids & {line["id"] for line in other}
 
 
 def test_a_request_that_lacks_a_text_s_vector_has_no_line() -> None:
     """Its error is in the error file, once."""
-    parts = batch_parts(3)
-    incomplete = [parts[0], parts[1].slice(1), parts[2]]
+    chunks = batch_parts(3)
+    incomplete = [chunks[0], chunks[1].slice(1), chunks[2]]
     assert list(answers(incomplete)) == ["one", "base64", "short"]
-    assert list(answers([parts[0], *parts[2:]])) == ["one", "base64", "short"]
-    assert list(answers(parts[:-1])) == ["one", "many"]
+    assert list(answers([chunks[0], *chunks[2:]])) == ["one", "base64", "short"]
+    assert list(answers(chunks[:-1])) == ["one", "many"]
 
 
 def test_error_lines() -> None:

@@ -26,7 +26,7 @@ CSV = b"text,key,vector\n" + b"".join(b'"text, %d",k%d,v%d\n' % (n, n, n) for n 
 FILES = {"a.jsonl": JSONL, "a.csv": CSV}
 
 
-def parts_of(name: str, data: bytes, options: ReadOptions | None = None) -> list[pa.Table]:
+def embedded_chunks(name: str, data: bytes, options: ReadOptions | None = None) -> list[pa.Table]:
     """Of three rows each; the last has a bad row alone."""
     chunks = cut_chunks([*read_all(name, data, options), *read_all("a.jsonl", b"{}\n")], max_rows=3)
     return [
@@ -39,15 +39,15 @@ def parts_of(name: str, data: bytes, options: ReadOptions | None = None) -> list
 @pytest.mark.parametrize("name", FILES)
 def test_parquet_has_the_input_s_columns_and_the_vectors(name: str, dtype: Dtype) -> None:
     """Read back by pyarrow; the file says how to read its vectors."""
-    parts = parts_of(name, FILES[name])
-    file = b"".join(write_parquet(parts, dimensions=D, dtype=dtype, metadata={"model": "m"}))
+    chunks = embedded_chunks(name, FILES[name])
+    file = b"".join(write_parquet(chunks, dimensions=D, dtype=dtype, metadata={"model": "m"}))
     back = pq.read_table(io.BytesIO(file))
     inputs = {"a.jsonl": ["fields"], "a.csv": ["key", "input_vector"]}[name]
     scale = ["scale"] if dtype == "int8" else []
     assert back.column_names == ["row", "id", "text", *inputs, "tokens", "truncated", *scale, "vector"]
     rest = [column for column in back.column_names if column not in ("scale", "vector")]
-    assert back.select(rest).equals(pa.concat_tables(parts[:-1]).select(rest))
-    stored, scales = quantise(all_vectors(parts), dtype)
+    assert back.select(rest).equals(pa.concat_tables(chunks[:-1]).select(rest))
+    stored, scales = quantise(all_vectors(chunks), dtype)
     assert np.array(back["vector"].to_pylist(), stored.dtype).tobytes() == stored.tobytes()
     assert back.schema.field("vector").type == pa.list_(pa.from_numpy_dtype(stored.dtype), D)
     if scales is not None:
@@ -63,12 +63,12 @@ def test_parquet_is_gathered_to_row_groups_and_written_as_it_comes(
     monkeypatch.setattr(writing, "ROW_GROUP_BYTES", 400)
     taken: list[int] = []
 
-    def parts() -> Iterator[pa.Table]:
-        for index, part in enumerate(parts_of("a.jsonl", JSONL)):
+    def chunks() -> Iterator[pa.Table]:
+        for index, chunk in enumerate(embedded_chunks("a.jsonl", JSONL)):
             taken.append(index)
-            yield part
+            yield chunk
 
-    blocks = write_parquet(parts(), dimensions=D)
+    blocks = write_parquet(chunks(), dimensions=D)
     written = [next(blocks)]
     assert len(taken) == 2
     file = b"".join([*written, *blocks])
@@ -76,9 +76,9 @@ def test_parquet_is_gathered_to_row_groups_and_written_as_it_comes(
 
 
 def test_parquet_of_no_rows_can_be_read() -> None:
-    """All rows may be bad; then no part knows the input's columns."""
-    for parts in ([], parts_of("a.jsonl", b"{}\n")):
-        back = pq.read_table(io.BytesIO(b"".join(write_parquet(parts, dimensions=D))))
+    """All rows may be bad; then no chunk has the input's columns."""
+    for chunks in ([], embedded_chunks("a.jsonl", b"{}\n")):
+        back = pq.read_table(io.BytesIO(b"".join(write_parquet(chunks, dimensions=D))))
         assert back.column_names == ["row", "id", "text", "tokens", "truncated", "vector"]
         assert back.num_rows == 0
         assert back.schema.field("vector").type == pa.list_(pa.float32(), D)
@@ -88,11 +88,11 @@ def test_parquet_of_no_rows_can_be_read() -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_parquet_of_failed_rows_alone_has_the_input_s_columns(name: str, dtype: Dtype) -> None:
     """The very schema that it would have with their vectors."""
-    parts = parts_of(name, FILES[name])[:-1]
-    empty = [unpack_table(pack_table(part.slice(0, 0))) for part in parts]
+    chunks = embedded_chunks(name, FILES[name])[:-1]
+    empty = [unpack_table(pack_table(chunk.slice(0, 0))) for chunk in chunks]
     some, none = (
         pq.read_table(io.BytesIO(b"".join(write_parquet(each, dimensions=D, dtype=dtype))))
-        for each in (parts, empty)
+        for each in (chunks, empty)
     )
     assert none.num_rows == 0
     assert none.schema.equals(some.schema, check_metadata=True)
@@ -101,10 +101,10 @@ def test_parquet_of_failed_rows_alone_has_the_input_s_columns(name: str, dtype: 
 @pytest.mark.parametrize(
     "write",
     [
-        lambda parts: write_parquet(parts, dimensions=D, dtype="int8"),
-        lambda parts: write_jsonl(parts),
-        lambda parts: write_npy(parts, rows=9, dimensions=D),
-        lambda parts: write_ids(parts),
+        lambda chunks: write_parquet(chunks, dimensions=D, dtype="int8"),
+        lambda chunks: write_jsonl(chunks),
+        lambda chunks: write_npy(chunks, rows=9, dimensions=D),
+        lambda chunks: write_ids(chunks),
     ],
 )
 @pytest.mark.parametrize("name", FILES)
@@ -112,31 +112,31 @@ def test_two_runs_write_the_same_bytes(
     name: str, write: Callable[[list[pa.Table]], Iterator[bytes]]
 ) -> None:
     """A finaliser that is run again changes nothing."""
-    first, second = (b"".join(write(parts_of(name, FILES[name]))) for _ in range(2))
+    first, second = (b"".join(write(embedded_chunks(name, FILES[name]))) for _ in range(2))
     assert first == second
 
 
 def test_jsonl_has_ids_vectors_and_input_fields() -> None:
     """Numbers are as the input wrote them, an id that is a number is one, floats are exact."""
-    parts = parts_of("a.jsonl", JSONL)
-    file = b"".join(write_jsonl(parts))
+    chunks = embedded_chunks("a.jsonl", JSONL)
+    file = b"".join(write_jsonl(chunks))
     assert b'"n":0.10' in file
     lines = [json.loads(line) for line in file.splitlines()]
     assert [list(line) for line in lines] == [["id", "embedding", "text", "n", "input_embedding"]] * 9
     assert [(line["id"], line["text"]) for line in lines] == [(n, f"text {n}") for n in range(9)]
     vectors = np.array([line["embedding"] for line in lines], np.float32)
-    assert vectors.tobytes() == all_vectors(parts).tobytes()
+    assert vectors.tobytes() == all_vectors(chunks).tobytes()
 
 
 def test_jsonl_of_a_table_has_its_columns() -> None:
     """int8 vectors come with their scale."""
-    parts = parts_of("a.csv", CSV, ReadOptions(id_column="key"))
-    lines = [json.loads(line) for line in b"".join(write_jsonl(parts, dtype="int8")).splitlines()]
+    chunks = embedded_chunks("a.csv", CSV, ReadOptions(id_column="key"))
+    lines = [json.loads(line) for line in b"".join(write_jsonl(chunks, dtype="int8")).splitlines()]
     assert [list(line) for line in lines] == [["id", "embedding", "scale", "text", "input_vector"]] * 9
     assert [(line["id"], line["input_vector"]) for line in lines] == [
         (f"k{n}", f"v{n}") for n in range(9)
     ]
-    stored, scales = quantise(all_vectors(parts), "int8")
+    stored, scales = quantise(all_vectors(chunks), "int8")
     assert [line["embedding"] for line in lines] == stored.tolist()
     assert scales is not None
     assert np.array([line["scale"] for line in lines], np.float32).tobytes() == scales.tobytes()
@@ -168,7 +168,7 @@ def test_jsonl_of_parquet_has_json_s_nearest_value_of_every_type() -> None:
     }
     file = io.BytesIO()
     pq.write_table(pa.table(columns), file)
-    line = json.loads(b"".join(write_jsonl(parts_of("a.parquet", file.getvalue()))))
+    line = json.loads(b"".join(write_jsonl(embedded_chunks("a.parquet", file.getvalue()))))
     stamp = "2020-01-02T03:04:05.000006"
     assert {name: line[name] for name in columns} == {
         "text": "x",
@@ -195,14 +195,14 @@ def test_jsonl_of_parquet_has_json_s_nearest_value_of_every_type() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_npy_and_its_ids(dtype: Dtype) -> None:
     """The header comes first, with a number of rows that is known before."""
-    parts = parts_of("a.jsonl", JSONL)
-    file = b"".join(write_npy(iter(parts), rows=9, dimensions=D, dtype=dtype))
-    stored, scales = quantise(all_vectors(parts), dtype)
+    chunks = embedded_chunks("a.jsonl", JSONL)
+    file = b"".join(write_npy(iter(chunks), rows=9, dimensions=D, dtype=dtype))
+    stored, scales = quantise(all_vectors(chunks), dtype)
     loaded = np.load(io.BytesIO(file), allow_pickle=False)
     assert loaded.dtype == stored.dtype
     assert loaded.tobytes() == stored.tobytes()
     assert loaded.shape == (9, D)
-    lines = [json.loads(line) for line in b"".join(write_ids(parts, dtype=dtype)).splitlines()]
+    lines = [json.loads(line) for line in b"".join(write_ids(chunks, dtype=dtype)).splitlines()]
     assert [(line["row"], line["line"], line["id"]) for line in lines] == [
         (n, n + 1, str(n)) for n in range(9)
     ]
@@ -212,7 +212,7 @@ def test_npy_and_its_ids(dtype: Dtype) -> None:
 def test_npy_with_a_wrong_number_of_rows_is_not_finished() -> None:
     """It would not be one that numpy can read."""
     with pytest.raises(ValueError, match="9"):
-        list(write_npy(parts_of("a.jsonl", JSONL), rows=8, dimensions=D))
+        list(write_npy(embedded_chunks("a.jsonl", JSONL), rows=8, dimensions=D))
 
 
 def test_int8_is_symmetric_with_one_scale_per_vector() -> None:

@@ -21,14 +21,15 @@ from shared.errors import (
     NotFinite,
     Unavailable,
 )
-from tests.shared.bulk.test_pipeline import FakeBackend, World, batch_line
+from tests.fakes.embedder import FakeEmbedder
+from tests.shared.bulk.world import World, batch_line
 
 pytestmark = pytest.mark.anyio
 
 LINES = b"".join(b'{"id": "r%d", "text": "text %d"}\n' % (n, n) for n in range(64))
 
 
-class Failing(FakeBackend):
+class Failing(FakeEmbedder):
     """Raises an error that names the first of the texts that it cannot do."""
 
     def __init__(self, cannot: set[str], error: type[BlitzError]) -> None:
@@ -44,7 +45,7 @@ class Failing(FakeBackend):
         return await super().embed(request)
 
 
-class Unlooked(FakeBackend):
+class Unlooked(FakeEmbedder):
     """One that does not look at its numbers."""
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
@@ -129,7 +130,7 @@ async def test_a_request_of_a_batch_fails_whole_with_the_reason() -> None:
     assert json.loads(answer)["custom_id"] == "b"
 
 
-class Cutting(FakeBackend):
+class Cutting(FakeEmbedder):
     """Tells which texts it cut: those with a 7."""
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
@@ -161,7 +162,7 @@ async def test_texts_that_were_cut_are_counted_and_marked() -> None:
 
 async def test_where_nothing_was_cut_that_is_said() -> None:
     """None of 64."""
-    world = await run(FakeBackend())
+    world = await run(FakeEmbedder())
     [manifest] = world.manifests()
     assert manifest.status.truncated == 0
     assert world.table("mini/a.jsonl.parquet")["truncated"].to_pylist() == [False] * 64

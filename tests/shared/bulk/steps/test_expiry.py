@@ -8,6 +8,7 @@ import pytest
 
 from shared.bulk import control, jobs
 from shared.bulk.options import Container, JobOptions
+from shared.bulk.paths import event_key
 from shared.bulk.steps.expiry import (
     KEPT_S,
     delete_ended,
@@ -79,7 +80,7 @@ def test_an_expired_batch_goes_with_all_that_is_known_of_its_job() -> None:
     out.write(record, b"{}", {"expires_after": "3600"})
     out.write(other, b"{}")
     out.write(f"jobs/{JOB}/job.json", jobs.encode(job))
-    out.write(jobs.event_key("out", job.source, job.etag), JOB.encode())
+    out.write(event_key("out", job.source, job.etag), JOB.encode())
     out.write(f"active/{JOB}", b"")
     late = WRITTEN_S + 3600
     delete_expired(memory.storage, late)

@@ -1,0 +1,18 @@
+// Events of the data account. Its identity is its own: through a storage firewall Event Grid delivers with no other.
+import { nameOf } from 'shared.bicep'
+
+param location string
+param tags object
+param token string
+
+resource dataAccount 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
+  name: nameOf('dataAccount', token)
+}
+
+resource topic 'Microsoft.EventGrid/systemTopics@2025-02-15' = {
+  name: nameOf('topic', token)
+  location: location
+  tags: tags
+  identity: { type: 'SystemAssigned' }
+  properties: { source: dataAccount.id, topicType: 'Microsoft.Storage.StorageAccounts' }
+}

@@ -1,0 +1,31 @@
+"""Fixtures of the builder's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertModel
+
+from model_build.__main__ import app
+from tests.model_build.command import CONFIG, Ran, Run, save_letters
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A transformers folder: 2 layers of 32, a WordPiece of single letters, 64 positions."""
+    torch.manual_seed(0)
+    return save_letters(BertModel(CONFIG), tmp_path_factory.mktemp("source") / "tiny-bert")
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """The command in this process, which imports torch once; --json writes to the real stdout."""
+
+    def command(*arguments: object) -> Ran:
+        with pytest.raises(SystemExit) as ended:
+            app([str(argument) for argument in arguments], prog_name="model_build")
+        return Ran(int(ended.value.code or 0), *capfd.readouterr())
+
+    return command
