@@ -197,7 +197,7 @@ def test_other_weights_are_exit_3_and_not_published(
     monkeypatch.setattr(assemble, "locate", lambda _: replace(located, folder=folder))
     refused = run(MODEL, "--target", "cpu-int8", "--push", f"file://{tmp_path / 'store'}")
     assert refused.exit_code == 3
-    assert "not published: model.safetensors is not the one" in refused.stderr
+    assert "not published: model.safetensors is not the file" in refused.stderr
     assert not (tmp_path / "store").exists()
 
 

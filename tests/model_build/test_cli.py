@@ -245,7 +245,10 @@ def test_a_recipe_that_cannot_be_written_is_exit_2(run: Run, tiny: Path, tmp_pat
         (("all-MiniLM-L6-v2", "--target", "cpu-int8", "--min-cosine", "1.1"), "min-cosine"),
         (("all-MiniLM-L6-v2", "--target", "cpu-int8", "--push", "ftp://x"), "model store"),
         (("all-MiniLM-L6-v2", "--target", "cpu-int8", "--name", "../x"), "model name"),
-        (("all-MiniLM-L6-v2", "--target", "cpu-int8", "--revision", "main"), "revisions"),
+        (
+            ("all-MiniLM-L6-v2", "--target", "cpu-int8", "--revision", "main"),
+            "--revision is for models of the hub",
+        ),
     ],
 )
 def test_bad_input_is_exit_2_and_says_what_is_wrong(

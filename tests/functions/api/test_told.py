@@ -55,7 +55,7 @@ async def test_a_text_that_was_cut_is_told(settings: Settings, path: str, model:
         told = f"1 {field} were truncated to the model's limit: 1"
         assert told in cut.json()["meta"]["warnings"]
     if path == "/azure-search":
-        assert "was cut" in cut.json()["values"][0]["warnings"][0]["message"]
+        assert "was truncated" in cut.json()["values"][0]["warnings"][0]["message"]
 
 
 @pytest.mark.parametrize("model", ["embedder", "scorer"])
