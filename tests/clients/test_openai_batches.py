@@ -237,7 +237,7 @@ def test_a_full_quota_is_no_error_to_repeat(two_clients: tuple[OpenAI, OpenAI]) 
     """The SDK would send the file three times."""
     _, others = two_clients
     files = [upload(others, line("a", "w1")) for _ in range(4)]
-    with pytest.raises(openai.PermissionDeniedError, match="4 files, and 4 are there") as caught:
+    with pytest.raises(openai.PermissionDeniedError, match="4 files, and has 4") as caught:
         upload(others.with_options(max_retries=2), line("a", "w1"))
     assert caught.value.code == "quota_exceeded"
     for file in files:

@@ -176,8 +176,8 @@ class Gone:
 
 make = local._app
 
-def make_signalled(settings):
-    made = make(settings)
+def make_signalled(*given):
+    made = make(*given)
     Gone()
     return made
 
