@@ -98,6 +98,32 @@ def test_the_table_names_every_room() -> None:
     assert roles == {"router", "cpu", "gpu", "keys"}
 
 
+def test_the_page_has_the_same_table() -> None:
+    """docs/architecture.md: a row a room, its last column whom it may import."""
+    page = (TREE / "docs" / "architecture.md").read_text("utf-8")
+    told: dict[str, set[str]] = {}
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        room = (
+            cells[0]
+            .split(",")[0]
+            .strip("`")
+            .replace("/", ".")
+            .replace("functions.router.py", "functions")
+        )
+        if len(cells) == 3 and room in ROOMS:
+            names = (each.strip().replace("/", ".") for each in cells[2].split(",") if each.strip())
+            told[room] = {
+                each
+                if "." in each
+                else f"shared.{each}"
+                if f"shared.{each}" in ROOMS
+                else f"functions.{each}"
+                for each in names
+            }
+    assert told == {room: _allowed(room) for room in ROOMS if room != "shared"}
+
+
 def test_no_module_imports_itself_by_way_of_others() -> None:
     """Imports at the top of a module, which run in order; those within functions may go round."""
     graph: dict[str, set[str]] = {}
