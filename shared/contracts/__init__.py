@@ -1,0 +1,55 @@
+"""Requests and results that cross modules: frozen, validated once, dialect-free.
+
+Each operation has a file, and other rooms import the names below. Does not know HTTP, models or batches.
+"""
+
+from shared.contracts.decode import DecodeRequest, DecodeResult
+from shared.contracts.embed import EmbedRequest, EmbedResult, InputType, prompt_for
+from shared.contracts.predict import PredictRequest, PredictResult
+from shared.contracts.request import AnyRequest, Request, RequestT
+from shared.contracts.rerank import RerankRequest, RerankResult
+from shared.contracts.result import DoubleMatrix, FloatMatrix, IntMatrix, Result, ResultT, Timings
+from shared.contracts.texts import TextInput, TruncationSide, is_blank
+from shared.contracts.tokenize import TokenizeRequest, TokenizeResult
+from shared.contracts.tokens import CutIds, TokenPair, Tokens, is_cut
+
+REQUESTS: tuple[type[AnyRequest], ...] = (
+    EmbedRequest,
+    RerankRequest,
+    PredictRequest,
+    TokenizeRequest,
+    DecodeRequest,
+)
+"""All operations."""
+
+__all__ = [
+    "REQUESTS",
+    "AnyRequest",
+    "CutIds",
+    "DecodeRequest",
+    "DecodeResult",
+    "DoubleMatrix",
+    "EmbedRequest",
+    "EmbedResult",
+    "FloatMatrix",
+    "InputType",
+    "IntMatrix",
+    "PredictRequest",
+    "PredictResult",
+    "Request",
+    "RequestT",
+    "RerankRequest",
+    "RerankResult",
+    "Result",
+    "ResultT",
+    "TextInput",
+    "Timings",
+    "TokenPair",
+    "TokenizeRequest",
+    "TokenizeResult",
+    "Tokens",
+    "TruncationSide",
+    "is_blank",
+    "is_cut",
+    "prompt_for",
+]

@@ -1,0 +1,52 @@
+"""Decoding: token ids in, their texts out.
+
+Does not know HTTP, tokenizers or batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from shared.cards import Device
+from shared.contracts.request import Request
+from shared.contracts.result import Result, Timings
+from shared.errors import EmptyInput
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeResult(Result):
+    """texts: one an input. token_counts: the ids of each. cut: none."""
+
+    arrays: ClassVar = {}
+    joined = ("texts",)
+
+    texts: tuple[str, ...]
+    token_counts: tuple[int, ...]
+    model: str
+    revision: str
+    timings: Timings = field(default_factory=Timings)
+    device: Device = "cpu"
+    cut: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRequest(Request[DecodeResult]):
+    """Tell the text of each of `inputs`, ids of the model's vocabulary, however many.
+
+    skip_special_tokens: those that stand for no text are left out.
+    """
+
+    operation, result, items, items_as_told = "decode", DecodeResult, "inputs", "ids"
+    runs_model = False
+
+    model: str
+    inputs: tuple[tuple[int, ...], ...]
+    skip_special_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise EmptyInput("ids is empty: give at least one id", field="ids")
+        for index, ids in enumerate(self.inputs):
+            if not ids:
+                raise EmptyInput(f"ids[{index}] is empty: give an id", field=f"ids[{index}]")

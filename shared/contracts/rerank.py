@@ -1,0 +1,80 @@
+"""Reranking: a query and documents in, a score for each document out.
+
+Does not know HTTP, models or batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from shared.cards import Device
+from shared.contracts.request import Request
+from shared.contracts.result import DoubleMatrix, FloatMatrix, Result, Timings
+from shared.contracts.texts import TruncationSide
+from shared.errors import EmptyInput, InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class RerankResult(Result):
+    """scores: (N,) float64, entry i belongs to document i. method: what a score is.
+
+    token_counts: real tokens fed, per pair; with "cosine", per document, the query's in the first.
+    logits: (N,) float32, what a cross-encoder's scores are made of; None of cosines.
+    cut: the documents that were cut, alone or beside the query; all of them if the query was.
+    """
+
+    arrays: ClassVar = {"scores": ("<f8", ()), "logits": ("<f4", ())}
+    joined = ("scores", "logits")
+
+    scores: DoubleMatrix
+    token_counts: tuple[int, ...]
+    model: str
+    revision: str
+    method: Literal["cross-encoder", "cosine"]
+    timings: Timings = field(default_factory=Timings)
+    device: Device = "cpu"
+    logits: FloatMatrix | None = None
+    cut: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def ranking(self) -> list[int]:
+        """The documents' indices, best first; equals in the order they came.
+
+        By logits: from 37 on, their sigmoids are all exactly 1.
+        """
+        keys = self.scores if self.logits is None else self.logits
+        order: list[int] = np.argsort(-keys, kind="stable").tolist()
+        return order
+
+
+@dataclass(frozen=True, slots=True)
+class RerankRequest(Request[RerankResult]):
+    """Score each of `documents` against `query` with `model`. Blank documents get the lowest score.
+
+    raw_scores: a cross-encoder's logits instead of their sigmoid.
+    truncate: cut pairs longer than the model reads, longest text first; if False they are an
+        InputTooLong. truncation_side: the side that is cut off.
+    max_document_tokens: documents are cut to this many tokens before they are paired; None: not.
+    """
+
+    operation, result, items, items_as_told = "rerank", RerankResult, "documents", "documents"
+
+    model: str
+    query: str
+    documents: tuple[str, ...]
+    raw_scores: bool = False
+    truncate: bool = True
+    truncation_side: TruncationSide = "right"
+    max_document_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.query:
+            raise EmptyInput("the query is empty: give a text", field="query")
+        if not self.documents:
+            raise EmptyInput("documents is empty: give at least one text", field="documents")
+        if self.max_document_tokens is not None and self.max_document_tokens < 1:
+            raise InvalidInput("max_document_tokens must be 1 or more", field="max_document_tokens")
