@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from functions.api.app import create_app
 from functions.api.build import connect, connect_batches
 from functions.api.known_keys import connect_keys
-from functions.http.startup import log_request_limits, warn_of_unknown_models_soon
+from functions.api.unknown_models import warn_of_unknown_models_soon
+from functions.http.startup import log_request_limits
 from shared.observability.start import start_export
 from shared.settings import Settings
 

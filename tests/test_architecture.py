@@ -33,7 +33,7 @@ ROOMS = {
     "shared.routing": "backends context observability storage",
     "shared.bulk": "storage models dialects backends routing observability context",
     # functions: the hosts
-    "functions.http": "context observability models",
+    "functions.http": "context observability",
     "functions.api": "http context observability storage models backends routing wire dialects bulk",
     "functions.bulk": "storage models backends routing bulk",
     "functions.backend": (

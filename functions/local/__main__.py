@@ -26,8 +26,9 @@ from starlette.types import ASGIApp
 from functions.api.app import create_app as create_router
 from functions.api.build import connect, connect_batches
 from functions.api.known_keys import KnownKeys, connect_keys
+from functions.api.unknown_models import warn_of_unknown_models
 from functions.backend import app
-from functions.http.startup import log_request_limits, warn_of_unknown_models
+from functions.http.startup import log_request_limits
 from functions.local.driver import Driver, bulk_hint, driver_of, make_inboxes
 from functions.local.processes import BAD_START, running_backends
 from functions.local.server import Server, accept_connections, connection_limit, listen
