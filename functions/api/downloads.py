@@ -49,10 +49,10 @@ class Download(StreamingResponse):
             return
         async for block in self.body_iterator:
             for start in range(0, len(block), SLICE_BYTES):
-                part = block[start : start + SLICE_BYTES]
-                message = {"type": "http.response.body", "body": part, "more_body": True}
+                sent = block[start : start + SLICE_BYTES]
+                message = {"type": "http.response.body", "body": sent, "more_body": True}
                 try:
-                    await self._rate.wait_for(send(message), len(part))
+                    await self._rate.wait_for(send(message), len(sent))
                 except RequestTimeout:
                     return  # the server closes an incomplete response
         await send({"type": "http.response.body", "body": b"", "more_body": False})

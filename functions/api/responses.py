@@ -32,7 +32,7 @@ from shared.errors import BlitzError, RequestTimeout, printable
 from shared.wire import codec
 
 # Larger results are encoded in a thread, so that the event loop runs between the steps. One call of
-# orjson keeps the GIL (about 11 ms for 1,024 x 384 floats): encoding chunks of rows would halve that
+# orjson keeps the GIL (about 11 ms for 1,024 x 384 floats): encoding rows in groups would halve that
 # pause, but was measured to take 40 % longer in total.
 LARGE_RESULT_FLOATS = 64 * 1024
 LARGE_RESULT_TOKENS = 2 * 1024
@@ -90,10 +90,10 @@ def _characters(asked: AnyRequest) -> int:
     """Characters of all texts; token ids count as none."""
     texts = [asked.query, *asked.texts] if isinstance(asked, RerankRequest) else asked.texts
     return sum(
-        len(part)
+        len(each)
         for text in texts
-        for part in ((text,) if isinstance(text, str) else text)
-        if isinstance(part, str)
+        for each in ((text,) if isinstance(text, str) else text)
+        if isinstance(each, str)
     )
 
 
@@ -110,10 +110,10 @@ class PacedResponse(Response):
         rate = MinimumRate(bytes_per_s=MIN_BYTES_PER_S, grace_s=PAUSE_S)
         for start in range(0, max(1, len(self.body)), SLICE_BYTES):
             end = start + SLICE_BYTES
-            part, more = bytes(self.body[start:end]), end < len(self.body)
-            message = {"type": "http.response.body", "body": part, "more_body": more}
+            sent, more = bytes(self.body[start:end]), end < len(self.body)
+            message = {"type": "http.response.body", "body": sent, "more_body": more}
             try:
-                await rate.wait_for(send(message), len(part))
+                await rate.wait_for(send(message), len(sent))
             except RequestTimeout:
                 return  # the server closes an incomplete response
 

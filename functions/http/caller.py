@@ -89,11 +89,11 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         raise too_large
     reserve(request.scope, body_bytes=announced)
     body = bytearray()
-    async for chunk in enforce_rate(stream, bytes_per_s=MIN_BYTES_PER_S, grace_s=PAUSE_S):
-        if len(body) + len(chunk) > max_bytes:
+    async for block in enforce_rate(stream, bytes_per_s=MIN_BYTES_PER_S, grace_s=PAUSE_S):
+        if len(body) + len(block) > max_bytes:
             await _drain(stream, _DRAIN_BYTES)
             raise too_large
-        body += chunk
+        body += block
         reserve(request.scope, body_bytes=len(body))
     return await _unpack(request, bytes(body), coding, max_bytes) if coding else bytes(body)
 
@@ -129,10 +129,12 @@ async def _unpack(request: Request, packed: bytes, coding: Coding, max_bytes: in
     """Decompress in threads, except the first step of a small body. Counts both forms' bytes."""
     decompressor = Decompressor(packed, coding)
     plain = bytearray()
-    while part := await in_thread_if(bool(plain) or len(packed) > SMALL_PACKED_BYTES, decompressor.step):
-        if len(plain) + len(part) > max_bytes:
+    while block := await in_thread_if(
+        bool(plain) or len(packed) > SMALL_PACKED_BYTES, decompressor.step
+    ):
+        if len(plain) + len(block) > max_bytes:
             raise PayloadTooLarge(f"the body is larger than {max_bytes} bytes once it is unpacked")
-        plain += part
+        plain += block
         reserve(request.scope, body_bytes=len(packed) + len(plain))
     return bytes(plain)
 
@@ -141,8 +143,8 @@ async def _drain(stream: AsyncIterator[bytes], most_bytes: int) -> None:
     """Read and discard: a client that is still sending when we close would see a reset."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_S):
-            async for chunk in stream:
-                most_bytes -= len(chunk)
+            async for block in stream:
+                most_bytes -= len(block)
                 if most_bytes < 0:
                     return
 

@@ -60,22 +60,22 @@ async def enforce_rate(
     grace_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[bytes]:
-    """The chunks of `stream`. Raises RequestTimeout if they arrive more slowly than MinimumRate allows.
+    """The blocks of `stream`. Raises RequestTimeout if they arrive more slowly than MinimumRate allows.
 
-    Only the wait for the next chunk counts, not the time for processing it. clock: monotonic seconds.
+    Only the wait for the next block counts, not the time for processing it. clock: monotonic seconds.
     """
     rate = MinimumRate(bytes_per_s=bytes_per_s, grace_s=grace_s)
-    chunks = aiter(stream)
+    blocks = aiter(stream)
     while True:
         began_s = clock()
         try:
             async with asyncio.timeout(rate.left_s) as patience:
-                chunk = await anext(chunks, None)
+                block = await anext(blocks, None)
         except TimeoutError:
             if not patience.expired():
                 raise  # the stream's own
             raise rate.too_slow() from None
-        if chunk is None:
+        if block is None:
             return
-        rate.received(len(chunk), clock() - began_s)
-        yield chunk
+        rate.received(len(block), clock() - began_s)
+        yield block

@@ -60,7 +60,7 @@ def _alternatives(kind: Any) -> list[Any]:
     """The members of a union; lists without their Annotated; other types unchanged."""
     origin = get_origin(kind)
     if origin in (Union, UnionType):
-        return [each for part in get_args(kind) for each in _alternatives(part)]
+        return [each for member in get_args(kind) for each in _alternatives(member)]
     if origin is Annotated and get_origin(get_args(kind)[0]) in (Union, UnionType, list):
         return _alternatives(get_args(kind)[0])
     return [kind]
@@ -95,8 +95,8 @@ def _bounded(word: str, metas: Sequence[msgspec.Meta], plural: bool) -> str:
 
 
 def _strings(kind: Any) -> list[str]:
-    parts = (part for each in get_args(kind) for part in _strings(each))
-    return [kind] if isinstance(kind, str) else list(parts)
+    strings = (string for each in get_args(kind) for string in _strings(each))
+    return [kind] if isinstance(kind, str) else list(strings)
 
 
 def _any_of(words: Iterable[str]) -> str:

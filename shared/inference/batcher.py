@@ -1,6 +1,6 @@
 """Many callers' sequences through few engine threads, in shared micro-batches, fairly.
 
-Adds threads and an asyncio front to two pure parts: shared.inference.fair_queue says what runs next,
+Adds threads and an asyncio front to two pure modules: shared.inference.fair_queue says what runs next,
 shared.inference.backlog how much may wait. Does not know texts, tokenizers, HTTP or which engine runs.
 """
 
@@ -59,7 +59,7 @@ class _Ticket(Waiting):
     error: BlitzError | None = None
 
 
-_Part = tuple[_Ticket, list[int]]
+_Share = tuple[_Ticket, list[int]]
 
 
 class Batcher:
@@ -192,7 +192,7 @@ class Batcher:
 
     def _work(self) -> None:
         while (batch := self._take()) is not None:
-            self._run(batch.parts)
+            self._run(batch.shares)
             with self._changed:
                 self._queue.ended(batch)
                 self._changed.notify_all()
@@ -207,7 +207,7 @@ class Batcher:
                 batch = self._queue.take()
                 if batch is not None:
                     now = time.perf_counter()
-                    for ticket, _ in batch.parts:
+                    for ticket, _ in batch.shares:
                         ticket.started = ticket.started or now
                         ticket.running += 1
                     return batch
@@ -222,17 +222,17 @@ class Batcher:
                 timeout=self._max_wait_s,
             )
 
-    def _run(self, parts: list[_Part]) -> None:
-        """Run a micro-batch; when one that callers share fails, each caller's part again by itself."""
-        error = self._attempt(parts)
-        if error is not None and len(parts) > 1:
-            for part in parts:
-                self._settle_part([part], self._attempt([part]))
+    def _run(self, shares: list[_Share]) -> None:
+        """Run a micro-batch; when one that callers share fails, each caller's share again by itself."""
+        error = self._attempt(shares)
+        if error is not None and len(shares) > 1:
+            for share in shares:
+                self._settle_shares([share], self._attempt([share]))
         else:
-            self._settle_part(parts, error)
+            self._settle_shares(shares, error)
 
-    def _attempt(self, parts: list[_Part]) -> Exception | None:
-        sequences = [ticket.sequences[index] for ticket, batch in parts for index in batch]
+    def _attempt(self, shares: list[_Share]) -> Exception | None:
+        sequences = [ticket.sequences[index] for ticket, batch in shares for index in batch]
         self._metrics.batch_ran(
             texts=len(sequences), padded_tokens=len(sequences) * max(map(len, sequences))
         )
@@ -242,10 +242,10 @@ class Batcher:
             tells_rate = bool(self._queue) or 2 * tokens >= self._budget_tokens
         began = time.perf_counter()
         try:
-            rows = parts[0][0].model.run(sequences)
+            rows = shares[0][0].model.run(sequences)
             if rows.shape[0] != len(sequences):
                 raise ValueError("the model returned another number of rows than it was given")
-            self._deliver(parts, rows)
+            self._deliver(shares, rows)
         except Exception as error:  # an engine may raise anything; the thread has to live on
             log_failure(_log, "a micro-batch failed", error)
             return error
@@ -255,17 +255,17 @@ class Batcher:
                 self._backlog.ran(tokens, seconds)
         return None
 
-    def _settle_part(self, parts: list[_Part], error: Exception | None) -> None:
+    def _settle_shares(self, shares: list[_Share], error: Exception | None) -> None:
         with self._changed:
-            for ticket, _ in parts:
+            for ticket, _ in shares:
                 if error is not None:
                     self._fail(ticket, _public(error))
                 ticket.running -= 1
                 self._settle(ticket)
 
-    def _deliver(self, parts: list[_Part], rows: FloatMatrix) -> None:
+    def _deliver(self, shares: list[_Share], rows: FloatMatrix) -> None:
         start = 0
-        for ticket, batch in parts:
+        for ticket, batch in shares:
             with self._changed:
                 if ticket.rows is None:
                     ticket.rows = np.empty((len(ticket.sequences), rows.shape[1]), np.float32)

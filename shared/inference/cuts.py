@@ -1,6 +1,6 @@
-"""Where a text may be cut so that a tokenizer makes the same tokens of the part as of the whole.
+"""Where a text may be cut so that what is kept has the tokens that it has in the whole.
 
-Proven from the tokenizer's own parts, or denied; docs/decisions/017-long-texts-cut.md has the argument.
+Proven from the tokenizer's components, or denied: docs/decisions/017-long-texts-cut.md has the argument.
 Does not know how long a text may be, nor what becomes of the tokens.
 """
 
@@ -14,7 +14,7 @@ from functools import cached_property
 from tokenizers import Encoding, Tokenizer
 
 from shared.engines.panics import Panicked, panics_are_errors
-from shared.inference.tokenizer_parts import TokenizerParts
+from shared.inference.tokenizer_components import TokenizerComponents
 
 _TAME = (
     "\x21-\x7e\u00c0-\u024f\u0391-\u03a9\u03ac-\u03ce\u0400-\u0481\u048a-\u052f\u05d0-\u05ea"
@@ -43,29 +43,30 @@ _LOOKAHEAD = 64
 what they match, which are at most 16 tokens (of bytes); two of them in a row look twice as far."""
 
 _TRIED = 64
-"""Places that are tried near one another before a longer part of the text is."""
+"""Places that are tried near one another before more of the text is."""
 
 
 class Cuts:
-    """Of one tokenizer. Thread-safe. Of a tokenizer with an unknown part nothing is provable."""
+    """Of one tokenizer. Thread-safe. Of a tokenizer with an unknown component nothing is provable."""
 
     def __init__(self, serialized: str, tokenizer: Tokenizer) -> None:
         """serialized: its tokenizer.json; tokenizer: made of that, without truncation."""
         self._tokenizer = tokenizer
-        parts = TokenizerParts.read(serialized)
-        self._provable = parts is not None and parts.are_local
-        self.parts_words = False
+        components = TokenizerComponents.read(serialized)
+        self._provable = components is not None and components.are_local
+        self.splits_words = False
         """Whether a token begins at every space behind a word, whatever stands before and after."""
-        if parts is None or not self._provable:
+        if components is None or not self._provable:
             return
-        self._model = parts.model
-        self._joining = parts.joining
-        self.parts_words = parts.splits_words and (
-            (parts.keeps_spaces and " " in self._normalized("a b")) or parts.splits_at_its_own_spaces
+        self._model = components.model
+        self._joining = components.joining
+        self.splits_words = components.splits_words and (
+            (components.keeps_spaces and " " in self._normalized("a b"))
+            or components.splits_at_its_own_spaces
         )
-        self._added = [added.content for added in parts.added_tokens if not added.normalized]
+        self._added = [added.content for added in components.added_tokens if not added.normalized]
         self._added_normalized = [
-            self._normalized(added.content) for added in parts.added_tokens if added.normalized
+            self._normalized(added.content) for added in components.added_tokens if added.normalized
         ]
 
     def end_before(self, text: str, at: int) -> int | None:
@@ -78,7 +79,7 @@ class Cuts:
     def are_settled(self, encoding: Encoding, wanted: int) -> bool:
         """Whether the first `wanted` tokens of a text that was cut at an `end_before` are the whole's.
 
-        encoding: of the part, without special tokens.
+        encoding: of the text up to there, without special tokens.
         """
         last = len(encoding) - _LOOKAHEAD
         if last < wanted:
@@ -114,7 +115,7 @@ class Cuts:
         first = next((n for n, (start, _) in enumerate(offsets) if start >= at), len(offsets))
         if not first or offsets[first - 1][1] > at:
             return None
-        if self.parts_words and (first == len(offsets) or words[first] != words[first - 1]):
+        if self.splits_words and (first == len(offsets) or words[first] != words[first - 1]):
             return first
         if first == len(offsets):
             return None

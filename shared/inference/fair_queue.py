@@ -57,9 +57,9 @@ WaitingT = TypeVar("WaitingT", bound=Waiting)
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch(Generic[WaitingT]):
-    """What runs at once: some sequences of each of these requests. memory_bytes: what that takes."""
+    """What runs at once. shares: requests and which of their sequences. memory_bytes: what it takes."""
 
-    parts: list[tuple[WaitingT, list[int]]]
+    shares: list[tuple[WaitingT, list[int]]]
     memory_bytes: int
 
 
@@ -125,18 +125,18 @@ class FairQueue(Generic[WaitingT]):
             max_texts=self._max_texts,
             max_bytes=free_bytes,
         )
-        parts = [(requests[position], requests[position].batches.popleft()) for position in chosen]
+        shares = [(requests[position], requests[position].batches.popleft()) for position in chosen]
         longest = max(offers[position].longest for position in chosen)
-        for request, batch in parts:
+        for request, batch in shares:
             self._virtual_time += longest * len(batch) / active
             request.virtual_time += longest * len(batch)
             request.is_begun = True
             self.queued_tokens -= request.tokens(batch)
         self._put_back(requests)
-        texts = sum(len(batch) for _, batch in parts)
+        texts = sum(len(batch) for _, batch in shares)
         memory_bytes = texts * max(offers[position].text_bytes for position in chosen)
         self._running_bytes += memory_bytes
-        return MicroBatch(parts, memory_bytes)
+        return MicroBatch(shares, memory_bytes)
 
     def ended(self, batch: MicroBatch[WaitingT]) -> None:
         """It runs no more: its memory is free."""

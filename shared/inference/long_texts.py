@@ -1,4 +1,4 @@
-"""Tokens of the part of a long text that is wanted, in memory that the part decides.
+"""Tokens of a long text's beginning, end or windows: only what is wanted, in memory that it decides.
 
 Knows one tokenizer; does not know special tokens, pairs or what becomes of too long a text.
 """
@@ -21,17 +21,17 @@ from shared.inference.cuts import Cuts
 from shared.inference.steps import Steps
 
 SLICE_CHARACTERS = 65_536
-"""Characters that one step gives the library, at most, unless one part needs more."""
+"""Characters that one step gives the library, at most, unless one window needs more."""
 
 _CHARACTERS_PER_TOKEN = 8
 """How many are tried first for each token that is wanted: enough in most languages."""
 
 _WHOLE_CHARACTERS = 262_144
 """A text of no more, and 16 for each token that is wanted, is tokenised as a whole where nothing proves
-that a part of it will do. Takes 60 to 500 bytes a character."""
+that an excerpt will do. Takes 60 to 500 bytes a character."""
 
 _CONTEXT = 512
-"""Characters before a part of a long text, so that it does not begin the text for the tokenizer."""
+"""Characters before a window of a long text, so that it does not begin the text for the tokenizer."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,8 +40,11 @@ Item = TypeVar("Item", str, tuple[str, str])
 
 
 @dataclass(slots=True)
-class Part:
-    """The tokens of a text, without special ones. is_whole: whether they are all of them."""
+class Excerpt:
+    """The tokens of a text's beginning, of its end or of all of it, without special ones.
+
+    is_whole: whether they are all of them.
+    """
 
     encoding: Encoding
     is_whole: bool
@@ -63,7 +66,7 @@ class LongTexts:
         self.reach = _CHARACTERS_PER_TOKEN * wanted + _CONTEXT
         """Texts of no more characters are not long."""
 
-    def beginnings(self, texts: Sequence[str], fields: Sequence[str]) -> Steps[list[Part]]:
+    def beginnings(self, texts: Sequence[str], fields: Sequence[str]) -> Steps[list[Excerpt]]:
         """Of each text the whole, or at least its first `wanted` tokens and others behind them."""
         ends = [self._cuts.end_before(text, self.reach) for text in texts]
         shorter = [text[: end or 0] for text, end in zip(texts, ends, strict=True)]
@@ -71,34 +74,34 @@ class LongTexts:
             partial(self._tokenizer.encode_batch, add_special_tokens=False), shorter, fields
         )
         yield
-        parts = []
+        excerpts = []
         for text, end, encoding, field in zip(texts, ends, encodings, fields, strict=True):
             if end is not None and self._cuts.are_settled(encoding, self._wanted):
-                parts.append(Part(encoding, is_whole=False))
+                excerpts.append(Excerpt(encoding, is_whole=False))
             else:
-                parts.append((yield from self._beginning(text, field)))
-        return parts
+                excerpts.append((yield from self._beginning(text, field)))
+        return excerpts
 
-    def end(self, text: str, field: str) -> Steps[Part]:
+    def end(self, text: str, field: str) -> Steps[Excerpt]:
         """The whole, or at least the last `wanted` tokens, and others before them."""
         reach = self.reach
         while reach < len(text) and reach <= self._whole_characters:
             encoding = self._end_within(text, reach, field)
             yield
             if encoding is not None:
-                return Part(encoding, is_whole=False)
+                return Excerpt(encoding, is_whole=False)
             reach *= 4
         return self._whole(text, field)
 
     def windows(self, text: str, field: str) -> Iterator[tuple[Encoding, int, int]]:
-        """All of it in parts: the tokens of each, the first that counts, the part's first character."""
+        """All of it: the tokens of each window, the first that counts, the window's first character."""
         begin = start = 0
         stop: int | None = 0
         while stop is not None:
             stop = self._window_end(text, start)
-            part = text[begin:stop]
-            self._check_whole(part, field)
-            encoding = self._encode(part, field)
+            window = text[begin:stop]
+            self._check_whole(window, field)
+            encoding = self._encode(window, field)
             first = self._cuts.first_token_from(encoding, start - begin) if start else 0
             if first is None:
                 raise self._refusal(text, field)
@@ -115,7 +118,7 @@ class LongTexts:
             yield
         return tokens
 
-    def _beginning(self, text: str, field: str) -> Steps[Part]:
+    def _beginning(self, text: str, field: str) -> Steps[Excerpt]:
         reach = 4 * self.reach
         while reach < len(text) and reach <= self._whole_characters:
             end = self._cuts.end_before(text, reach)
@@ -123,7 +126,7 @@ class LongTexts:
                 encoding = self._encode(text[:end], field)
                 yield
                 if self._cuts.are_settled(encoding, self._wanted):
-                    return Part(encoding, is_whole=False)
+                    return Excerpt(encoding, is_whole=False)
             reach *= 4
         return self._whole(text, field)
 
@@ -137,18 +140,18 @@ class LongTexts:
         return None if first is None or len(encoding) - first < self._wanted else encoding
 
     def _window_end(self, text: str, start: int) -> int | None:
-        """Where a part from `start` on may end; None: where the text does."""
+        """Where a window from `start` on may end; None: where the text does."""
         reach = SLICE_CHARACTERS
-        while self._cuts.parts_words and start + reach < len(text):
+        while self._cuts.splits_words and start + reach < len(text):
             end = self._cuts.word_end_before(text, start + reach)
             if end is not None:
                 return end
             reach *= 2
         return None
 
-    def _whole(self, text: str, field: str) -> Part:
+    def _whole(self, text: str, field: str) -> Excerpt:
         self._check_whole(text, field)
-        return Part(self._encode(text, field), is_whole=True)
+        return Excerpt(self._encode(text, field), is_whole=True)
 
     def _encode(self, text: str, field: str) -> Encoding:
         batch = partial(self._tokenizer.encode_batch, add_special_tokens=False)

@@ -241,7 +241,7 @@ class Inference:
     ) -> Steps[list[T]]:
         """All tokens, or PayloadTooLarge before many more are held than a request may have.
 
-        A query is a part of each pair, so few bytes can be many tokens.
+        A query is in each pair, so few bytes can be many tokens.
         """
         size = max(1, self._max_request_tokens // max_tokens)
         slices = split(request, size)

@@ -66,16 +66,16 @@ class Sides:
                 made[field] = Side(short[field], encoding)
             yield
         if long and side == "right":
-            parts = yield from self._long.beginnings([*long.values()], [*long])
+            excerpts = yield from self._long.beginnings([*long.values()], [*long])
         else:
-            parts = []
+            excerpts = []
             for field, text in long.items():
-                parts.append((yield from self._long.end(text, field)))
-        for field, part in zip(long, parts, strict=True):
-            made[field] = Side(long[field], part.encoding)
-            if not part.is_whole or len(part.encoding) > self._max_tokens:
-                made[field].count = len(part.encoding) if part.is_whole else None
-                made[field].ids = cut(part.encoding.ids, self._max_tokens + 1, side)
+                excerpts.append((yield from self._long.end(text, field)))
+        for field, excerpt in zip(long, excerpts, strict=True):
+            made[field] = Side(long[field], excerpt.encoding)
+            if not excerpt.is_whole or len(excerpt.encoding) > self._max_tokens:
+                made[field].count = len(excerpt.encoding) if excerpt.is_whole else None
+                made[field].ids = cut(excerpt.encoding.ids, self._max_tokens + 1, side)
                 made[field].encoding = None
         return [made[field] for field in texts]
 

@@ -75,19 +75,19 @@ class Speller:
     def _spell_long(
         self, text: str, field: str, room: int, limit: int, special_tokens: bool
     ) -> Steps[Spelling]:
-        parts: list[Spelling] = []
+        spellings: list[Spelling] = []
         before = after = None
         begun = byte = 0
         for encoding, first, begin in self._long.windows(text, field):
-            part = text[begin : begin + max((stop for _, stop in encoding.offsets), default=0)]
-            if special_tokens and not parts:
+            window = text[begin : begin + max((stop for _, stop in encoding.offsets), default=0)]
+            if special_tokens and not spellings:
                 wrapped = self._tokenizer.post_process(encoding)
-                before, after = special_around(spelling_of(part, wrapped))
+                before, after = special_around(spelling_of(window, wrapped))
             byte, begun = byte + len(text[begun:begin].encode()), begin
-            parts.append(spelling_of(part, encoding).between(first, len(encoding)).moved(byte))
-            room = _room_after(parts[-1:], room, limit)
+            spellings.append(spelling_of(window, encoding).between(first, len(encoding)).moved(byte))
+            room = _room_after(spellings[-1:], room, limit)
             yield
-        return joined([part for part in (before, *parts, after) if part is not None])
+        return joined([spelled for spelled in (before, *spellings, after) if spelled is not None])
 
 
 def _room_after(spellings: Sequence[Spelling], room: int, limit: int) -> int:

@@ -26,7 +26,7 @@ class Spelling:
         return Spelling(self.spans[first:last], self.texts[first:last])
 
     def moved(self, by: int) -> Spelling:
-        """As part of a text before which stand so many bytes more."""
+        """In a text that has so many bytes before it."""
         return Spelling(self.spans + np.array([0, 0, by, by], np.int32), self.texts)
 
 
@@ -36,14 +36,15 @@ def spelling_of(text: str, encoding: Encoding) -> Spelling:
     byte_at = np.cumsum([0, *(len(character.encode()) for character in text)])
     bytes_of = byte_at[np.array(offsets, np.intp).reshape(-1, 2)]
     spans = np.column_stack((encoding.ids, special, bytes_of)).astype(np.int32)
-    parts = zip(encoding.tokens, special, offsets, strict=True)
-    return Spelling(spans, [name if is_special else text[slice(*at)] for name, is_special, at in parts])
+    named = zip(encoding.tokens, special, offsets, strict=True)
+    return Spelling(spans, [name if is_special else text[slice(*at)] for name, is_special, at in named])
 
 
-def joined(parts: Sequence[Spelling]) -> Spelling:
-    """One text's parts, at least one, in order."""
+def joined(spellings: Sequence[Spelling]) -> Spelling:
+    """One text's spellings, at least one, in order, as one."""
     return Spelling(
-        np.concatenate([part.spans for part in parts]), [text for part in parts for text in part.texts]
+        np.concatenate([spelling.spans for spelling in spellings]),
+        [text for spelling in spellings for text in spelling.texts],
     )
 
 

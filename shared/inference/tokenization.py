@@ -33,7 +33,7 @@ class Tokenizer:
 
     Truncation is state of the underlying object, so each way of truncating has an object of its own:
     requests that differ in it never see each other's setting. Of a text much longer than the model reads
-    only a part is tokenised: one that has the very tokens that the whole would keep.
+    only an excerpt is tokenised: one that has the very tokens that the whole would keep.
 
     usable_tokens: what there is memory for, if that is less than the model reads. Texts are cut where
     the model stops reading and nowhere else, so one that is still longer then is BeyondMemory.
@@ -157,22 +157,22 @@ class Tokenizer:
             return encoded
         long = {key: text for key, text in texts.items() if key not in short}
         for group in grouped(long, most=self._long.reach):
-            parts = yield from self._sides.read(
+            sides = yield from self._sides.read(
                 {name.format(key): text for key, text in group.items()}, side
             )
-            for key, part in zip(group, parts, strict=True):
-                encoded[key] = self._processed(part, truncate, side, name.format(key))
+            for key, read in zip(group, sides, strict=True):
+                encoded[key] = self._processed(read, truncate, side, name.format(key))
         return encoded
 
-    def _processed(self, part: Side, truncate: bool, side: TruncationSide, field: str) -> list[int]:
-        if part.encoding is not None:
+    def _processed(self, read: Side, truncate: bool, side: TruncationSide, field: str) -> list[int]:
+        if read.encoding is not None:
             processor = self._for_side(side if truncate else None)
-            parts: list[Encodings] = [(part.encoding, None)]
-            return self._ids_of(each(partial(_post_processed, processor), parts, [field])[0])
+            one: list[Encodings] = [(read.encoding, None)]
+            return self._ids_of(each(partial(_post_processed, processor), one, [field])[0])
         if not truncate:
             raise self._too_long(None, field)
         room = self.max_tokens - self._around_one.special_tokens
-        return CutIds(self._around_one.place([cut(part.ids, room, side)]).ids)
+        return CutIds(self._around_one.place([cut(read.ids, room, side)]).ids)
 
     def _pair(
         self, first: Side, second: Side, truncate: bool, side: TruncationSide, where: str
@@ -183,18 +183,20 @@ class Tokenizer:
         one, two = first.encoding, second.encoding
         whole = one is not None and two is not None
         if one is not None and two is not None and (not truncate or sum(lengths) <= room):
-            parts: list[Encodings] = [(one, two)]
-            pair = _pair_of(each(partial(_post_processed, plain), parts, [where])[0])
+            pairs: list[Encodings] = [(one, two)]
+            pair = _pair_of(each(partial(_post_processed, plain), pairs, [where])[0])
         elif not truncate:
             raise self._too_long(None, where)
         else:
             # Not by the library, which pairs all that truncation leaves over, each with each.
-            ids = [part.encoding.ids if part.encoding else part.ids for part in (first, second)]
+            ids = [read.encoding.ids if read.encoding else read.ids for read in (first, second)]
             if room % 2 and min(lengths) > self.max_tokens and not whole:
                 # Both are cut, and the longer one keeps a token more: now it matters which one that is.
                 lengths = (yield from self._sides.count(first)), (yield from self._sides.count(second))
-            parts_kept = zip(ids, kept(lengths, room), strict=True)
-            placed = self._around_two.place([cut(part, length, side) for part, length in parts_kept])
+            ids_kept = zip(ids, kept(lengths, room), strict=True)
+            placed = self._around_two.place(
+                [cut(kept_ids, length, side) for kept_ids, length in ids_kept]
+            )
             pair = dataclasses.replace(placed, is_cut=sum(lengths) > room)
         if second.is_short:
             pair = dataclasses.replace(pair, is_cut=True)
@@ -256,10 +258,10 @@ class Tokenizer:
 
 
 def _post_processed(
-    processor: HfTokenizer, parts: list[tuple[Encoding, Encoding | None]]
+    processor: HfTokenizer, encodings: list[tuple[Encoding, Encoding | None]]
 ) -> list[Encoding]:
     """Truncated as `processor` truncates, and with special tokens."""
-    return [processor.post_process(*part) for part in parts]
+    return [processor.post_process(*one_or_two) for one_or_two in encodings]
 
 
 def _pair_of(encoding: Encoding) -> TokenPair:

@@ -39,11 +39,11 @@ def test_what_is_settled_are_the_whole_text_s_first_tokens(kind: str, text: str,
     end = cuts.end_before(text, int(len(text) * share))
     if end is None:
         return
-    part = tokenizer.encode(text[:end], add_special_tokens=False)
+    encoding = tokenizer.encode(text[:end], add_special_tokens=False)
     whole = tokenizer.encode(text, add_special_tokens=False).ids
-    for wanted in range(len(part), 0, -1 - len(part) // 50):
-        if cuts.are_settled(part, wanted):
-            assert part.ids[:wanted] == whole[:wanted]
+    for wanted in range(len(encoding), 0, -1 - len(encoding) // 50):
+        if cuts.are_settled(encoding, wanted):
+            assert encoding.ids[:wanted] == whole[:wanted]
             return
 
 
@@ -56,10 +56,10 @@ def test_tokens_from_a_word_s_end_are_the_whole_text_s_last(kind: str, text: str
     whole = tokenizer.encode(text, add_special_tokens=False).ids
     starts = list(islice(cuts.word_ends(text, int(len(text) * share)), 12))
     for begin, start in pairwise(starts):
-        part = tokenizer.encode(text[begin:], add_special_tokens=False)
-        first = cuts.first_token_from(part, start - begin)
+        encoding = tokenizer.encode(text[begin:], add_special_tokens=False)
+        first = cuts.first_token_from(encoding, start - begin)
         if first is not None:
-            assert part.ids[first:] == whole[len(whole) - len(part) + first :]
+            assert encoding.ids[first:] == whole[len(whole) - len(encoding) + first :]
 
 
 _TEXTS = {"words": "word " * 400, "marks": "!" * 2000, "no spaces": ALPHABETS["thai"] * 40}
@@ -82,8 +82,8 @@ def test_a_cut_is_found_where_there_is_one(text: str, kind: str) -> None:
     tokenizer, cuts = of_kind(kind), cuts_of(kind)
     end = cuts.end_before(_TEXTS[text], 1200)
     assert end is not None
-    part = tokenizer.encode(_TEXTS[text][:end], add_special_tokens=False)
-    assert cuts.are_settled(part, 20) == (kind not in _DENIED[text])
+    encoding = tokenizer.encode(_TEXTS[text][:end], add_special_tokens=False)
+    assert cuts.are_settled(encoding, 20) == (kind not in _DENIED[text])
 
 
 def test_no_cut_is_inside_an_added_token() -> None:
@@ -96,11 +96,11 @@ def test_no_cut_is_inside_an_added_token() -> None:
 
 
 _UNKNOWN: dict[str, Callable[[dict[str, Any]], object]] = {
-    "a normalizer": lambda parts: parts.update(normalizer={"type": "FromTheFuture"}),
-    "a pre-tokenizer": lambda parts: parts.update(pre_tokenizer={"type": "UnicodeScripts"}),
-    "a model": lambda parts: parts["model"].update(type="FromTheFuture"),
-    "a model without a type": lambda parts: parts["model"].pop("type"),
-    "dropout": lambda parts: parts["model"].update(dropout=0.5),
+    "a normalizer": lambda components: components.update(normalizer={"type": "FromTheFuture"}),
+    "a pre-tokenizer": lambda components: components.update(pre_tokenizer={"type": "UnicodeScripts"}),
+    "a model": lambda components: components["model"].update(type="FromTheFuture"),
+    "a model without a type": lambda components: components["model"].pop("type"),
+    "dropout": lambda components: components["model"].update(dropout=0.5),
 }
 
 
@@ -109,9 +109,9 @@ _UNKNOWN: dict[str, Callable[[dict[str, Any]], object]] = {
 def test_of_an_unknown_part_nothing_is_said(kind: str, unknown: str) -> None:
     """Neither of beginnings nor of ends: a text is then read as a whole, or refused."""
     tokenizer = of_kind(kind)
-    parts = json.loads(tokenizer.to_str())
-    _UNKNOWN[unknown](parts)
-    cuts = Cuts(json.dumps(parts), tokenizer)
+    components = json.loads(tokenizer.to_str())
+    _UNKNOWN[unknown](components)
+    cuts = Cuts(json.dumps(components), tokenizer)
     text = "word " * 400
     assert cuts.end_before(text, 1200) is None
     assert cuts.word_end_before(text, 1200) is None

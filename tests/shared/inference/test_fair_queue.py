@@ -36,7 +36,7 @@ def taken(queue: FairQueue[Waiting]) -> list[Waiting]:
     if batch is None:
         return []
     queue.ended(batch)
-    return [request for request, _ in batch.parts]
+    return [request for request, _ in batch.shares]
 
 
 def test_a_large_request_does_not_starve_a_single_text() -> None:
@@ -77,7 +77,7 @@ def test_positions_are_of_the_request_s_own_sequences() -> None:
     short = put(queue, 2)
     batches = []
     while (batch := queue.take()) is not None:
-        batches.append([(request is long, positions) for request, positions in batch.parts])
+        batches.append([(request is long, positions) for request, positions in batch.shares])
     assert batches == [[(True, [2])], [(False, [0]), (True, [1, 0])]]
     assert not short.batches
 

@@ -83,7 +83,7 @@ def test_more_ids_than_a_request_may_have_are_not_decoded(pairing: Tokenizer) ->
 @pytest.mark.parametrize("kind", ["MiniLM", "RoBERTa", "XLM-RoBERTa"])
 @pytest.mark.parametrize("special_tokens", [True, False])
 def test_a_long_text_is_spelled_in_parts_as_if_whole(kind: str, special_tokens: bool) -> None:
-    """Ids, places and texts of several parts of 65,536 characters; byte counts go on."""
+    """Ids, places and texts of several windows of 65,536 characters; byte counts go on."""
     text = "".join(ALPHABETS.values()) * 250
     assert len(text) > 3 * 65_536 // 2
     tokenizer = Tokenizer(of_kind(kind).to_str(), 9)

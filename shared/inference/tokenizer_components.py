@@ -1,6 +1,6 @@
-"""What a tokenizer is made of, as its tokenizer.json says it, and what that proves of parts of a text.
+"""What a tokenizer is made of, as its tokenizer.json says it, and what that proves of cutting a text.
 
-Only parts that are listed here prove anything; docs/decisions/017-long-texts-cut.md has the argument.
+Only components listed here prove anything: docs/decisions/017-long-texts-cut.md has the argument.
 Does not know texts.
 """
 
@@ -60,7 +60,7 @@ class AddedToken(msgspec.Struct):
     normalized: bool
 
 
-class ModelPart(msgspec.Struct):
+class ModelComponent(msgspec.Struct):
     """Of a tokenizer.json's model, all but the vocabulary and the merges, which are large."""
 
     type: str
@@ -72,16 +72,16 @@ class ModelPart(msgspec.Struct):
     end_of_word_suffix: str | None = None
 
 
-class TokenizerParts(msgspec.Struct):
+class TokenizerComponents(msgspec.Struct):
     """Of one tokenizer.json."""
 
-    model: ModelPart
+    model: ModelComponent
     normalizer: dict[str, Any] | None = None
     pre_tokenizer: dict[str, Any] | None = None
     added_tokens: list[AddedToken] = []
 
     @classmethod
-    def read(cls, serialized: str) -> TokenizerParts | None:
+    def read(cls, serialized: str) -> TokenizerComponents | None:
         """None if it is no tokenizer.json of the form known here."""
         try:
             return msgspec.json.decode(serialized, type=cls)
@@ -90,7 +90,7 @@ class TokenizerParts(msgspec.Struct):
 
     @property
     def are_local(self) -> bool:
-        """Whether all parts are known, and what each makes of a text depends on what stands near."""
+        """Whether all are known, and what each makes of a text depends on what stands near."""
         return (
             self.model.type in ("WordPiece", "WordLevel", "BPE", "Unigram")
             and not self.model.dropout
@@ -102,7 +102,9 @@ class TokenizerParts(msgspec.Struct):
     @property
     def joining(self) -> frozenset[str]:
         """Characters that a Replace may take together with what follows them."""
-        patterns = [part["pattern"] for part in self._normalizers if part["type"] == "Replace"]
+        patterns = [
+            component["pattern"] for component in self._normalizers if component["type"] == "Replace"
+        ]
         return frozenset(character for each in patterns for character in each.get("String", "")[:-1])
 
     @property
@@ -119,7 +121,8 @@ class TokenizerParts(msgspec.Struct):
     def splits_at_its_own_spaces(self) -> bool:
         """Whether a Metaspace does, which makes marks of spaces itself."""
         return any(
-            part["type"] == "Metaspace" and part.get("split", True) for part in self._pre_tokenizers
+            component["type"] == "Metaspace" and component.get("split", True)
+            for component in self._pre_tokenizers
         )
 
     @property
@@ -131,27 +134,27 @@ class TokenizerParts(msgspec.Struct):
         return list(_members(self.pre_tokenizer, "pretokenizers"))
 
 
-def _members(part: dict[str, Any] | None, name: str) -> Iterator[dict[str, Any]]:
+def _members(component: dict[str, Any] | None, name: str) -> Iterator[dict[str, Any]]:
     """A normalizer or pre-tokenizer, or those that a sequence consists of."""
-    if part is None:
+    if component is None:
         return
-    if part.get("type") == "Sequence":
-        for member in part[name]:
+    if component.get("type") == "Sequence":
+        for member in component[name]:
             yield from _members(member, name)
     else:
-        yield part
+        yield component
 
 
-def _is_local(part: dict[str, Any]) -> bool:
-    if part.get("type") != "Replace":
-        return part.get("type") in _NORMALIZERS
-    pattern = part["pattern"]
+def _is_local(component: dict[str, Any]) -> bool:
+    if component.get("type") != "Replace":
+        return component.get("type") in _NORMALIZERS
+    pattern = component["pattern"]
     return pattern["Regex"] in _SPACES if "Regex" in pattern else bool(pattern["String"])
 
 
-def _alternatives(part: dict[str, Any]) -> list[str]:
+def _alternatives(component: dict[str, Any]) -> list[str]:
     """What a Split's regular expression consists of; nothing where it is a string."""
-    pattern: str = part["pattern"].get("Regex", "")
+    pattern: str = component["pattern"].get("Regex", "")
     found, depth, start, in_class = [], 0, 0, False
     for at, character in enumerate(pattern):
         if at and pattern[at - 1] == "\\":
@@ -166,31 +169,31 @@ def _alternatives(part: dict[str, Any]) -> list[str]:
     return [*found, pattern[start:]] if pattern else []
 
 
-def _is_bounded(part: dict[str, Any]) -> bool:
+def _is_bounded(component: dict[str, Any]) -> bool:
     """Whether what a pre-tokenizer makes of a text's beginning stays, but for the end of it."""
-    if part.get("type") == "Split":
-        if part["pattern"].get("String"):
-            return len(part["pattern"]["String"]) == 1
-        return {*_alternatives(part)} <= _ALTERNATIVES | _WORDS and part["behavior"] in (
+    if component.get("type") == "Split":
+        if component["pattern"].get("String"):
+            return len(component["pattern"]["String"]) == 1
+        return {*_alternatives(component)} <= _ALTERNATIVES | _WORDS and component["behavior"] in (
             "Isolated",
             "Removed",
         )
-    return part.get("type") in _LOCAL or part.get("type") in ("ByteLevel", "Metaspace")
+    return component.get("type") in _LOCAL or component.get("type") in ("ByteLevel", "Metaspace")
 
 
-def _splits_words(part: dict[str, Any]) -> bool:
-    match part["type"]:
+def _splits_words(component: dict[str, Any]) -> bool:
+    match component["type"]:
         case "Split":
-            return not _WORDS.isdisjoint(_alternatives(part))
+            return not _WORDS.isdisjoint(_alternatives(component))
         case "ByteLevel":
-            return bool(part.get("use_regex", True))
+            return bool(component.get("use_regex", True))
         case "Metaspace":
-            return bool(part.get("split", True))
-    return part["type"] in _SPLITTING_WORDS
+            return bool(component.get("split", True))
+    return component["type"] in _SPLITTING_WORDS
 
 
-def _keeps_spaces(part: dict[str, Any]) -> bool:
-    if part["type"] != "Replace":
-        return bool(part["type"] != "ByteLevel")
-    replaces_spaces = "Regex" in part["pattern"] or " " in part["pattern"]["String"]
-    return not replaces_spaces or part["content"].isspace()
+def _keeps_spaces(component: dict[str, Any]) -> bool:
+    if component["type"] != "Replace":
+        return bool(component["type"] != "ByteLevel")
+    replaces_spaces = "Regex" in component["pattern"] or " " in component["pattern"]["String"]
+    return not replaces_spaces or component["content"].isspace()
