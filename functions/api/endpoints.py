@@ -71,6 +71,7 @@ from shared.models.capabilities import check_supports, supports
 from shared.names import is_name
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry
+from shared.routing.item_failures import embed_around_failures
 from shared.settings import Settings, aliases_of
 from shared.wire import codec
 
@@ -130,7 +131,7 @@ class Endpoints:
         inputs = len(asked.texts)
         with preference.stated(request.headers.get(preference.HEADER)):
             self._metrics.request_arrived(inputs)
-            result = await while_connected(request, self._ask(asked, named))
+            result = await while_connected(request, self._ask(asked, named, operation.stand_in))
         warnings = _warnings_of(asked, body, cards, unknown)
         if isinstance(result, EmbedResult | RerankResult):
             result = replace(result, warnings=tuple(warnings))
@@ -269,8 +270,10 @@ class Endpoints:
     async def metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(), media_type=metrics.CONTENT_TYPE)
 
-    async def _ask(self, asked: AnyRequest, named: str) -> Result:
+    async def _ask(self, asked: AnyRequest, named: str, stand_in: str | None) -> Result:
         try:
+            if stand_in is not None and isinstance(asked, EmbedRequest):
+                return await embed_around_failures(self._backend.run, asked, stand_in)
             result: Result = await self._backend.run(asked)
             return result
         except UnknownModel:

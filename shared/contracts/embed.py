@@ -32,7 +32,7 @@ class EmbedResult(Result):
 
     device: what served it; of parts, the first one's. max_tokens: what the model reads of an input, and
     longer ones were cut to; 0 if unknown. cut: the inputs that were cut, ascending. warnings: what the
-    caller should know, in sentences.
+    caller should know, in sentences. failed: inputs that failed alone, and why; their rows are zeros.
     """
 
     arrays: ClassVar = {"vectors": ("<f4", (None,))}
@@ -47,6 +47,7 @@ class EmbedResult(Result):
     max_tokens: int = 0
     cut: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+    failed: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ from shared.errors import BlitzError, DeadlineExceeded, EmptyInput
 from shared.settings import Settings
 from shared.wire.codec import pack
 
-_STAND_IN = "."
+STAND_IN = "."
+"""Embedded, and discarded, in place of a text that a record does not have."""
 
 
 class Record(msgspec.Struct, frozen=True, rename="camel"):
@@ -59,7 +60,7 @@ def request_from(body: RecordsBody, *, model: str, settings: Settings) -> EmbedR
     texts = (_text_of(record, body) for record in body.values)
     return EmbedRequest(
         model=model,
-        inputs=tuple(text if isinstance(text, str) and text else _STAND_IN for text in texts),
+        inputs=tuple(text if isinstance(text, str) and text else STAND_IN for text in texts),
         dimensions=body.dimensions,
         prompt_name=body.prompt_name,
         input_type=body.input_type,
@@ -91,9 +92,10 @@ def _answer(result: EmbedResult, body: RecordsBody) -> dict[str, object]:
     vectors = np.ascontiguousarray(result.vectors)
     rows = enumerate(zip(body.values, vectors, strict=True))
     field = f"data.{body.input or 'text'}"
+    failed = {index: why.replace(f"input[{index}]", field) for index, why in result.failed}
     values = []
     for index, (record, vector) in rows:
-        wrong = _fault_of(record, body, field)
+        wrong = _fault_of(record, body, field) or failed.get(index)
         cut = [_cut_at(result.max_tokens, field)] if index in result.cut else []
         values.append(
             {

@@ -46,6 +46,7 @@ class Operation:
         else the last one.
     query: fields of the body that may come in the query string.
     spellings: equivalent names of a model, the given name first.
+    stand_in: where each input may fail alone, a text that is embedded if all of them do.
     refusal: for a route that is not served: the model's card, None if unknown -> the reason.
     """
 
@@ -60,6 +61,7 @@ class Operation:
     fits: Callable[[PresentFields], bool] = lambda present: True
     query: tuple[str, ...] = ()
     spellings: Callable[[str], tuple[str, ...]] = lambda name: (name,)
+    stand_in: str | None = None
     refusal: Callable[[ModelCard | None], str] | None = None
 
 
@@ -248,6 +250,7 @@ OPERATIONS = (
         azure_search.format_result_msgpack,
         azure_search.format_error,
         query=("input_type", "prompt_name", "dimensions", "input", "output"),
+        stand_in=azure_search.STAND_IN,
     ),
 )
 

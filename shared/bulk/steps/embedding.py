@@ -19,22 +19,14 @@ from shared.backends.base import Backend
 from shared.bulk.jobs import Job
 from shared.bulk.rows import BadRow, embedded
 from shared.contracts import EmbedRequest, EmbedResult, FloatMatrix
-from shared.errors import (
-    BlitzError,
-    DeadlineExceeded,
-    InvalidInput,
-    Misconfigured,
-    Overloaded,
-    Unavailable,
-)
+from shared.errors import BlitzError, DeadlineExceeded, InvalidInput, Misconfigured, Overloaded
 from shared.names import pinned_name
+from shared.routing.item_failures import run_around_failures
 
 ANSWER_S = 900.0
 """One call takes so long at most, or it is a failed try: at a chunk's 256 KB, 300 bytes a second."""
 
 _ITEM = re.compile(r"input\[(\d+)\]")
-_NOT_OF_A_ROW = (Unavailable, Overloaded, DeadlineExceeded)
-"""Errors that a later try may not have, whatever they name."""
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -124,31 +116,22 @@ class Embedder:
         rows: list[int],
         failed: dict[int, _Failure],
     ) -> list[_Done]:
-        """Those of `rows` that the model takes. The others are added to `failed`.
-
-        Around a row that fails, the others are asked for again in halves: of N rows that all fail, each
-        is read about log N times, and not N times.
-        """
-        done: list[_Done] = []
-        waiting = [rows]
-        while waiting:
-            some = waiting.pop()
-            try:
-                done.append(_Done.of(some, await self._ask(job, asked, [texts[row] for row in some])))
-            except BlitzError as error:
-                at = _ITEM.fullmatch(error.field or "")
-                if error.field == "prompt_name" and job.kind == "batch":
-                    why = f"body.prompt_name: {error.message}"
-                    failed |= dict.fromkeys(some, _Failure("input_refused", why))
-                elif at is None or int(at[1]) >= len(some) or isinstance(error, _NOT_OF_A_ROW):
-                    raise
-                else:
-                    code = "input_refused" if isinstance(error, InvalidInput) else "embedding_failed"
-                    why = _ITEM.sub("the text", error.message)  # its number is of the call alone
-                    failed[some.pop(int(at[1]))] = _Failure(code, why)
-                    middle = len(some) // 2
-                    waiting += [half for half in (some[middle:], some[:middle]) if half]
-        return done
+        """Those of `rows` that the model takes. The others are added to `failed`."""
+        try:
+            answered = await run_around_failures(
+                lambda some: self._ask(job, asked, [texts[row] for row in some]), rows, "input"
+            )
+        except BlitzError as error:
+            if error.field != "prompt_name" or job.kind != "batch":
+                raise
+            why = f"body.prompt_name: {error.message}"
+            failed |= dict.fromkeys(rows, _Failure("input_refused", why))
+            return []
+        for row, refused in answered.failed.items():
+            code = "input_refused" if isinstance(refused, InvalidInput) else "embedding_failed"
+            why = _ITEM.sub("the text", refused.message)  # its number is of the call alone
+            failed[row] = _Failure(code, why)
+        return [_Done.of(some, result) for some, result in answered.results]
 
     async def _ask(self, job: Job, asked: _Asked, texts: list[str]) -> EmbedResult:
         """Waits while the backend has too much to do: that is no reason to count a try."""
