@@ -16,7 +16,10 @@ TREE = Path(__file__).parents[1]
 OURS = {"shared", "functions", "model_build"}
 
 # The rooms, and whom each may import beside itself and ROOT: the table of docs/architecture.md.
-ROOT = "contracts errors settings cards names vectors request_size partition compression command_line"
+ROOT = (
+    "contracts errors settings cards names vectors request_size partition compression command_line "
+    "wording"
+)
 ROOMS = {
     # shared: what every role is made of
     "shared": "",

@@ -53,6 +53,7 @@ from shared.dialects.body import (
     JSON,
     decode_body,
     fill_from_query,
+    in_words_of,
     join_indices,
     read_model,
     read_present_fields,
@@ -74,6 +75,7 @@ from shared.observability.metrics import Telemetry
 from shared.routing.item_failures import embed_around_failures
 from shared.settings import Settings, aliases_of
 from shared.wire import codec
+from shared.wording import counted
 
 if TYPE_CHECKING:
     from shared.backends.base import Backend
@@ -131,7 +133,10 @@ class Endpoints:
         inputs = len(asked.texts)
         with preference.stated(request.headers.get(preference.HEADER)):
             self._metrics.request_arrived(inputs)
-            result = await while_connected(request, self._ask(asked, named, operation.stand_in))
+            try:
+                result = await while_connected(request, self._ask(asked, named, operation.stand_in))
+            except BlitzError as error:
+                raise in_words_of(body, error) from error
         warnings = _warnings_of(asked, body, cards, unknown)
         if isinstance(result, EmbedResult | RerankResult):
             result = replace(result, warnings=tuple(warnings))
@@ -346,7 +351,8 @@ def _warnings_of(
     if isinstance(asked, RerankRequest):
         blank = [index for index, text in enumerate(asked.documents) if is_blank(text)]
         if blank:
-            warnings.append(f"{len(blank)} documents are empty and come last: {join_indices(blank)}")
+            verbs = "is empty and comes" if len(blank) == 1 else "are empty and come"
+            warnings.append(f"{counted(len(blank), 'document')} {verbs} last: {join_indices(blank)}")
     return warnings
 
 

@@ -21,6 +21,7 @@ from shared.observability import metrics
 from shared.observability.logs import FAILURE, Failure
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
+from shared.wording import counted
 
 UNNAMED = "unnamed"
 """In metrics, the name of all keys that BLITZ_API_KEY_HASHES holds."""
@@ -163,7 +164,7 @@ class KnownKeys:
         callers = decode_keys(data)
         if data != self._read or not self.is_complete:
             self._known, self._read, self._told = self._known_of(callers), data, set()
-            _log.info("the keys document names %d callers", len(callers))
+            _log.info("the keys document names %s", counted(len(callers), "caller"))
         self.is_complete = True
         last = {caller.name: caller.expires() for caller in callers}
         ends = {name: moment.timestamp() for name, moment in last.items() if moment is not None}

@@ -29,7 +29,7 @@ from functions.bulk.progress import Following, Sending, wait_for
 from functions.bulk.report import exit_code, exits, print_result, print_status, table_of
 from shared.bulk import control
 from shared.bulk.jobs import Status
-from shared.bulk.options import PREFIX
+from shared.bulk.options import EMPTY, PREFIX
 from shared.bulk.passed_over import why_no_input
 from shared.bulk.steps.splitting import check_outputs
 from shared.command_line import command_of
@@ -82,7 +82,9 @@ def submit(
     format: Annotated[OutputFormat | None, typer.Option(help="Of the output.")] = None,
     text_column: Annotated[str, typer.Option(help="Column or JSON field with the text.")] = "",
     id_column: Annotated[str, typer.Option(help="Column or JSON field with the id.")] = "",
-    prompt_name: Annotated[str, typer.Option(help="Of the model's prompts, e.g. document.")] = "",
+    prompt_name: Annotated[
+        str | None, typer.Option(help="Of the model's prompts, e.g. document; empty for none.")
+    ] = None,
     no_truncate: Annotated[
         bool, typer.Option("--no-truncate", help="Texts longer than the model reads are failed rows.")
     ] = False,
@@ -100,7 +102,7 @@ def submit(
             "format": format and format.value,
             "text_column": text_column,
             "id_column": id_column,
-            "prompt_name": prompt_name,
+            "prompt_name": EMPTY if prompt_name == "" else prompt_name,
             "truncate": "false" if no_truncate else "",
         }
         metadata = {f"{PREFIX}{name}": str(value) for name, value in given.items() if value}

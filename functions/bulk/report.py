@@ -16,6 +16,7 @@ import typer
 from shared.bulk.jobs import ENDED, Status
 from shared.errors import BlitzError, Unavailable
 from shared.storage.blobs import OUT
+from shared.wording import counted
 
 FAILED_ROWS, BAD_INPUT, JOB_FAILED, NO_ANSWER, INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -42,10 +43,10 @@ def print_result(as_json: bool, value: Any, text: str) -> None:
 def print_status(now: Status, where: str, as_json: bool) -> None:
     """Print a job's status, and exit with its code if that is not 0. where: the containers' folder."""
     counts = now.request_counts
-    rows = f"{counts.completed:,} of {counts.total:,} rows, {counts.failed:,} failed"
+    rows = f"{counts.completed:,} of {counted(counts.total, 'row')}, {counts.failed:,} failed"
     lines = [f"{now.id}: {now.status}, {rows}"]
     if now.truncated:
-        lines.append(f"  {now.truncated:,} texts were longer than the model reads, and cut")
+        lines.append(f"  texts longer than the model reads, and cut: {now.truncated:,}")
     if now.error:
         lines.append(f"  {now.error}")
     if now.options:

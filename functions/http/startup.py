@@ -9,6 +9,7 @@ import logging
 
 from shared.observability import logs
 from shared.settings import Settings
+from shared.wording import counted
 
 _start = logging.getLogger(logs.START)
 
@@ -24,11 +25,11 @@ def log_engine_limits(
 ) -> None:
     """Log a backend's threads and its memory for models and for micro-batches."""
     _start.info(
-        "%-7s %d engine threads, %d tokenizer threads; memory: at most %d models in %s, %s to run them",
+        "%-7s %s, %s; memory: at most %s in %s, %s to run them",
         f"{role}:",
-        threads,
-        tokenizer_threads,
-        models,
+        counted(threads, "engine thread"),
+        counted(tokenizer_threads, "tokenizer thread"),
+        counted(models, "model"),
         _size(models_bytes),
         _size(batches_bytes),
         extra={

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shared.errors import Misconfigured
+from shared.wording import counted
 
 try:
     import resource
@@ -86,9 +87,9 @@ def connection_limit(wanted: int) -> int:
     # With very few files, half of them: slow service is better than none.
     limit = max(soft - _RESERVED_FILES, soft // 2)
     _log.warning(
-        "this process may open %d files, so it accepts %d connections instead of %d: see ulimit -n",
-        soft,
-        limit,
+        "this process may open %s, so it accepts %s instead of %d: see ulimit -n",
+        counted(soft, "file"),
+        counted(limit, "connection"),
         wanted,
     )
     return limit

@@ -23,6 +23,8 @@ Container: TypeAlias = Literal["source", "out"]
 SIDECAR = ".job.json"
 PREFIX = "blitz_"
 """Of the metadata that are options: blitz_model, blitz_dimensions, ..."""
+EMPTY = '""'
+"""How metadata, whose values cannot be empty, say an empty one: prompt_name's is no prompt."""
 
 OWN_FOLDERS = frozenset(("active", "batches", "events", "files", "jobs", "warmup"))
 """Of `out`, where an input's output has the input's key."""
@@ -68,7 +70,7 @@ def options_of(
     if container == "source" and (named := _model_of(stat.key, aliases)):
         given["model"] = named
     given |= {
-        name.removeprefix(PREFIX): value
+        name.removeprefix(PREFIX): "" if value == EMPTY else value
         for name, value in stat.metadata.items()
         if name.startswith(PREFIX)
     }

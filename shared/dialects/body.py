@@ -33,6 +33,8 @@ _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s;\"]+)", re.IGNORECASE)
 _UTF_8 = ("utf-8", "utf8", "utf-8-sig")
 _LISTED = 100
 _ABSENT = msgspec.Raw(b"null")
+_SYNONYMS = {"dimensions": "output_dimension", "truncate": "truncation"}
+"""Fields that contracts, OpenAI and TEI have, and what Voyage and Mistral call them."""
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -177,6 +179,20 @@ def rename(field: str, names: Mapping[str, str]) -> str:
     """A contract's field in a dialect's terms: documents[3] -> texts[3] by {"documents": "texts"}."""
     name, bracket, index = field.partition("[")
     return names.get(name, name) + bracket + index
+
+
+def in_words_of(body: object, error: BlitzError) -> BlitzError:
+    """`error` with the names that the caller used, where a dialect has two names for one field."""
+    names = {
+        ours: theirs
+        for ours, theirs in _SYNONYMS.items()
+        if getattr(body, ours, None) is None and getattr(body, theirs, None) is not None
+    }
+    message = error.message
+    for ours, theirs in names.items():
+        message = re.sub(rf"(?<![\w.-]){ours}(?![\w.-])", theirs, message)
+    field = error.field and rename(error.field, names)
+    return type(error)(message, field=field, retry_after_s=error.retry_after_s)
 
 
 def message_of(error: BlitzError, name: Callable[[str], str]) -> str:

@@ -30,6 +30,7 @@ from shared.dialects.body import (
 from shared.errors import BlitzError
 from shared.settings import Settings
 from shared.wire.codec import pack
+from shared.wording import counted
 
 _NAMES = {
     "max_document_tokens": "max_tokens_per_doc",
@@ -171,11 +172,12 @@ def format_error(error: BlitzError) -> tuple[int, bytes]:
     return error.status, orjson.dumps(dict.fromkeys(("message", "detail", "error"), message))
 
 
-def warnings_of(result: EmbedResult | RerankResult, field: str) -> list[str]:
-    """Warnings for `meta`. field: the dialect's name for what was truncated."""
+def warnings_of(result: EmbedResult | RerankResult, noun: str) -> list[str]:
+    """Warnings for `meta`. noun: what the dialect calls one of the things that were truncated."""
     if not result.cut:
         return [*result.warnings]
-    cut = f"{len(result.cut)} {field} were truncated to the model's limit: {join_indices(result.cut)}"
+    many, was = counted(len(result.cut), noun), "was" if len(result.cut) == 1 else "were"
+    cut = f"{many} {was} truncated to the model's limit: {join_indices(result.cut)}"
     return [cut, *result.warnings]
 
 
@@ -219,7 +221,7 @@ def _v1(result: RerankResult, results: object) -> dict[str, object]:
 def _v2(result: RerankResult, results: object, version: str) -> dict[str, object]:
     tokens = {"input_tokens": result.total_tokens}
     meta: dict[str, object] = {"api_version": {"version": version}, "tokens": tokens}
-    warnings = warnings_of(result, "documents")
+    warnings = warnings_of(result, "document")
     if result.method == "cosine":
         # Cohere documents reranker scores from 0 to 1.
         warnings.append(

@@ -108,7 +108,7 @@ def _as_answer(
         "billed_units": tokens,
         "tokens": tokens,
     }
-    if warnings := warnings_of(result, "texts"):
+    if warnings := warnings_of(result, "text"):
         meta["warnings"] = warnings
     return {
         "id": str(uuid.uuid4()),

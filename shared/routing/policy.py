@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from shared.cards import Device
 from shared.settings import Settings
+from shared.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +122,8 @@ def fixed(gpu_min_texts: int) -> Policy:
         if work.cross_encoder:
             return _decide("gpu", work, views, "a cross-encoder")
         if work.texts >= gpu_min_texts:
-            return _decide("gpu", work, views, f"{gpu_min_texts} texts or more")
-        return _decide("cpu", work, views, f"fewer than {gpu_min_texts} texts")
+            return _decide("gpu", work, views, f"{counted(gpu_min_texts, 'text')} or more")
+        return _decide("cpu", work, views, f"fewer than {counted(gpu_min_texts, 'text')}")
 
     return decide
 

@@ -80,7 +80,7 @@ def test_an_empty_document_fails_no_other(cohere_v2: cohere.ClientV2, v1: cohere
         assert answer.results[-1].relevance_score == -1
         assert answer.meta is not None
         assert answer.meta.warnings is not None
-        assert answer.meta.warnings[0] == "1 documents are empty and come last: 0"
+        assert answer.meta.warnings[0] == "1 document is empty and comes last: 0"
 
 
 def test_an_unknown_model_is_not_found(cohere_v2: cohere.ClientV2) -> None:

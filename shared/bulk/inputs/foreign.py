@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from shared.errors import InvalidInput
+from shared.wording import counted
 
 _TABLE = "send JSON lines, CSV, Parquet or a text a line"
 _PACK = "send the file itself, packed with gzip or zstd or not at all"
@@ -217,8 +218,8 @@ def refuse_binary(plain: bytes) -> None:
         raise InvalidInput(f"the file is no text, its beginning is binary: {_TABLE}")
     if wrong * 2 > len(lines):
         raise InvalidInput(
-            f"the file is not in UTF-8, {wrong} of its first {len(lines)} lines are not (Latin-1, or "
-            f"one of Windows' encodings?): {_ENCODING}"
+            f"the file is not in UTF-8, {wrong} of its first {counted(len(lines), 'line')} cannot be "
+            f"read (Latin-1, or one of Windows' encodings?): {_ENCODING}"
         )
     if b"\n" not in plain and b"\r" in plain.rstrip(b"\r"):
         raise InvalidInput("the file's lines end in a carriage return alone: end them in a newline")

@@ -30,6 +30,7 @@ from shared.bulk.inputs.source import ByteSource, read_fully
 from shared.bulk.rows import ArrowRow, BadRow, Row
 from shared.compression import Truncated
 from shared.errors import InvalidInput
+from shared.wording import counted
 
 _WINDOW_BYTES = 32 << 20
 """Row groups up to this size are fetched by one request; of larger ones, every column by buffers."""
@@ -89,13 +90,14 @@ def read_parquet(
         except _DAMAGED:
             window.raise_failure()
             raise InvalidInput(
-                f"the file is damaged from row {row + done + 1} on, {found.num_rows - done} rows of its "
+                f"the file is damaged from row {row + done + 1} on, "
+                f"{counted(found.num_rows - done, 'row')} of its "
                 f"row group {group} cannot be read: write it again"
             ) from None
         if done != found.num_rows:
             raise InvalidInput(
-                f"the file's row group {group} has {done} rows and says that it has {found.num_rows}: "
-                "write it again"
+                f"the file's row group {group} has {counted(done, 'row')} and says that it has "
+                f"{found.num_rows}: write it again"
             )
         row += done
 

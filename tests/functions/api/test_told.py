@@ -51,8 +51,8 @@ async def test_a_text_that_was_cut_is_told(settings: Settings, path: str, model:
     index = 0 if path in FIRST else 2 if path == "/similarity" else 1
     assert cut.headers["x-truncated"] == f"1; {index}"
     if path in ("/v1/rerank", "/v2/rerank", "/v1/embed", "/v2/embed"):
-        field = "texts" if "embed" in path else "documents"
-        told = f"1 {field} were truncated to the model's limit: 1"
+        field = "text" if "embed" in path else "document"
+        told = f"1 {field} was truncated to the model's limit: 1"
         assert told in cut.json()["meta"]["warnings"]
     if path == "/azure-search":
         assert "was truncated" in cut.json()["values"][0]["warnings"][0]["message"]
@@ -115,3 +115,38 @@ async def test_a_prompt_that_there_is_is_not_told(settings: Settings) -> None:
     assert {"x-warning"} & {*used.headers, *off.headers, *bare.headers} == set()
     assert used.json()["data"] != bare.json()["data"]
     assert off.json()["data"] == bare.json()["data"]
+
+
+TOO_LONG = "w1 " * MAX_TOKENS
+REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
+    # path, body, what the error names, what its message says
+    ("/v1/embeddings", {"input": "w1", "dimensions": 99}, "dimensions", "dimensions: ask for 1 to"),
+    (
+        "/v1/embeddings",
+        {"input": "w1", "output_dimension": 99},
+        "output_dimension",
+        "output_dimension: ",
+    ),
+    ("/v1/embeddings", {"input": TOO_LONG, "truncate": False}, "input[0]", "or set truncate"),
+    ("/v1/embeddings", {"input": TOO_LONG, "truncation": False}, "input[0]", "or set truncation"),
+    ("/v2/embed", {"texts": ["w1"], "output_dimension": 99}, "", "output_dimension: ask for 1 to"),
+    ("/embed", {"inputs": "w1", "dimensions": 99}, "", "dimensions: ask for 1 to"),
+    ("/embed", {"inputs": TOO_LONG, "truncate": False}, "", "or set truncate"),
+    ("/api/embed", {"input": "w1", "dimensions": 99}, "", "dimensions: ask for 1 to"),
+    ("/api/embed", {"input": TOO_LONG, "truncate": False}, "", "or set truncate"),
+    ("/v1/rerank", {"query": "w1", "documents": [TOO_LONG], "truncation": False}, "", "set truncation"),
+    ("/rerank", {"query": "w1", "texts": [TOO_LONG], "truncate": False}, "", "set truncate"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "param", "message"), REFUSED)
+async def test_a_refusal_has_the_field_s_name_that_was_sent(
+    settings: Settings, path: str, body: dict[str, Any], param: str, message: str
+) -> None:
+    """Also of a field that has two names."""
+    async with client_over_models(settings) as client:
+        refused = await client.post(path, json={"model": "embedder", **body})
+    assert refused.status_code in (400, 413, 422)
+    assert message in refused.text
+    if param:
+        assert refused.json()["error"]["param"] == param

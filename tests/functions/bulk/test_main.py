@@ -136,6 +136,16 @@ def test_what_is_sent_has_the_options_as_metadata(url: str, rows: Path) -> None:
     assert sent.size == rows.stat().st_size
 
 
+def test_an_empty_prompt_name_is_sent_and_none_is_not(url: str, rows: Path) -> None:
+    """It switches the model's default prompt off, as over HTTP."""
+    source = open_storage(Settings(storage=url)).source
+    for options, metadata in (((), {}), (("--prompt-name", ""), {"blitz_prompt_name": '""'})):
+        assert cli("submit", rows, "--to", url, *options).exit_code == 0
+        sent = source.stat("rows.jsonl")
+        assert sent is not None
+        assert sent.metadata == metadata
+
+
 @pytest.mark.anyio
 async def test_a_job_is_followed_cancelled_and_listed(url: str, rows: Path, tmp_path: Path) -> None:
     """From before it has begun, to its end."""

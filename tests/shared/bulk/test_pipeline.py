@@ -543,11 +543,17 @@ async def test_a_job_s_prompt_and_truncation_are_those_of_all_rows() -> None:
     assert json.loads(error)["message"] == "too many tokens"
 
 
-async def test_a_job_may_switch_the_default_prompt_off() -> None:
-    """With an empty name, as a request may; a blob's metadata cannot be empty."""
+@pytest.mark.parametrize(
+    ("sidecar", "metadata"), [(b'{"prompt_name": ""}', {}), (None, {"blitz_prompt_name": '""'})]
+)
+async def test_a_job_may_switch_the_default_prompt_off(
+    sidecar: bytes | None, metadata: dict[str, str]
+) -> None:
+    """With an empty name, as a request may; a blob's metadata cannot be empty, and quote it."""
     world = World()
-    world.memory.source.write(f"{KEY}{SIDECAR}", b'{"prompt_name": ""}')
-    await world.put(b'{"text": "a"}\n')
+    if sidecar is not None:
+        world.memory.source.write(f"{KEY}{SIDECAR}", sidecar)
+    await world.put(b'{"text": "a"}\n', **metadata)
     await world.drain()
     assert world.table()["vector"].to_pylist() == [bytes_vector("a(none)").tolist()]
 
