@@ -20,4 +20,5 @@ def create_inference(settings: Settings) -> Inference:
 
 
 def function_app(settings: Settings) -> func.AsgiFunctionApp:
+    """The CPU backend as an Azure Functions app."""
     return app.function_app(settings, "cpu", create_inference)

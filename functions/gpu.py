@@ -47,4 +47,5 @@ def create_inference(settings: Settings) -> Inference:
 
 
 def function_app(settings: Settings) -> func.AsgiFunctionApp:
+    """The GPU backend as an Azure Functions app."""
     return app.function_app(settings, "gpu", create_inference)

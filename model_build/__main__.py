@@ -75,6 +75,7 @@ class Progressing:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
+        """Show `name` while the block runs."""
         self._bar.update(self._task, description=name)
         if not self._console.is_terminal:
             typer.echo(name, err=True)

@@ -69,6 +69,7 @@ class Served:
         return self._batch_difference(self._tokenize_pairs(pairs), probabilities)
 
     def close(self) -> None:
+        """Free the model."""
         self.model.close()
 
     def _tokenize(self, texts: Sequence[str], prompt: str | None) -> Sequence[Tokens]:

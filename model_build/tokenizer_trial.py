@@ -15,6 +15,7 @@ _TEXTS = ("A text, as others have it: 12 words?", "Größe, 東京 и 한국어 
 
 
 def main() -> None:
+    """Tokenise a few texts with the tokenizer.json on stdin. The library may abort the process."""
     tokenizer = Tokenizer.from_str(sys.stdin.buffer.read().decode())
     # The server sets both itself: a file may pad every text to a billion tokens.
     tokenizer.no_padding()

@@ -28,6 +28,7 @@ class TextMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     per_pair: _Bytes
 
     def bytes_of(self, tokens: int) -> int:
+        """Memory that running one text of so many tokens takes."""
         return math.ceil(tokens * (self.per_token + tokens * self.per_pair))
 
     def tokens_within(self, memory_bytes: int) -> int:

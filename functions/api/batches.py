@@ -108,6 +108,7 @@ class Batches:
         yield Route("POST", f"{batch}/cancel", "Cancel a batch", self.cancel, of)
 
     async def upload(self, request: Request) -> Response:
+        """POST /v1/files."""
         upload = Upload(request, self._max_file_bytes, _check_form, self._grace_s)
         with self._uploads.acquired(owner_of(request.scope)):
             owned = self._owned(request)
@@ -129,6 +130,7 @@ class Batches:
         return _json(openai.format_file(stat))
 
     async def files(self, request: Request) -> Response:
+        """GET /v1/files: a page of the caller's files."""
         query = openai.read_query(
             dict(request.query_params), default_limit=_MAX_FILES, max_limit=_MAX_FILES
         )
@@ -146,19 +148,23 @@ class Batches:
         return _json(openai.format_files(page, has_more=len(found) > len(page)))
 
     async def file(self, request: Request) -> Response:
+        """GET /v1/files/{id}."""
         return _json(openai.format_file(await self._file(request)))
 
     async def delete(self, request: Request) -> Response:
+        """DELETE /v1/files/{id}."""
         stat = await self._file(request)
         await asyncio.to_thread(self._out.delete, stat.key)
         return _json(openai.format_deleted(openai.file_id_of(stat)))
 
     async def content(self, request: Request) -> Response:
+        """GET /v1/files/{id}/content."""
         stat = await self._file(request)
         owner = owner_of(request.scope)
         return Download(self._read(stat), stat.size, self._downloads, owner, self._grace_s)
 
     async def create(self, request: Request) -> Response:
+        """POST /v1/batches: a job over an uploaded file."""
         owned = self._owned(request)
         await asyncio.to_thread(owned.check_new_batch)
         data = await read_body(request, self._max_body_bytes)
@@ -188,6 +194,7 @@ class Batches:
         return await self._answer(batch)
 
     async def batches(self, request: Request) -> Response:
+        """GET /v1/batches: a page of the caller's batches."""
         query = openai.read_query(
             dict(request.query_params), default_limit=_BATCHES, max_limit=_MAX_BATCHES
         )
@@ -199,6 +206,7 @@ class Batches:
         return _json(openai.format_batches(pairs, has_more=len(found) > query.limit))
 
     async def batch(self, request: Request) -> Response:
+        """GET /v1/batches/{id}."""
         return await self._answer(await self._named_batch(request))
 
     async def cancel(self, request: Request) -> Response:

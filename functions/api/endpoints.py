@@ -235,15 +235,19 @@ class Endpoints:
         return UnknownModel.among((card.name for card in cards), named)
 
     async def models(self, request: Request) -> Response:
+        """GET /v1/models, aliases included."""
         return json_response(openai.format_models(await self._named_cards()))
 
     async def model(self, request: Request) -> Response:
+        """GET /v1/models/{model}."""
         return json_response(openai.format_model(await self._card(request.path_params["model"])))
 
     async def tags(self, request: Request) -> Response:
+        """GET /api/tags (Ollama)."""
         return json_response(ollama.format_tags(await self._named_cards()))
 
     async def show(self, request: Request) -> Response:
+        """POST /api/show (Ollama)."""
         data = await read_body(request, self._settings.max_body_bytes)
         body = decode_body(data, request.headers.get("content-type", ""), ollama.ShowBody)
         named = body.model or body.name or self._settings.default_model
@@ -252,9 +256,11 @@ class Endpoints:
         return json_response(ollama.format_show(card, tokens))
 
     async def version(self, request: Request) -> Response:
+        """GET /api/version (Ollama)."""
         return json_response(ollama.format_version())
 
     async def info(self, request: Request) -> Response:
+        """GET /info (Text Embeddings Inference): of the named, the default or the only model."""
         name = request.query_params.get("model") or self._settings.default_model
         card = await self._card(name) if name else await self._default_card()
         return json_response(
@@ -266,6 +272,7 @@ class Endpoints:
         return Response()
 
     async def ready(self, request: Request) -> Response:
+        """GET /ready: 200 once the models to be warmed are warm, with the state of each."""
         try:
             states = await self._backend.states()
         except BlitzError as error:
@@ -273,6 +280,7 @@ class Endpoints:
         return readiness_response(states, self._settings.names_to_warm or None, self._metrics)
 
     async def metrics(self, request: Request) -> Response:
+        """GET /metrics, in Prometheus' text format."""
         return Response(self._metrics.render(), media_type=metrics.CONTENT_TYPE)
 
     async def _ask(self, asked: AnyRequest, named: str, stand_in: str | None) -> Result:

@@ -44,6 +44,7 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     not_before: Moment | None = None
 
     def counts_at(self, now: datetime) -> bool:
+        """Whether the key has begun and has not expired."""
         begun = self.not_before is None or self.not_before <= now
         return begun and (self.expires is None or now < self.expires)
 

@@ -50,6 +50,7 @@ class Owned:
         return [stat for stat in self._in(self._files) if not has_expired(stat, now)]
 
     def new_file_key(self) -> str:
+        """The key of a new file, with a new id, in the caller's folder."""
         return f"{self._files}file-{openai.new_id()}"
 
     def file(self, file_id: str, field: str | None = None) -> BlobStat:
@@ -75,6 +76,7 @@ class Owned:
         return list(islice(found, limit))
 
     def add(self, batch: BatchRecord, metadata: dict[str, str]) -> None:
+        """Write a new batch's record."""
         self._out.write(self._batches + batch.id, msgspec.json.encode(batch), metadata)
 
     def free_bytes(self) -> int:

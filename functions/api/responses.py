@@ -168,4 +168,5 @@ async def answer_unrouted(request: Request, error: Exception) -> Response:
 
 
 def json_response(content: bytes, status: int = 200) -> Response:
+    """JSON that is encoded already."""
     return Response(content, status, media_type=JSON)

@@ -37,6 +37,7 @@ class Slots:
         self._taken[owner] += 1
 
     def release(self, owner: str) -> None:
+        """Give back what `owner` acquired."""
         self._taken[owner] -= 1
         if not self._taken[owner]:
             del self._taken[owner]

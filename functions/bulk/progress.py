@@ -52,6 +52,7 @@ class Sending(_Shown):
         return self
 
     def watch(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        """`blocks`, with the bar moved as they are taken."""
         for block in blocks:
             yield block
             self.bar.advance(self._task, len(block))

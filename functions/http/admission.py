@@ -70,6 +70,7 @@ class Admission:
         self.reserved_bytes += size
 
     def release(self, size: int) -> None:
+        """Give back one request's place and `size` bytes."""
         self.requests -= 1
         self.reserved_bytes -= size
 
@@ -92,6 +93,7 @@ class Reservation:
         self._body_bytes, self._answer_bytes = body, answer
 
     def release(self) -> None:
+        """Give back this request's place and all that it reserved."""
         self._admission.release(self._counted)
 
 

@@ -47,6 +47,7 @@ class MinimumRate:
         self.received(size, time.monotonic() - began_s)
 
     def too_slow(self) -> RequestTimeout:
+        """The error for a body that came too slowly, with the rate that is required."""
         return RequestTimeout(
             f"the body arrived too slowly: send at least {self._bytes_per_s:.0f} bytes a second, "
             f"with no pause of more than {self._grace_s:.0f} s"

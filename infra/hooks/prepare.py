@@ -40,6 +40,7 @@ class Azd:
         return self._values.get(name, "")
 
     def set(self, name: str, value: str) -> None:
+        """Write a value of the azd environment, unless it is that already."""
         if self._values.get(name) != value:
             _run("azd", "env", "set", name, value)
             self._values[name] = value
@@ -59,6 +60,7 @@ class Azd:
 
 
 def prepare(azd: Azd) -> None:
+    """All steps in order; each leaves alone what an earlier run or the user has set."""
     register_provider(azd)
     recall(azd)
     make_application(azd)

@@ -57,6 +57,7 @@ def find_job(out: Blobs, container: Container, key: str, etag: str) -> str | Non
 
 
 def read_job(out: Blobs, job_id: str) -> Job | None:
+    """None if there is no such job."""
     data = out.read(JobPaths(job_id).job)
     return None if data is None else jobs.decode(data, Job)
 

@@ -63,6 +63,7 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def errors(self) -> str:
+        """The key of the blob of failed rows, in `out`."""
         if self.container == "out":
             return f"{self.source.rpartition('/')[0]}/file-{self.id}-errors"
         return f"{self.source}.errors.jsonl"
@@ -207,6 +208,7 @@ def read_message(body: bytes, *needed: str) -> StepMessage:
 
 
 def encode(value: object) -> bytes:
+    """A state or message as JSON bytes."""
     return msgspec.json.encode(value)
 
 

@@ -41,15 +41,19 @@ class Ledger:
         self._first_missing: dict[str, str] = {}
 
     def blobs(self, container: Container) -> Blobs:
+        """The container of that name."""
         return self._storage.source if container == "source" else self._storage.out
 
     async def job(self, job_id: str) -> Job | None:
+        """None if there is no such job."""
         return await asyncio.to_thread(control.read_job, self._storage.out, job_id)
 
     async def ended(self, job_id: str) -> bool:
+        """Whether the job has its manifest, which is written last."""
         return await asyncio.to_thread(self._storage.out.stat, JobPaths(job_id).manifest) is not None
 
     async def is_cancelled(self, job_id: str) -> bool:
+        """Whether somebody asked to cancel it."""
         return await asyncio.to_thread(self._storage.out.stat, JobPaths(job_id).cancel) is not None
 
     async def is_over(self, job: Job) -> bool:
@@ -62,6 +66,7 @@ class Ledger:
         return False
 
     async def send(self, queue: str, message: StepMessage) -> None:
+        """Queue a step."""
         await asyncio.to_thread(self._storage.queue(queue).send, jobs.encode(message))
 
     async def finish_if_done(self, job_id: str) -> None:
@@ -78,6 +83,7 @@ class Ledger:
         return await asyncio.to_thread(self._missing, job_id)
 
     async def is_embedded(self, job_id: str, chunk: str) -> bool:
+        """Whether the chunk's vectors are written."""
         key = JobPaths(job_id).embedded_chunk(chunk)
         return await asyncio.to_thread(self._storage.out.stat, key) is not None
 

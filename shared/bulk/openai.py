@@ -156,10 +156,12 @@ def check_batch_id(batch_id: str) -> str:
 
 
 def no_file(field: str | None = None) -> NotFound:
+    """The error for an unknown file, or for another caller's."""
     return NotFound("there is no file of that id", field=field)
 
 
 def no_batch() -> NotFound:
+    """The error for an unknown batch, or for another caller's."""
     return NotFound("there is no batch of that id")
 
 
@@ -170,30 +172,37 @@ def file_metadata(filename: str, keep_s: int) -> dict[str, str]:
 
 
 def file_id_of(stat: BlobStat) -> str:
+    """The id is the last segment of the blob's key."""
     return stat.key.rpartition("/")[2]
 
 
 def purpose_of(stat: BlobStat) -> str:
+    """What was uploaded has a file name in its metadata; what a batch wrote has none."""
     return "batch" if "filename" in stat.metadata else "batch_output"
 
 
 def format_file(stat: BlobStat) -> bytes:
+    """JSON of a file object."""
     return orjson.dumps(_file(stat))
 
 
 def format_deleted(file_id: str) -> bytes:
+    """JSON that says that a file is deleted."""
     return orjson.dumps({"id": file_id, "object": "file", "deleted": True})
 
 
 def format_files(stats: Sequence[BlobStat], *, has_more: bool) -> bytes:
+    """JSON list of file objects. has_more: whether there is a next page."""
     return _list([_file(stat) for stat in stats], has_more)
 
 
 def format_batch(batch: BatchRecord, progress: Progress) -> bytes:
+    """JSON of a batch object."""
     return orjson.dumps(_batch(batch, progress))
 
 
 def format_batches(batches: Sequence[tuple[BatchRecord, Progress]], *, has_more: bool) -> bytes:
+    """JSON list of batch objects. has_more: whether there is a next page."""
     return _list([_batch(batch, progress) for batch, progress in batches], has_more)
 
 

@@ -36,51 +36,63 @@ class JobPaths:
 
     @property
     def folder(self) -> str:
+        """All state of the job but its entry in `active`."""
         return f"{JOBS}{self.job_id}/"
 
     @property
     def job(self) -> str:
+        """What the job is: its input, options and model."""
         return f"{self.folder}job.json"
 
     @property
     def split(self) -> str:
+        """How many chunks and rows the input has; written when all chunks are."""
         return f"{self.folder}split.json"
 
     @property
     def cancel(self) -> str:
+        """There once the job is to be cancelled."""
         return f"{self.folder}cancel"
 
     @property
     def status(self) -> str:
+        """Its status as users read it."""
         return f"{self.folder}{_STATUS}"
 
     @property
     def final(self) -> str:
+        """What its end will be, before the output is written."""
         return f"{self.folder}final.json"
 
     @property
     def manifest(self) -> str:
+        """Its result; written last."""
         return f"{self.folder}{_MANIFEST}"
 
     @property
     def active(self) -> str:
+        """There while the job runs, so that one listing finds all that do."""
         return f"{ACTIVE}{self.job_id}"
 
     @property
     def chunks(self) -> str:
+        """Folder of the chunks to embed."""
         return f"{self.folder}chunks/"
 
     @property
     def embedded(self) -> str:
+        """Folder of the embedded chunks."""
         # The word of an earlier version: jobs that run while the service is updated have it.
         return f"{self.folder}parts/"
 
     @property
     def bad(self) -> str:
+        """Folder of the rows that could not be read."""
         return f"{self.folder}bad/"
 
     @property
     def failed(self) -> str:
+        """Folder of the rows that could not be embedded."""
         return f"{self.folder}failed/"
 
     def chunk(self, name: str) -> str:
@@ -92,9 +104,11 @@ class JobPaths:
         return f"{self.chunks}{index:06d}-"
 
     def embedded_chunk(self, name: str) -> str:
+        """A chunk's rows with their vectors."""
         return f"{self.embedded}{name}"
 
     def bad_rows(self, index: int) -> str:
+        """Rows that could not be read, of one chunk of the input."""
         return f"{self.bad}{index:06d}.jsonl"
 
     def failed_rows(self, chunk: str, rows: int) -> str:
@@ -131,6 +145,7 @@ def job_of_status(key: str) -> str | None:
 
 
 def job_of_manifest(key: str) -> str | None:
+    """The id of the job whose manifest has this key; None for any other key."""
     return _job_of(key, _MANIFEST)
 
 

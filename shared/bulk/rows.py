@@ -116,6 +116,7 @@ class BadRow:
 
     @classmethod
     def from_json(cls, line: bytes) -> BadRow:
+        """What `to_json` wrote."""
         found = orjson.loads(line)
         return cls(found["line"], found.get("id"), found["code"], found["message"])
 
@@ -129,9 +130,11 @@ class Chunk:
     bad: tuple[BadRow, ...] = ()
 
     def to_arrow(self) -> bytes:
+        """The good rows as an Arrow file."""
         return pack_table(self.table)
 
     def bad_to_json(self) -> bytes:
+        """The bad rows as JSON lines."""
         return b"".join(bad.to_json() + b"\n" for bad in self.bad)
 
 
@@ -223,6 +226,7 @@ def unpack_embedded(data: bytes) -> pa.Table:
 
 
 def unpack_table(data: bytes) -> pa.Table:
+    """The table of an Arrow file's bytes."""
     return pa.ipc.open_file(pa.BufferReader(data)).read_all()
 
 

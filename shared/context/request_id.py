@@ -28,6 +28,7 @@ def current() -> str:
 
 
 def is_sane(request_id: str) -> bool:
+    """Whether it is short and printable enough to be echoed and logged."""
     return _SANE.fullmatch(request_id) is not None
 
 

@@ -52,6 +52,7 @@ class Result:
 
     @property
     def total_tokens(self) -> int:
+        """Real tokens fed, of all inputs."""
         return sum(self.token_counts)
 
     @property

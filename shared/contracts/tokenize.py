@@ -37,6 +37,7 @@ class TokenizeResult(Result):
 
     @property
     def rows(self) -> int:
+        """One for each token, not for each input."""
         return self.total_tokens
 
 

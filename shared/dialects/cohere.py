@@ -58,6 +58,7 @@ class DocumentsBody(msgspec.Struct, frozen=True):
 
     @property
     def texts(self) -> list[str]:
+        """The documents' texts, objects unwrapped."""
         return [each if isinstance(each, str) else each.text for each in self.documents]
 
 
@@ -73,6 +74,7 @@ class VoyageBody(msgspec.Struct, frozen=True):
 
     @property
     def texts(self) -> list[str]:
+        """The documents, which are texts here."""
         return self.documents
 
 

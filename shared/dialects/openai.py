@@ -138,10 +138,12 @@ def format_result_msgpack(result: EmbedResult, body: EmbeddingsBody) -> bytes:
 
 
 def format_models(cards: Sequence[ModelCard]) -> bytes:
+    """JSON list of models."""
     return orjson.dumps({"object": "list", "data": [_model(card) for card in cards]})
 
 
 def format_model(card: ModelCard) -> bytes:
+    """JSON of one model."""
     return orjson.dumps(_model(card))
 
 

@@ -58,10 +58,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def truncates(self) -> bool:
+        """Whether long texts are cut: by default they are."""
         return self.truncate is not False
 
     @property
     def side(self) -> TruncationSide:
+        """The side that is cut off: by default the right one."""
         return "left" if self.truncation_direction in ("Left", "left") else "right"
 
 

@@ -42,6 +42,7 @@ class PredictBody(Options, frozen=True):
 
     @property
     def is_batch(self) -> bool:
+        """Whether `inputs` is a list of inputs, and not one text or pair."""
         return isinstance(self.inputs, list) and isinstance(self.inputs[0], list)
 
 

@@ -43,9 +43,11 @@ class Waiting:
         return self.virtual_time, self.is_begun, self.order
 
     def tokens(self, batch: list[int]) -> int:
+        """Real tokens of a batch."""
         return sum(len(self.sequences[index]) for index in batch)
 
     def offer(self) -> Offer:
+        """Its next batch, as `choose` compares it with others'."""
         batch = self.batches[0]
         longest = max(len(self.sequences[i]) for i in batch)
         text_bytes = self.model.text_bytes(longest)

@@ -23,6 +23,7 @@ class Layout:
 
     @property
     def special_tokens(self) -> int:
+        """How many the template adds."""
         return sum(map(len, self.around))
 
     def place(self, texts: Sequence[Sequence[int]]) -> TokenPair:

@@ -38,6 +38,7 @@ class Entry:
 
     @property
     def revision(self) -> str:
+        """What the model was published as."""
         return self.key[1]
 
 
@@ -68,9 +69,11 @@ class LoadedModels:
         return iter(self._names.items())
 
     def named(self, name: str) -> Entry | None:
+        """What `name` stands for; None if it is not loaded."""
         return self._names.get(name)
 
     def find(self, key: Key) -> Entry | None:
+        """The entry of a model and revision; None if it is not loaded."""
         return self._entries.get(key)
 
     def use(self, name: str) -> Entry | None:

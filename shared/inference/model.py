@@ -53,6 +53,7 @@ class Model:
 
     @property
     def memory_bytes(self) -> int:
+        """Memory that the loaded model takes, without running anything."""
         return self.engine.memory_bytes
 
     def text_bytes(self, tokens: int) -> int:
@@ -118,6 +119,7 @@ class Model:
         return rows
 
     def close(self) -> None:
+        """Free the engine."""
         self.engine.close()
 
     def _prompt(self, prompt_name: str | None, input_type: InputType | None = None) -> str:

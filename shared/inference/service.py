@@ -157,6 +157,7 @@ class Inference:
         return DecodeResult(tuple(texts), **_told(model, counts, timings))
 
     def check(self) -> None:
+        """Raise what a request would get now: Overloaded or Unavailable."""
         self._batcher.check()
 
     async def states(self) -> list[ModelState]:

@@ -27,6 +27,7 @@ def check_supports(kind: type[AnyRequest], model: ModelCard | Manifest) -> None:
 
 
 def supports(kind: type[AnyRequest], model: ModelCard | Manifest) -> bool:
+    """Whether `check_supports` raises nothing."""
     try:
         check_supports(kind, model)
     except InvalidInput:

@@ -113,6 +113,7 @@ async def _wait_for(listing: Future[None]) -> None:
 
 
 def card_of(manifest: Manifest) -> ModelCard:
+    """What the router and clients are told of a manifest."""
     return ModelCard(
         name=manifest.name,
         revision=manifest.revision,

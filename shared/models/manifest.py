@@ -133,6 +133,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def device(self) -> Device:
+        """What the target runs on."""
         return "gpu" if self.target.startswith("gpu") else "cpu"
 
     @property
@@ -204,4 +205,5 @@ def decode_pointer(data: bytes) -> dict[Device, str]:
 
 
 def encode_pointer(revisions: dict[Device, str]) -> bytes:
+    """The bytes of a model's pointer: a JSON object of device -> current revision."""
     return msgspec.json.encode(revisions, order="sorted") + b"\n"

@@ -43,6 +43,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException, where: TracebackType | None = None) -> Failure:
+        """What of an error may be logged: its class and frames, and never its message."""
         found = traceback.extract_tb(where or error.__traceback__)
         frames = tuple((frame.filename, frame.lineno or 0, frame.name) for frame in found)
         return cls(type(error).__qualname__, frames)
@@ -56,6 +57,7 @@ class Failure:
         return f" in {name}, {file}:{line}"
 
     def lines(self) -> str:
+        """One line for each frame, as in a traceback, without source text."""
         return "".join(f'\n  File "{file}", line {line}, in {name}' for file, line, name in self.frames)
 
 

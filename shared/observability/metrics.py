@@ -273,25 +273,32 @@ class Telemetry:
             self._gpu_bytes.labels(kind).set_function(partial(_value_of, memory, kind))
 
     def batch_ran(self, *, texts: int, padded_tokens: int) -> None:
+        """A micro-batch went to an engine."""
         self._batch_texts.observe(texts)
         self._batch_tokens.observe(padded_tokens)
 
     def cache_hit(self) -> None:
+        """A request found its model loaded."""
         self._hits.inc()
 
     def cache_missed(self) -> None:
+        """A request had to wait for its model."""
         self._misses.inc()
 
     def model_loaded(self, *, seconds: float) -> None:
+        """A model was loaded in so many seconds."""
         self._loads.observe(seconds)
 
     def model_load_failed(self) -> None:
+        """A model did not load."""
         self._load_failures.inc()
 
     def model_evicted(self) -> None:
+        """A model was dropped to make room."""
         self._evictions.inc()
 
     def cache_holds(self, *, models: int, memory_bytes: int) -> None:
+        """What the model cache holds now."""
         self._models.set(models)
         self._bytes.set(memory_bytes)
 

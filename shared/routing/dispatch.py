@@ -97,6 +97,7 @@ class Dispatcher:
         self._metrics = metrics
 
     async def run(self, request: Request[ResultT]) -> ResultT:
+        """Where the policy sends it; what runs no model goes to the CPU."""
         if request.runs_model:
             return await self._dispatch(request)
         with preference.stated("cpu"):  # needs no GPU, so do not wake one
@@ -138,6 +139,7 @@ class Dispatcher:
         return sorted(states, key=lambda state: state.name)
 
     async def close(self) -> None:
+        """Stop waking the GPU, and close the backends."""
         if self._waking is not None:
             self._waking.cancel()
             with contextlib.suppress(asyncio.CancelledError):

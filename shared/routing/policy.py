@@ -69,6 +69,7 @@ class Speed:
     overhead_s: float
 
     def seconds(self, tokens: int, size_bytes: int) -> float:
+        """Expected time for so many tokens on a model of that size."""
         return self.overhead_s + tokens * size_bytes / self.byte_tokens_per_s
 
 

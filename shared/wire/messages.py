@@ -32,6 +32,7 @@ class _Error(msgspec.Struct):
 
 
 def pack_request(request: AnyRequest) -> bytes:
+    """The request's fields as msgpack."""
     return pack(msgspec.to_builtins(request))
 
 
@@ -46,6 +47,7 @@ def unpack_request(data: bytes, kind: type[RequestT], *, max_bytes: int) -> Requ
 
 
 def pack_result(result: Result) -> bytes:
+    """The result's fields as msgpack, arrays as they are in memory."""
     return pack(msgspec.to_builtins(result, builtin_types=(np.ndarray,)))
 
 
@@ -75,6 +77,7 @@ def _check_rows(kind: type[Result], name: str, value: Any, rows: int) -> None:
 
 
 def pack_error(error: BlitzError) -> bytes:
+    """Code, message, field and retry_after_s as msgpack."""
     return pack(
         {
             "code": error.code,

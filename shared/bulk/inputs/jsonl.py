@@ -95,6 +95,7 @@ def read_object(line: bytes) -> dict[str, msgspec.Raw]:
 
 
 def write_object(values: dict[str, msgspec.Raw]) -> str:
+    """JSON of fields whose values are JSON already."""
     return msgspec.json.encode(values).decode() if values else "{}"
 
 

@@ -33,6 +33,7 @@ def expires_at(stat: BlobStat) -> int | None:
 
 
 def has_expired(stat: BlobStat, now_s: float) -> bool:
+    """Whether its time of expiry is there and past. now_s: Unix seconds."""
     at = expires_at(stat)
     return at is not None and at <= now_s
 

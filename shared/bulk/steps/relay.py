@@ -49,6 +49,7 @@ def send_following(storage: Storage, job: Job, done: str) -> None:
 
 
 def send_chunk(storage: Storage, job: Job, chunk: str) -> None:
+    """Queue a chunk for the workers of the job's device."""
     storage.queue(queue_of(job.device)).send(jobs.encode(StepMessage(job=job.id, chunk=chunk)))
 
 
