@@ -1,5 +1,5 @@
-// Names and settings that several files share. Declares no resource. That names follow from the token alone
-// lets every file refer to what another one makes, and lets `bicep snapshot` tell them before a deployment.
+// Names and settings that several files share. Declares no resource. Names depend on the token alone, so every file can
+// refer to what another one makes, and `bicep snapshot` can list them before a deployment.
 
 @export()
 func nameOf(thing 'dataAccount' | 'applicationInsights' | 'registry' | 'network' | 'topic', token string) string =>
@@ -32,8 +32,8 @@ func sharedSettings(
   clientId string,
   applicationInsightsConnectionString string
 ) object => {
-  // glibc keeps what was freed in as many arenas as eight a core. Read when a process starts: not by one that Flex
-  // Consumption had started before it knew the app.
+  // glibc keeps freed memory in up to eight arenas a core. It reads this when a process starts, so a process that
+  // Flex Consumption started before it knew the app does not have it.
   MALLOC_ARENA_MAX: '2'
   // DefaultAzureCredential picks the identity by this name.
   AZURE_CLIENT_ID: clientId

@@ -1,4 +1,5 @@
-// Events of the data account. Its identity is its own: through a storage firewall Event Grid delivers with no other.
+// Events of the data account. It has an identity of its own: Event Grid can deliver through a storage
+// firewall with no other.
 import { nameOf } from 'shared.bicep'
 
 param location string

@@ -12,12 +12,12 @@ param settings object
 @allowed([512, 2048, 4096])
 param instanceMemoryMB int
 param alwaysReady int
-@description('At most, for each group of functions that scales by itself: HTTP is one, each queue another.')
+@description('Maximum number of instances for each group of functions that scales by itself: HTTP is one group, each queue another.')
 param maxInstances int
 param httpConcurrency int
 @description('Whether outgoing connections go through the virtual network.')
 param networkIsolated bool
-@description('Whether the internet reaches the app; its deployment endpoint it always reaches, with Entra.')
+@description('Whether the internet reaches the app. Its deployment endpoint is always reachable, with an Entra token.')
 param isPublic bool
 @description('The only identity that may call; null: anybody.')
 param caller ('router' | 'gateway')?

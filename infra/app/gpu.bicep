@@ -49,9 +49,9 @@ var shared = sharedSettings('gpu', token, identity.properties.clientId, applicat
 var settings = union(shared, modelsInImage ? { BLITZ_MODEL_STORE: 'file:///models' } : {}, {
   // Files, because the Functions host keeps its keys in blobs only on its own platform.
   AzureWebJobsSecretStorageType: 'Files'
-  // With host.json's 1, ten waiting chunks would have ten GPUs start, each for less than a second of work.
+  // With host.json's value of 1, ten waiting chunks would start ten GPUs, each for less than a second of work.
   AzureFunctionsJobHost__extensions__queues__batchSize: '8'
-  // Where the ingress leads; the stand-in image would listen on 80, and its revision never be ready.
+  // The port of the ingress. Otherwise the stand-in image would listen on 80, and its revision would never be ready.
   ASPNETCORE_URLS: 'http://+:8080'
   BLITZ_ROLE: 'gpu'
   BLITZ_WARM_MODELS: warmModels

@@ -13,7 +13,7 @@ $python = if ($IsWindows) { '.venv/Scripts/python.exe' } else { '.venv/bin/pytho
 if (-not (Test-Path $python)) { python -m venv .venv }
 
 foreach ($target in $targets) {
-    # What there is a recipe of is put together without torch, to the bytes that a build gives.
+    # A model with a recipe is assembled without torch, to the same bytes as a build.
     $builder = 'model_build'
     $files = 'requirements.txt', 'model_build/requirements-sample.txt', 'model_build/requirements.txt', `
         'infra/gpu/requirements-torch.txt'
@@ -22,7 +22,7 @@ foreach ($target in $targets) {
         $files = $files[0..1]
     }
     $requirements = $files | ForEach-Object { '--requirement', $_ }
-    # Each time: an installation that was cut off is not to be trusted, and one that is whole takes seconds.
+    # Every time: an interrupted installation cannot be trusted, and checking a complete one takes seconds.
     & $python -m pip install --quiet --no-deps --require-hashes $requirements
     if ($LASTEXITCODE -ne 0) { throw "what $builder needs cannot be installed" }
 

@@ -10,12 +10,12 @@ targets=cpu-int8
 [ "${GPU_ENABLED:-true}" != true ] || targets="cpu-int8 gpu-fp16"
 
 for target in $targets; do
-    # What there is a recipe of is put together without torch, to the bytes that a build gives.
+    # A model with a recipe is assembled without torch, to the same bytes as a build.
     builder=model_build environment=.venv/build
     if [ -f "model_build/recipes/$model.$target.json" ]; then
         builder=model_build.assemble environment=.venv/serve
     fi
-    # -B: an installation that was cut off leaves a stamp too, and one that is whole takes seconds.
+    # -B: an interrupted installation leaves a stamp too, and checking a complete one takes seconds.
     make -B "$environment"
 
     tries=1

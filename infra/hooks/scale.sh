@@ -1,9 +1,9 @@
 #!/bin/sh
-# After provisioning and after a deployment: the GPU app's own scale rules, with GPU_HTTP_CONCURRENCY requests a
-# replica; 0 leaves the platform's, which for a user-assigned identity have none for its queues. Bicep cannot: its types do not have allowScalingRuleOverride, and each of
-# its deployments resets the rules to the platform's, which it derives from the triggers. With rules of one's
-# own it derives none, so the queues that the app reads are here too. A replica for every eight chunks: each
-# takes a moment, and a replica is paid for until it has been idle for minutes.
+# After provisioning and after a deployment: sets the GPU app's scale rules, with GPU_HTTP_CONCURRENCY requests a replica.
+# 0 leaves the platform's rules, which with a user-assigned identity do not cover the app's queues. Bicep cannot do this:
+# its types lack allowScalingRuleOverride, and each of its deployments resets the rules to those that the platform derives
+# from the triggers. The platform derives none beside rules that are set, so the app's queues are here too. There is one
+# replica for every eight chunks: a chunk takes a moment, and a replica is paid for until it has been idle for minutes.
 set -eu
 
 requests=${GPU_HTTP_CONCURRENCY:-10}

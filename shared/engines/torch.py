@@ -2,11 +2,11 @@
 
 Does not know where files come from, queues or other models.
 
-Padding is avoided by buckets of like lengths, and not by packing all texts into one row: attention that
-stays inside each text of a packed row needs flash-attn's varlen kernels (a build of its own for each
-CUDA and torch) or nested tensors (own code for each architecture); torch's SDPA has neither. What
-buckets leave to gain is small: 400 Cranfield abstracts and STS sentences, 6 to 256 tokens, planned with
-65,536 tokens a micro-batch, are padded by 12 % in 5 passes (by 67 % in 2 without `split_by_length`).
+Buckets of similar lengths avoid padding. Packing all texts into one row would avoid more, but attention
+must then stay inside each text. That needs flash-attn's varlen kernels (built for each CUDA and torch)
+or nested tensors (code for each architecture); torch's SDPA has neither. There is little left to gain:
+400 Cranfield abstracts and STS sentences of 6 to 256 tokens, planned with 65,536 tokens a micro-batch,
+are padded by 12 % in 5 passes (by 67 % in 2 passes without `split_by_length`).
 """
 
 from __future__ import annotations
@@ -41,16 +41,15 @@ transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 
 BYTES_PER_TOKEN = 256 * 1024
-"""Activations of a padded token, at most, by counting: in a 7B decoder (FFN 18,944 wide) gate, up and
-their product take 114 kB in FP16, hidden states, query, key, value and FP32 pooling 60 kB, the attention
-mask and its bias 24 kB at 8,192 tokens. In encoders of 384 to 1,024 dimensions it is 15 to 41 kB."""
+"""The most that a padded token's activations take, counted for a 7B decoder (FFN 18,944 wide): gate, up
+and their product 114 kB in FP16; hidden states, query, key, value and FP32 pooling 60 kB; the attention
+mask and its bias 24 kB at 8,192 tokens. Encoders of 384 to 1,024 dimensions take 15 to 41 kB."""
 
 _MOST_TOKENS = 65_536
 _FEWEST_TOKENS = 1_024
 _CPU_TOKENS = 2_048
-# Tokens read in the time that a forward pass takes whatever its size. For CUDA estimated, not measured:
-# launching 12 layers keeps the host busy for some 4 ms, in which a T4 reads about 600 tokens of a base
-# model and an A100 4,000.
+# A forward pass's fixed cost, in tokens. The CUDA value is an estimate: launching 12 layers keeps the
+# host busy for some 4 ms, in which a T4 reads about 600 tokens of a base model and an A100 4,000.
 _PASS_TOKENS = {"cuda": 2_048, "cpu": 64}
 
 # from_pretrained replaces PreTrainedModel.tie_weights while it runs: two at once could leave it so.
@@ -81,7 +80,7 @@ def gpu_memory() -> dict[str, int]:
 def split_by_length(lengths: Sequence[int], pass_tokens: int) -> list[list[int]]:
     """Positions of `lengths` in the buckets that cost least, longest first.
 
-    A bucket costs its padded tokens and pass_tokens, which is what a forward pass takes by itself.
+    A bucket costs its padded tokens plus pass_tokens, a forward pass's fixed cost in tokens.
     >>> split_by_length([5, 20, 6], pass_tokens=10)
     [[1], [2, 0]]
     """
@@ -110,7 +109,7 @@ def pool_on_device(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -
     if pooling == "last":
         return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1].float()
     hidden = hidden.float()
-    # Filled and not multiplied by 0: what overflowed on padding must not become NaN.
+    # Filled, not multiplied by 0: infinity on padding times 0 would be NaN.
     padding = (mask == 0)[..., None]
     if pooling == "max":
         return hidden.masked_fill(padding, -torch.inf).amax(dim=1)
@@ -151,7 +150,7 @@ def _read_transformer(folder: Path, task: Task) -> Any:
         config=config,
         # MPNet and DeBERTa add their own terms to the attention scores.
         attn_implementation="sdpa" if kind._supports_sdpa else "eager",
-        # Any other dtype would become torch's default in the whole process, under running batches.
+        # transformers makes any other dtype torch's default for the process, while batches run.
         dtype=torch.float32,
         use_safetensors=True,
         trust_remote_code=False,
@@ -231,8 +230,8 @@ class TorchEngine:
         if len(sequences) == 1:
             raise Unavailable("the GPU has no memory left for this input: retry later", retry_after_s=1)
         half = len(sequences) // 2
-        parts = (sequences[:half], sequences[half:])
-        return torch.cat([self._forward_in_halves(part) for part in parts])
+        halves = (sequences[:half], sequences[half:])
+        return torch.cat([self._forward_in_halves(each) for each in halves])
 
     @torch.inference_mode()
     def _forward(self, sequences: Sequence[Tokens]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What one input may come to: bytes once it is unpacked, bytes of chunks, and rows.
+"""The limits of one input: bytes once it is unpacked, bytes of chunks, and rows.
 
 It does not know formats, storage or settings. Who reads counts here as it goes on, and stops by what
 this raises: gzip does not say how long its content is, and what a file says of itself may be a lie.
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from shared.errors import InvalidInput
 
 MAX_GROWTH = 1_000
-"""Times a file's size, which only what was made to grow reaches: deflate cannot more than 1,032."""
+"""Growth of a file when unpacked. Only files made for that reach it; deflate's maximum is 1,032."""
 PIECE_BYTES = 256 << 10
-"""Read on at once. As lines of one byte, a piece becomes objects of 10 MB, and takes half a second."""
+"""How much is read at once: in lines of one byte, it becomes 10 MB of objects in half a second."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,9 @@ from shared.bulk.rows import BadRow, Chunk, cut_chunks, unpack_table
 from shared.errors import InvalidInput, Unavailable
 
 MEMORY_BYTES = 256 << 20
-"""For what is read, beside what Python and its modules take (about 100 MiB)."""
+"""Memory for the data, beside about 100 MiB for Python and its modules."""
 SILENT_S = 120.0
-"""A file is given up when its reader gives no row and asks for no bytes for so long."""
+"""A file fails when its reader neither gives a row nor asks for bytes for this long."""
 _CPU_S = 3600
 _RANGE_BYTES = 4 << 20
 _FRAME_BYTES = 256 << 20
@@ -216,7 +216,7 @@ def _exactly(stream: BinaryIO, length: int) -> bytes:
 
 
 def _bound() -> None:
-    """What goes beyond it fails, as MemoryError; without /proc (no Linux), nothing is bounded."""
+    """Limit this process's memory: more raises MemoryError. Without /proc (no Linux), nothing does."""
     import resource
 
     import pyarrow as pa

@@ -279,7 +279,7 @@ async def test_an_error_in_a_later_slice_names_the_text_as_the_caller_numbered_i
 
 async def test_far_too_many_characters_are_refused_unread(served: Served) -> None:
     """Tokenising megabytes only to refuse them would keep a core busy for seconds."""
-    served.model.tokenize = lambda request: pytest.fail("it was tokenised")  # type: ignore
+    served.model.tokenize = lambda request: pytest.fail("it was tokenised")  # type: ignore[method-assign]
     with pytest.raises(PayloadTooLarge, match="characters") as refused:
         await served.inference.run(EmbedRequest("a", ("x" * 80_001,)))
     assert refused.value.field == "input"
@@ -360,7 +360,7 @@ async def test_an_embedding_model_reranks_by_cosine_and_says_so(served: Served) 
     """The prompts for queries and documents are used; the query's tokens count with the first."""
     asked: list[EmbedRequest] = []
     tokenize = served.model.tokenize
-    served.model.tokenize = lambda request: asked.append(request) or tokenize(request)  # type: ignore
+    served.model.tokenize = lambda request: asked.append(request) or tokenize(request)  # type: ignore[func-returns-value, method-assign]
     result = await served.inference.run(RerankRequest("a", "abc", ("abc", "a")))
     assert result.method == "cosine"
     assert result.scores.tolist() == pytest.approx([1, 4 / np.sqrt(20)])
