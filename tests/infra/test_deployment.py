@@ -446,15 +446,9 @@ def test_everything_scales_to_zero(variant: str) -> None:
 def test_scale_is_what_the_parameters_say() -> None:
     """Each one arrives at its own app."""
     given = {
-        "alwaysReadyRouter": 1,
-        "maxInstancesRouter": 50,
-        "routerHttpConcurrency": 11,
-        "alwaysReadyCpu": 2,
-        "maxInstancesCpu": 60,
-        "cpuHttpConcurrency": 12,
-        "gpuMaxReplicas": 3,
-        "gpuCooldownSeconds": 120,
-        "gpuAheadSeconds": 90,
+        **{"alwaysReadyRouter": 1, "maxInstancesRouter": 50, "routerHttpConcurrency": 11},
+        **{"alwaysReadyCpu": 2, "maxInstancesCpu": 60, "cpuHttpConcurrency": 12},
+        **{"gpuMaxReplicas": 3, "gpuCooldownSeconds": 120, "gpuAheadSeconds": 90},
     }
     apps = apps_of("complete", "".join(f"param {name} = {value}\n" for name, value in given.items()))
     for name, ready, most, requests in (("router", 1, 50, 11), ("cpu", 2, 60, 12)):

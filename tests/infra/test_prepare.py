@@ -39,18 +39,9 @@ class Azure:
         self._folder = folder
         self._file = folder / "azure.json"
         self.state: dict[str, Any] = {
-            "env": dict(EMPTY),
-            "calls": [],
-            "group": False,
-            "resources": [],
-            "settings": {},
-            "image": "",
-            "deployments": [],
-            "applications": [],
-            "principals": [],
-            "provider": "NotRegistered",
-            "user": "user",
-            "fails": "",
+            **{"env": dict(EMPTY), "calls": [], "group": False, "resources": [], "settings": {}},
+            **{"image": "", "deployments": [], "applications": [], "principals": []},
+            **{"provider": "NotRegistered", "user": "user", "fails": ""},
         }
         shutil.copytree(INFRA / "hooks", folder / "infra" / "hooks")
         (folder / "bin").mkdir()
@@ -198,32 +189,16 @@ def test_a_second_deployment_changes_nothing(azure: Azure) -> None:
 def test_an_empty_environment_changes_nothing(azure: Azure) -> None:
     """Every parameter, the image and the keys are those that are deployed, whatever the defaults are."""
     chosen = {
-        "GPU_PROFILE": "Consumption-GPU-NC24-A100",
-        "GPU_MODELS_IN_IMAGE": "true",
-        "GPU_MAX_REPLICAS": "3",
-        "GPU_COOLDOWN_SECONDS": "60",
-        "GPU_AHEAD_SECONDS": "9",
-        "ALWAYS_READY_ROUTER": "1",
-        "ALWAYS_READY_CPU": "2",
-        "MAX_INSTANCES_ROUTER": "50",
-        "MAX_INSTANCES_CPU": "51",
-        "ROUTER_HTTP_CONCURRENCY": "7",
-        "CPU_HTTP_CONCURRENCY": "6",
-        "GPU_ENABLED": "false",
-        "GPU_HTTP_CONCURRENCY": "4",
-        "SAMPLE_MODEL": "none",
-        "NETWORK_ISOLATED": "true",
-        "ALLOWED_IP_RANGES": "203.0.113.0/24,198.51.100.0/24",
-        "API_MANAGEMENT_ENABLED": "true",
-        "API_MANAGEMENT_EMAIL": "o@example.org",
-        "RATE_LIMIT_PER_MINUTE": "5",
-        "WARM_MODELS": "a,b",
-        "DEFAULT_MODEL": "a",
-        "BUDGET_AMOUNT": "7",
-        "BUDGET_START": "2025-02-01",
-        "BACKEND_APP_ID": "old-id",
-        "API_KEY_HASHES": "h1,h2",
-        "AZURE_PRINCIPAL_TYPE": "User",
+        **{"GPU_PROFILE": "Consumption-GPU-NC24-A100", "GPU_MODELS_IN_IMAGE": "true"},
+        **{"GPU_MAX_REPLICAS": "3", "GPU_COOLDOWN_SECONDS": "60", "GPU_AHEAD_SECONDS": "9"},
+        **{"ALWAYS_READY_ROUTER": "1", "ALWAYS_READY_CPU": "2", "MAX_INSTANCES_ROUTER": "50"},
+        **{"MAX_INSTANCES_CPU": "51", "ROUTER_HTTP_CONCURRENCY": "7", "CPU_HTTP_CONCURRENCY": "6"},
+        **{"GPU_ENABLED": "false", "GPU_HTTP_CONCURRENCY": "4", "SAMPLE_MODEL": "none"},
+        **{"NETWORK_ISOLATED": "true", "ALLOWED_IP_RANGES": "203.0.113.0/24,198.51.100.0/24"},
+        **{"API_MANAGEMENT_ENABLED": "true", "API_MANAGEMENT_EMAIL": "o@example.org"},
+        **{"RATE_LIMIT_PER_MINUTE": "5", "WARM_MODELS": "a,b", "DEFAULT_MODEL": "a"},
+        **{"BUDGET_AMOUNT": "7", "BUDGET_START": "2025-02-01", "BACKEND_APP_ID": "old-id"},
+        **{"API_KEY_HASHES": "h1,h2", "AZURE_PRINCIPAL_TYPE": "User"},
     }
     assert set(chosen) == READ - AZDS, "a new parameter is tried here too"
     azure.env.update(chosen)

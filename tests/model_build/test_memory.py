@@ -24,17 +24,10 @@ LONG: dict[str, tuple[Any, Any]] = {
     "modernbert": (
         ModernBertModel,
         ModernBertConfig(
-            vocab_size=len(WORDS),
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            hidden_size=32,
-            intermediate_size=64,
-            max_position_embeddings=4096,
-            pad_token_id=1,
-            bos_token_id=0,
-            cls_token_id=0,
-            eos_token_id=2,
-            sep_token_id=2,
+            **{"vocab_size": len(WORDS), "num_hidden_layers": 2, "num_attention_heads": 4},
+            **{"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 4096},
+            **{"pad_token_id": 1, "bos_token_id": 0, "cls_token_id": 0},
+            **{"eos_token_id": 2, "sep_token_id": 2},
         ),
     ),
     "xlm-roberta": (

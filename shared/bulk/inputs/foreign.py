@@ -109,18 +109,8 @@ _MARKUP = re.compile(
 )
 
 _PACKED = {
-    "bz2": "bzip2",
-    "bz": "bzip2",
-    "xz": "xz",
-    "lzma": "lzma",
-    "lz4": "lz4",
-    "br": "Brotli",
-    "sz": "snappy",
-    "snappy": "snappy",
-    "lz": "lzip",
-    "lzo": "lzop",
-    "z": "compress",
-    "zz": "zlib",
+    **{"bz2": "bzip2", "bz": "bzip2", "xz": "xz", "lzma": "lzma", "lz4": "lz4", "br": "Brotli"},
+    **{"sz": "snappy", "snappy": "snappy", "lz": "lzip", "lzo": "lzop", "z": "compress", "zz": "zlib"},
 }
 _ARCHIVES = frozenset(
     ("tar", "tgz", "tbz", "tbz2", "txz", "tzst", "zip", "7z", "rar", "jar", "cab", "iso", "dmg")
