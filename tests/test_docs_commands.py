@@ -38,6 +38,12 @@ NOT_RUN = {
     ("docs/deploy.md", "azd env set GPU_MODELS_IN_IMAGE"): AZURE,
     ("docs/deploy.md", "bicep snapshot"): "needs Bicep; tests/infra/test_bicep.py runs it where it is",
     ("docs/deploy.md", "func start"): "needs Azure Functions Core Tools",
+    ("docs/restore.md", "az lock create"): AZURE,
+    ("docs/restore.md", "--include-deleted"): AZURE,
+    ("docs/restore.md", "keys.json --file keys.json"): AZURE,
+    ("docs/restore.md", "--container-name bulk-in"): AZURE,
+    ("docs/restore.md", "az storage message clear"): AZURE,
+    ("docs/restore.md", "azd env new"): AZURE,
     ("docs/costs.md", "--tokens-per-s RATE"): "asks for a rate that nobody has measured",
 }
 """Page and a part of the block: why it is not run."""
