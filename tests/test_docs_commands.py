@@ -32,6 +32,10 @@ NOT_RUN = {
         "model_build all-MiniLM-L6-v2",
     ): "a minute; the fixture minilm_store is made so",
     ("docs/serving.md", "--separate"): "loads torch; tests/functions/local/test_main.py starts it so",
+    (
+        "docs/serving.md",
+        "alloy run",
+    ): "needs Alloy and Loki; tests/infra/test_loki.py does what it would",
     ("docs/deploy.md", "az login"): AZURE,
     ("docs/deploy.md", '"$SERVICE_URL/v1/embeddings"'): AZURE,
     ("docs/deploy.md", "azd env get-value MODEL_STORE_URL"): AZURE,

@@ -13,8 +13,8 @@ from tests.infra.bicep import ROOT, of_type
 PAGE = (ROOT / "docs" / "restore.md").read_text("utf-8")
 BLOCKS = re.findall(r"(?ms)^```bash\n(.*?)^```", PAGE)
 
-# As Azure CLI 2.91.0 parsed them, which is too large to be installed for the tests. A new command, or a new
-# option, is tried with it first: without a login it says "Please run 'az login'" of what it knows.
+# As Azure CLI 2.91.0 parsed them; it is too large to be installed for the tests. A new command or option
+# is tried with it first: without a login it says "Please run 'az login'" of what it knows.
 KNOWN = {
     "az lock create": "--name --lock-type --resource-group",
     "az storage blob list": "--container-name --include --query --output",
