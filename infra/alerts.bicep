@@ -12,6 +12,7 @@ param webhook string
 @minValue(1)
 param p95Seconds int
 param gpuEnabled bool
+param apiManagementEnabled bool
 
 resource applicationInsights 'Microsoft.Insights/components@2020-02-02' existing = {
   name: nameOf('applicationInsights', token)
@@ -43,7 +44,7 @@ resource receivers 'Microsoft.Insights/actionGroups@2023-01-01' = {
 // A rule for what cannot be there would be billed for nothing.
 var rules = filter(
   loadJsonContent('dashboards/azure-alerts.json'),
-  rule => gpuEnabled || !startsWith(rule.name, 'gpu-')
+  rule => (gpuEnabled || !startsWith(rule.name, 'gpu-')) && (apiManagementEnabled || !startsWith(rule.name, 'gateway-'))
 )
 
 resource queries 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [

@@ -348,6 +348,7 @@ module alerts 'alerts.bicep' = if (somebodyIsTold) {
     webhook: alertWebhook
     p95Seconds: alertP95Seconds
     gpuEnabled: gpuEnabled
+    apiManagementEnabled: apiManagementEnabled
   }
   dependsOn: [topic]
 }

@@ -83,6 +83,13 @@ COLUMNS = {
 # Of Azure's own tables, which the rest of the alerts query:
 # https://learn.microsoft.com/azure/azure-monitor/reference/tables-index
 WORKSPACE_COLUMNS = {
+    "ApiManagementGatewayLogs": {
+        "datetime": "TimeGenerated",
+        "string": "ApiId ApimSubscriptionId CorrelationId Method OperationId ProductId Region",
+        "int": "BackendResponseCode ResponseCode",
+        "bool": "IsRequestSuccess",
+        "long": "BackendTime TotalTime",
+    },
     "StorageQueueLogs": {
         "datetime": "TimeGenerated",
         "string": "AccountName AuthenticationType CallerIpAddress Category CorrelationId ObjectKey "
