@@ -1,7 +1,19 @@
-// Mail to the resource group's owners when its month gets expensive. It warns; it stops nothing.
+// Mail to the resource group's owners, and to who carries the pager, when its month gets expensive. It warns; it
+// stops nothing.
+import { nameOf } from 'shared.bicep'
+
+param token string
 param amount int
 @minLength(10)
 param startDate string
+@description('Whether there is anybody who carries the pager.')
+param somebodyIsTold bool
+
+resource receivers 'Microsoft.Insights/actionGroups@2023-01-01' existing = if (somebodyIsTold) {
+  name: nameOf('pager', token)
+}
+
+var groups = somebodyIsTold ? [receivers.id] : []
 
 resource budget 'Microsoft.Consumption/budgets@2023-11-01' = {
   name: 'monthly'
@@ -18,6 +30,7 @@ resource budget 'Microsoft.Consumption/budgets@2023-11-01' = {
         thresholdType: 'Actual'
         contactEmails: []
         contactRoles: ['Owner']
+        contactGroups: groups
       }
       most: {
         enabled: true
@@ -26,6 +39,7 @@ resource budget 'Microsoft.Consumption/budgets@2023-11-01' = {
         thresholdType: 'Actual'
         contactEmails: []
         contactRoles: ['Owner']
+        contactGroups: groups
       }
       forecast: {
         enabled: true
@@ -34,6 +48,7 @@ resource budget 'Microsoft.Consumption/budgets@2023-11-01' = {
         thresholdType: 'Forecasted'
         contactEmails: []
         contactRoles: ['Owner']
+        contactGroups: groups
       }
     }
   }

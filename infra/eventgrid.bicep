@@ -26,6 +26,14 @@ resource topic 'Microsoft.EventGrid/systemTopics@2025-02-15' existing = {
           }
         }
       }
+      // What a day of tries did not deliver; infra/alerts.bicep tells of it.
+      deadLetterWithResourceIdentity: {
+        identity: { type: 'SystemAssigned' }
+        deadLetterDestination: {
+          endpointType: 'StorageBlob'
+          properties: { resourceId: dataAccount.id, blobContainerName: 'dead-letters' }
+        }
+      }
       filter: {
         includedEventTypes: ['Microsoft.Storage.BlobCreated']
         subjectBeginsWith: '/blobServices/default/containers/bulk-in/blobs/'

@@ -4,6 +4,8 @@ param tags object
 param name string
 @description('What all accounts have in common.')
 param settings object
+@allowed(['Standard_LRS', 'Standard_ZRS'])
+param sku string
 @description('Container of the package; null: there is none.')
 param package string?
 
@@ -12,7 +14,7 @@ resource account 'Microsoft.Storage/storageAccounts@2023-05-01' = {
   location: location
   tags: tags
   kind: 'StorageV2'
-  sku: { name: 'Standard_LRS' }
+  sku: { name: sku }
   properties: settings
 
   resource blobs 'blobServices' = {

@@ -1,5 +1,5 @@
 // Composes the service: a resource group, what the apps share, and the three apps. Declares nothing itself.
-import { nameOf, storageUrlOf } from 'shared.bicep'
+import { nameOf, storageUrlOf, testSecondsOf, zonesOf } from 'shared.bicep'
 
 targetScope = 'subscription'
 
@@ -108,11 +108,45 @@ param budgetAmount int = 0
 @description('First day of the month in which the budget began, as yyyy-MM-dd; needed with budgetAmount.')
 param budgetStart string = ''
 
+@description('Addresses that get a mail when something is wrong. With no address and no webhook no alert is deployed.')
+param alertEmails string[] = []
+
+@description('Address (https) that gets alerts in Azure\'s common schema: an on-call service, a chat. Empty: none.')
+param alertWebhook string = ''
+
+@description('With a receiver: seconds within which 95 % of the answers should be there.')
+@minValue(1)
+param alertP95Seconds int = 10
+
+@description('With a receiver: seconds between two questions for /health from each of five places: 300, 600, 900; 0: nobody asks.')
+param availabilityTestSeconds int = 900
+
+@description('Whether there is an Azure Managed Grafana with the dashboards.')
+param grafanaEnabled bool = false
+
+@description('Spread apps and storage over the region\'s zones. To be chosen before the first deployment.')
+param zoneRedundant bool = false
+
+@description('Days in which a blob, a version or a container that was deleted or overwritten can be brought back.')
+@minValue(1)
+@maxValue(365)
+param softDeleteDays int = 7
+
+@description('Keep every version of a blob for softDeleteDays.')
+param blobVersioning bool = false
+
+@description('Days after which an image that newer ones replaced is deleted; 0: never.')
+@minValue(0)
+param registryKeepDays int = 30
+
 @description('What infra/hooks/publish publishes after a deployment, a name of model_build/models.toml; none: nothing.')
 param sampleModel string = 'all-MiniLM-L6-v2'
 
 var tags = { 'azd-env-name': environmentName }
 var token = toLower(uniqueString(subscription().id, environmentName, location))
+var somebodyIsTold = !empty(alertEmails) || !empty(alertWebhook)
+var zones = zonesOf(zoneRedundant, gpuEnabled, networkIsolated, apiManagementEnabled)
+var testSeconds = testSecondsOf(availabilityTestSeconds)
 var routerHasKeys = apiManagementEnabled || !empty(apiKeyHashes)
 // Wrong parameters stop the deployment before it makes anything: an open router would cost somebody else's money.
 var audience = empty(backendAppId)
@@ -149,6 +183,9 @@ module storage 'storage.bicep' = {
     gpuEnabled: gpuEnabled
     networkIsolated: networkIsolated
     allowedIpRanges: allowedIpRanges
+    zoneRedundant: zones
+    softDeleteDays: softDeleteDays
+    blobVersioning: blobVersioning
   }
 }
 
@@ -168,7 +205,13 @@ module monitoring 'monitoring.bicep' = {
 // Where the GPU app's image lies.
 module registry 'registry.bicep' = if (gpuEnabled) {
   scope: group
-  params: { location: location, tags: tags, token: token }
+  params: { location: location, tags: tags, token: token, keepDays: registryKeepDays }
+}
+
+// Azure Managed Grafana, with an identity that needs a role.
+module grafana 'grafana.bicep' = if (grafanaEnabled) {
+  scope: group
+  params: { location: location, tags: tags, token: token, zoneRedundant: zones }
 }
 
 // Who may do what, in one place. Apps come after it, because they need it when they start.
@@ -177,10 +220,11 @@ module roles 'roles.bicep' = {
   params: {
     token: token
     gpuEnabled: gpuEnabled
+    grafanaEnabled: grafanaEnabled
     deployerPrincipalId: deployerPrincipalId
     deployerPrincipalType: deployerPrincipalType
   }
-  dependsOn: [identities, storage, topic, monitoring, registry]
+  dependsOn: [identities, storage, topic, monitoring, registry, grafana]
 }
 
 // Virtual network, and private endpoints for storage.
@@ -206,6 +250,7 @@ module gpu 'app/gpu.bicep' = if (gpuEnabled) {
     warmModels: warmModels
     maxReplicas: gpuMaxReplicas
     cooldownSeconds: gpuCooldownSeconds
+    zoneRedundant: zones
     networkIsolated: networkIsolated
   }
   dependsOn: [roles, network]
@@ -226,6 +271,7 @@ module cpu 'app/cpu.bicep' = {
     alwaysReady: alwaysReadyCpu
     maxInstances: maxInstancesCpu
     httpConcurrency: cpuHttpConcurrency
+    zoneRedundant: zones
     networkIsolated: networkIsolated
   }
   dependsOn: [roles, network]
@@ -250,6 +296,7 @@ module router 'app/router.bicep' = {
     alwaysReady: alwaysReadyRouter
     maxInstances: maxInstancesRouter
     httpConcurrency: routerHttpConcurrency
+    zoneRedundant: zones
     networkIsolated: networkIsolated
   }
   dependsOn: [roles, network]
@@ -277,10 +324,54 @@ module apiManagement 'apim.bicep' = if (apiManagementEnabled) {
   }
 }
 
+// What Azure's own services log.
+module diagnostics 'diagnostics.bicep' = {
+  scope: group
+  params: {
+    token: token
+    workspaceId: monitoring.outputs.workspaceId
+    gpuEnabled: gpuEnabled
+    apiManagementEnabled: apiManagementEnabled
+  }
+  dependsOn: [storage, topic, registry, apiManagement]
+}
+
+// Who is told when something is wrong, and of what.
+module alerts 'alerts.bicep' = if (somebodyIsTold) {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    workspaceId: monitoring.outputs.workspaceId
+    emails: alertEmails
+    webhook: alertWebhook
+    p95Seconds: alertP95Seconds
+    gpuEnabled: gpuEnabled
+    apiManagementEnabled: apiManagementEnabled
+  }
+  dependsOn: [topic]
+}
+
+// Asks from outside. Behind API Management only whether the gateway is there, since the test has no key for it.
+module availability 'availability.bicep' = if (somebodyIsTold && testSeconds > 0) {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    url: apiManagement.?outputs.url ?? router.outputs.url
+    expectedStatus: apiManagementEnabled ? 401 : 200
+    everySeconds: testSeconds
+  }
+  dependsOn: [alerts]
+}
+
 // A mail when it gets expensive.
 module budget 'budget.bicep' = if (budgetAmount > 0) {
   scope: group
-  params: { amount: budgetAmount, startDate: budgetStart }
+  params: { token: token, amount: budgetAmount, startDate: budgetStart, somebodyIsTold: somebodyIsTold }
+  dependsOn: [alerts]
 }
 
 // azd keeps these in its environment, where the hooks read them.
@@ -291,6 +382,9 @@ output MODEL_STORE_URL string = '${storageUrlOf(nameOf('dataAccount', token), 'b
 output KEYS_URL string = '${storageUrlOf(nameOf('dataAccount', token), 'blob')}/keys/keys.json'
 output GPU_APP_ID string = gpu.?outputs.id ?? ''
 output GPU_IDENTITY_ID string = gpu.?outputs.identityId ?? ''
+output GRAFANA_NAME string = grafana.?outputs.name ?? ''
+output GRAFANA_URL string = grafana.?outputs.url ?? ''
+output APPLICATION_INSIGHTS_ID string = monitoring.outputs.applicationInsightsId
 output DATA_ACCOUNT_NAME string = nameOf('dataAccount', token)
 
 // What was asked for, as azd's variables: an empty azd environment learns it from here (infra/hooks/prepare.py). Not
@@ -320,5 +414,14 @@ output deployedParameters object = {
   DEFAULT_MODEL: defaultModel
   BUDGET_AMOUNT: string(budgetAmount)
   BUDGET_START: budgetStart
+  ALERT_EMAILS: join(alertEmails, ',')
+  ALERT_WEBHOOK: alertWebhook
+  ALERT_P95_SECONDS: string(alertP95Seconds)
+  AVAILABILITY_TEST_SECONDS: string(availabilityTestSeconds)
+  GRAFANA_ENABLED: toLower(string(grafanaEnabled))
+  ZONE_REDUNDANT: toLower(string(zoneRedundant))
+  SOFT_DELETE_DAYS: string(softDeleteDays)
+  BLOB_VERSIONING: toLower(string(blobVersioning))
+  REGISTRY_KEEP_DAYS: string(registryKeepDays)
   SAMPLE_MODEL: sampleModel
 }

@@ -48,3 +48,4 @@ resource workbook 'Microsoft.Insights/workbooks@2023-06-01' = {
 }
 
 output workspaceId string = workspace.id
+output applicationInsightsId string = applicationInsights.id

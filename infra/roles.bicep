@@ -3,6 +3,7 @@ import { hostAccountOf, identityNameOf, nameOf } from 'shared.bicep'
 
 param token string
 param gpuEnabled bool
+param grafanaEnabled bool
 @description('Object id of who publishes models; empty: nobody.')
 param deployerPrincipalId string
 param deployerPrincipalType string
@@ -16,6 +17,8 @@ var role = {
   queueContributor: '974c5e8b-45b9-4653-ba55-5f855dd0fb88' // Storage Queue Data Contributor
   tableContributor: '0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3' // Storage Table Data Contributor
   metricsPublisher: '3913510d-42f4-4e42-8a64-420c390055eb' // Monitoring Metrics Publisher
+  monitoringReader: '43d0d8ad-25c7-4714-9337-8ba259a9fe05' // Monitoring Reader
+  grafanaAdmin: '22926164-76b3-42b3-bc55-97df8dab3e41' // Grafana Admin
   acrPull: '7f951dda-4ed3-4680-a7ca-43fe172d538d' // AcrPull
 }
 
@@ -29,6 +32,7 @@ resource dataAccount 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
     resource keys 'containers' existing = { name: 'keys' }
     resource bulkIn 'containers' existing = { name: 'bulk-in' }
     resource bulkOut 'containers' existing = { name: 'bulk-out' }
+    resource deadLetters 'containers' existing = { name: 'dead-letters' }
   }
 
   resource queueService 'queueServices' existing = { name: 'default' }
@@ -218,6 +222,17 @@ resource events 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
+// What it could not put there it puts here.
+resource deadLetters 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(dataAccount::blobs::deadLetters.id, topic.id, role.blobContributor)
+  scope: dataAccount::blobs::deadLetters
+  properties: {
+    principalId: topic.identity.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.blobContributor)
+  }
+}
+
 resource telemetry 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   for (app, index) in apps: {
     name: guid(applicationInsights.id, identities[index].id, role.metricsPublisher)
@@ -237,5 +252,32 @@ resource image 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (gpuEna
     principalId: identities[gpu].properties.principalId
     principalType: 'ServicePrincipal'
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.acrPull)
+  }
+}
+
+resource grafana 'Microsoft.Dashboard/grafana@2023-09-01' existing = if (grafanaEnabled) {
+  name: nameOf('grafana', token)
+}
+
+// Grafana reads metrics and logs of this resource group, and nothing of another one.
+resource grafanaReads 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (grafanaEnabled) {
+  name: guid(resourceGroup().id, grafana.id, role.monitoringReader)
+  properties: {
+    principalId: grafana!.identity.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.monitoringReader)
+  }
+}
+
+// Who deploys imports the dashboards.
+var grafanaIsKept = grafanaEnabled && !empty(deployerPrincipalId)
+
+resource grafanaKeeper 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (grafanaIsKept) {
+  name: guid(grafana.id, deployerPrincipalId, role.grafanaAdmin)
+  scope: grafana
+  properties: {
+    principalId: deployerPrincipalId
+    principalType: deployerPrincipalType
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.grafanaAdmin)
   }
 }

@@ -2,13 +2,18 @@
 // refer to what another one makes, and `bicep snapshot` can list them before a deployment.
 
 @export()
-func nameOf(thing 'dataAccount' | 'applicationInsights' | 'registry' | 'network' | 'topic', token string) string =>
+func nameOf(
+  thing 'dataAccount' | 'applicationInsights' | 'registry' | 'network' | 'topic' | 'grafana' | 'pager',
+  token string
+) string =>
   {
     dataAccount: 'stdata${token}'
     applicationInsights: 'appi-${token}'
     registry: 'cr${token}'
     network: 'vnet-${token}'
     topic: 'evgt-${token}'
+    grafana: 'amg-${token}'
+    pager: 'pager-${token}'
   }[thing]
 
 @export()
@@ -50,3 +55,19 @@ func sharedSettings(
   BLITZ_MODEL_STORE: '${storageUrlOf(nameOf('dataAccount', token), 'blob')}/models'
   BLITZ_STORAGE: storageUrlOf(nameOf('dataAccount', token), 'blob')
 }
+
+@export()
+@description('Whether to ask for zones. Stops what Azure would refuse only in the middle of a deployment.')
+func zonesOf(wanted bool, gpuEnabled bool, networkIsolated bool, apiManagementEnabled bool) bool =>
+  !wanted
+    ? false
+    : apiManagementEnabled
+        ? fail('ZONE_REDUNDANT: API Management of the tier BasicV2 is in one zone; set API_MANAGEMENT_ENABLED=false')
+        : gpuEnabled && !networkIsolated
+            ? fail('ZONE_REDUNDANT: a GPU app is so only in a network; set NETWORK_ISOLATED=true or GPU_ENABLED=false')
+            : true
+
+@export()
+@description('Seconds between two availability tests of one place.')
+func testSecondsOf(wanted int) int =>
+  contains([0, 300, 600, 900], wanted) ? wanted : fail('set AVAILABILITY_TEST_SECONDS to 0, 300, 600 or 900')

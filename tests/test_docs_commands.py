@@ -32,12 +32,22 @@ NOT_RUN = {
         "model_build all-MiniLM-L6-v2",
     ): "a minute; the fixture minilm_store is made so",
     ("docs/serving.md", "--separate"): "loads torch; tests/functions/local/test_main.py starts it so",
+    (
+        "docs/serving.md",
+        "alloy run",
+    ): "needs Alloy and Loki; tests/infra/test_loki.py does what it would",
     ("docs/deploy.md", "az login"): AZURE,
     ("docs/deploy.md", '"$SERVICE_URL/v1/embeddings"'): AZURE,
     ("docs/deploy.md", "azd env get-value MODEL_STORE_URL"): AZURE,
     ("docs/deploy.md", "azd env set GPU_MODELS_IN_IMAGE"): AZURE,
     ("docs/deploy.md", "bicep snapshot"): "needs Bicep; tests/infra/test_bicep.py runs it where it is",
     ("docs/deploy.md", "func start"): "needs Azure Functions Core Tools",
+    ("docs/restore.md", "az lock create"): AZURE,
+    ("docs/restore.md", "--include-deleted"): AZURE,
+    ("docs/restore.md", "keys.json --file keys.json"): AZURE,
+    ("docs/restore.md", "--container-name bulk-in"): AZURE,
+    ("docs/restore.md", "az storage message clear"): AZURE,
+    ("docs/restore.md", "azd env new"): AZURE,
     ("docs/costs.md", "--tokens-per-s RATE"): "asks for a rate that nobody has measured",
 }
 """Page and a part of the block: why it is not run."""

@@ -13,6 +13,7 @@ param defaultModel string
 param alwaysReady int
 param maxInstances int
 param httpConcurrency int
+param zoneRedundant bool
 param networkIsolated bool
 
 module app 'flex.bicep' = {
@@ -25,6 +26,7 @@ module app 'flex.bicep' = {
     alwaysReady: alwaysReady
     maxInstances: maxInstances
     httpConcurrency: httpConcurrency
+    zoneRedundant: zoneRedundant
     networkIsolated: networkIsolated
     isPublic: !networkIsolated
     caller: 'router'

@@ -15,6 +15,8 @@ param alwaysReady int
 @description('Maximum number of instances for each group of functions that scales by itself: HTTP is one group, each queue another.')
 param maxInstances int
 param httpConcurrency int
+@description('Spread over zones; the platform then keeps two instances of each group of functions ready, and bills them.')
+param zoneRedundant bool
 @description('Whether outgoing connections go through the virtual network.')
 param networkIsolated bool
 @description('Whether the internet reaches the app. Its deployment endpoint is always reachable, with an Entra token.')
@@ -53,7 +55,7 @@ resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
   tags: tags
   kind: 'functionapp'
   sku: { name: 'FC1', tier: 'FlexConsumption' }
-  properties: { reserved: true }
+  properties: { reserved: true, zoneRedundant: zoneRedundant }
 }
 
 resource app 'Microsoft.Web/sites@2024-04-01' = {

@@ -14,6 +14,8 @@ param modelsInImage bool
 param warmModels string
 param maxReplicas int
 param cooldownSeconds int
+@description('Only with a network: Container Apps spreads no other environment over zones.')
+param zoneRedundant bool
 @description('Whether the environment is in the virtual network and has no public address.')
 param networkIsolated bool
 
@@ -69,6 +71,7 @@ resource managedEnvironment 'Microsoft.App/managedEnvironments@2026-03-02-previe
   properties: {
     // A Log Analytics destination would need the workspace's key.
     appLogsConfiguration: { destination: 'azure-monitor' }
+    zoneRedundant: zoneRedundant
     vnetConfiguration: networkIsolated ? { internal: true, infrastructureSubnetId: network::subnet.id } : null
     workloadProfiles: [
       { name: 'Consumption', workloadProfileType: 'Consumption' }

@@ -18,6 +18,7 @@ param defaultModel string
 param alwaysReady int
 param maxInstances int
 param httpConcurrency int
+param zoneRedundant bool
 param networkIsolated bool
 
 module app 'flex.bicep' = {
@@ -30,6 +31,7 @@ module app 'flex.bicep' = {
     alwaysReady: alwaysReady
     maxInstances: maxInstances
     httpConcurrency: httpConcurrency
+    zoneRedundant: zoneRedundant
     networkIsolated: networkIsolated
     isPublic: true
     caller: apiManagementEnabled ? 'gateway' : null

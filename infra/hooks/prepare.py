@@ -25,6 +25,10 @@ DEPLOYED = "deployedParameters"
 """Bicep's output, which azd keeps: variable -> value, as this environment last saw them deployed."""
 KEYS = "API_KEY_HASHES"
 IMAGE = "SERVICE_GPU_IMAGE_NAME"
+UNHEARD = (
+    "No alert is deployed, because nobody would get it: `azd env set ALERT_EMAILS you@example.org` or "
+    "ALERT_WEBHOOK names who does."
+)
 
 
 class Azd:
@@ -70,6 +74,8 @@ def prepare(azd: Azd) -> None:
     if not azd.get("AZURE_PRINCIPAL_TYPE"):
         is_user = _ask("account", "show", *_subscription(azd))["user"]["type"] == "user"
         azd.set("AZURE_PRINCIPAL_TYPE", "User" if is_user else "ServicePrincipal")
+    if not (azd.get("ALERT_EMAILS") or azd.get("ALERT_WEBHOOK")):
+        print(UNHEARD)
 
 
 def register_provider(azd: Azd) -> None:

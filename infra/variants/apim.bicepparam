@@ -8,3 +8,4 @@ param backendAppId = '00000000-0000-0000-0000-0000000bac0d'
 param warmModels = 'all-MiniLM-L6-v2'
 param apiManagementEnabled = true
 param apiManagementEmail = 'owner@example.org'
+param alertEmails = ['oncall@example.org']

@@ -9,3 +9,6 @@ param apiKeyHashes = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b78
 param warmModels = 'all-MiniLM-L6-v2'
 param budgetAmount = 200
 param budgetStart = '2026-01-01'
+param alertEmails = ['oncall@example.org', 'second@example.org']
+param alertWebhook = 'https://pager.example.org/v1'
+param grafanaEnabled = true

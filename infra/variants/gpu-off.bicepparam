@@ -8,3 +8,5 @@ param backendAppId = '00000000-0000-0000-0000-0000000bac0d'
 param apiKeyHashes = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
 param warmModels = 'all-MiniLM-L6-v2'
 param gpuEnabled = false
+param alertWebhook = 'https://pager.example.org/v1'
+param availabilityTestSeconds = 0

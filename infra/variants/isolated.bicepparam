@@ -9,3 +9,6 @@ param apiKeyHashes = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b78
 param warmModels = 'all-MiniLM-L6-v2'
 param networkIsolated = true
 param allowedIpRanges = ['203.0.113.0/24']
+param zoneRedundant = true
+param softDeleteDays = 30
+param blobVersioning = true

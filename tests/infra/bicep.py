@@ -43,7 +43,14 @@ def run_bicep(
 
 def parameters_from(environ: Mapping[str, str]) -> dict[str, Any]:
     """What main.bicepparam makes of azd's variables, as Azure gets it: parameter -> value."""
-    ran = run_bicep("build-params", "main.bicepparam", "--stdout", environ=environ)
+    text = (INFRA / "main.bicepparam").read_text("utf-8")
+    read = set(re.findall(r"readEnvironmentVariable\(\s*'(\w+)'", text))
+    return dict(_parameters_from(tuple(sorted((n, v) for n, v in environ.items() if n in read))))
+
+
+@cache
+def _parameters_from(environ: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    ran = run_bicep("build-params", "main.bicepparam", "--stdout", environ=dict(environ))
     assert (ran.returncode, ran.stderr) == (0, "")
     given = json.loads(json.loads(ran.stdout)["parametersJson"])["parameters"]
     return {name: each["value"] for name, each in given.items()}

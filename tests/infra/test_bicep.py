@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -18,9 +21,15 @@ API_VERSIONS = {
     "Microsoft.Authorization/roleAssignments": "2022-04-01",
     "Microsoft.Consumption/budgets": "2023-11-01",
     "Microsoft.ContainerRegistry/registries": "2023-07-01",
+    "Microsoft.ContainerRegistry/registries/tasks": "2019-04-01",
+    "Microsoft.Dashboard/grafana": "2023-09-01",
     "Microsoft.EventGrid/systemTopics": "2025-02-15",
+    "Microsoft.Insights/actionGroups": "2023-01-01",
     "Microsoft.Insights/components": "2020-02-02",
     "Microsoft.Insights/diagnosticSettings": "2021-05-01-preview",
+    "Microsoft.Insights/metricAlerts": "2018-03-01",
+    "Microsoft.Insights/scheduledQueryRules": "2023-12-01",
+    "Microsoft.Insights/webtests": "2022-06-15",
     "Microsoft.Insights/workbooks": "2023-06-01",
     "Microsoft.ManagedIdentity/userAssignedIdentities": "2023-01-31",
     "Microsoft.Network/privateDnsZones": "2020-06-01",
@@ -86,18 +95,66 @@ def test_an_open_router_is_not_deployed(without: str, reason: str, tmp_path: Pat
     assert f"set {reason}" in ran.stderr + ran.stdout
 
 
+REFUSED = {
+    # Wanted, with a GPU, in a network, behind API Management.
+    "zonesOf(true, true, false, false)": "set NETWORK_ISOLATED=true or GPU_ENABLED=false",
+    "zonesOf(true, false, true, true)": "set API_MANAGEMENT_ENABLED=false",
+    "testSecondsOf(60)": "set AVAILABILITY_TEST_SECONDS to 0, 300, 600 or 900",
+}
+TAKEN = {
+    "zonesOf(false, true, false, true)": False,
+    "zonesOf(true, true, true, false)": True,
+    "zonesOf(true, false, false, false)": True,
+    "testSecondsOf(0)": 0,
+    "testSecondsOf(900)": 900,
+}
+
+
+def _tell(expressions: Iterable[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """A deployment of a group that is tagged with what the functions of shared.bicep say."""
+    shutil.copy(INFRA / "shared.bicep", folder)
+    tags = "\n".join(f"'{number}': string({each})" for number, each in enumerate(expressions))
+    (folder / "asks.bicep").write_text(
+        "import { zonesOf, testSecondsOf } from 'shared.bicep'\ntargetScope = 'subscription'\n"
+        "resource group 'Microsoft.Resources/resourceGroups@2024-03-01' = {\n"
+        f"name: 'x'\nlocation: 'x'\ntags: {{\n{tags}\n}}\n}}\n"
+    )
+    (folder / "asks.bicepparam").write_text("using 'asks.bicep'\n")
+    return run_bicep("snapshot", "asks.bicepparam", "--location=x", cwd=folder)
+
+
+@pytest.mark.parametrize("expression", REFUSED)
+def test_what_azure_has_not_is_refused_at_once(expression: str, tmp_path: Path) -> None:
+    """Or Azure would say so in the middle of a deployment."""
+    ran = _tell([expression], tmp_path)
+    assert ran.returncode != 0
+    assert REFUSED[expression] in ran.stderr + ran.stdout
+
+
+def test_what_azure_has_is_taken(tmp_path: Path) -> None:
+    """As it was asked for."""
+    ran = _tell(TAKEN, tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    (group,) = json.loads((tmp_path / "asks.snapshot.json").read_text("utf-8"))["predictedResources"]
+    assert list(group["tags"].values()) == [str(value) for value in TAKEN.values()]
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_api_versions_are_the_tested_ones(variant: str) -> None:
     """A newer version may have other rules; it is taken here first."""
     for resource in resources_of(variant):
-        top = "/".join(resource["type"].split("/")[:2])
-        assert resource["apiVersion"] == API_VERSIONS.get(top), resource["type"]
+        assert resource["apiVersion"] == API_VERSIONS.get(_tested(resource["type"])), resource["type"]
 
 
 def test_every_tested_version_is_in_use() -> None:
     """The list holds nothing that no variant deploys."""
-    used = {"/".join(r["type"].split("/")[:2]) for variant in VARIANTS for r in resources_of(variant)}
+    used = {_tested(each["type"]) for variant in VARIANTS for each in resources_of(variant)}
     assert set(API_VERSIONS) <= used
+
+
+def _tested(type_name: str) -> str:
+    """What the table has of a type: itself, or what it belongs to."""
+    return type_name if type_name in API_VERSIONS else "/".join(type_name.split("/")[:2])
 
 
 def test_no_file_holds_or_asks_for_a_secret() -> None:

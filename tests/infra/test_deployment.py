@@ -45,6 +45,8 @@ ROLE_NAMES = {
     "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3": "Storage Table Data Contributor",
     "3913510d-42f4-4e42-8a64-420c390055eb": "Monitoring Metrics Publisher",
     "7f951dda-4ed3-4680-a7ca-43fe172d538d": "AcrPull",
+    "43d0d8ad-25c7-4714-9337-8ba259a9fe05": "Monitoring Reader",
+    "22926164-76b3-42b3-bc55-97df8dab3e41": "Grafana Admin",
 }
 WRITES = {
     "Storage Blob Data Owner",
@@ -53,6 +55,7 @@ WRITES = {
     "Storage Table Data Contributor",
 }
 GPU_QUEUE = queue_of("gpu")
+DEAD_LETTERS = "dead-letters"
 
 
 def _rights_of_app(app: str) -> set[tuple[str, str]]:
@@ -85,10 +88,14 @@ RIGHTS = {
     | _reads_queues(EVENTS, SPLIT, queue_of("cpu"), FINISH)
     | _sends_to(GPU_QUEUE),
     "gpu": _rights_of_app("gpu") | {("cr", "AcrPull")} | _reads_queues(GPU_QUEUE) | _sends_to(FINISH),
-    "events": _sends_to(EVENTS),
+    "events": _sends_to(EVENTS) | {(DEAD_LETTERS, "Storage Blob Data Contributor")},
     "deployer": {(container, "Storage Blob Data Contributor") for container in ("models", "keys")},
 }
 """Identity -> scope and role. Nobody has a right to a whole account but a host to its own."""
+WITH_GRAFANA = {
+    "grafana": {("rg-review", "Monitoring Reader")},
+    "deployer": RIGHTS["deployer"] | {("amg-", "Grafana Admin")},
+}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -147,11 +154,13 @@ def test_rights_are_exactly_these(variant: str) -> None:
     """Least privilege: a right that nobody listed here is a mistake, and so is one that is missing."""
     found: dict[str, set[tuple[str, str]]] = {}
     for who, scope, role in _assignments(variant):
-        right = (re.sub(r"(st[a-z]+|appi-|cr)\w{13}$", r"\1", scope.rpartition("/")[2]), role)
+        right = (re.sub(r"(st[a-z]+|appi-|cr|amg-)\w{13}$", r"\1", scope.rpartition("/")[2]), role)
         rights = found.setdefault(who, set())
         assert right not in rights
         rights.add(right)
     expected = {who: rights for who, rights in RIGHTS.items() if who != "gpu" or variant != "gpu-off"}
+    if variant == "complete":
+        expected |= WITH_GRAFANA
     if variant == "gpu-off":
         expected["cpu"] = {right for right in expected["cpu"] if right[0] != GPU_QUEUE}
     assert found == expected
@@ -187,8 +196,9 @@ def _assignments(variant: str) -> Iterator[tuple[str, str, str]]:
         who = re.search(r"/id-(\w+)-", properties["principalId"])
         scope = assignment["id"].partition("/providers/Microsoft.Authorization/")[0]
         role = ROLE_NAMES[properties["roleDefinitionId"].rpartition("/")[2]]
-        is_topic = "/systemTopics/" in properties["principalId"]
-        yield who[1] if who else "events" if is_topic else "deployer", scope, role
+        systems = {"/systemTopics/": "events", "/grafana/": "grafana"}
+        own = [name for part, name in systems.items() if part in properties["principalId"]]
+        yield who[1] if who else own[0] if own else "deployer", scope, role
 
 
 # Of Microsoft's list of what the Flex Consumption plan refuses, as site properties and as settings.
@@ -282,7 +292,7 @@ def test_storage_has_no_keys_and_no_public_blobs(variant: str) -> None:
 def test_containers_and_queues_are_those_of_the_code() -> None:
     """Models, keys, bulk, each queue with its poison queue, and a package container for each zip app."""
     containers = _last_names("Microsoft.Storage/storageAccounts/blobServices/containers")
-    assert containers == {"models", "keys", SOURCE, OUT, "deploy-router", "deploy-cpu"}
+    assert containers == {"models", "keys", SOURCE, OUT, DEAD_LETTERS, "deploy-router", "deploy-cpu"}
     queues = _last_names("Microsoft.Storage/storageAccounts/queueServices/queues")
     assert queues == QUEUES | {f"{name}-poison" for name in QUEUES}
     assert _bulk_names() <= containers | queues
@@ -306,6 +316,12 @@ def test_new_blobs_become_messages_that_the_code_reads() -> None:
     subject = properties["filter"]["subjectBeginsWith"]
     event = {"subject": f"{subject}a/b.jsonl", "data": {"eTag": "0x1"}}
     assert blobs_of(json.dumps(event).encode()) == ([("a/b.jsonl", "0x1")], 0)
+    dead = properties["deadLetterWithResourceIdentity"]
+    assert dead["identity"] == delivery["identity"]
+    assert dead["deadLetterDestination"]["properties"] == {
+        "resourceId": delivery["destination"]["properties"]["resourceId"],
+        "blobContainerName": DEAD_LETTERS,
+    }
 
 
 @pytest.mark.parametrize("service", ["router", "cpu", "gpu"])
@@ -551,6 +567,8 @@ def test_variants_differ_as_they_say() -> None:
         assert ("Microsoft.App/containerApps" in present) == (variant != "gpu-off")
         assert ("Microsoft.ContainerRegistry/registries" in present) == (variant != "gpu-off")
         assert ("Microsoft.Consumption/budgets" in present) == (variant == "complete")
+        assert ("Microsoft.Dashboard/grafana" in present) == (variant == "complete")
+        assert ("Microsoft.Insights/actionGroups" in present) == (variant != "isolated")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -169,6 +169,67 @@ def test_scale_sets_rules_for_all_that_the_gpu_app_does(
     assert not Path(sent[1]).exists()
 
 
+GRAFANA = {
+    "GRAFANA_NAME": "amg",
+    "AZURE_RESOURCE_GROUP": "rg-test",
+    "AZURE_SUBSCRIPTION_ID": "sub",
+    "APPLICATION_INSIGHTS_ID": "/subscriptions/sub/components/appi",
+}
+
+
+def test_grafana_is_left_alone_where_there_is_none(run_hook: Run) -> None:
+    """Which is the default."""
+    ran, calls = run_hook("grafana", GRAFANA_NAME="")
+    assert (ran.returncode, calls) == (0, [])
+
+
+def test_grafana_is_given_both_dashboards(run_hook: Run, tmp_path: Path) -> None:
+    """The file as it is, and each query of the workbook over the component."""
+    shutil.copytree(INFRA / "dashboards", tmp_path / "infra" / "dashboards")
+    keep = (
+        f'while [ "$1" != --definition ]; do shift; done; cat "$2" >>{tmp_path}/given\n'
+        f"echo >>{tmp_path}/given; echo $AZURE_EXTENSION_USE_DYNAMIC_INSTALL >>{tmp_path}/asks"
+    )
+    ran, calls = run_hook("grafana", {"az": keep}, **GRAFANA)
+    assert ran.returncode == 0, ran.stderr
+    wanted = "az grafana dashboard create --name amg --resource-group rg-test --overwrite true"
+    assert [call[: len(wanted)] for call in calls] == [wanted] * 2
+    assert all(call.endswith("--output none --subscription sub") for call in calls)
+    assert set((tmp_path / "asks").read_text().split()) == {"yes_without_prompt"}
+    azure, file = map(json.loads, (tmp_path / "given").read_text().splitlines())
+    assert file == json.loads((INFRA / "dashboards" / "grafana.json").read_text("utf-8"))
+    workbook = json.loads((INFRA / "dashboards" / "workbook.json").read_text("utf-8"))
+    parts = [item["content"] for item in workbook["items"] if "query" in item["content"]]
+    assert [panel["title"] for panel in azure["panels"]] == [part["title"] for part in parts]
+    for panel, part in zip(azure["panels"], parts, strict=True):
+        (target,) = panel["targets"]
+        asked = target["azureLogAnalytics"]
+        assert target["queryType"] == "Azure Log Analytics"
+        assert asked["query"].replace("$__interval", "{TimeRange:grain}") == part["query"]
+        assert asked["resources"] == [GRAFANA["APPLICATION_INSIGHTS_ID"]]
+        assert (asked["resultFormat"] == "table") is (part["visualization"] == "table")
+    assert azure["uid"] != file["uid"]
+    cells = [
+        (at["x"] + x, at["y"] + y)
+        for at in (panel["gridPos"] for panel in azure["panels"])
+        for x in range(at["w"])
+        for y in range(at["h"])
+    ]
+    assert len(cells) == len(set(cells)), "a panel lies on another one"
+    assert max(x for x, _ in cells) < 24
+
+
+def test_grafana_is_asked_again_while_the_role_is_not_known(run_hook: Run, tmp_path: Path) -> None:
+    """It takes minutes; and one that is never known ends the hook with a reason."""
+    shutil.copytree(INFRA / "dashboards", tmp_path / "infra" / "dashboards")
+    first = f"[ -e {tmp_path}/asked ] && exit 0; touch {tmp_path}/asked; exit 1"
+    ran, calls = run_hook("grafana", {"az": first}, **GRAFANA)
+    assert (ran.returncode, len(calls)) == (0, 3)
+    ran, calls = run_hook("grafana", {"az": "exit 1"}, **GRAFANA)
+    assert (ran.returncode, len(calls)) == (1, 10)
+    assert "could not be put into Grafana" in ran.stderr
+
+
 def _commands(script: str) -> list[tuple[str, list[str]]]:
     """Every call of az and azd: its words up to the first option or value, and its options."""
     calls = []

@@ -1,4 +1,4 @@
-"""The workbook's queries: Kusto's own parser takes them, and they read what is sent. None is run."""
+"""Queries of workbook and alerts: Kusto's parser takes them, and they read what is sent. None is run."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from shared.bulk.observed import belongs_to, observed
 from shared.bulk.options import JobOptions
 from shared.context import trace
 from shared.contracts import Timings
+from shared.observability import metrics as metrics_table
 from shared.observability.azure.export import AzureExport
 from shared.observability.metrics import Telemetry
 from tests.infra.bicep import INFRA, ROOT
@@ -31,6 +32,9 @@ PARSER = Path(__file__).with_name("kql.js")
 PACKAGE = ROOT / "tests" / "node_modules" / "@kusto" / "language-service-next"
 WORKBOOK: dict[str, Any] = json.loads((INFRA / "dashboards" / "workbook.json").read_text("utf-8"))
 PARTS = {item["name"]: item["content"] for item in WORKBOOK["items"] if "query" in item["content"]}
+ALERTS: list[dict[str, Any]] = json.loads(
+    (INFRA / "dashboards" / "azure-alerts.json").read_text("utf-8")
+)
 TIME_RANGES = [
     parameter["name"]
     for item in WORKBOOK["items"]
@@ -76,6 +80,28 @@ COLUMNS = {
         "int": "valueCount",
     },
 }
+# Of Azure's own tables, which the rest of the alerts query:
+# https://learn.microsoft.com/azure/azure-monitor/reference/tables-index
+WORKSPACE_COLUMNS = {
+    "ApiManagementGatewayLogs": {
+        "datetime": "TimeGenerated",
+        "string": "ApiId ApimSubscriptionId CorrelationId Method OperationId ProductId Region",
+        "int": "BackendResponseCode ResponseCode",
+        "bool": "IsRequestSuccess",
+        "long": "BackendTime TotalTime",
+    },
+    "StorageQueueLogs": {
+        "datetime": "TimeGenerated",
+        "string": "AccountName AuthenticationType CallerIpAddress Category CorrelationId ObjectKey "
+        "OperationName OperationVersion Protocol RequesterObjectId ServiceType StatusText Uri",
+        "int": "StatusCode",
+        "real": "DurationMs",
+    },
+    "_LogOperation": {
+        "datetime": "TimeGenerated",
+        "string": "Category CorrelationId Detail Level Operation WorkspaceId _ResourceId",
+    },
+}
 SENT_AS = {
     "requests": "RequestData",
     "dependencies": "RemoteDependencyData",
@@ -95,15 +121,24 @@ BAD = {
 }
 
 
-def _as_sent(part: str) -> str:
-    """A part's query as the workbook sends it: with a timespan where it has a time range's grain."""
-    query = str(PARTS[part]["query"])
-    for name in TIME_RANGES:
-        query = query.replace(f"{{{name}:grain}}", "30m")
+QUERIES = {name: str(part["query"]) for name, part in PARTS.items()}
+QUERIES |= {f"alert {rule['name']}": str(rule["query"]) for rule in ALERTS}
+OURS = [name for name, query in QUERIES.items() if query.split()[0] in SENT_AS]
+"""Those over what we send; the others ask what Azure tells of itself."""
+
+
+def _as_sent(name: str) -> str:
+    """A query as it is sent: with a timespan where it has a time range's grain, and with its limit."""
+    query = QUERIES[name].replace("{p95Seconds}", "10")
+    for time_range in TIME_RANGES:
+        query = query.replace(f"{{{time_range}:grain}}", "30m")
     return query
 
 
 def _schema(table: str) -> str:
+    if table in WORKSPACE_COLUMNS:
+        of_kind = WORKSPACE_COLUMNS[table].items()
+        return f"({', '.join(f'{name}: {kind}' for kind, names in of_kind for name in names.split())})"
     columns = ["timestamp: datetime", "customDimensions: dynamic"]
     typed = [("string", SHARED_COLUMNS), *COLUMNS[table].items()]
     columns += [f"{name}: {kind}" for kind, names in typed for name in names.split()]
@@ -116,18 +151,21 @@ def _told() -> dict[str, dict[str, Any]]:
     node = shutil.which("node")
     if node is None or not PACKAGE.exists():
         pytest.skip("Kusto's parser is not installed: run `npm ci` in tests/")
-    queries = [*BAD, *map(_as_sent, PARTS)]
-    given = {"tables": {table: _schema(table) for table in COLUMNS}, "queries": queries}
+    queries = [*BAD, *map(_as_sent, QUERIES)]
+    given = {
+        "tables": {table: _schema(table) for table in COLUMNS | WORKSPACE_COLUMNS},
+        "queries": queries,
+    }
     ran = subprocess.run([node, PARSER], input=json.dumps(given), capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "")
     return dict(zip(queries, json.loads(ran.stdout), strict=True))
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_kusto_takes_a_query(part: str) -> None:
+@pytest.mark.parametrize("name", QUERIES)
+def test_kusto_takes_a_query(name: str) -> None:
     """Its parser and binder have no error and no warning, over the tables that Microsoft documents."""
-    assert _told()[_as_sent(part)]["remarks"] == []
-    assert _told()[_as_sent(part)]["columns"]
+    assert _told()[_as_sent(name)]["remarks"] == []
+    assert _told()[_as_sent(name)]["columns"]
 
 
 @pytest.mark.parametrize("query", BAD)
@@ -177,7 +215,12 @@ def _let_happen(metrics: Telemetry) -> None:
     metrics.telemetry_dropped()
     metrics.watch_queue(lambda: 1.0)
     metrics.watch_backend("gpu", lambda: True)
-    metrics.watch_gpu_memory(lambda: {"used": 1})
+    metrics.watch_gpu_memory(lambda: {"used": 1, "reserved": 2, "free": 3})
+    metrics.key_used("search")
+    metrics.key_read("search", 2)
+    metrics.key_refused("search", "expired")
+    metrics.keys_expire({"search": 2e9})
+    metrics.keys_not_read()
     size, dimensions, created = 1, 1, 1
     options = JobOptions(model="m")
     job = Job("1", "source", "a.txt", "e", size, options, "r", dimensions, "cpu", created, "text")
@@ -190,10 +233,10 @@ def _let_happen(metrics: Telemetry) -> None:
         raise ConnectionError
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_a_query_reads_what_is_sent(part: str, sent: dict[str, list[dict[str, Any]]]) -> None:
+@pytest.mark.parametrize("name", OURS)
+def test_a_query_reads_what_is_sent(name: str, sent: dict[str, list[dict[str, Any]]]) -> None:
     """Role, steps, properties and measurements are those of the envelopes of its table."""
-    query = PARTS[part]["query"]
+    query = QUERIES[name]
     envelopes = sent[query.split()[0]]
     roles = re.findall(r"cloud_RoleName (==|startswith) '([\w-]+)'", query)
     assert roles
@@ -206,14 +249,14 @@ def test_a_query_reads_what_is_sent(part: str, sent: dict[str, list[dict[str, An
         assert read <= {name for item in items for name in item.get(field) or ()}
 
 
-@pytest.mark.parametrize("part", [each for each in PARTS if "customMetrics" in PARTS[each]["query"]])
-def test_a_query_reads_metrics_that_are_sent(part: str, sent: dict[str, list[dict[str, Any]]]) -> None:
+@pytest.mark.parametrize("query", [each for each in OURS if "customMetrics" in QUERIES[each]])
+def test_a_query_reads_metrics_that_are_sent(query: str, sent: dict[str, list[dict[str, Any]]]) -> None:
     """Each that it names, with the dimensions and values that it reads: only gauges have extremes."""
-    query = PARTS[part]["query"]
-    named = set(re.findall(r"'((?:te|blitz)_\w+)'", query))
+    text = QUERIES[query]
+    named = set(re.findall(r"'((?:te|blitz)_\w+)'", text))
     assert named
-    dimensions = set(re.findall(r"\bcustomDimensions\.(\w+)", query))
-    values = {each.lower() for each in re.findall(r"\bvalue(Count|Min|Max)\b", query)}
+    dimensions = set(re.findall(r"\bcustomDimensions\.(\w+)", text))
+    values = {each.lower() for each in re.findall(r"\bvalue(Count|Min|Max)\b", text)}
     items = [envelope["data"]["baseData"] for envelope in sent["customMetrics"]]
     found = {item["metrics"][0]["name"]: item for item in items}
     for name in named:
@@ -228,10 +271,27 @@ def test_queries_follow_the_time_range_that_is_chosen() -> None:
     assert {part["timeContextFromParameter"] for part in PARTS.values()} == set(TIME_RANGES)
 
 
+def test_an_alert_asks_where_its_table_is() -> None:
+    """Ours are in Application Insights, Azure's own in the workspace."""
+    for rule in ALERTS:
+        assert (f"alert {rule['name']}" in OURS) is (rule["asks"] == "insights"), rule["name"]
+
+
+def test_gpu_memory_is_told_as_the_alert_reads_it() -> None:
+    """Each kind that it names is one that a GPU's engine tells of."""
+    table = metrics_table.__doc__ or ""
+    (kinds,) = re.findall(r"blitz_gpu_memory_bytes\{kind\}.*kind: (.+)", table)
+    (query,) = (rule["query"] for rule in ALERTS if rule["name"] == "gpu-memory")
+    assert set(re.findall(r"'([a-z]+)'", query)) == set(kinds.split(" | "))
+
+
 def test_no_query_stands_where_no_parser_reads_it() -> None:
-    """Neither in Bicep, as an alert's, nor in a document."""
+    """Neither in Bicep, where the alerts' come from their file, nor in a document."""
     files = [*INFRA.rglob("*.bicep"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
     assert len(files) > 10
     for file in files:
-        found = re.search(r"scheduledQueryRules|```(kql|kusto)|savedSearches", file.read_text("utf-8"))
+        found = re.search(
+            r"\| (summarize|extend|project|where \w+ (=|<|>|has|starts)).*|```(kql|kusto)|savedSearches",
+            file.read_text("utf-8"),
+        )
         assert found is None, file.name
