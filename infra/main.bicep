@@ -95,6 +95,14 @@ param apiManagementEmail string = ''
 @minValue(1)
 param rateLimitPerMinute int = 600
 
+@description('With apiManagementEnabled: tokens a minute for each key, counted once a request is answered.')
+@minValue(1)
+param tokenLimitPerMinute int = 1000000
+
+@description('With apiManagementEnabled: texts from which the gateway names the GPU first; 0: the router decides.')
+@minValue(0)
+param gatewayGpuTexts int = 10
+
 @description('Comma-separated models that the backends load at startup; empty: none.')
 param warmModels string = ''
 
@@ -273,6 +281,8 @@ module apiManagement 'apim.bicep' = if (apiManagementEnabled) {
     publisherEmail: apiManagementEmail
     routerUrl: router.outputs.url
     rateLimitPerMinute: rateLimitPerMinute
+    tokenLimitPerMinute: tokenLimitPerMinute
+    gpuTexts: gatewayGpuTexts
     gpuEnabled: gpuEnabled
   }
 }
@@ -316,6 +326,8 @@ output deployedParameters object = {
   API_MANAGEMENT_ENABLED: toLower(string(apiManagementEnabled))
   API_MANAGEMENT_EMAIL: apiManagementEmail
   RATE_LIMIT_PER_MINUTE: string(rateLimitPerMinute)
+  TOKEN_LIMIT_PER_MINUTE: string(tokenLimitPerMinute)
+  GATEWAY_GPU_TEXTS: string(gatewayGpuTexts)
   WARM_MODELS: warmModels
   DEFAULT_MODEL: defaultModel
   BUDGET_AMOUNT: string(budgetAmount)
