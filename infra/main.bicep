@@ -37,6 +37,13 @@ param gpuImage string = 'mcr.microsoft.com/azure-functions/python:4-python3.11'
 @description('Whether the image holds the models (see infra/gpu/Dockerfile); otherwise they come from the store.')
 param gpuModelsInImage bool = false
 
+@description('Where the CPU app runs: Functions on Flex Consumption, or a container of 4 vCPU and 16 GiB.')
+@allowed(['flex', 'container'])
+param cpuHost string = 'flex'
+
+@description('The CPU app\'s image, where it is a container; as gpuImage.')
+param cpuImage string = 'mcr.microsoft.com/azure-functions/python:4-python3.11'
+
 @minValue(1)
 param gpuMaxReplicas int = 10
 
@@ -119,6 +126,10 @@ param budgetStart string = ''
 @description('What infra/hooks/publish publishes after a deployment, a name of model_build/models.toml; none: nothing.')
 param sampleModel string = 'all-MiniLM-L6-v2'
 
+var cpuIsContainer = cpuHost == 'container'
+var hasContainers = gpuEnabled || cpuIsContainer
+// What the blog has; Flex scales further, and by itself.
+var cpuMaxReplicas = 10
 var tags = { 'azd-env-name': environmentName }
 var token = toLower(uniqueString(subscription().id, environmentName, location))
 var routerHasKeys = apiManagementEnabled || !empty(apiKeyHashes)
@@ -173,8 +184,8 @@ module monitoring 'monitoring.bicep' = {
   params: { location: location, tags: tags, token: token }
 }
 
-// Where the GPU app's image lies.
-module registry 'registry.bicep' = if (gpuEnabled) {
+// Where the containers' images lie.
+module registry 'registry.bicep' = if (hasContainers) {
   scope: group
   params: { location: location, tags: tags, token: token }
 }
@@ -185,6 +196,7 @@ module roles 'roles.bicep' = {
   params: {
     token: token
     gpuEnabled: gpuEnabled
+    cpuIsContainer: cpuIsContainer
     deployerPrincipalId: deployerPrincipalId
     deployerPrincipalType: deployerPrincipalType
   }
@@ -198,6 +210,21 @@ module network 'network.bicep' = if (networkIsolated) {
   dependsOn: [storage]
 }
 
+// Where containers run.
+module containers 'environment.bicep' = if (hasContainers) {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    workspaceId: monitoring.outputs.workspaceId
+    gpuProfile: gpuEnabled ? gpuProfile : null
+    cpuMachines: cpuIsContainer ? cpuMaxReplicas : 0
+    networkIsolated: networkIsolated
+  }
+  dependsOn: [network]
+}
+
 // The GPU backend.
 module gpu 'app/gpu.bicep' = if (gpuEnabled) {
   scope: group
@@ -207,20 +234,18 @@ module gpu 'app/gpu.bicep' = if (gpuEnabled) {
     token: token
     backendAppId: backendAppId
     audience: audience
-    workspaceId: monitoring.outputs.workspaceId
     image: gpuImage
     profile: gpuProfile
     modelsInImage: gpuModelsInImage
     warmModels: warmModels
     maxReplicas: gpuMaxReplicas
     cooldownSeconds: gpuCooldownSeconds
-    networkIsolated: networkIsolated
   }
-  dependsOn: [roles, network]
+  dependsOn: [roles, containers]
 }
 
-// The CPU backend.
-module cpu 'app/cpu.bicep' = {
+// The CPU backend, in one of two ways.
+module cpu 'app/cpu.bicep' = if (!cpuIsContainer) {
   scope: group
   params: {
     location: location
@@ -239,6 +264,24 @@ module cpu 'app/cpu.bicep' = {
   dependsOn: [roles, network]
 }
 
+module cpuContainer 'app/cpu-container.bicep' = if (cpuIsContainer) {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    backendAppId: backendAppId
+    audience: audience
+    gpuUrl: gpu.?outputs.url ?? ''
+    image: cpuImage
+    warmModels: warmModels
+    defaultModel: defaultModel
+    minReplicas: alwaysReadyCpu
+    maxReplicas: cpuMaxReplicas
+  }
+  dependsOn: [roles, containers]
+}
+
 // The router, in front of both.
 module router 'app/router.bicep' = {
   scope: group
@@ -248,7 +291,7 @@ module router 'app/router.bicep' = {
     token: token
     backendAppId: backendAppId
     audience: audience
-    cpuUrl: cpu.outputs.url
+    cpuUrl: cpu.?outputs.url ?? cpuContainer!.outputs.url
     gpuUrl: gpu.?outputs.url ?? ''
     gpuCooldownSeconds: gpuCooldownSeconds
     gpuAheadSeconds: gpuAheadSeconds
@@ -310,6 +353,7 @@ output deployedParameters object = {
   API_KEY_HASHES: apiKeyHashes
   GPU_ENABLED: toLower(string(gpuEnabled))
   GPU_PROFILE: gpuProfile
+  CPU_HOST: cpuHost
   GPU_MODELS_IN_IMAGE: toLower(string(gpuModelsInImage))
   GPU_MAX_REPLICAS: string(gpuMaxReplicas)
   GPU_COOLDOWN_SECONDS: string(gpuCooldownSeconds)

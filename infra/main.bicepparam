@@ -13,6 +13,11 @@ param gpuImage = readEnvironmentVariable(
   'SERVICE_GPU_IMAGE_NAME',
   'mcr.microsoft.com/azure-functions/python:4-python3.11'
 )
+param cpuHost = readEnvironmentVariable('CPU_HOST', 'flex')
+param cpuImage = readEnvironmentVariable(
+  'SERVICE_CPU_CONTAINER_IMAGE_NAME',
+  'mcr.microsoft.com/azure-functions/python:4-python3.11'
+)
 param gpuModelsInImage = bool(readEnvironmentVariable('GPU_MODELS_IN_IMAGE', 'false'))
 param gpuMaxReplicas = int(readEnvironmentVariable('GPU_MAX_REPLICAS', '10'))
 param gpuCooldownSeconds = int(readEnvironmentVariable('GPU_COOLDOWN_SECONDS', '300'))

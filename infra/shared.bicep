@@ -2,13 +2,17 @@
 // lets every file refer to what another one makes, and lets `bicep snapshot` tell them before a deployment.
 
 @export()
-func nameOf(thing 'dataAccount' | 'applicationInsights' | 'registry' | 'network' | 'topic', token string) string =>
+func nameOf(
+  thing 'dataAccount' | 'applicationInsights' | 'registry' | 'network' | 'topic' | 'environment',
+  token string
+) string =>
   {
     dataAccount: 'stdata${token}'
     applicationInsights: 'appi-${token}'
     registry: 'cr${token}'
     network: 'vnet-${token}'
     topic: 'evgt-${token}'
+    environment: 'cae-${token}'
   }[thing]
 
 @export()

@@ -58,7 +58,8 @@ def test_every_parameter_can_be_set_through_azd() -> None:
 
 def test_every_parameter_is_documented_with_its_default() -> None:
     """In deploy.md's table; but what azd sets by itself is not for people to set."""
-    azds = {"AZURE_ENV_NAME", "AZURE_LOCATION", "AZURE_PRINCIPAL_ID", "SERVICE_GPU_IMAGE_NAME"}
+    azds = {"AZURE_ENV_NAME", "AZURE_LOCATION", "AZURE_PRINCIPAL_ID"}
+    azds |= {"SERVICE_GPU_IMAGE_NAME", "SERVICE_CPU_CONTAINER_IMAGE_NAME"}
     read = r"readEnvironmentVariable\(\s*'(\w+)',\s*'(.*?)'"
     variables = dict(re.findall(read, (INFRA / "main.bicepparam").read_text("utf-8")))
     documented: dict[str, str] = {}
