@@ -17,7 +17,7 @@ from typing import Any
 
 TEXTS = ("How do I reset my password?", "I forgot my login, help", "The recipe needs two eggs")
 """The first two mean nearly the same."""
-_PAUSE_S, _REQUEST_S = 5.0, 230.0
+_PAUSE_S, _REQUEST_S = 2.0, 230.0
 _NOT_YET = {401, 404, 408, 424, 429, 500, 502, 503, 504}
 """While a key is not known yet, apps start or a model is not loaded."""
 

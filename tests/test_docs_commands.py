@@ -34,6 +34,8 @@ NOT_RUN = {
     ("docs/serving.md", "--separate"): "loads torch; tests/functions/local/test_main.py starts it so",
     ("docs/deploy.md", "az login"): AZURE,
     ("docs/deploy.md", '"$SERVICE_URL/v1/embeddings"'): AZURE,
+    ("docs/deploy.md", "-D - "): AZURE,
+    ("docs/gpu-cold-start.md", '"$SERVICE_URL/v1/embeddings"'): AZURE,
     ("docs/deploy.md", "azd env get-value MODEL_STORE_URL"): AZURE,
     ("docs/deploy.md", "azd env set GPU_MODELS_IN_IMAGE"): AZURE,
     ("docs/deploy.md", "bicep snapshot"): "needs Bicep; tests/infra/test_bicep.py runs it where it is",

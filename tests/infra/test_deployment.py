@@ -590,6 +590,13 @@ def test_isolated_apps_and_accounts_have_no_open_door() -> None:
     assert accounts | {"cpu"} == reached
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_links_to_files_are_for_callers_that_reach_them(variant: str) -> None:
+    """With isolation nobody outside reaches the account that a link would lead to."""
+    setting = settings_of(apps_of(variant)["router"])["BLITZ_LINK_DOWNLOADS"]
+    assert setting == ("false" if variant == "isolated" else "true")
+
+
 def test_variants_differ_as_they_say() -> None:
     """No network without isolation, no gateway without API Management, no GPU's things without a GPU."""
     types = {variant: {each["type"] for each in resources_of(variant)} for variant in VARIANTS}

@@ -15,7 +15,7 @@ import pytest
 
 from tests.infra.bicep import INFRA, ROOT
 from tests.infra.scripts import load
-from tests.server import running_service
+from tests.server import started_service
 
 KEY = "a-key-of-the-smoke-test"
 NEAR, FAR = [1.0, 0.0], [0.0, 1.0]
@@ -29,7 +29,8 @@ def smoke() -> ModuleType:
 def test_a_service_on_this_machine_passes(minilm_store: Path) -> None:
     """The real one over HTTP, with a real model; the key comes on stdin and is printed nowhere."""
     hashed = hashlib.sha256(KEY.encode()).hexdigest()
-    with running_service(f"file://{minilm_store}", environ={"BLITZ_API_KEY_HASHES": hashed}) as url:
+    store, environ = f"file://{minilm_store}", {"BLITZ_API_KEY_HASHES": hashed}
+    with started_service(store, environ=environ) as (url, _):
         ran = subprocess.run(
             [sys.executable, "-I", "-S", INFRA / "smoke.py", url, "--wait-s", "60"],
             input=f"{KEY}\n",
