@@ -33,7 +33,7 @@ class Servers:
         self._account = ThreadingHTTPServer(("127.0.0.1", 0), Account)
         self._router = ThreadingHTTPServer(("127.0.0.1", 0), Router)
         for server in (self._account, self._router):
-            Thread(target=server.serve_forever, daemon=True).start()
+            Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self._router.server_port}"
 
     def close(self) -> None:
