@@ -1,5 +1,5 @@
-// API Management in front of the router: keys, a rate limit for each, the backend that a key is for, and
-// Entra towards the router.
+// API Management in front of the router: keys, limits for each, the backend to try first, and Entra towards the
+// router.
 import { identityNameOf } from 'shared.bicep'
 
 param location string
@@ -10,11 +10,25 @@ param audience string
 param publisherEmail string
 param routerUrl string
 param rateLimitPerMinute int
+param tokenLimitPerMinute int
+@description('Texts from which a request goes to the GPU first; 0: the router decides.')
+param gpuTexts int
 param gpuEnabled bool
 
 resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' existing = {
   name: identityNameOf('gateway', token)
 }
+
+var policyText = reduce(
+  items({
+    audience: audience
+    rateLimitPerMinute: string(rateLimitPerMinute)
+    tokenLimitPerMinute: string(tokenLimitPerMinute)
+    gpuTexts: string(gpuEnabled ? gpuTexts : 0)
+  }),
+  loadTextContent('apim-policy.xml'),
+  (text, each) => replace(text, '{${each.key}}', each.value)
+)
 
 resource gateway 'Microsoft.ApiManagement/service@2024-05-01' = {
   name: 'apim-${token}'
@@ -50,16 +64,8 @@ resource gateway 'Microsoft.ApiManagement/service@2024-05-01' = {
     resource policy 'policies' = {
       name: 'policy'
       properties: {
-        format: 'rawxml'
-        value: replace(
-          replace(
-            replace(loadTextContent('apim-policy.xml'), '{audience}', audience),
-            '{clientId}',
-            identity.properties.clientId
-          ),
-          '{rateLimitPerMinute}',
-          string(rateLimitPerMinute)
-        )
+        format: 'xml'
+        value: replace(policyText, '{clientId}', identity.properties.clientId)
       }
     }
   }
@@ -93,7 +99,7 @@ resource productPolicies 'Microsoft.ApiManagement/service/products/policies@2024
     parent: products[index]
     name: 'policy'
     properties: {
-      format: 'rawxml'
+      format: 'xml'
       value: replace(loadTextContent('apim-product-policy.xml'), '{backend}', backend)
     }
   }

@@ -5,7 +5,7 @@ import { nameOf } from 'shared.bicep'
 
 param token string
 param workspaceId string
-param gpuEnabled bool
+param hasContainers bool
 param apiManagementEnabled bool
 
 resource dataAccount 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
@@ -19,7 +19,7 @@ resource topic 'Microsoft.EventGrid/systemTopics@2025-02-15' existing = {
   name: nameOf('topic', token)
 }
 
-resource registry 'Microsoft.ContainerRegistry/registries@2023-07-01' existing = if (gpuEnabled) {
+resource registry 'Microsoft.ContainerRegistry/registries@2023-07-01' existing = if (hasContainers) {
   name: nameOf('registry', token)
 }
 
@@ -54,7 +54,7 @@ resource ofTopic 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
   }
 }
 
-resource ofRegistry 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = if (gpuEnabled) {
+resource ofRegistry 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = if (hasContainers) {
   name: 'logs'
   scope: registry
   properties: {

@@ -37,6 +37,13 @@ param gpuImage string = 'mcr.microsoft.com/azure-functions/python:4-python3.11'
 @description('Whether the image holds the models (see infra/gpu/Dockerfile); otherwise they come from the store.')
 param gpuModelsInImage bool = false
 
+@description('Where the CPU app runs: Functions on Flex Consumption, or a container of 4 vCPU and 16 GiB.')
+@allowed(['flex', 'container'])
+param cpuHost string = 'flex'
+
+@description('The CPU app\'s image, where it is a container; as gpuImage.')
+param cpuImage string = 'mcr.microsoft.com/azure-functions/python:4-python3.11'
+
 @minValue(1)
 param gpuMaxReplicas int = 10
 
@@ -95,6 +102,14 @@ param apiManagementEmail string = ''
 @minValue(1)
 param rateLimitPerMinute int = 600
 
+@description('With apiManagementEnabled: tokens a minute for each key, counted once a request is answered.')
+@minValue(1)
+param tokenLimitPerMinute int = 1000000
+
+@description('With apiManagementEnabled: texts from which the gateway names the GPU first; 0: the router decides.')
+@minValue(0)
+param gatewayGpuTexts int = 10
+
 @description('Comma-separated models that the backends load at startup; empty: none.')
 param warmModels string = ''
 
@@ -142,10 +157,14 @@ param registryKeepDays int = 30
 @description('What infra/hooks/publish publishes after a deployment, a name of model_build/models.toml; none: nothing.')
 param sampleModel string = 'all-MiniLM-L6-v2'
 
+var cpuIsContainer = cpuHost == 'container'
+var hasContainers = gpuEnabled || cpuIsContainer
+// What the blog has; Flex scales further, and by itself.
+var cpuMaxReplicas = 10
 var tags = { 'azd-env-name': environmentName }
 var token = toLower(uniqueString(subscription().id, environmentName, location))
 var somebodyIsTold = !empty(alertEmails) || !empty(alertWebhook)
-var zones = zonesOf(zoneRedundant, gpuEnabled, networkIsolated, apiManagementEnabled)
+var zones = zonesOf(zoneRedundant, hasContainers, networkIsolated, apiManagementEnabled)
 var testSeconds = testSecondsOf(availabilityTestSeconds)
 var routerHasKeys = apiManagementEnabled || !empty(apiKeyHashes)
 // Wrong parameters stop the deployment before it makes anything: an open router would cost somebody else's money.
@@ -202,8 +221,8 @@ module monitoring 'monitoring.bicep' = {
   params: { location: location, tags: tags, token: token }
 }
 
-// Where the GPU app's image lies.
-module registry 'registry.bicep' = if (gpuEnabled) {
+// Where the containers' images lie.
+module registry 'registry.bicep' = if (hasContainers) {
   scope: group
   params: { location: location, tags: tags, token: token, keepDays: registryKeepDays }
 }
@@ -221,6 +240,7 @@ module roles 'roles.bicep' = {
     token: token
     gpuEnabled: gpuEnabled
     grafanaEnabled: grafanaEnabled
+    cpuIsContainer: cpuIsContainer
     deployerPrincipalId: deployerPrincipalId
     deployerPrincipalType: deployerPrincipalType
   }
@@ -234,6 +254,22 @@ module network 'network.bicep' = if (networkIsolated) {
   dependsOn: [storage]
 }
 
+// Where containers run.
+module containers 'environment.bicep' = if (hasContainers) {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    workspaceId: monitoring.outputs.workspaceId
+    gpuProfile: gpuEnabled ? gpuProfile : null
+    cpuMachines: cpuIsContainer ? cpuMaxReplicas : 0
+    zoneRedundant: zones
+    networkIsolated: networkIsolated
+  }
+  dependsOn: [network]
+}
+
 // The GPU backend.
 module gpu 'app/gpu.bicep' = if (gpuEnabled) {
   scope: group
@@ -243,21 +279,18 @@ module gpu 'app/gpu.bicep' = if (gpuEnabled) {
     token: token
     backendAppId: backendAppId
     audience: audience
-    workspaceId: monitoring.outputs.workspaceId
     image: gpuImage
     profile: gpuProfile
     modelsInImage: gpuModelsInImage
     warmModels: warmModels
     maxReplicas: gpuMaxReplicas
     cooldownSeconds: gpuCooldownSeconds
-    zoneRedundant: zones
-    networkIsolated: networkIsolated
   }
-  dependsOn: [roles, network]
+  dependsOn: [roles, containers]
 }
 
-// The CPU backend.
-module cpu 'app/cpu.bicep' = {
+// The CPU backend, in one of two ways.
+module cpu 'app/cpu.bicep' = if (!cpuIsContainer) {
   scope: group
   params: {
     location: location
@@ -277,6 +310,24 @@ module cpu 'app/cpu.bicep' = {
   dependsOn: [roles, network]
 }
 
+module cpuContainer 'app/cpu-container.bicep' = if (cpuIsContainer) {
+  scope: group
+  params: {
+    location: location
+    tags: tags
+    token: token
+    backendAppId: backendAppId
+    audience: audience
+    gpuUrl: gpu.?outputs.url ?? ''
+    image: cpuImage
+    warmModels: warmModels
+    defaultModel: defaultModel
+    minReplicas: alwaysReadyCpu
+    maxReplicas: cpuMaxReplicas
+  }
+  dependsOn: [roles, containers]
+}
+
 // The router, in front of both.
 module router 'app/router.bicep' = {
   scope: group
@@ -286,7 +337,7 @@ module router 'app/router.bicep' = {
     token: token
     backendAppId: backendAppId
     audience: audience
-    cpuUrl: cpu.outputs.url
+    cpuUrl: cpu.?outputs.url ?? cpuContainer!.outputs.url
     gpuUrl: gpu.?outputs.url ?? ''
     gpuCooldownSeconds: gpuCooldownSeconds
     gpuAheadSeconds: gpuAheadSeconds
@@ -320,6 +371,8 @@ module apiManagement 'apim.bicep' = if (apiManagementEnabled) {
     publisherEmail: apiManagementEmail
     routerUrl: router.outputs.url
     rateLimitPerMinute: rateLimitPerMinute
+    tokenLimitPerMinute: tokenLimitPerMinute
+    gpuTexts: gatewayGpuTexts
     gpuEnabled: gpuEnabled
   }
 }
@@ -330,7 +383,7 @@ module diagnostics 'diagnostics.bicep' = {
   params: {
     token: token
     workspaceId: monitoring.outputs.workspaceId
-    gpuEnabled: gpuEnabled
+    hasContainers: hasContainers
     apiManagementEnabled: apiManagementEnabled
   }
   dependsOn: [storage, topic, registry, apiManagement]
@@ -394,6 +447,7 @@ output deployedParameters object = {
   API_KEY_HASHES: apiKeyHashes
   GPU_ENABLED: toLower(string(gpuEnabled))
   GPU_PROFILE: gpuProfile
+  CPU_HOST: cpuHost
   GPU_MODELS_IN_IMAGE: toLower(string(gpuModelsInImage))
   GPU_MAX_REPLICAS: string(gpuMaxReplicas)
   GPU_COOLDOWN_SECONDS: string(gpuCooldownSeconds)
@@ -410,6 +464,8 @@ output deployedParameters object = {
   API_MANAGEMENT_ENABLED: toLower(string(apiManagementEnabled))
   API_MANAGEMENT_EMAIL: apiManagementEmail
   RATE_LIMIT_PER_MINUTE: string(rateLimitPerMinute)
+  TOKEN_LIMIT_PER_MINUTE: string(tokenLimitPerMinute)
+  GATEWAY_GPU_TEXTS: string(gatewayGpuTexts)
   WARM_MODELS: warmModels
   DEFAULT_MODEL: defaultModel
   BUDGET_AMOUNT: string(budgetAmount)

@@ -13,6 +13,11 @@ param gpuImage = readEnvironmentVariable(
   'SERVICE_GPU_IMAGE_NAME',
   'mcr.microsoft.com/azure-functions/python:4-python3.11'
 )
+param cpuHost = readEnvironmentVariable('CPU_HOST', 'flex')
+param cpuImage = readEnvironmentVariable(
+  'SERVICE_CPU_CONTAINER_IMAGE_NAME',
+  'mcr.microsoft.com/azure-functions/python:4-python3.11'
+)
 param gpuModelsInImage = bool(readEnvironmentVariable('GPU_MODELS_IN_IMAGE', 'false'))
 param gpuMaxReplicas = int(readEnvironmentVariable('GPU_MAX_REPLICAS', '10'))
 param gpuCooldownSeconds = int(readEnvironmentVariable('GPU_COOLDOWN_SECONDS', '300'))
@@ -29,6 +34,8 @@ param allowedIpRanges = filter(split(readEnvironmentVariable('ALLOWED_IP_RANGES'
 param apiManagementEnabled = bool(readEnvironmentVariable('API_MANAGEMENT_ENABLED', 'false'))
 param apiManagementEmail = readEnvironmentVariable('API_MANAGEMENT_EMAIL', '')
 param rateLimitPerMinute = int(readEnvironmentVariable('RATE_LIMIT_PER_MINUTE', '600'))
+param tokenLimitPerMinute = int(readEnvironmentVariable('TOKEN_LIMIT_PER_MINUTE', '1000000'))
+param gatewayGpuTexts = int(readEnvironmentVariable('GATEWAY_GPU_TEXTS', '10'))
 param warmModels = readEnvironmentVariable('WARM_MODELS', '')
 param defaultModel = readEnvironmentVariable('DEFAULT_MODEL', '')
 param budgetAmount = int(readEnvironmentVariable('BUDGET_AMOUNT', '0'))

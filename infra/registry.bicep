@@ -1,4 +1,4 @@
-// Where the GPU app's image lies. No admin user: azd pushes and the app pulls with their identities.
+// Where the containers' images lie. No admin user: azd pushes and the app pulls with their identities.
 import { nameOf } from 'shared.bicep'
 
 param location string

@@ -4,6 +4,8 @@ import { hostAccountOf, identityNameOf, nameOf } from 'shared.bicep'
 param token string
 param gpuEnabled bool
 param grafanaEnabled bool
+@description('Whether the CPU app is a container, which has an image to pull.')
+param cpuIsContainer bool
 @description('Object id of who publishes models; empty: nobody.')
 param deployerPrincipalId string
 param deployerPrincipalType string
@@ -12,6 +14,7 @@ var role = {
   blobOwner: 'b7e6dc6d-f1e8-4753-8033-0f276bb0955b' // Storage Blob Data Owner
   blobContributor: 'ba92f5b4-2d11-453d-a403-e96b0029c9fe' // Storage Blob Data Contributor
   blobReader: '2a2b9908-6ea1-4ae2-8e65-a410df84e7d1' // Storage Blob Data Reader
+  blobDelegator: 'db58b8e5-c6ad-4a2a-8342-4190687cbf4a' // Storage Blob Delegator
   queueReader: '19e7f393-937e-4f77-808e-94535e297925' // Storage Queue Data Reader
   queueSender: 'c6a89b2d-59bc-44d0-9896-0f6e12d7b80a' // Storage Queue Data Message Sender
   queueContributor: '974c5e8b-45b9-4653-ba55-5f855dd0fb88' // Storage Queue Data Contributor
@@ -42,7 +45,7 @@ resource applicationInsights 'Microsoft.Insights/components@2020-02-02' existing
   name: nameOf('applicationInsights', token)
 }
 
-resource registry 'Microsoft.ContainerRegistry/registries@2023-07-01' existing = if (gpuEnabled) {
+resource registry 'Microsoft.ContainerRegistry/registries@2023-07-01' existing = if (gpuEnabled || cpuIsContainer) {
   name: nameOf('registry', token)
 }
 
@@ -157,6 +160,17 @@ resource bulkOut 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   }
 ]
 
+// To sign links to single files for callers: it gives no right to read any, which the container's role does.
+resource links 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(dataAccount.id, identities[router].id, role.blobDelegator)
+  scope: dataAccount
+  properties: {
+    principalId: identities[router].properties.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.blobDelegator)
+  }
+}
+
 // Queues, each by itself. A host reads its app's, counts their messages to scale it, and moves what failed too often to
 // NAME-poison. Who passes work on may only add to a queue; the CPU app also looks whether the GPU's is empty.
 var ofCpu = ['bulk-events', 'bulk-split', 'bulk-cpu', 'bulk-finish']
@@ -245,15 +259,19 @@ resource telemetry 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   }
 ]
 
-resource image 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (gpuEnabled) {
-  name: guid(registry.id, identities[gpu].id, role.acrPull)
-  scope: registry
-  properties: {
-    principalId: identities[gpu].properties.principalId
-    principalType: 'ServicePrincipal'
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.acrPull)
+var containers = concat(gpuEnabled ? [gpu] : [], cpuIsContainer ? [cpu] : [])
+
+resource images 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
+  for app in containers: {
+    name: guid(registry.id, identities[app].id, role.acrPull)
+    scope: registry
+    properties: {
+      principalId: identities[app].properties.principalId
+      principalType: 'ServicePrincipal'
+      roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', role.acrPull)
+    }
   }
-}
+]
 
 resource grafana 'Microsoft.Dashboard/grafana@2023-09-01' existing = if (grafanaEnabled) {
   name: nameOf('grafana', token)

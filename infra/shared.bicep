@@ -3,7 +3,7 @@
 
 @export()
 func nameOf(
-  thing 'dataAccount' | 'applicationInsights' | 'registry' | 'network' | 'topic' | 'grafana' | 'pager',
+  thing 'dataAccount' | 'applicationInsights' | 'registry' | 'network' | 'topic' | 'grafana' | 'pager' | 'environment',
   token string
 ) string =>
   {
@@ -14,6 +14,7 @@ func nameOf(
     topic: 'evgt-${token}'
     grafana: 'amg-${token}'
     pager: 'pager-${token}'
+    environment: 'cae-${token}'
   }[thing]
 
 @export()
@@ -58,13 +59,13 @@ func sharedSettings(
 
 @export()
 @description('Whether to ask for zones. Stops what Azure would refuse only in the middle of a deployment.')
-func zonesOf(wanted bool, gpuEnabled bool, networkIsolated bool, apiManagementEnabled bool) bool =>
+func zonesOf(wanted bool, hasContainers bool, networkIsolated bool, apiManagementEnabled bool) bool =>
   !wanted
     ? false
     : apiManagementEnabled
         ? fail('ZONE_REDUNDANT: API Management of the tier BasicV2 is in one zone; set API_MANAGEMENT_ENABLED=false')
-        : gpuEnabled && !networkIsolated
-            ? fail('ZONE_REDUNDANT: a GPU app is so only in a network; set NETWORK_ISOLATED=true or GPU_ENABLED=false')
+        : hasContainers && !networkIsolated
+            ? fail('ZONE_REDUNDANT: containers are so only in a network; set NETWORK_ISOLATED=true, or GPU_ENABLED=false and CPU_HOST=flex')
             : true
 
 @export()

@@ -94,6 +94,9 @@ class Settings:
         more get 429.
     max_body_bytes: size of a request's body; larger ones get 413.
     max_file_bytes: size of a file for /v1/files.
+    link_downloads: answer downloads of larger files with a redirect to the storage account, by a link
+        that is valid for 15 minutes. For callers that reach the account, and an identity that is Storage
+        Blob Delegator on it; without that right, or an identity, the service streams them itself.
     key_files: files per key, outputs included, and batches per key, ended ones included. Without keys:
         in total.
     key_file_bytes: total bytes of those files.
@@ -152,6 +155,7 @@ class Settings:
     max_pending_bytes: int = 128_000_000
     max_body_bytes: int = 20_000_000
     max_file_bytes: int = 200_000_000
+    link_downloads: bool = False
     key_files: int = 2000
     key_file_bytes: int = 100_000_000_000
     key_batches: int = 20

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,12 +57,14 @@ def running_azurite(
     queue_port: int = 0,
     folder: Path | None = None,
     any_version: bool = True,
+    tls: tuple[Path, Path] | None = None,
 ) -> Iterator[Azurite]:
     """queues: the queue service too, in the same process.
 
     folder: keeps what is stored, for one that is stopped and started again; None: in memory.
 
     any_version: take clients newer than itself, which Azurite as people start it does not.
+    tls: certificate and key of HTTPS, with which it takes Entra's tokens; it checks their claims alone.
     Skips the test when node or the packages of tests/package.json are not installed.
     """
     program = PROGRAMS / ("azurite" if queues else "azurite-blob")
@@ -72,6 +76,8 @@ def running_azurite(
     options += ["--blobPort", str(azurite.port)]
     if any_version:
         options.append("--skipApiVersionCheck")
+    if tls:
+        options += ["--oauth", "basic", "--cert", str(tls[0]), "--key", str(tls[1])]
     if queues:
         options += ["--queuePort", str(azurite.queue_port), "--tablePort", str(free_port())]
     process = subprocess.Popen(
@@ -79,8 +85,22 @@ def running_azurite(
     )
     try:
         for service in filter(None, (azurite.port, azurite.queue_port)):
-            wait_until_answered(f"http://127.0.0.1:{service}/", process, timeout_s, anything=True)
+            if tls:
+                _wait_until_open(service, process, timeout_s)
+            else:
+                wait_until_answered(f"http://127.0.0.1:{service}/", process, timeout_s, anything=True)
         yield azurite
     finally:
         process.terminate()
         process.wait(PATIENCE_S)
+
+
+def _wait_until_open(port: int, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """Without a word to it: whether its certificate is trusted is the test's affair."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"the process stopped with exit code {process.returncode}"
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"nothing listens on {port} after {timeout_s} s")

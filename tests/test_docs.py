@@ -101,3 +101,15 @@ def test_a_number_is_one_decision() -> None:
 def test_the_reference_of_settings_is_up_to_date() -> None:
     """`python -m docs.settings` writes it."""
     assert reference.PAGE.read_text("utf-8") == reference.render()
+
+
+def test_every_claim_about_azure_says_how_far_it_was_checked() -> None:
+    """In one of four words, which the page explains; nobody has had a subscription."""
+    page = (ROOT / "docs" / "deploy.md").read_text("utf-8")
+    _, table = page.split("| claim | strongest check |\n| --- | --- |\n")
+    rows = [row for row in table.splitlines() if row.startswith("| ")]
+    assert len(rows) > 20
+    for row in rows:
+        assert re.match(r"\| .+ \| (compiled|simulated|run here|nobody)\b", row), row
+    # Nothing of the page stands behind the table, where it would have no such word.
+    assert table.strip().splitlines() == rows

@@ -38,6 +38,8 @@ NOT_RUN = {
     ): "needs Alloy and Loki; tests/infra/test_loki.py does what it would",
     ("docs/deploy.md", "az login"): AZURE,
     ("docs/deploy.md", '"$SERVICE_URL/v1/embeddings"'): AZURE,
+    ("docs/deploy.md", "-D - "): AZURE,
+    ("docs/gpu-cold-start.md", '"$SERVICE_URL/v1/embeddings"'): AZURE,
     ("docs/deploy.md", "azd env get-value MODEL_STORE_URL"): AZURE,
     ("docs/deploy.md", "azd env set GPU_MODELS_IN_IMAGE"): AZURE,
     ("docs/deploy.md", "bicep snapshot"): "needs Bicep; tests/infra/test_bicep.py runs it where it is",

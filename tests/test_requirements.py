@@ -201,7 +201,11 @@ def test_torch_is_in_its_own_lock_files_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["Makefile", "infra/gpu/Dockerfile", "infra/hooks/publish.ps1", ".github/workflows/ci.yml"]
+    "file",
+    [
+        *("Makefile", "infra/gpu/Dockerfile", "infra/cpu/Dockerfile", "infra/hooks/publish.ps1"),
+        ".github/workflows/ci.yml",
+    ],
 )
 def test_pip_is_always_told_to_check_hashes(file: str) -> None:
     """And to install nothing but the lock files' packages."""

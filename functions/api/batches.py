@@ -7,6 +7,7 @@ same file. Does not know how a job runs; ownership of files is in functions.api.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from functions.api.auth import owner_of
 from functions.api.downloads import BINARY, Download
@@ -29,7 +30,7 @@ from shared.bulk import control, openai
 from shared.bulk.openai import BatchBody, BatchRecord
 from shared.bulk.steps.expiry import expiring
 from shared.dialects.body import JSON, decode_body
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, StoreUnavailable
 from shared.settings import Settings
 from shared.storage.blobs import BlobStat, Storage
 from shared.storage.connect import open_storage
@@ -41,7 +42,11 @@ download one range, however slowly its caller reads."""
 PREFIXES = ("/v1", "/openai/v1", "/openai")
 """Of paths: OpenAI's and Azure OpenAI's."""
 
+_log = logging.getLogger(__name__)
+
 _RANGE_BYTES = 1 << 20
+_LINKED_BYTES = 8 << 20
+"""Of a file that is worth a second request: Functions holds what it answers whole in memory."""
 _WINDOW_S = 86_400
 _MAX_FILES, _MAX_BATCHES, _BATCHES = 10_000, 100, 20
 
@@ -73,6 +78,7 @@ class Batches:
     ) -> None:
         self._storage = storage
         self._out = storage.out
+        self._has_links = settings.link_downloads
         self._max_file_bytes = settings.max_file_bytes
         self._max_body_bytes = settings.max_body_bytes
         self._keep_s = round(settings.file_expiry_days * 86_400)
@@ -160,6 +166,8 @@ class Batches:
     async def content(self, request: Request) -> Response:
         """GET /v1/files/{id}/content."""
         stat = await self._file(request)
+        if stat.size > _LINKED_BYTES and (link := await self._link(stat)):
+            return RedirectResponse(link, 302, {"cache-control": "no-store"})
         owner = owner_of(request.scope)
         return Download(self._read(stat), stat.size, self._downloads, owner, self._grace_s)
 
@@ -226,6 +234,16 @@ class Batches:
             yield await asyncio.to_thread(
                 self._out.read_range, stat.key, start, _RANGE_BYTES, etag=stat.etag
             )
+
+    async def _link(self, stat: BlobStat) -> str | None:
+        """None where the storage gives none, or refuses: then the file goes through this process."""
+        if self._storage.link is None or not self._has_links:
+            return None
+        try:
+            return await asyncio.to_thread(self._storage.link, stat.key)
+        except StoreUnavailable as error:
+            _log.warning("no link to a file, which is streamed instead: %s", error)
+            return None
 
     async def _named_batch(self, request: Request) -> BatchRecord:
         return await asyncio.to_thread(self._owned(request).batch, request.path_params["batch_id"])

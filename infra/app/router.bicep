@@ -52,6 +52,8 @@ module app 'flex.bicep' = {
       // Need not be there: python -m functions.keys add writes it.
       BLITZ_API_KEYS: apiManagementEnabled ? '' : '${storageUrlOf(nameOf('dataAccount', token), 'blob')}/keys/keys.json'
       BLITZ_DEFAULT_MODEL: defaultModel
+      // Callers outside do not reach an isolated account.
+      BLITZ_LINK_DOWNLOADS: networkIsolated ? 'false' : 'true'
     }
   }
 }

@@ -24,7 +24,8 @@ from typing import Any
 DEPLOYED = "deployedParameters"
 """Bicep's output, which azd keeps: variable -> value, as this environment last saw them deployed."""
 KEYS = "API_KEY_HASHES"
-IMAGE = "SERVICE_GPU_IMAGE_NAME"
+IMAGES = {"gpu": "SERVICE_GPU_IMAGE_NAME", "cpu-container": "SERVICE_CPU_CONTAINER_IMAGE_NAME"}
+"""azd's variable for the image of each service that is a container."""
 UNHEARD = (
     "No alert is deployed, because nobody would get it: `azd env set ALERT_EMAILS you@example.org` or "
     "ALERT_WEBHOOK names who does."
@@ -98,10 +99,10 @@ def recall(azd: Azd) -> None:
             azd.follow(name, value)
     for resource in _ask("resource", "list", "--resource-group", group, *_subscription(azd)):
         service = (resource.get("tags") or {}).get("azd-service-name")
-        if service == "gpu":
+        if service in IMAGES:
             app = _ask("resource", "show", "--ids", resource["id"])
             # Always: whoever deployed last, the next provisioning keeps their image.
-            azd.set(IMAGE, app["properties"]["template"]["containers"][0]["image"])
+            azd.set(IMAGES[service], app["properties"]["template"]["containers"][0]["image"])
         elif service == "router":
             found = _ask("functionapp", "config", "appsettings", "list", "--ids", resource["id"])
             settings = {each["name"]: each["value"] for each in found}

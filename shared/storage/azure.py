@@ -15,6 +15,7 @@ from azure.storage.queue import QueueServiceClient
 
 from shared.errors import Misconfigured
 from shared.storage.azure_blobs import BLOCK_BYTES, AzureBlobs
+from shared.storage.azure_links import Links
 from shared.storage.azure_queue import AzureQueue
 from shared.storage.blobs import OUT, SOURCE, Storage
 from shared.storage.translate import client_options
@@ -38,6 +39,7 @@ def open_account(url: str, connection_string: str) -> Storage:
     }
     queue_options: dict[str, Any] = {**client_options(QueueRetry), "api_version": _API_VERSION}
     url = url.rstrip("/")
+    link = None
     if connection_string:
         if "BlobEndpoint=" in connection_string and "QueueEndpoint=" not in connection_string:
             raise Misconfigured("the storage connection string names no QueueEndpoint")
@@ -58,8 +60,10 @@ def open_account(url: str, connection_string: str) -> Storage:
         credential = DefaultAzureCredential()
         blobs = BlobServiceClient(url, credential, **blob_options)
         queues = QueueServiceClient(url.replace(".blob.", ".queue.", 1), credential, **queue_options)
+        link = Links(blobs, OUT).to
     return Storage(
         AzureBlobs(blobs, SOURCE),
         AzureBlobs(blobs, OUT),
         lambda name: AzureQueue(queues.get_queue_client(name)),
+        link,
     )

@@ -135,11 +135,15 @@ class Queue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """source: bulk-in. out: bulk-out. queue: by name; lower-case letters, digits and hyphens."""
+    """source: bulk-in. out: bulk-out. queue: by name; lower-case letters, digits and hyphens.
+
+    link: a URL that reads a blob of out for some minutes, for whoever has it; None: there are none here.
+    """
 
     source: Blobs
     out: Blobs
     queue: Callable[[str], Queue]
+    link: Callable[[str], str] | None = None
 
 
 def is_key(key: str) -> bool:

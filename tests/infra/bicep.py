@@ -80,10 +80,10 @@ def of_type(variant: str, type_name: str) -> list[dict[str, Any]]:
 
 
 def apps_of(variant: str, parameters: str = "") -> dict[str, dict[str, Any]]:
-    """The three apps by their azd service: router, cpu, gpu."""
+    """The three apps by role. Which of its two services the CPU app is, its tag tells."""
     types = ("Microsoft.Web/sites", "Microsoft.App/containerApps")
     apps = [each for each in resources_of(variant, parameters) if each["type"] in types]
-    return {app["tags"]["azd-service-name"]: app for app in apps}
+    return {app["tags"]["azd-service-name"].removesuffix("-container"): app for app in apps}
 
 
 def settings_of(app: Mapping[str, Any]) -> dict[str, str]:

@@ -12,6 +12,8 @@ import pytest
 from shared.settings import PREFIX, Settings
 from tests.infra.bicep import INFRA, ROOT, apps_of, of_type
 
+IMAGES = {"SERVICE_GPU_IMAGE_NAME", "SERVICE_CPU_CONTAINER_IMAGE_NAME"}
+"""What azd calls the image of a service, once it has built one."""
 SCHEMA = ROOT.parent / "shared" / "data" / "schemas" / "azure.yaml.v1.0.json"
 
 
@@ -46,7 +48,7 @@ def test_a_pipeline_is_given_every_parameter(project: Any) -> None:
     webhook, whose address often does, are masked in its log."""
     read = r"readEnvironmentVariable\(\s*'(\w+)'"
     variables = set(re.findall(read, (INFRA / "main.bicepparam").read_text("utf-8")))
-    azds = {"AZURE_ENV_NAME", "AZURE_LOCATION", "AZURE_PRINCIPAL_ID", "SERVICE_GPU_IMAGE_NAME"}
+    azds = {"AZURE_ENV_NAME", "AZURE_LOCATION", "AZURE_PRINCIPAL_ID", *IMAGES}
     secrets = {"API_KEY_HASHES", "ALERT_WEBHOOK"}
     assert set(project["pipeline"]["secrets"]) == secrets
     assert set(project["pipeline"]["variables"]) == variables - azds - secrets
@@ -55,20 +57,49 @@ def test_a_pipeline_is_given_every_parameter(project: Any) -> None:
 def test_the_image_that_takes_longest_is_deployed_last(project: Any) -> None:
     """azd goes by the alphabet otherwise: a GPU build that fails would leave the router empty."""
     uses = {name: service.get("uses", []) for name, service in project["services"].items()}
-    assert uses == {"router": [], "cpu": [], "gpu": ["router", "cpu"]}
+    assert uses == {
+        **{"router": [], "cpu": [], "cpu-container": ["router"]},
+        "gpu": ["router", "cpu", "cpu-container"],
+    }
 
 
 def test_services_are_the_apps_that_bicep_makes(project: Any) -> None:
     """azd finds an app by its tag, and nothing else ties the two together."""
-    assert set(project["services"]) == set(apps_of("complete"))
+    made = [*apps_of("complete").values(), *apps_of("container").values()]
     hosts = {name: service["host"] for name, service in project["services"].items()}
-    assert hosts == {"router": "function", "cpu": "function", "gpu": "containerapp"}
+    types = {"Microsoft.Web/sites": "function", "Microsoft.App/containerApps": "containerapp"}
+    assert {app["tags"]["azd-service-name"]: types[app["type"]] for app in made} == hosts
 
 
-def test_the_gpu_service_keeps_bicep_s_api_version(project: Any) -> None:
+def test_containers_keep_bicep_s_api_version(project: Any) -> None:
     """With an older one a deployment would drop the cool-down when it writes the template back."""
-    (app,) = of_type("complete", "Microsoft.App/containerApps")
-    assert project["services"]["gpu"]["apiVersion"] == app["apiVersion"]
+    for variant, service in (("complete", "gpu"), ("container", "cpu-container")):
+        (app,) = of_type(variant, "Microsoft.App/containerApps")
+        assert project["services"][service]["apiVersion"] == app["apiVersion"]
+
+
+@pytest.mark.parametrize(
+    ("host", "deployed"),
+    [(None, "cpu"), ("", "cpu"), ("flex", "cpu"), ("container", "cpu-container")],
+)
+def test_one_parameter_says_which_cpu_app_is_deployed(
+    project: Any, host: str | None, deployed: str
+) -> None:
+    """azd expands a condition as its library does, and takes few words for a truth."""
+    found = [
+        name
+        for name in ("cpu", "cpu-container")
+        if _expanded(project["services"][name]["condition"], host or "")
+        in {"1", "true", "TRUE", "True", "yes", "YES", "Yes"}
+    ]
+    assert found == [deployed]
+
+
+def _expanded(condition: str, host: str) -> str:
+    """${CPU_HOST/OLD/NEW}: the value, its first OLD replaced, as github.com/drone/envsubst does it."""
+    return re.sub(
+        r"\$\{CPU_HOST/(\w+)/(\w*)\}", lambda found: host.replace(found[1], found[2], 1), condition
+    )
 
 
 def test_the_gpu_service_is_left_out_without_a_gpu(project: Any) -> None:
@@ -105,11 +136,12 @@ def test_scale_rules_do_not_wait_for_a_model(project: Any) -> None:
     assert run == ["scale", "grafana"]
 
 
-def test_the_image_is_built_from_files_that_exist(project: Any) -> None:
+@pytest.mark.parametrize("service", ["gpu", "cpu-container"])
+def test_an_image_is_built_from_files_that_exist(project: Any, service: str) -> None:
     """Paths are relative to the service's folder."""
-    gpu = project["services"]["gpu"]
-    assert (ROOT / gpu["project"] / gpu["docker"]["path"]).is_file()
-    assert (ROOT / gpu["project"] / gpu["docker"]["context"]).resolve() == ROOT
+    built = project["services"][service]
+    assert (ROOT / built["project"] / built["docker"]["path"]).is_file()
+    assert (ROOT / built["project"] / built["docker"]["context"]).resolve() == ROOT
 
 
 def test_func_start_finds_valid_settings() -> None:

@@ -39,6 +39,7 @@ ROLE_NAMES = {
     "b7e6dc6d-f1e8-4753-8033-0f276bb0955b": "Storage Blob Data Owner",
     "ba92f5b4-2d11-453d-a403-e96b0029c9fe": "Storage Blob Data Contributor",
     "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1": "Storage Blob Data Reader",
+    "db58b8e5-c6ad-4a2a-8342-4190687cbf4a": "Storage Blob Delegator",
     "19e7f393-937e-4f77-808e-94535e297925": "Storage Queue Data Reader",
     "c6a89b2d-59bc-44d0-9896-0f6e12d7b80a": "Storage Queue Data Message Sender",
     "974c5e8b-45b9-4653-ba55-5f855dd0fb88": "Storage Queue Data Contributor",
@@ -81,7 +82,7 @@ def _sends_to(*names: str) -> set[tuple[str, str]]:
 
 RIGHTS = {
     "router": _rights_of_app("router")
-    | {("keys", "Storage Blob Data Reader")}
+    | {("keys", "Storage Blob Data Reader"), ("stdata", "Storage Blob Delegator")}
     | _sends_to(SPLIT, FINISH),
     "cpu": _rights_of_app("cpu")
     | {(SOURCE, "Storage Blob Data Reader"), (GPU_QUEUE, "Storage Queue Data Reader")}
@@ -91,11 +92,15 @@ RIGHTS = {
     "events": _sends_to(EVENTS) | {(DEAD_LETTERS, "Storage Blob Data Contributor")},
     "deployer": {(container, "Storage Blob Data Contributor") for container in ("models", "keys")},
 }
-"""Identity -> scope and role. Nobody has a right to a whole account but a host to its own."""
+"""Identity -> scope and role. Nobody has a right to a whole account but a host to its own.
+
+The router may sign for one, which lets nobody do more than the router may.
+"""
 WITH_GRAFANA = {
     "grafana": {("rg-review", "Monitoring Reader")},
     "deployer": RIGHTS["deployer"] | {("amg-", "Grafana Admin")},
 }
+WITHOUT_GPU = {"gpu-off", "container"}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -158,11 +163,14 @@ def test_rights_are_exactly_these(variant: str) -> None:
         rights = found.setdefault(who, set())
         assert right not in rights
         rights.add(right)
-    expected = {who: rights for who, rights in RIGHTS.items() if who != "gpu" or variant != "gpu-off"}
+    has_gpu = variant not in WITHOUT_GPU
+    expected = {who: rights for who, rights in RIGHTS.items() if who != "gpu" or has_gpu}
     if variant == "complete":
         expected |= WITH_GRAFANA
-    if variant == "gpu-off":
+    if not has_gpu:
         expected["cpu"] = {right for right in expected["cpu"] if right[0] != GPU_QUEUE}
+    if variant == "container":
+        expected["cpu"].add(("cr", "AcrPull"))
     assert found == expected
 
 
@@ -173,7 +181,10 @@ def test_an_apps_code_is_written_by_no_other_app(variant: str, service: str) -> 
 
     Its own identity must: the platform puts there, as the app, what is deployed.
     """
-    deployment = apps_of(variant)[service]["properties"]["functionAppConfig"]["deployment"]
+    app = apps_of(variant)[service]
+    if app["type"] == "Microsoft.App/containerApps":
+        pytest.skip("an image, which nobody but who deploys writes into the registry")
+    deployment = app["properties"]["functionAppConfig"]["deployment"]
     package = evaluated(deployment["storage"]["value"])
     account, container = re.findall(r"^https://(\w+)\.blob\.[^/]+/([\w-]+)$", package)[0]
     (found,) = (
@@ -341,7 +352,7 @@ def test_the_cpu_app_knows_whether_there_is_a_gpu() -> None:
 def test_only_the_router_calls_a_backend(variant: str) -> None:
     """Whoever else has a token of the tenant, or none, gets 401."""
     backends = {name: app for name, app in apps_of(variant).items() if name != "router"}
-    assert set(backends) == ({"cpu"} if variant == "gpu-off" else {"cpu", "gpu"})
+    assert set(backends) == ({"cpu"} if variant in WITHOUT_GPU else {"cpu", "gpu"})
     for app in backends.values():
         auth = _auth_of(variant, app)
         assert auth["platform"]["enabled"] is True
@@ -448,8 +459,8 @@ def test_a_keys_product_says_which_backend_comes_first() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_everything_scales_to_zero(variant: str) -> None:
     """By default nothing that is idle costs instance time."""
-    for name, app in apps_of(variant).items():
-        if name == "gpu":
+    for app in apps_of(variant).values():
+        if app["type"] == "Microsoft.App/containerApps":
             scale = app["properties"]["template"]["scale"]
             assert (scale["minReplicas"], scale["maxReplicas"], scale["cooldownPeriod"]) == (0, 10, 300)
         else:
@@ -502,6 +513,43 @@ def test_a_gpu_is_asked_for_by_as_many_chunks_as_it_takes_at_once() -> None:
         assert re.findall(r'"queueLength": "(\d+)"', text) == [chunks]
 
 
+def test_a_cpu_app_in_a_container_is_the_blogs() -> None:
+    """4 vCPU, 16 GiB, 0 to 10 replicas, a new one for 10 requests at a time or a CPU that is 70 % busy.
+
+    Such a machine is a profile of its own; and without a kind the platform derives no rule for a queue.
+    """
+    app = apps_of("container")["cpu"]
+    assert app["tags"]["azd-service-name"] == "cpu-container"
+    assert app.get("kind") is None
+    template = app["properties"]["template"]
+    assert template["containers"][0]["resources"] == {"cpu": 4, "memory": "16Gi"}
+    (environment,) = of_type("container", "Microsoft.App/managedEnvironments")
+    profiles = {each["name"]: each for each in environment["properties"]["workloadProfiles"]}
+    machine = {"workloadProfileType": "D4", "minimumCount": 0, "maximumCount": 10}
+    assert profiles[app["properties"]["workloadProfileName"]] == {"name": "cpu", **machine}
+    scale = template["scale"]
+    assert (scale["minReplicas"], scale["maxReplicas"]) == (0, 10)
+    http, busy, *queues = scale["rules"]
+    assert http == {"name": "http", "http": {"metadata": {"concurrentRequests": "10"}}}
+    assert busy["custom"] == {"type": "cpu", "metadata": {"type": "Utilization", "value": "70"}}
+    read = {EVENTS, SPLIT, queue_of("cpu"), FINISH}
+    names = {rule["custom"]["metadata"]["queueName"] for rule in queues}
+    assert names == read | {f"{name}-poison" for name in read}
+    assert all("/id-cpu-" in rule["custom"]["identity"] for rule in queues)
+
+
+def test_a_container_has_the_settings_of_the_app_on_flex() -> None:
+    """All but those of the host and of the memory, of which it has more."""
+    flex, container = (settings_of(apps_of(variant)["cpu"]) for variant in ("gpu-off", "container"))
+    differ = {name for name in flex | container if flex.get(name) != container.get(name)}
+    assert differ == {
+        *("AzureWebJobsSecretStorageType", "ASPNETCORE_URLS"),
+        *("BLITZ_CACHE_MEMORY_BYTES", "BLITZ_BATCH_MEMORY_BYTES"),
+    }
+    taken = sum(int(container[f"BLITZ_{name}_MEMORY_BYTES"]) for name in ("CACHE", "BATCH"))
+    assert taken <= 0.85 * 16 * 2**30
+
+
 def test_memory_for_models_fits_the_machine() -> None:
     """Half of the GPU's 16 GB at most; and the CPU app's models leave the instance room to work."""
     cache = {
@@ -523,7 +571,8 @@ def test_web_traffic_is_encrypted_and_passwords_are_off(variant: str) -> None:
         assert site["properties"]["httpsOnly"] is True
         assert site["properties"]["siteConfig"]["minTlsVersion"] == "1.2"
     policies = of_type(variant, "Microsoft.Web/sites/basicPublishingCredentialsPolicies")
-    assert [each["properties"]["allow"] for each in policies] == [False] * 4
+    sites = of_type(variant, "Microsoft.Web/sites")
+    assert [each["properties"]["allow"] for each in policies] == [False] * 2 * len(sites)
     for app in of_type(variant, "Microsoft.App/containerApps"):
         assert app["properties"]["configuration"]["ingress"]["allowInsecure"] is False
     for registry in of_type(variant, "Microsoft.ContainerRegistry/registries"):
@@ -557,18 +606,27 @@ def test_isolated_apps_and_accounts_have_no_open_door() -> None:
     assert accounts | {"cpu"} == reached
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_links_to_files_are_for_callers_that_reach_them(variant: str) -> None:
+    """With isolation nobody outside reaches the account that a link would lead to."""
+    setting = settings_of(apps_of(variant)["router"])["BLITZ_LINK_DOWNLOADS"]
+    assert setting == ("false" if variant == "isolated" else "true")
+
+
 def test_variants_differ_as_they_say() -> None:
     """No network without isolation, no gateway without API Management, no GPU's things without a GPU."""
     types = {variant: {each["type"] for each in resources_of(variant)} for variant in VARIANTS}
-    assert set(types) == {"apim", "complete", "gpu-off", "isolated"}
+    assert set(types) == {"apim", "complete", "container", "gpu-off", "isolated"}
     for variant, present in types.items():
         assert any(each.startswith("Microsoft.Network/") for each in present) == (variant == "isolated")
         assert ("Microsoft.ApiManagement/service" in present) == (variant == "apim")
         assert ("Microsoft.App/containerApps" in present) == (variant != "gpu-off")
         assert ("Microsoft.ContainerRegistry/registries" in present) == (variant != "gpu-off")
+        profiles = str(of_type(variant, "Microsoft.App/managedEnvironments"))
+        assert ("GPU" in profiles) == (variant not in WITHOUT_GPU)
         assert ("Microsoft.Consumption/budgets" in present) == (variant == "complete")
         assert ("Microsoft.Dashboard/grafana" in present) == (variant == "complete")
-        assert ("Microsoft.Insights/actionGroups" in present) == (variant != "isolated")
+        assert ("Microsoft.Insights/actionGroups" in present) == (variant not in {"container", "isolated"})
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

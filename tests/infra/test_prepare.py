@@ -28,7 +28,10 @@ EMPTY = {
 }
 PARAMETERS_FILE = (INFRA / "main.bicepparam").read_text("utf-8")
 READ = set(re.findall(r"readEnvironmentVariable\(\s*'(\w+)'", PARAMETERS_FILE))
-AZDS = {"AZURE_ENV_NAME", "AZURE_LOCATION", "AZURE_PRINCIPAL_ID", "SERVICE_GPU_IMAGE_NAME"}
+AZDS = {
+    *("AZURE_ENV_NAME", "AZURE_LOCATION", "AZURE_PRINCIPAL_ID"),
+    *("SERVICE_GPU_IMAGE_NAME", "SERVICE_CPU_CONTAINER_IMAGE_NAME"),
+}
 """What azd sets by itself."""
 
 
@@ -96,6 +99,7 @@ class Azure:
             {"id": "/subscriptions/sub/vnet", "tags": None},
             {"id": "/subscriptions/sub/router", "tags": {"azd-service-name": "router"}},
             {"id": "/subscriptions/sub/gpu", "tags": {"azd-service-name": "gpu"}},
+            {"id": "/subscriptions/sub/cpu", "tags": {"azd-service-name": "cpu-container"}},
         ]
         self.state["settings"] = {
             "BLITZ_API_KEY_HASHES": keys,
@@ -106,7 +110,8 @@ class Azure:
 
     def deploy(self, image: str) -> None:
         """azd puts its image into the app, and the name into the environment."""
-        self.state["image"] = self.env["SERVICE_GPU_IMAGE_NAME"] = image
+        self.state["image"] = image
+        self.env["SERVICE_GPU_IMAGE_NAME"] = self.env["SERVICE_CPU_CONTAINER_IMAGE_NAME"] = image
 
     def leave(self) -> None:
         """Somebody else comes, with an empty environment."""
@@ -184,7 +189,7 @@ def test_a_second_deployment_changes_nothing(azure: Azure) -> None:
     first = azure.provision()
     _settled(*azure.prepare())
     assert azure.provision() == first
-    assert first["gpuImage"] == "cr.azurecr.io/gpu:1"
+    assert first["gpuImage"] == first["cpuImage"] == "cr.azurecr.io/gpu:1"
 
 
 def test_an_empty_environment_changes_nothing(azure: Azure) -> None:
@@ -198,6 +203,7 @@ def test_an_empty_environment_changes_nothing(azure: Azure) -> None:
         **{"NETWORK_ISOLATED": "true", "ALLOWED_IP_RANGES": "203.0.113.0/24,198.51.100.0/24"},
         **{"API_MANAGEMENT_ENABLED": "true", "API_MANAGEMENT_EMAIL": "o@example.org"},
         **{"RATE_LIMIT_PER_MINUTE": "5", "WARM_MODELS": "a,b", "DEFAULT_MODEL": "a"},
+        **{"TOKEN_LIMIT_PER_MINUTE": "6", "GATEWAY_GPU_TEXTS": "0", "CPU_HOST": "container"},
         **{"BUDGET_AMOUNT": "7", "BUDGET_START": "2025-02-01", "BACKEND_APP_ID": "old-id"},
         **{"API_KEY_HASHES": "h1,h2", "AZURE_PRINCIPAL_TYPE": "User"},
         **{"ALERT_EMAILS": "a@example.org,b@example.org", "ALERT_WEBHOOK": "https://example.org/x"},

@@ -84,6 +84,41 @@ async def test_a_large_file_is_never_whole_in_memory(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize(
+    ("size", "settings", "refusal", "is_linked"),
+    [
+        pytest.param(9 << 20, {"link_downloads": True}, None, True, id="large"),
+        pytest.param(1 << 20, {"link_downloads": True}, None, False, id="small"),
+        pytest.param(9 << 20, {}, None, False, id="off"),
+        pytest.param(9 << 20, {"link_downloads": True}, StoreUnavailable("no"), False, id="refused"),
+    ],
+)
+async def test_a_large_file_is_fetched_from_the_storage_itself(
+    storage: Storage, size: int, settings: dict[str, bool], refusal: Exception | None, is_linked: bool
+) -> None:
+    """By a link that nobody keeps; where there is none, it comes through this process as ever."""
+
+    def link(key: str) -> str:
+        if refusal is not None:
+            raise refusal
+        return f"https://account/{key}?sig=s"
+
+    linking = replace(storage, link=link)
+    content = LINE * (size // len(LINE) + 1)
+    async with batches_client(linking, **settings) as client:
+        form = PURPOSE + part("file", content, "a.jsonl") + END
+        made = (await client.post("/v1/files", content=form, headers=FORM)).json()
+        response = await client.get(f"/v1/files/{made['id']}/content")
+    if is_linked:
+        assert response.status_code == 302
+        assert response.headers["location"].startswith("https://account/")
+        assert response.headers["cache-control"] == "no-store"
+        assert response.content == b""
+    else:
+        assert response.status_code == 200
+        assert response.content == content
+
+
+@pytest.mark.parametrize(
     ("body", "status", "param"),
     [
         (PURPOSE + END, 400, "file"),
