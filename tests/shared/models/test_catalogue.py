@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from shared.cards import Device
+from shared.cards import Device, Share
 from shared.errors import InvalidArtefact, StoreUnavailable
 from shared.models.catalogue import CARDS_S, Catalogue
 from shared.models.manifest import Manifest
@@ -24,6 +24,19 @@ pytestmark = pytest.mark.anyio
 REQUEST: ContextVar[str | None] = ContextVar("request", default=None)
 
 
+class FakeStages:
+    """What is staged, by model; None: its document is not valid."""
+
+    def __init__(self) -> None:
+        self.shares: dict[str, dict[Device, Share] | None] = {}
+
+    def of(self, name: str) -> dict[Device, Share]:
+        shares = self.shares.get(name, {})
+        if shares is None:
+            raise InvalidArtefact("the document 'staged' is not valid")
+        return shares
+
+
 class FakeStore:
     """Holds a for both devices, b for the CPU, c for the GPU, and one whose manifest is broken.
 
@@ -34,6 +47,7 @@ class FakeStore:
         self.seen: list[str | None] = []
         self.error: Exception | None = None
         self.held = ["a", "b", "broken", "c"]
+        self.stages = FakeStages()
         self.open = threading.Event()
         self.open.set()
         self.asked = threading.Semaphore(0)
