@@ -57,8 +57,8 @@ class Stages:
             self._change(name, lambda stages: {key: stages[key] for key in stages if key != device})
         return ended
 
-    def settle(self, name: str, device: Device, current: str) -> None:
-        """After the pointer has moved to `current`: what was staged is promoted by that, or is over.
+    def settle(self, name: str, device: Device, before: str | None, current: str) -> None:
+        """After the pointer was moved: what was staged is promoted by that, or is over.
 
         What is promoted stays: backends look at the pointer later than routers do. A document that is
         not valid counts for nobody, and is left alone.
@@ -69,7 +69,7 @@ class Stages:
                 return
             if share.revision == current:
                 self.put(name, device, msgspec.structs.replace(share, beside=current))
-            else:
+            elif before != current:
                 self.end(name, device)
 
     def _change(self, name: str, change: Callable[[dict[Device, Share]], dict[Device, Share]]) -> None:

@@ -174,7 +174,7 @@ class ModelStore:
             return encode_pointer({**revisions, manifest.device: manifest.revision})
 
         self._objects.update(f"{manifest.name}/{POINTER_FILE}", change)
-        self.stages.settle(manifest.name, manifest.device, manifest.revision)
+        self.stages.settle(manifest.name, manifest.device, before, manifest.revision)
         return before
 
     def fetch(self, name: str, revision: str) -> tuple[Path, Manifest]:
