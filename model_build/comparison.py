@@ -67,14 +67,14 @@ def side_by_side(current: Manifest, other: Manifest) -> list[str]:
 
 
 def _told(model: Manifest) -> dict[str, str]:
-    prompts = ", ".join(f"{name}={text!r}" for name, text in sorted(model.prompts.items()))
+    prompts = {f"prompt {name}": repr(text) for name, text in sorted(model.prompts.items())}
     told = {
         "revision": model.revision,
         "target": model.target,
         "weights": f"{model.source.name} {model.source.revision[:12]}",
         "dimensions": str(model.dimensions),
         "max tokens": str(model.max_tokens),
-        "prompts": prompts or _ABSENT,
+        **prompts,
         "default prompt": model.default_prompt or _ABSENT,
         "labels": ", ".join(model.labels) or _ABSENT,
         "size, MB": f"{model.size / 1e6:.1f}",
