@@ -26,6 +26,7 @@ import typer
 from model_build.__main__ import BAD_INPUT
 from model_build.comparison import differences, side_by_side
 from shared.cards import Device, Share
+from shared.command_line import command_of
 from shared.errors import BlitzError, InvalidInput
 from shared.models.manifest import Manifest
 from shared.models.store import ModelStore, open_store
@@ -218,7 +219,9 @@ def _check_share(percent: int, keys: tuple[str, ...]) -> None:
         raise InvalidInput("say for whom: --percent or --key")
     for key in keys:
         if not is_name(key):
-            raise InvalidInput(f"{key!r} is no key's name; python -m functions.keys list shows them")
+            raise InvalidInput(
+                f"{key!r} is no key's name; {command_of('functions.keys')} list shows them"
+            )
 
 
 def _whom(share: Share) -> str:
