@@ -70,6 +70,14 @@ async def test_a_staged_revision_is_on_the_card_of_its_device(store: ModelStore)
     assert cpu.of_revision("r1") == cpu
 
 
+async def test_what_was_staged_beside_another_one_does_not_count(tmp_path: Path) -> None:
+    """As when the pointer was moved by who does not know of it."""
+    store = _filled(open_folder(tmp_path / "store", tmp_path), tmp_path)
+    store.stages.put("tiny", "cpu", Share(revision="r2", beside="r0", percent=100))
+    (card,) = await Catalogue(store, ("cpu",)).cards_of("tiny")
+    assert (card.revision, card.staged) == ("r1", None)
+
+
 @pytest.mark.parametrize(
     ("moves", "staged"),
     [

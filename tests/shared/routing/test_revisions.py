@@ -14,12 +14,13 @@ from prometheus_client import CollectorRegistry
 from shared import errors
 from shared.cards import Device, ModelCard, ModelState, Share, Staged
 from shared.context import deadline, sender
-from shared.contracts import EmbedRequest, EmbedResult
+from shared.contracts import AnyRequest, EmbedRequest, EmbedResult
 from shared.errors import BlitzError
 from shared.names import pinned_name, split_pinned
 from shared.observability.metrics import Telemetry
 from shared.routing.dispatch import Dispatcher
 from shared.routing.policy import fixed
+from shared.wire import messages
 from tests.fakes.backend import ByOperation
 from tests.fakes.catalogue import FakeCatalogue
 
@@ -32,13 +33,20 @@ NEW = pinned_name("m", "new")
 
 
 class OfTwoRevisions(ByOperation):
-    """Answers with the revision that it is asked for; `errors` are of names, `lies` is what it says."""
+    """Answers with the revision that it is asked for, over the wire.
+
+    errors, hangs: of names that it is asked for. lies: the revision that it says instead.
+    """
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.errors: dict[str, BlitzError] = {}
         self.hangs: set[str] = set()
         self.lies = ""
+
+    async def run(self, request: AnyRequest) -> Any:
+        packed = messages.pack_request(request)
+        return await super().run(messages.unpack_request(packed, type(request), max_bytes=100_000))
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         self.asked.append(request.model)
