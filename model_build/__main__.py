@@ -97,6 +97,9 @@ def build(
         str,
         typer.Option(help="Publish to this store: file://FOLDER or a blob container's URL."),
     ] = "",
+    hold: Annotated[
+        bool, typer.Option("--hold", help="Publish without serving it; model_build.rollout stages it.")
+    ] = False,
     min_cosine: Annotated[
         float,
         typer.Option(min=-1, max=1, help="Refuse an embedding model below this mean cosine."),
@@ -145,6 +148,8 @@ def build(
             store = _open(push, folder / "cache") if push else None
             located = locate(model, revision)
             final_name = check_name(name or located.name, field="name")
+            if hold:
+                _check_served(store, final_name, target)
             with Progressing(5) as progress:
                 gates = (min_cosine, min_rank_agreement)
                 manifest, origin, short = _make(
@@ -166,7 +171,8 @@ def build(
             _record(folder, manifest, located.folder, recipe, as_json)
         try:
             if store is not None:
-                status = "published" if store.publish(folder, manifest) else "unchanged"
+                is_new = store.publish(folder, manifest, serve=not hold)
+                status = ("held" if hold else "published") if is_new else "unchanged"
         except BlitzError as error:
             _fail(f"the push failed: {error.message}", PUSH_FAILED, as_json, manifest)
     _report(status, manifest, origin, as_json)
@@ -184,6 +190,13 @@ def _check_packages() -> None:
 def _open(url: str, cache: Path) -> ModelStore:
     settings = Settings.from_env(os.environ)
     return open_store(dataclasses.replace(settings, model_store=url, cache_dir=cache))
+
+
+def _check_served(store: ModelStore | None, name: str, target: BuildTarget) -> None:
+    """Raises InvalidInput for --hold where there is nothing that goes on being served."""
+    if store is None:
+        raise InvalidInput("--hold is for --push", field="hold")
+    store.current(name, "gpu" if target is BuildTarget.fp16 else "cpu")
 
 
 def _make(
@@ -294,6 +307,7 @@ def _report(status: str, manifest: Manifest, origin: dict[str, str], as_json: bo
     where = {
         "built": "built; --push publishes it",
         "published": "published",
+        "held": f"published, not served; {command_of('model_build.rollout')} stage or use does that",
         "unchanged": "nothing to do: this content was published already",
     }
     typer.echo(f"{manifest.name} {manifest.revision} ({manifest.target}): {where[status]}")

@@ -44,12 +44,33 @@ class TextMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 WEIGHTLESS = TextMemory(0.0, 0.0)
 
 
+class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """Which requests a staged revision answers instead of the current one.
+
+    beside: the current revision when it was staged. callers: names of API keys; their requests all do.
+    percent: of the others; by: whether it is a part of the callers, or of their requests.
+    compatible: whether its vectors may stand beside the current one's.
+    """
+
+    revision: str
+    beside: str
+    percent: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
+    by: Literal["caller", "request"] = "caller"
+    callers: Annotated[tuple[str, ...], msgspec.Meta(max_length=200)] = ()
+    compatible: bool = True
+
+    def counts_beside(self, current: str) -> bool:
+        """Whether it still counts: what is current is what was then, or the revision was promoted."""
+        return current in (self.beside, self.revision)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """What is known of a model published for one device. created: Unix seconds, 0 if unknown.
 
     size_bytes: of its files. pooling: None for a cross-encoder, which has labels instead. memory: what
-    running it takes.
+    running it takes. closeness: to the original, 1 is equal; None if it was not measured. staged: the
+    revision that answers a share of the requests.
     """
 
     name: str
@@ -66,6 +87,20 @@ class ModelCard:
     labels: tuple[str, ...] = ()
     size_bytes: int = 0
     memory: TextMemory = WEIGHTLESS
+    closeness: float | None = None
+    staged: Staged | None = None
+
+    def of_revision(self, revision: str) -> ModelCard:
+        """The card of the revision that answered: the staged one's, if it is that, or else this."""
+        return self.staged.card if self.staged and self.staged.card.revision == revision else self
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A staged revision, and which requests it answers."""
+
+    card: ModelCard
+    share: Share
 
 
 @dataclass(frozen=True, slots=True)

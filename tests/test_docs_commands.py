@@ -31,6 +31,9 @@ NOT_RUN = {
         "docs/models.md",
         "model_build all-MiniLM-L6-v2",
     ): "a minute; the fixture minilm_store is made so",
+    ("docs/rollout.md", "stage all-MiniLM-L6-v2"): (
+        "needs a second revision; tests/functions/api/test_staged.py stages one"
+    ),
     ("docs/serving.md", "--separate"): "loads torch; tests/functions/local/test_main.py starts it so",
     (
         "docs/serving.md",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Request, Response
 
-from functions.api.auth import caller_of
+from functions.api.auth import caller_of, owner_of
 from functions.api.build import connect as connect
 from functions.api.build import connect_batches as connect_batches
 from functions.api.responses import (
@@ -37,7 +37,7 @@ from functions.http.caller import (
 from functions.http.readiness import not_ready_response, readiness_response
 from shared import __version__
 from shared.cards import ModelCard, Task
-from shared.context import preference
+from shared.context import preference, sender
 from shared.contracts import (
     AnyRequest,
     EmbedRequest,
@@ -131,13 +131,15 @@ class Endpoints:
         cards = await self._catalogue.cards_of(asked.model)
         _reserve_answer(request, asked, cards, self._settings.max_request_tokens)
         inputs = len(asked.texts)
-        with preference.stated(request.headers.get(preference.HEADER)):
+        asks = sender.Sender(caller_of(request.scope), owner_of(request.scope))
+        with preference.stated(request.headers.get(preference.HEADER)), sender.known(asks):
             self._metrics.request_arrived(inputs)
             try:
                 result = await while_connected(request, self._ask(asked, named, operation.stand_in))
             except BlitzError as error:
                 raise in_words_of(body, error) from error
-        warnings = _warnings_of(asked, body, cards, unknown)
+        answered_by = [card.of_revision(result.revision) for card in cards]
+        warnings = _warnings_of(asked, body, answered_by, unknown)
         if isinstance(result, EmbedResult | RerankResult):
             result = replace(result, warnings=tuple(warnings))
         # Clients expect the model's name as they sent it.
@@ -154,7 +156,7 @@ class Endpoints:
             timings=result.timings,
             truncated=len(result.cut),
         )
-        self._metrics.key_read(caller_of(request.scope), result.total_tokens)
+        self._metrics.key_read(asks.name, result.total_tokens)
         media_type = codec.CONTENT_TYPE if packed else JSON
         headers = headers_of(asked, result, total_s)
         if warnings:
@@ -341,7 +343,8 @@ def _reserve_answer(
     request: Request, asked: AnyRequest, cards: Sequence[ModelCard], max_tokens: int
 ) -> None:
     """Reserve the response's memory before running: concurrent requests all allocate at once."""
-    dimensions = max((card.dimensions for card in cards), default=0)
+    both = [*cards, *(card.staged.card for card in cards if card.staged)]
+    dimensions = max((card.dimensions for card in both), default=0)
     reserve(request.scope, answer_bytes=answer_bytes(asked, dimensions, max_tokens))
 
 

@@ -58,7 +58,10 @@ def is_large(result: Result) -> bool:
 
 
 def headers_of(asked: AnyRequest, result: Result, total_s: float) -> dict[str, str]:
-    """TEI's headers (whole milliseconds), x-rerank-method, x-truncated. total_s: of the request."""
+    """TEI's headers (whole milliseconds), x-model-revision, x-rerank-method, x-truncated.
+
+    total_s: of the request.
+    """
     timings = result.timings
     milliseconds = {
         "x-compute-time": total_s,
@@ -68,6 +71,7 @@ def headers_of(asked: AnyRequest, result: Result, total_s: float) -> dict[str, s
         "x-inference-time": timings.inference_s,
     }
     headers = {
+        "x-model-revision": result.revision,
         "x-compute-type": result.device,
         "x-compute-characters": str(_characters(asked)),
         "x-compute-tokens": str(result.total_tokens),

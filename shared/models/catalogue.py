@@ -11,8 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
-from shared.cards import Device, ModelCard
+from shared.cards import Device, ModelCard, Share, Staged
 from shared.errors import InvalidArtefact, UnknownModel
 from shared.models.manifest import Manifest
 from shared.models.store import ModelStore
@@ -98,13 +99,36 @@ class Catalogue:
     def _cards_of(self, name: str) -> list[ModelCard]:
         """The model's cards; empty if it is broken, which must not hide the others."""
         cards = []
+        # Before the pointer, which moves first: what is promoted is then never taken for over.
+        shares = self._shares_of(name)
         try:
             for device, revision in self._store.revisions(name).items():
                 if device in self._devices:
-                    cards.append(card_of(self._store.manifest(name, revision)))
+                    card = card_of(self._store.manifest(name, revision))
+                    cards.append(self._with_staged(card, shares.get(device)))
         except (UnknownModel, InvalidArtefact) as error:
             _log.warning("model %s is not listed: %s", name, error.message)
         return cards
+
+    def _shares_of(self, name: str) -> dict[Device, Share]:
+        """What is staged; nothing if that is broken, which must not harm what is current."""
+        try:
+            return self._store.stages.of(name)
+        except InvalidArtefact as error:
+            _log.warning("of %s nothing is staged: %s", name, error.message)
+            return {}
+
+    def _with_staged(self, card: ModelCard, share: Share | None) -> ModelCard:
+        if share is None or not share.counts_beside(card.revision):
+            return card
+        try:
+            staged = card_of(self._store.manifest(card.name, share.revision))
+            if staged.device != card.device:
+                raise InvalidArtefact(f"it is not for {card.device}")
+        except (UnknownModel, InvalidArtefact) as error:
+            _log.warning("%s of %s is not staged: %s", share.revision, card.name, error.message)
+            return card
+        return replace(card, staged=Staged(staged, share))
 
 
 async def _wait_for(listing: Future[None]) -> None:
@@ -129,4 +153,5 @@ def card_of(manifest: Manifest) -> ModelCard:
         labels=manifest.labels,
         size_bytes=manifest.size,
         memory=manifest.text_memory,
+        closeness=manifest.quality.closeness if manifest.quality else None,
     )

@@ -78,6 +78,11 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     score_max_abs_diff: float | None = None
     evaluations: dict[str, float] = {}
 
+    @property
+    def closeness(self) -> float | None:
+        """To the original, 1 is equal: the mean cosine, or of a cross-encoder the rank agreement."""
+        return self.cosine_mean if self.cosine_mean is not None else self.rank_agreement_mean
+
 
 _UNMEASURED: dict[str, TextMemory] = {
     # ONNX Runtime, with attention of 16 heads that keeps four matrices of T * T floats each.

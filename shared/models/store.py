@@ -1,6 +1,6 @@
 """Finds, verifies and publishes models; keeps local copies of remote ones, bounded in bytes.
 
-Layout: NAME/REVISION/<files>, NAME/REVISION/manifest.json written last, then NAME/current.
+Layout: NAME/REVISION/<files>, NAME/REVISION/manifest.json written last, then NAME/current; NAME/staged.
 A revision never changes once its manifest exists. Does not know engines, loaded models or how bytes are
 transferred (that is objects.py).
 """
@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from shared.cards import Device
+from shared.cards import Device, Share
 from shared.errors import InvalidArtefact, Misconfigured, UnknownModel
 from shared.models.manifest import (
     MANIFEST_FILE,
@@ -29,6 +29,7 @@ from shared.models.manifest import (
     encode_pointer,
 )
 from shared.models.objects import BlobObjects, FolderObjects, ObjectStore, mismatch_of
+from shared.models.stages import Stages
 from shared.names import check_name, is_name
 from shared.settings import Settings
 from shared.storage.translate import disk_errors
@@ -99,6 +100,7 @@ class ModelStore:
     def __init__(self, objects: ObjectStore, copies: LocalCopies) -> None:
         self._objects = objects
         self._copies = copies
+        self.stages = Stages(objects)
 
     def names(self) -> list[str]:
         """Models that have a pointer, sorted."""
@@ -145,11 +147,22 @@ class ModelStore:
         Raises UnknownModel, and InvalidArtefact naming a file that is missing or damaged: then nothing
         has changed.
         """
+        return self._point(self._whole(name, revision))
+
+    def stage(self, name: str, share: Share) -> None:
+        """Have a published revision answer a share of the requests, on the device that it is for.
+
+        Raises as `point` does.
+        """
+        self.stages.put(name, self._whole(name, share.revision).device, share)
+
+    def _whole(self, name: str, revision: str) -> Manifest:
+        """Of a revision whose files are all there."""
         manifest = self.manifest(name, revision)
         for file in manifest.files:
             if not self._objects.holds(f"{_prefix(name, revision)}/{file.name}", file):
                 raise InvalidArtefact(f"the model's file {file.name} is missing or damaged")
-        return self._point(manifest)
+        return manifest
 
     def _point(self, manifest: Manifest) -> str | None:
         before: str | None = None
@@ -161,6 +174,7 @@ class ModelStore:
             return encode_pointer({**revisions, manifest.device: manifest.revision})
 
         self._objects.update(f"{manifest.name}/{POINTER_FILE}", change)
+        self.stages.settle(manifest.name, manifest.device, before, manifest.revision)
         return before
 
     def fetch(self, name: str, revision: str) -> tuple[Path, Manifest]:
@@ -176,8 +190,8 @@ class ModelStore:
             return root / prefix, manifest
         return self._copies.fetch(self._objects, prefix, manifest), manifest
 
-    def publish(self, folder: Path, manifest: Manifest) -> bool:
-        """Upload artefacts, then the manifest, then point `current` at it.
+    def publish(self, folder: Path, manifest: Manifest, *, serve: bool = True) -> bool:
+        """Upload artefacts, then the manifest, then point `current` at it, unless it is not to `serve`.
 
         False if that revision was published before: then only missing or damaged artefacts are uploaded,
         and the pointer is set. Raises InvalidArtefact, before anything is written, if the folder does
@@ -200,7 +214,8 @@ class ModelStore:
                 self._objects.upload(key, folder / file.name, file)
         if published is None:
             self._objects.write(f"{prefix}/{MANIFEST_FILE}", encoded)
-        self._point(manifest)
+        if serve:
+            self._point(manifest)
         return published is None
 
 

@@ -24,6 +24,11 @@ blitz_cache_models, blitz_cache_bytes gauge      models loaded, bytes they hold
 blitz_backend_requests{backend,outcome} counter  calls; outcome: ok | an error's code | cancelled
 blitz_backend_fallbacks{backend}      counter    requests that went to another backend after this one
 blitz_backend_up{backend}             gauge      1; 0 while its circuit is open
+blitz_revision_requests{model,role,outcome} counter  calls while a revision is staged; role: current |
+                                                 staged; outcome: as above
+blitz_revision_duration{model,role}   histogram  of those that were answered, at the router
+blitz_revision_tokens{model,role}     counter    tokens of those
+blitz_revision_quality{model,backend,role} gauge closeness to the original that the manifest tells
 blitz_gpu_wakes                       counter    times the GPU backend was asked to wake
 blitz_bulk_rows{outcome}              counter    rows of bulk jobs; outcome: embedded | failed
 blitz_bulk_jobs{status}               counter    jobs that ended; status: completed | failed | cancelled
@@ -52,6 +57,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from shared.context import trace
 from shared.contracts import Timings
+from shared.observability.revisions import RevisionMetrics
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -89,6 +95,7 @@ class Telemetry:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
+        self.revisions = RevisionMetrics(registry, _SECONDS)
         self._requests = self._counter("te_request_count", "Requests", "method")
         self._successes = self._counter("te_request_success", "Requests answered", "method")
         self._failures = self._counter("te_request_failure", "Requests refused or failed", "err")
@@ -148,8 +155,7 @@ class Telemetry:
             "blitz_key_expires_timestamp_seconds", "When a name's last key ends, s since 1970", "key"
         )
         self._keys_not_read = self._counter("blitz_keys_read_failures", "The keys were not read")
-        self._key_names: set[str] = set()
-        self._ending: set[str] = set()
+        self._key_names, self._ending = set[str](), set[str]()
         self.gpu_memory: Callable[[], dict[str, int]] = dict  # nothing where there is no GPU
 
     def backend_called(self, backend: str, outcome: str) -> None:

@@ -17,15 +17,25 @@ from typing import Protocol
 from shared import partition
 from shared.backends.base import Backend
 from shared.cards import Device, ModelCard, ModelState
-from shared.context import deadline, preference
+from shared.context import deadline, preference, sender
 from shared.contracts import AnyRequest, Request, ResultT
-from shared.errors import BeyondMemory, BlitzError, Overloaded, Unavailable, UnknownModel
+from shared.errors import (
+    BackendFailed,
+    BeyondMemory,
+    BlitzError,
+    ModelLoadFailed,
+    Overloaded,
+    Unavailable,
+    UnknownModel,
+)
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry
 from shared.request_size import characters_of, check_characters, estimate_request
 from shared.routing.lane import Lane
 from shared.routing.parts import Parts
 from shared.routing.policy import Policy, Work, preferring, wants_gpu
+from shared.routing.revisions import Revisions
+from shared.routing.staging import Way, plan_ways
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +56,8 @@ class Dispatcher:
 
     A request tries the devices in the order that `policy` returns, starting with the sender's preference
     if there is one (see shared.context.preference), until one answers; a caller's error ends this at
-    once. One backend and one revision of the model answer it. While further devices are left, an attempt
+    once. One backend and one revision of the model answer it; which one, shared.routing.staging says. A
+    staged one that fails leaves the request to the current one. While further tries are left, an attempt
     gets half of the remaining time, so that a hanging backend does not use it up.
 
     concurrency, max_queue_s, patience_s: see Lane; a device without a number runs in this process.
@@ -95,6 +106,7 @@ class Dispatcher:
         self._waking: asyncio.Task[None] | None = None
         self._gpu_wanted: Callable[[], None] | None = None
         self._metrics = metrics
+        self._revisions = Revisions(metrics, clock)
 
     async def run(self, request: Request[ResultT]) -> ResultT:
         """Where the policy sends it; what runs no model goes to the CPU."""
@@ -149,7 +161,8 @@ class Dispatcher:
 
     async def _dispatch(self, request: Request[ResultT]) -> ResultT:
         check_characters(characters_of(request), self._max_request_tokens, request.items_as_told)
-        work = _work(request, await self._catalogue.cards_of(request.model))
+        cards = await self._catalogue.cards_of(request.model)
+        work = _work(request, cards)
         views = {device: lane.view for device, lane in self._lanes.items()}
         device = preference.preferred()
         policy = preferring(device) if device else self._policy
@@ -159,20 +172,31 @@ class Dispatcher:
         _log.debug("to %s: %s", decision.devices[0], decision.reason)
         if decision.wake_gpu:
             self._start_waking()
+        self._revisions.tell_quality(request.model, cards)
+        return await self._walk(
+            plan_ways(request, decision.devices, cards, sender.current()), request, work.tokens
+        )
+
+    async def _walk(self, ways: Sequence[Way], request: Request[ResultT], tokens: int) -> ResultT:
+        """The answer of the first way that has one."""
         failures: list[BlitzError] = []
-        for tried, device in enumerate(decision.devices, 1):
-            is_last = tried == len(decision.devices)
+        for way, after in zip(ways, [*ways[1:], None], strict=True):
             try:
-                async with _share_of_time(is_last):
-                    return await self._attempt(self._lanes[device], request, work.tokens)
+                with self._revisions.watched(way, request.model) as seen:
+                    async with _share_of_time(is_last=after is None):
+                        asked = replace(request, model=way.model) if way.revision else request
+                        result = await self._attempt(self._lanes[way.device], asked, tokens)
+                    _check_revision(result.revision, way)
+                    seen.tokens = result.total_tokens
+                return result
             except BlitzError as error:
                 if not _another_may_answer(error):
                     raise
-                failures.append(error)
+                failures.append(_as_staged(error, way))
                 if deadline.is_over():
                     break
-                if not is_last:
-                    self._metrics.backend_fell_back(device)
+                if after is not None and after.device != way.device:
+                    self._metrics.backend_fell_back(way.device)
         raise next((e for e in failures if not isinstance(e, UnknownModel)), failures[0])
 
     async def _attempt(
@@ -207,8 +231,21 @@ class Dispatcher:
         self._waking = asyncio.get_running_loop().create_task(wake, context=Context())
 
 
+def _as_staged(error: BlitzError, way: Way) -> BlitzError:
+    """A staged revision that is not there does not make its model unknown."""
+    if not way.revision or not isinstance(error, UnknownModel):
+        return error
+    return ModelLoadFailed(f"the revision {way.model} is not there", retry_after_s=5.0)
+
+
+def _check_revision(answered: str, way: Way) -> None:
+    """A backend that does not do as it is told must not be believed."""
+    if way.revision and answered != way.revision:
+        raise BackendFailed("the backend answered with another revision than the one it was asked for")
+
+
 def _share_of_time(is_last: bool) -> contextlib.AbstractAsyncContextManager[None]:
-    """The deadline of one device's attempt: half of the time left, and all of it for the last."""
+    """The deadline of one attempt: half of the time left, and all of it for the last."""
     left_s = deadline.remaining_s()
     if is_last or left_s is None:
         return contextlib.nullcontext()

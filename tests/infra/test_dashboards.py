@@ -264,6 +264,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
                     gpu.key_used("search")
                     gpu.key_read("search", 2)
                     gpu.key_refused("search", "expired")
+                    gpu.revisions.asked("a", "staged", "ok")
+                    gpu.revisions.answered("a", "staged", duration_s=0.1, tokens=2)
+                    gpu.revisions.compare("a", {("cpu", "staged"): 0.99})
 
             traffic_thread = threading.Thread(target=traffic)
             traffic_thread.start()

@@ -626,7 +626,9 @@ def test_variants_differ_as_they_say() -> None:
         assert ("GPU" in profiles) == (variant not in WITHOUT_GPU)
         assert ("Microsoft.Consumption/budgets" in present) == (variant == "complete")
         assert ("Microsoft.Dashboard/grafana" in present) == (variant == "complete")
-        assert ("Microsoft.Insights/actionGroups" in present) == (variant not in {"container", "isolated"})
+        assert ("Microsoft.Insights/actionGroups" in present) == (
+            variant not in {"container", "isolated"}
+        )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
@@ -15,9 +17,10 @@ from model_build import __main__ as command
 from model_build.locate import read_catalogue
 from model_build.recipe import decode_recipe, follow_recipe
 from shared.errors import InvalidArtefact
-from shared.models.manifest import decode_manifest, decode_pointer, encode_manifest
+from shared.models.manifest import Manifest, Quality, decode_manifest, decode_pointer, encode_manifest
 from shared.models.store import ModelStore, open_store_url
 from tests.model_build.command import CONFIG, Run, save_letters
+from tests.tiny import Tiny
 
 
 def cross_encoder() -> Any:
@@ -55,6 +58,51 @@ def outlier_reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def open_folder(path: Path) -> ModelStore:
     return open_store_url(f"file://{path}", cache_dir=path / "cache", cache_disk_bytes=1)
+
+
+def test_what_is_held_is_published_and_not_served(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside what goes on being served; without that it is refused before anything is built."""
+    built = Tiny("m")
+
+    class Kept:
+        """Takes a tiny model's files, as the build leaves them."""
+
+        def publish(self, folder: Path, manifest: Manifest) -> None:
+            quality = Quality(
+                batch_max_abs_diff=0.0,
+                load_s=0.1,
+                inputs_per_s=1.0,
+                cosine_mean=1.0,
+                cosine_p01=1.0,
+                cosine_min=1.0,
+            )
+            self.manifest = msgspec.structs.replace(manifest, quality=quality)
+            shutil.copytree(folder, tmp_path / "built", dirs_exist_ok=True)
+
+    kept = Kept()
+    built.publish(cast(ModelStore, kept), "cpu-int8")
+
+    def make(folder: Path, *_: object) -> tuple[Manifest, dict[str, str], list[str]]:
+        shutil.copytree(tmp_path / "built", folder, dirs_exist_ok=True)
+        return kept.manifest, {}, []
+
+    monkeypatch.setattr(command, "_make", make)
+    store = tmp_path / "store"
+    options = (tiny, "--target", "cpu-int8", "--name", "m", "--hold")
+    for refused, reason in (
+        (run(*options), "--hold is for --push"),
+        (run(*options, "--push", f"file://{store}"), "the model store"),
+    ):
+        assert refused.returncode == 2
+        assert reason in refused.stderr
+    built.publish(open_folder(store), "cpu-fp32")
+    held = run(*options, "--push", f"file://{store}")
+    assert held.returncode == 0, held.stderr
+    assert "published, not served" in held.stdout
+    assert open_folder(store).current("m", "cpu") == "cpu-fp32"
+    assert {each.revision for each in open_folder(store).published("m")} == {"cpu-fp32", "cpu-int8"}
 
 
 def test_publishing_the_same_content_twice_changes_nothing(run: Run, tiny: Path, tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from model_build import rollout
+from shared.cards import Share
 from shared.models.manifest import File
 from shared.models.store import ModelStore, open_store_url
 from tests.azurite import Azurite, running_azurite
@@ -20,6 +22,7 @@ from tests.patience import wait_until
 from tests.server import running_service
 from tests.tiny import Tiny, manifest_of
 
+MMM: dict[str, Any] = {"revision": "mmm", "beside": "aaa"}
 DATA = {"model.onnx": b"graph", "tokenizer.json": b"{}"}
 
 
@@ -43,7 +46,7 @@ class Place:
     def run(self, *arguments: str) -> Result:
         return CliRunner().invoke(rollout.app, [*arguments, "--store", self.url], env=self.environ)
 
-    def publish(self, revision: str, created: int, target: str = "cpu-int8") -> None:
+    def publish(self, revision: str, created: int, target: str = "cpu-int8", **more: object) -> None:
         built = self.folder / revision
         built.mkdir()
         for name, data in DATA.items():
@@ -54,6 +57,7 @@ class Place:
             "target": target,
             "files": files,
             "created": created,
+            **more,
         }
         self.store.publish(built, manifest_of("tiny", **fields))
 
@@ -68,9 +72,7 @@ def azurite() -> Iterator[Azurite]:
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Three revisions for the CPU, the newest served, and one for the GPU."""
     if request.param == "folder":
-        place = Place(f"file://{tmp_path / 'store'}", tmp_path)
-        _fill(place)
-        yield place
+        yield _in_folder(tmp_path)
         return
     azurite: Azurite = request.getfixturevalue("azurite")
     with azurite.container() as container:
@@ -78,6 +80,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         place = Place(container.url, tmp_path, environ)
         _fill(place)
         yield place
+
+
+def _in_folder(tmp_path: Path) -> Place:
+    place = Place(f"file://{tmp_path / 'store'}", tmp_path)
+    _fill(place)
+    return place
 
 
 def _fill(place: Place) -> None:
@@ -119,8 +127,91 @@ def test_any_revision_can_be_served(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "share", "told"),
+    [
+        (["--percent", "10"], Share(**MMM, percent=10), "10 % of callers"),
+        (
+            ["--percent", "5", "--by", "request"],
+            Share(**MMM, percent=5, by="request"),
+            "5 % of requests",
+        ),
+        (["--key", "a", "--key", "b"], Share(**MMM, callers=("a", "b")), "the callers a, b"),
+        (
+            ["--percent", "1", "--key", "a"],
+            Share(**MMM, percent=1, callers=("a",)),
+            "1 % of callers and the callers a",
+        ),
+        # Nothing differs, so that it is not incompatible because somebody says so.
+        (["--key", "a", "--incompatible"], Share(**MMM, callers=("a",)), "the callers a"),
+    ],
+)
+def test_a_revision_is_staged_for_a_share(
+    options: list[str], share: Share, told: str, tmp_path: Path
+) -> None:
+    """Both are shown, the list says for whom, and what is served is served as before."""
+    place = _in_folder(tmp_path)
+    staged = place.run("stage", "tiny", "mmm", *options)
+    assert (staged.exit_code, staged.stderr) == (0, "")
+    assert ["revision", "aaa", "mmm"] in [line.split() for line in staged.stdout.splitlines()]
+    assert staged.stdout.endswith(f"tiny mmm (cpu): staged for {told}\n")
+    assert place.store.stages.of("tiny") == {"cpu": share}
+    assert f"+ mmm  cpu-int8  built 1970-01-03 00:00 UTC  not measured  staged for {told}" in (
+        place.run("list", "tiny").stdout
+    )
+    assert place.store.revisions("tiny") == {"cpu": "aaa", "gpu": "ggg"}
+
+
+def test_a_staged_revision_is_promoted_or_abandoned(place: Place) -> None:
+    """Over every kind of store; afterwards nothing is staged, and there is a way back."""
+    assert place.run("stage", "tiny", "mmm", "--percent", "10").exit_code == 0
+    assert place.run("stage", "tiny", "zzz", "--percent", "20").exit_code == 0  # instead
+    assert place.run("abandon", "tiny", "cpu").stdout == (
+        "tiny zzz (cpu): not staged any more; aaa goes on\n"
+    )
+    assert place.store.stages.of("tiny") == {}
+    assert place.run("stage", "tiny", "mmm", "--key", "a").exit_code == 0
+    assert place.run("promote", "tiny", "cpu").stdout == "tiny mmm (cpu): served, instead of aaa\n"
+    assert place.store.revisions("tiny") == {"cpu": "mmm", "gpu": "ggg"}
+    assert "staged" not in place.run("list", "tiny").stdout
+    for command in ("promote", "abandon"):
+        refused = place.run(command, "tiny", "cpu")
+        assert (refused.exit_code, refused.stderr) == (
+            2,
+            "error: nothing of tiny is staged for cpu\n",
+        )
+    assert place.run("use", "tiny", "aaa").exit_code == 0
+    assert place.store.stages.of("tiny") == {}
+
+
+def test_an_incompatible_one_is_for_named_callers_alone(tmp_path: Path) -> None:
+    """They know; a percentage of callers would find vectors of two spaces in their index."""
+    place = _in_folder(tmp_path)
+    place.publish("new", 4 * 86_400, dimensions=3, prompts={})
+    assert place.run("back", "tiny", "cpu").exit_code == 0
+    for options, reason in (
+        (["--percent", "10"], "new differs from aaa in dimensions, prompts"),
+        (["--key", "a"], "new differs from aaa in dimensions, prompts"),
+        (["--percent", "10", "--incompatible"], "--incompatible is for --key alone"),
+    ):
+        refused = place.run("stage", "tiny", "new", *options)
+        assert refused.exit_code == 2
+        assert reason in refused.stderr
+        assert ["dimensions", "2", "3"] in [line.split() for line in refused.stdout.splitlines()]
+    assert place.store.stages.of("tiny") == {}
+    assert place.run("stage", "tiny", "new", "--key", "a", "--incompatible").exit_code == 0
+    assert not place.store.stages.of("tiny")["cpu"].compatible
+
+
+@pytest.mark.parametrize(
     ("arguments", "reason"),
     [
+        (["stage", "tiny", "mmm"], "say for whom: --percent or --key"),
+        (["stage", "tiny", "mmm", "--key", "a b"], "'a b' is no key's name"),
+        (["stage", "tiny", "aaa", "--percent", "1"], "aaa of tiny is what is served"),
+        (["stage", "tiny", "nope", "--percent", "1"], "the model tiny has no revision nope"),
+        (["compare", "tiny", "nope"], "the model tiny has no revision nope"),
+        (["promote", "tiny", "cpu"], "nothing of tiny is staged for cpu"),
+        (["abandon", "tiny", "tpu"], "tpu is no device: cpu or gpu is right"),
         (["use", "tiny", "nope"], "the model tiny has no revision nope"),
         (["use", "other", "aaa"], "there is no model 'other'; there are: tiny"),
         (["use", "tiny", "../aaa"], "a model name is 1 to 128"),
@@ -142,8 +233,7 @@ def test_what_cannot_be_is_refused_and_changes_nothing(
 @pytest.mark.parametrize("damage", ["missing", "changed"])
 def test_a_revision_that_is_not_whole_is_not_served(damage: str, tmp_path: Path) -> None:
     """It would not load; the one that is served goes on."""
-    place = Place(f"file://{tmp_path / 'store'}", tmp_path)
-    _fill(place)
+    place = _in_folder(tmp_path)
     path = tmp_path / "store/tiny/zzz/model.onnx"
     path.unlink()
     if damage == "changed":

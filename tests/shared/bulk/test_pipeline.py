@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -25,7 +26,7 @@ from shared.bulk.steps import embedding, relay
 from shared.bulk.steps.cutting import STALLED_S
 from shared.bulk.steps.expiry import KEPT_S
 from shared.bulk.steps.upkeep import MISSED_S, STUCK_S
-from shared.cards import Device
+from shared.cards import Device, Share, Staged
 from shared.contracts import EmbedRequest, EmbedResult
 from shared.errors import BackendFailed, BlitzError, InvalidInput
 from shared.storage import shown_names
@@ -68,6 +69,18 @@ async def test_the_revision_is_pinned_when_the_job_is_made() -> None:
     world = World()
     await world.begin()
     world.catalogue.listed = bulk_cards(revision="r2")
+    await world.drain()
+    assert {request.model for request in world.backend.requests} == {"mini@r1"}
+
+
+async def test_a_staged_revision_gets_no_row() -> None:
+    """Whatever its share: a job has one revision, the current one, and so has the file it leaves."""
+    world = World()
+    share = Share(revision="r2", beside="r1", percent=100)
+    world.catalogue.listed = [
+        replace(card, staged=Staged(replace(card, revision="r2"), share)) for card in bulk_cards()
+    ]
+    await world.begin()
     await world.drain()
     assert {request.model for request in world.backend.requests} == {"mini@r1"}
 

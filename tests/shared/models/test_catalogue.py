@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from shared.cards import Device
+from shared.cards import Device, Share
 from shared.errors import InvalidArtefact, StoreUnavailable
 from shared.models.catalogue import CARDS_S, Catalogue
 from shared.models.manifest import Manifest
@@ -24,6 +24,13 @@ pytestmark = pytest.mark.anyio
 REQUEST: ContextVar[str | None] = ContextVar("request", default=None)
 
 
+class NothingStaged:
+    """Of no model; tests of stages use a real store."""
+
+    def of(self, name: str) -> dict[Device, Share]:
+        return {}
+
+
 class FakeStore:
     """Holds a for both devices, b for the CPU, c for the GPU, and one whose manifest is broken.
 
@@ -34,6 +41,7 @@ class FakeStore:
         self.seen: list[str | None] = []
         self.error: Exception | None = None
         self.held = ["a", "b", "broken", "c"]
+        self.stages = NothingStaged()
         self.open = threading.Event()
         self.open.set()
         self.asked = threading.Semaphore(0)
