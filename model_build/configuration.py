@@ -82,8 +82,9 @@ class SentenceBert(msgspec.Struct):
 
 
 class SentenceTransformers(msgspec.Struct):
-    """config_sentence_transformers.json."""
+    """config_sentence_transformers.json. model_type: the class that saved the folder."""
 
+    model_type: Short | None = None
     prompts: Annotated[dict[Short, str | None], msgspec.Meta(max_length=MAX_NAMES)] | None = None
     default_prompt_name: Short | None = None
     matryoshka_dimensions: list[Width] | None = None

@@ -33,8 +33,8 @@ def test_cosines_are_those_of_the_angles_between() -> None:
     found = compare_vectors(unit(0, 90, 240), unit(0, 90, 180), TARGET)
     assert [found.mean, found.minimum, found.low_share] == pytest.approx([2.5 / 3, 0.5, 1 / 3])
     assert found.worst == 2
-    # The original's mean is (0, 1/3): its squares then sum up to 24/9, the turned ones' to 14/9 + 1.68846,
-    # and the products to 14/9 + 0.89979.
+    # The original's mean is (0, 1/3): its squares then sum up to 24/9, the turned ones' to 14/9 +
+    # 1.68846, and the products to 14/9 + 0.89979.
     assert found.centred == pytest.approx(2.45534 / (2.66667 * 3.24402) ** 0.5, abs=1e-4)
 
 
