@@ -189,7 +189,7 @@ def _measure_scores(
 
 
 def _odd_pairs(source: SourceModel) -> list[tuple[str, str]]:
-    """Odd texts as documents, one of each kind as a query, and a document longer than the model reads."""
+    """Odd texts as documents, one of each kind as a query, and a document that is cut."""
     odd = [text for texts in ODD_TEXTS.values() for text in texts if text.strip()]
     first = [texts[0] for texts in ODD_TEXTS.values() if texts[0].strip()]
     query, document = sample_rankings()[0].query, sample_rankings()[0].documents[-1]
