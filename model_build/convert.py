@@ -4,8 +4,8 @@
 
 A pickle is a program, which runs when it is loaded; the builder never loads one. This command does, when
 an operator calls it, in a process of its own that lets it make tensors and nothing else (unpickle.py).
-That is as safe as torch's reader: convert only what you have reason to trust, and best as a user who owns
-nothing. It does not know models: what it writes is built like any folder.
+That is as safe as torch's reader: convert only what you have reason to trust, and best as a user who has
+nothing to lose. It does not know models: what it writes is built like any folder.
 
 Exit codes: 0 done, 2 bad input.
 """
@@ -122,7 +122,7 @@ def _convert(pickles: list[Path], out: Path, memory_bytes: int) -> None:
     limit = _LIBRARIES_BYTES + _COPIES * size
     command = [sys.executable, "-I", str(_PROGRAM), str(limit), str(out), *map(str, pickles)]
     # Without the operator's credentials, should torch's reader have a fault after all.
-    environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    environment = {"PATH": os.defpath}
     try:
         ended = subprocess.run(  # noqa: S603 - the program is ours
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LONGEST_S

@@ -6,8 +6,8 @@ It runs in a process of its own, with nothing of ours imported and a limit of me
 a program: torch's reader is told to run only the few functions that make tensors (weights_only), and a
 fault in it would be a fault of this process alone. It does not know models.
 
-Exit codes: 0 done, 3 a file holds something else than tensors or is damaged, 4 two files hold a tensor of
-one name, 5 there is no memory for it.
+Exit codes: 0 done, 3 a file holds something else than tensors or is damaged, 4 two files hold a tensor
+of one name, 5 there is no memory for it.
 """
 
 from __future__ import annotations
