@@ -372,6 +372,10 @@ def _report(status: str, manifest: Manifest, origin: dict[str, str], as_json: bo
         f"  {manifest.size / 1e6:.1f} MB, loads in {quality.load_s:.2f} s, "
         f"{quality.inputs_per_s:.0f} {unit}/s on this machine"
     )
+    if quality.outputs:
+        kept = ", ".join(f"{form} {value or 0:.4f}" for form, value in quality.outputs.items())
+        typer.echo(f"  order of similarities kept: {kept}")
+        typer.echo(f"  int8 vectors use {quality.int8_largest} of 127")
     for task, score in quality.evaluations.items():
         typer.echo(f"  {task}: {score:.4f}")
 
