@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,17 +35,13 @@ from shared.models.manifest import MANIFEST_FILE, Manifest, encode_manifest
 from shared.models.store import ModelStore, open_store
 from shared.names import check_name
 from shared.settings import Settings
+from shared.vectors import Pooling
 
 if TYPE_CHECKING:
     from model_build.source import SourceModel
 
 BAD_INPUT, GATE_FAILED, PUSH_FAILED = 2, 3, 4
 _PACKAGES = ("torch", "transformers", "sentence_transformers", "onnx", "onnxscript", "scipy")
-
-# Measured on a 6-layer BERT trained on TREC QA, with one value channel per layer scaled up, which leaves
-# FP32 results unchanged. INT8 as trained: rank agreement 0.993, MAP lower by 0.005; channel x 64:
-# 0.982 and 0.006; x 128: 0.945; x 256: 0.65 and 0.036; x 10,000: -0.03 and 0.28.
-MIN_RANK_AGREEMENT = 0.95
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -55,6 +52,16 @@ class BuildTarget(StrEnum):
     int8 = "cpu-int8"
     fp32 = "cpu-fp32"
     fp16 = "gpu-fp16"
+
+
+class PoolingName(StrEnum):
+    """A pooling of --pooling, by its name in manifests."""
+
+    mean = "mean"
+    cls = "cls"
+    max = "max"
+    last = "last"
+    weighted_mean = "weighted_mean"
 
 
 class Progressing:
@@ -100,14 +107,34 @@ def build(
     hold: Annotated[
         bool, typer.Option("--hold", help="Publish without serving it; model_build.rollout stages it.")
     ] = False,
+    pooling: Annotated[
+        PoolingName | None,
+        typer.Option(help="How to pool a transformers folder, which does not state it."),
+    ] = None,
     min_cosine: Annotated[
-        float,
-        typer.Option(min=-1, max=1, help="Refuse an embedding model below this mean cosine."),
-    ] = 0.99,
+        float | None,
+        typer.Option(
+            min=-1,
+            max=1,
+            help="Refuse an embedding model below this mean cosine. Default: the target's.",
+        ),
+    ] = None,
+    min_worst_cosine: Annotated[
+        float | None,
+        typer.Option(
+            min=-1,
+            max=1,
+            help="Refuse an embedding model if one text's cosine is lower. Default: the target's.",
+        ),
+    ] = None,
     min_rank_agreement: Annotated[
-        float,
-        typer.Option(min=-1, max=1, help="Refuse a cross-encoder below this Spearman correlation."),
-    ] = MIN_RANK_AGREEMENT,
+        float | None,
+        typer.Option(
+            min=-1,
+            max=1,
+            help="Refuse a cross-encoder below this Spearman correlation. Default: the target's.",
+        ),
+    ] = None,
     evaluations: Annotated[
         list[Path] | None,
         typer.Option(
@@ -151,10 +178,17 @@ def build(
             if hold:
                 _check_served(store, final_name, target)
             with Progressing(5) as progress:
-                gates = (min_cosine, min_rank_agreement)
-                manifest, origin, short = _make(
-                    folder, located, target, final_name, gates, evaluations or [], given, progress
+                asked = Asked(
+                    target=target,
+                    name=final_name,
+                    pooling=None if pooling is None else pooling.value,
+                    prompts=given,
+                    evaluations=evaluations or [],
+                    min_cosine=min_cosine,
+                    min_worst_cosine=min_worst_cosine,
+                    min_rank_agreement=min_rank_agreement,
                 )
+                manifest, origin, short = _make(folder, located, asked, progress)
         except InvalidArtefact as error:  # the model is at fault, not the command line
             _fail(f"not published: {error.message}", GATE_FAILED, as_json)
         except BlitzError as error:
@@ -199,39 +233,56 @@ def _check_served(store: ModelStore | None, name: str, target: BuildTarget) -> N
     store.current(name, "gpu" if target is BuildTarget.fp16 else "cpu")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The options of a build. None: what is usual for the target, or stated by the folder."""
+
+    target: BuildTarget
+    name: str
+    pooling: Pooling | None
+    prompts: dict[str, str]
+    evaluations: list[Path]
+    min_cosine: float | None
+    min_worst_cosine: float | None
+    min_rank_agreement: float | None
+
+
 def _make(
-    folder: Path,
-    located: Located,
-    target: BuildTarget,
-    name: str,
-    gates: tuple[float, float],
-    evaluations: list[Path],
-    given: dict[str, str],
-    progress: Progressing,
+    folder: Path, located: Located, asked: Asked, progress: Progressing
 ) -> tuple[Manifest, dict[str, str], list[str]]:
     """Build into `folder`; return the manifest with its quality, the prompts' origins, and failed gates.
 
-    gates: --min-cosine and --min-rank-agreement. given: from --prompt. Raises InvalidArtefact if the
-    original returns NaN or infinite numbers.
+    Raises InvalidArtefact if the original returns NaN or infinite numbers.
     """
+    target = asked.target
     with progress.step("read the model"):
         # torch takes seconds to import; a mistyped name should fail before that.
         from transformers.utils.logging import disable_progress_bar
 
         from model_build.describe import describe
-        from model_build.evaluate import evaluate, shortfalls
+        from model_build.evaluate import evaluate
+        from model_build.gates import gates_of, shortfalls
         from model_build.memory import measure_memory
+        from model_build.native import with_native_code
         from model_build.prompts import with_prompts
         from model_build.source import inspect_source
         from model_build.tasks import check_rankable, read_evaluation
 
         disable_progress_bar()
         logging.getLogger("onnxruntime").setLevel(logging.ERROR)
-        tasks = [read_evaluation(path) for path in evaluations]
-        prompted = with_prompts(inspect_source(located.folder), (*located.names, name), given)
+        tasks = [read_evaluation(path) for path in asked.evaluations]
+        root = with_native_code(located.folder, folder / "source")
+        read = inspect_source(root, asked.pooling)
+        prompted = with_prompts(read, (*located.names, asked.name), asked.prompts)
         source = prompted.source
         if source.task == "cross-encoder":
             check_rankable(tasks, source.dimensions)
+    gates = gates_of(
+        target.value,
+        mean=asked.min_cosine,
+        minimum=asked.min_worst_cosine,
+        rank_agreement=asked.min_rank_agreement,
+    )
     if target is BuildTarget.fp16:
         with progress.step("convert"):
             from model_build.fp16 import export_fp16
@@ -240,15 +291,15 @@ def _make(
     else:
         _make_graph(folder, source, target, progress)
     with progress.step("describe"):
-        manifest = describe(folder, source, located.source, name, target.value)
+        manifest = describe(folder, source, located.source, asked.name, target.value)
     with progress.step("evaluate"):
         try:
-            quality = evaluate(folder, manifest, located.folder, source, tasks)
+            quality = evaluate(folder, manifest, root, source, tasks, gates)
             memory = measure_memory(folder, manifest)
         except InvalidArtefact as error:  # the target's engine cannot run it
             return manifest, prompted.origin, [error.message]
     measured = msgspec.structs.replace(manifest, quality=quality, memory=memory)
-    return measured, prompted.origin, shortfalls(quality, target.value, *gates)
+    return measured, prompted.origin, shortfalls(quality, target.value, gates)
 
 
 def _make_graph(folder: Path, source: SourceModel, target: BuildTarget, progress: Progressing) -> None:
@@ -316,6 +367,10 @@ def _report(status: str, manifest: Manifest, origin: dict[str, str], as_json: bo
             f"  cosine with the original: mean {quality.cosine_mean:.6f}, "
             f"1st percentile {quality.cosine_p01:.6f}, min {quality.cosine_min:.6f}"
         )
+        typer.echo(
+            f"  {quality.cosine_low_share:.1%} of the texts below {quality.limits['cosine_low']:g}; "
+            f"apart from what all have in common {quality.cosine_centred:.6f}"
+        )
         _report_prompts(manifest, origin)
     else:
         typer.echo(
@@ -332,6 +387,10 @@ def _report(status: str, manifest: Manifest, origin: dict[str, str], as_json: bo
         f"  {manifest.size / 1e6:.1f} MB, loads in {quality.load_s:.2f} s, "
         f"{quality.inputs_per_s:.0f} {unit}/s on this machine"
     )
+    if quality.outputs:
+        kept = ", ".join(f"{form} {value or 0:.4f}" for form, value in quality.outputs.items())
+        typer.echo(f"  order of similarities kept: {kept}")
+        typer.echo(f"  int8 vectors use {quality.int8_largest} of 127")
     for task, score in quality.evaluations.items():
         typer.echo(f"  {task}: {score:.4f}")
 

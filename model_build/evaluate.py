@@ -1,6 +1,6 @@
-"""Measures a built model through the serving code against its FP32 original, and applies quality gates.
+"""Measures a built model through the serving code against its FP32 original.
 
-It does not know how the model was made or where it will be published.
+It does not know how the model was made, whether it is good enough, or where it will be published.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -16,18 +17,28 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from model_build.originals import embedder, scorer
-from model_build.samples import sample_rankings, sample_texts
+from model_build.fidelity import compare_vectors
+from model_build.gates import Gates, gates_of
+from model_build.odd_texts import ODD_TEXTS
+from model_build.originals import Original, embedder, scorer
+from model_build.outputs import judge_outputs, largest_int8
+from model_build.samples import long_text, sample_rankings, sample_texts
 from model_build.serving import Served, probabilities
 from model_build.source import SourceModel
 from model_build.tasks import Evaluation, score_cross_encoder, score_embedding
 from shared.contracts import FloatMatrix
 from shared.errors import InvalidArtefact
-from shared.models.manifest import Manifest, Quality, Target
+from shared.models.manifest import Manifest, Quality
 
 _WARM_UP = 8
 _PROMPTED = 24
 """Texts compared per prompt that an `input_type` selects."""
+_BEYOND = 40
+"""Words by which a text is longer than the model reads. A word is a token or more."""
+_LONGEST_COMPARED = 1_024
+"""Words of the longest text whose vectors are compared: attention in FP32 grows with the square."""
+_LONGEST_COUNTED = 150_000
+"""Words of the longest text whose tokens are counted."""
 _INPUT_TYPES = ("query", "document", "passage", "classification", "clustering")
 
 Run = TypeVar("Run")
@@ -39,18 +50,20 @@ def evaluate(
     root: Path,
     source: SourceModel,
     evaluations: Sequence[Evaluation] = (),
+    gates: Gates | None = None,
 ) -> Quality:
-    """Measure the model in `folder`. root: the folder of the original, read as `source`.
+    """Measure the model in `folder`. root: the folder of the original, read as `source`. gates: what is
+    asked of it, which the result tells; None: what is asked of its target.
 
-    Raises InvalidArtefact if the model does not load or run, or returns NaN or infinite numbers, and
-    Unavailable if the GPU is too small.
+    Raises InvalidArtefact if the model does not load or run, returns NaN or infinite numbers, or reads
+    another number of tokens than the original, and Unavailable if the GPU is too small.
     """
     started = time.perf_counter()
     served = Served(folder, manifest)
     load_s = round(time.perf_counter() - started, 3)
     try:
         measure = _measure_vectors if manifest.task == "embedding" else _measure_scores
-        quality = measure(served, root, source, evaluations, load_s)
+        quality = measure(served, root, source, gates or gates_of(manifest.target), evaluations, load_s)
     finally:
         served.close()
     if manifest.target == "gpu-fp16" and not torch.cuda.is_available():
@@ -76,73 +89,89 @@ def _try_half(folder: Path, manifest: Manifest) -> None:
         served.close()
 
 
-def shortfalls(
-    quality: Quality, target: Target, min_cosine: float, min_rank_agreement: float
-) -> list[str]:
-    """The failed gates, in words; empty if the model may be published. NaN fails."""
-    found = []
-    if quality.cosine_mean is not None and not quality.cosine_mean >= min_cosine:
-        found.append(f"mean cosine {quality.cosine_mean:.6f} is below --min-cosine {min_cosine:g}")
-    agreement = quality.rank_agreement_mean
-    if agreement is not None and math.isnan(agreement):
-        found.append(
-            "its ranking cannot be measured (--min-rank-agreement): it gives all documents of a sample "
-            "query the same score, as a model does whose maximum length cuts the document off"
-        )
-    elif agreement is not None and not agreement >= min_rank_agreement:
-        found.append(
-            f"mean rank agreement {agreement:.4f} is below --min-rank-agreement {min_rank_agreement:g}"
-        )
-    limit = max_batch_difference(target)
-    if not quality.batch_max_abs_diff < limit:
-        found.append(
-            f"results depend on the batch: they differ by {quality.batch_max_abs_diff:.2e}; the limit "
-            f"is {limit:g}"
-        )
-    return found
-
-
-def max_batch_difference(target: Target) -> float:
-    """Limit for unit vectors, and for scores from 0 to 1.
-
-    On a CPU the summation order of a row does not depend on the batch (FP32 torch: 1e-7). A GPU selects
-    kernels by shape, and FP16 keeps 11 bits of every sum.
-    """
-    return 1e-2 if target == "gpu-fp16" and torch.cuda.is_available() else 1e-6
-
-
 def _measure_vectors(
-    served: Served, root: Path, source: SourceModel, evaluations: Sequence[Evaluation], load_s: float
+    served: Served,
+    root: Path,
+    source: SourceModel,
+    gates: Gates,
+    evaluations: Sequence[Evaluation],
+    load_s: float,
 ) -> Quality:
     original = embedder(root, source)
-    texts = sample_texts()
+    check_length(served, original)
+    usual = sample_texts()
+    texts = [*usual, *_odd(served), long_text(_compared_words(source))]
     served.embed(texts[:_WARM_UP], None)
     started = time.perf_counter()
-    vectors = served.embed(texts, None)
+    vectors = served.embed(usual, None)
     elapsed_s = time.perf_counter() - started
-    cosines = (vectors * original(texts, None)).sum(axis=1)
-    for prompt in source.prompts.keys() & _INPUT_TYPES:
+    vectors = np.concatenate([vectors, served.embed(texts[len(usual) :], None)])
+    truth = original(texts, None)
+    for prompt in sorted(source.prompts.keys() & _INPUT_TYPES):
         some = texts[:_PROMPTED]
-        prompted = (served.embed(some, prompt) * original(some, prompt)).sum(axis=1)
-        cosines = np.concatenate([cosines, prompted])
+        vectors = np.concatenate([vectors, served.embed(some, prompt)])
+        truth = np.concatenate([truth, original(some, prompt)])
+    found = compare_vectors(vectors, truth, gates.cosine)
     return Quality(
-        cosine_mean=float(cosines.mean()),
-        cosine_p01=float(np.percentile(cosines, 1)),
-        cosine_min=float(cosines.min()),
+        cosine_mean=found.mean,
+        cosine_p01=found.p01,
+        cosine_min=found.minimum,
+        cosine_centred=found.centred,
+        cosine_low_share=found.low_share,
+        limits={f"cosine_{name}": value for name, value in asdict(gates.cosine).items()},
+        outputs={
+            form: None if math.isnan(value) else value
+            for form, value in judge_outputs(
+                vectors[: len(usual)], truth[: len(usual)], source.matryoshka_dimensions
+            ).items()
+        },
+        int8_largest=largest_int8(vectors),
         batch_max_abs_diff=served.vector_difference(texts),
         load_s=load_s,
-        inputs_per_s=round(len(texts) / elapsed_s, 1),
+        inputs_per_s=round(len(usual) / elapsed_s, 1),
         evaluations=_figures(
             evaluations,
-            partial(score_embedding, prompts=set(source.prompts)),
+            partial(
+                score_embedding,
+                prompts=set(source.prompts),
+                dimensions=source.matryoshka_dimensions,
+            ),
             served.embed,
             original,
         ),
     )
 
 
+def _odd(served: Served) -> list[str]:
+    """Those that are tokens at all: without special tokens, white space is none."""
+    return [text for texts in ODD_TEXTS.values() for text in texts if served.tokens(text)]
+
+
+def _compared_words(source: SourceModel) -> int:
+    return min(source.max_tokens + _BEYOND, _LONGEST_COMPARED)
+
+
+def check_length(served: Served, original: Original) -> None:
+    """Raise InvalidArtefact unless both stop reading a long text at the same token."""
+    words = served.model.manifest.max_tokens + _BEYOND
+    if words > _LONGEST_COUNTED:
+        return
+    text = long_text(words)
+    ours, theirs = served.tokens(text), original.tokens(text)
+    if ours != theirs:
+        raise InvalidArtefact(
+            f"of a long text the built model reads {ours} tokens, and sentence-transformers {theirs}: "
+            "set max_seq_length in sentence_bert_config.json"
+        )
+
+
 def _measure_scores(
-    served: Served, root: Path, source: SourceModel, evaluations: Sequence[Evaluation], load_s: float
+    served: Served,
+    root: Path,
+    source: SourceModel,
+    gates: Gates,
+    evaluations: Sequence[Evaluation],
+    load_s: float,
 ) -> Quality:
     original = scorer(root, source)
     rankings = sample_rankings()
@@ -153,17 +182,31 @@ def _measure_scores(
     elapsed_s = time.perf_counter() - started
     exact = original(pairs)
     agreements = rank_agreements(logits, exact, [len(ranking.documents) for ranking in rankings])
+    odd = _odd_pairs(source)
+    logits = np.concatenate([logits, served.score(odd)])
+    exact = np.concatenate([exact, original(odd)])
     differences = np.abs(probabilities(logits) - probabilities(exact))
+    limits = {"rank_agreement_mean": gates.rank_agreement, "score_max_abs_diff": gates.score_difference}
     return Quality(
         rank_agreement_mean=float(np.mean(agreements)),
         rank_agreement_min=float(np.min(agreements)),
         score_mean_abs_diff=float(differences.mean()),
         score_max_abs_diff=float(differences.max()),
+        limits={name: value for name, value in limits.items() if math.isfinite(value)},
         batch_max_abs_diff=served.score_difference(pairs),
         load_s=load_s,
         inputs_per_s=round(len(pairs) / elapsed_s, 1),
         evaluations=_figures(evaluations, score_cross_encoder, served.score, original),
     )
+
+
+def _odd_pairs(source: SourceModel) -> list[tuple[str, str]]:
+    """Odd texts as documents, one of each kind as a query, and a document that is cut."""
+    odd = [text for texts in ODD_TEXTS.values() for text in texts if text.strip()]
+    first = [texts[0] for texts in ODD_TEXTS.values() if texts[0].strip()]
+    query, document = sample_rankings()[0].query, sample_rankings()[0].documents[-1]
+    documents = [*odd, long_text(_compared_words(source))]
+    return [(query, text) for text in documents] + [(text, document) for text in first]
 
 
 def _figures(

@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 
 from model_build.folder import refusing
 from model_build.source import SourceModel
-from model_build.tasks import Embed, Score
+from model_build.tasks import Score
 from shared.contracts import FloatMatrix
 from shared.errors import InvalidArtefact
 
@@ -27,19 +27,16 @@ _DOES_NOT_RUN = "sentence-transformers, the reference for the build, cannot run 
 _BATCH = 8
 
 
-def embedder(root: Path, source: SourceModel) -> Embed:
-    """The embedding model in `root`, the folder that was read as `source`, with the prompts of `source`.
+class Original:
+    """Calls an embedding model as its users do. Raises InvalidArtefact for NaN and infinity."""
 
-    The function raises InvalidArtefact if the original returns NaN or infinite numbers.
-    """
-    with refusing(_UNREADABLE):
-        model = _sentence_transformer(root, source)
-        _prepare(model, source)
-    model.prompts, model.default_prompt_name = dict(source.prompts), source.default_prompt
+    def __init__(self, model: SentenceTransformer) -> None:
+        self._model = model
 
-    def embed(texts: Sequence[str], prompt: str | None) -> FloatMatrix:
+    def __call__(self, texts: Sequence[str], prompt: str | None) -> FloatMatrix:
+        """(N, D) float32 unit vectors. prompt: its name; None: the model's default."""
         with refusing(_DOES_NOT_RUN):
-            vectors: FloatMatrix = model.encode(
+            vectors: FloatMatrix = self._model.encode(
                 list(texts),
                 prompt_name=prompt,
                 normalize_embeddings=True,
@@ -48,7 +45,24 @@ def embedder(root: Path, source: SourceModel) -> Embed:
             )
         return _numbers(vectors)
 
-    return embed
+    def tokens(self, text: str) -> int:
+        """How many tokens of `text` it reads, special ones included, without a prompt."""
+        with refusing(_DOES_NOT_RUN):
+            return int(self._model.preprocess([text])["attention_mask"].sum())
+
+
+def embedder(root: Path, source: SourceModel) -> Original:
+    """The embedding model in `root`, the folder that was read as `source`, with the prompts of `source`.
+
+    Pooling, further modules, tokenizer and maximum length are what sentence-transformers makes of the
+    folder itself, and not what `source` says. Only for a folder that states no pooling, that of `source`
+    counts, which the operator gave.
+    """
+    with refusing(_UNREADABLE):
+        model = _sentence_transformer(root, source)
+        _prepare(model, source)
+    model.prompts, model.default_prompt_name = dict(source.prompts), source.default_prompt
+    return Original(model)
 
 
 def _sentence_transformer(root: Path, source: SourceModel) -> SentenceTransformer:
@@ -91,7 +105,18 @@ def _numbers(rows: FloatMatrix) -> FloatMatrix:
 
 
 def _prepare(model: Any, source: SourceModel) -> None:
-    model.max_seq_length = source.max_tokens
+    if (positions := _positions(model)) is not None and positions < model.max_seq_length:
+        # It would fail at a longer text: sentence-transformers takes RoBERTa's 514 rows for 514 tokens.
+        model.max_seq_length = positions
     tokenizer = model.tokenizer
     if tokenizer.pad_token is None:  # a bare tokenizer.json does not name the padding token
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(source.pad_token_id)
+
+
+def _positions(model: torch.nn.Module) -> int | None:
+    """Number of tokens that the model has learned positions for; None if it computes them."""
+    for name, table in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(table, torch.nn.Embedding):
+            unused = 0 if table.padding_idx is None else table.padding_idx + 1
+            return table.num_embeddings - unused
+    return None

@@ -36,6 +36,11 @@ def sample_texts(count: int = TEXTS) -> list[str]:
     return [_text(rng, columns, length) for length in lengths]
 
 
+def long_text(words: int) -> str:
+    """One English text of so many words, for what is longer than a model reads."""
+    return _text(random.Random(20240229), _columns(), words)  # noqa: S311 - no secret
+
+
 def sample_rankings() -> list[Ranking]:
     """Queries such as "Who sold the spare keys?", and documents of graded relevance.
 

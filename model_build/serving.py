@@ -54,6 +54,10 @@ class Served:
         """(N, D) float32 unit vectors."""
         return finish(self._run(self._tokenize(texts, prompt)), None, normalize=True)
 
+    def tokens(self, text: str) -> int:
+        """How many tokens of `text` it reads, special ones included, without a prompt."""
+        return len(self._tokenize([text], "")[0])
+
     def score(self, pairs: Sequence[tuple[str, str]]) -> FloatMatrix:
         """(N, L) float32 logits."""
         return self._run(self._tokenize_pairs(pairs))

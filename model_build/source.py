@@ -30,9 +30,11 @@ from model_build.configuration import (
 from model_build.configuration import Pooling as PoolingConfig
 from model_build.folder import fields_of, read_json, read_value, refused, refusing
 from model_build.formats import check_no_adapter, no_model, no_weights
+from model_build.purpose import check_architecture, check_kind, pooling_of_plain
 from model_build.source_tokenizer import pad_token_id, read_tokenizer
 from model_build.weights import check_described, check_numbers, count_elements, read_shapes
 from shared.cards import Task
+from shared.errors import InvalidInput
 from shared.models.manifest import MAX_DIMENSIONS, MAX_NAMES, MAX_TOKENS
 from shared.vectors import Activation, Pooling
 
@@ -54,7 +56,7 @@ _LEGACY_POOLINGS = {
 _ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Tanh": "tanh", "ReLU": "relu"}
 _MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 # Their position ids start after the padding id, so the positions before it are unused.
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet"}
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +98,14 @@ class SourceModel:
     matryoshka_dimensions: tuple[int, ...]
 
 
-def inspect_source(folder: Path) -> SourceModel:
-    """Read `folder`. Raises InvalidInput (field "model") for what this builder does not support, and
-    InvalidArtefact if a Dense layer has NaN or infinite numbers."""
+def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:
+    """Read `folder`. pooling: of a folder that states none.
+
+    Raises InvalidInput (field "model" or "pooling") for what this builder does not support, and
+    InvalidArtefact if a Dense layer has NaN or infinite numbers.
+    """
     check_no_adapter(folder)
+    check_kind(folder, _sentence_transformers(folder).model_type)
     modules = _modules(folder)
     transformer = modules[0][1]
     check_no_adapter(transformer)
@@ -108,15 +114,21 @@ def inspect_source(folder: Path) -> SourceModel:
         raise no_model(transformer)
     stated = fields_of(raw, Config, "config.json")
     config = _config(transformer, raw)
+    check_architecture(stated, raw, config)
     held = count_elements(transformer)
     tokenizer_json, tokenizer_settings = read_tokenizer(transformer)
     architecture = (stated.architectures or [type(config).__name__])[0]
     hidden_size = int(config.hidden_size)
-    layers = (
-        _cross_encoder(folder, config)
-        if _is_cross_encoder(folder, modules, architecture)
-        else _embedding_model(folder, stated, modules, hidden_size)
-    )
+    is_cross_encoder = _is_cross_encoder(folder, modules, architecture)
+    if pooling is not None and (is_cross_encoder or len(modules) > 1):
+        what = "a cross-encoder pools nothing" if is_cross_encoder else "modules.json states the pooling"
+        raise InvalidInput(f"{what}: leave --pooling out", field="pooling")
+    if is_cross_encoder:
+        layers = _cross_encoder(folder, config)
+    else:
+        if len(modules) == 1:
+            pooling = pooling_of_plain(folder, architecture, pooling)
+        layers = _embedding_model(folder, stated, modules, hidden_size, pooling)
     check_described(config, layers["task"], held)
     return SourceModel(
         folder=transformer,
@@ -166,11 +178,13 @@ def _cross_encoder(folder: Path, config: Any) -> dict[str, Any]:
 
 
 def _embedding_model(
-    folder: Path, stated: Config, modules: list[tuple[str, Path]], hidden_size: int
+    folder: Path,
+    stated: Config,
+    modules: list[tuple[str, Path]],
+    hidden_size: int,
+    pooling: Pooling | None,
 ) -> dict[str, Any]:
-    if len(modules) == 1 and (folder / "1_Pooling").is_dir():
-        raise refused("there is a folder 1_Pooling but no modules.json, which describes it")
-    pooling: Pooling = "mean"
+    """pooling: of a folder without modules.json."""
     dense: list[SourceDense] = []
     for kind, path in modules[1:]:
         if kind == "Pooling":
@@ -261,6 +275,8 @@ def _max_tokens(folder: Path, config: Any, model_max_length: float | None) -> in
 
 def _unused_positions(config: Any) -> int:
     """Number of position embeddings before the first token's."""
+    if config.model_type == "mpnet":
+        return 2  # its padding is 1 for transformers, whatever config.json says
     if config.model_type not in _OFFSET_POSITIONS:
         return 0
     if config.pad_token_id is None:

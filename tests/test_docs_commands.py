@@ -34,6 +34,10 @@ NOT_RUN = {
     ("docs/rollout.md", "stage all-MiniLM-L6-v2"): (
         "needs a second revision; tests/functions/api/test_staged.py stages one"
     ),
+    (
+        "docs/models.md",
+        "model_build.convert FOLDER OUT",
+    ): "needs a pickled model; tests/model_build/test_convert.py runs it",
     ("docs/serving.md", "--separate"): "loads torch; tests/functions/local/test_main.py starts it so",
     (
         "docs/serving.md",

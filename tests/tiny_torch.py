@@ -82,9 +82,19 @@ PAIRS: list[Tokens] = [
 
 
 def tiny_model(folder: Path, architecture: str = "bert", seed: int = 0) -> Path:
-    """A transformers folder with random weights, large enough to make attention uneven."""
+    """A folder with random weights, large enough to make attention uneven, and mean pooling."""
     kind, config = ENCODERS[architecture]
-    return save_random(folder, kind, config, seed)
+    return state_pooling(save_random(folder, kind, config, seed))
+
+
+def state_pooling(folder: Path, **pooling: Any) -> Path:
+    """Make a transformers folder one of sentence-transformers. pooling: its config; mean by default."""
+    listed = [{"idx": n, "name": str(n), "path": p, "type": t} for n, (t, p) in enumerate(PLAIN)]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    width = {"word_embedding_dimension": 32, "pooling_mode": "mean"}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(width | pooling))
+    return folder
 
 
 def tiny_cross_encoder(
@@ -114,6 +124,7 @@ def save_random(folder: Path, kind: Any, config: Any, seed: int) -> Path:
             parameter.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(folder)
     tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.add_special_tokens(WORDS[:4])
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>",
@@ -158,15 +169,7 @@ def save_tiny(folder: Path, kind: Any, config: Any) -> Path:
 def save_sentence_model(folder: Path, architecture: str, pooling: Pooling) -> Path:
     """A sentence-transformers folder with a prompt, its modules and no normalisation."""
     save_tiny(folder, *ARCHITECTURES[architecture])
-    package = "sentence_transformers.models."
-    modules = [
-        {"idx": 0, "name": "0", "path": "", "type": package + "Transformer"},
-        {"idx": 1, "name": "1", "path": "1_Pooling", "type": package + "Pooling"},
-    ]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "1_Pooling").mkdir()
-    width = {"word_embedding_dimension": 32, "pooling_mode": POOLINGS[pooling]}
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(width))
+    state_pooling(folder, pooling_mode=POOLINGS[pooling])
     prompts = {"prompts": {"query": "f i n d "}, "default_prompt_name": None}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
     return folder
@@ -208,7 +211,6 @@ def sentence_model(folder: Path, modules: list[tuple[str, str]], pooling: dict[s
     tiny_model(folder)
     listed = [{"idx": i, "name": str(i), "path": p, "type": t} for i, (t, p) in enumerate(modules)]
     (folder / "modules.json").write_text(json.dumps(listed))
-    (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     return folder
 

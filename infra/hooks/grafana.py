@@ -104,6 +104,7 @@ def put(environ: Mapping[str, str], dashboard: Mapping[str, Any], folder: Path) 
 
 
 def main(environ: Mapping[str, str]) -> None:
+    """Import both dashboards, if the deployment has a Grafana. Exits with a message if that fails."""
     if not environ.get("GRAFANA_NAME"):
         return
     workbook = json.loads((DASHBOARDS / "workbook.json").read_text("utf-8"))

@@ -61,7 +61,12 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     batch_max_abs_diff: largest change of a result between an input alone and among 31 others.
     inputs_per_s: texts, or pairs for a cross-encoder.
-    cosine_*: an embedding model's vectors with the original's.
+    cosine_*: an embedding model's vectors with the original's. cosine_centred: after what all texts have
+        in common is subtracted. cosine_low_share: of the texts that are below the limit `cosine_low`.
+    limits: what the figures had to reach to be published.
+    outputs: form of a vector (float, int8, binary, 256 dimensions, ...) -> Spearman's correlation of the
+        similarities of sample texts with the original's; null where it is not defined.
+    int8_largest: the largest number of the sample texts' int8 vectors, of 127.
     rank_agreement_*: a cross-encoder's Spearman correlation with the original, over the documents of
         each sample query. score_*_abs_diff: between their scores, 0 to 1.
     """
@@ -72,10 +77,15 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     cosine_mean: float | None = None
     cosine_p01: float | None = None
     cosine_min: float | None = None
+    cosine_centred: float | None = None
+    cosine_low_share: float | None = None
     rank_agreement_mean: float | None = None
     rank_agreement_min: float | None = None
     score_mean_abs_diff: float | None = None
     score_max_abs_diff: float | None = None
+    limits: dict[str, float] = {}
+    outputs: dict[str, float | None] = {}
+    int8_largest: int | None = None
     evaluations: dict[str, float] = {}
 
     @property

@@ -33,6 +33,7 @@ def decode_stages(data: bytes | None) -> dict[Device, Share]:
 
 
 def encode_stages(stages: Mapping[Device, Share]) -> bytes:
+    """The document, in the same bytes for the same shares."""
     return msgspec.json.encode(stages, order="sorted") + b"\n"
 
 

@@ -98,7 +98,9 @@ def test_an_open_router_is_not_deployed(without: str, reason: str, tmp_path: Pat
 
 REFUSED = {
     # Wanted, with containers, in a network, behind API Management.
-    "zonesOf(true, true, false, false)": "set NETWORK_ISOLATED=true, or GPU_ENABLED=false and CPU_HOST=flex",
+    "zonesOf(true, true, false, false)": (
+        "set NETWORK_ISOLATED=true, or GPU_ENABLED=false and CPU_HOST=flex"
+    ),
     "zonesOf(true, false, true, true)": "set API_MANAGEMENT_ENABLED=false",
     "testSecondsOf(60)": "set AVAILABILITY_TEST_SECONDS to 0, 300, 600 or 900",
 }

@@ -29,6 +29,7 @@ CONFIG = BertConfig(
 def save_letters(model: Any, folder: Path) -> Path:
     model.save_pretrained(folder)
     tokenizer = Tokenizer(models.WordPiece({t: i for i, t in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(SPECIAL)
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(

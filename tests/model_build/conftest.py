@@ -10,13 +10,15 @@ from transformers import BertModel
 
 from model_build.__main__ import app
 from tests.model_build.command import CONFIG, Ran, Run, save_letters
+from tests.tiny_torch import state_pooling
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A transformers folder: 2 layers of 32, a WordPiece of single letters, 64 positions."""
+    """A folder with mean pooling: 2 layers of 32, a WordPiece of single letters, 64 positions."""
     torch.manual_seed(0)
-    return save_letters(BertModel(CONFIG), tmp_path_factory.mktemp("source") / "tiny-bert")
+    folder = tmp_path_factory.mktemp("source") / "tiny-bert"
+    return state_pooling(save_letters(BertModel(CONFIG), folder))
 
 
 @pytest.fixture

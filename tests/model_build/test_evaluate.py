@@ -5,50 +5,77 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model_build.evaluate import rank_agreements, shortfalls
+from model_build.evaluate import rank_agreements
+from model_build.gates import Gates, gates_of, shortfalls
 from shared.contracts import FloatMatrix
-from shared.models.manifest import Quality
+from shared.models.manifest import Quality, Target
+
+INT8 = gates_of("cpu-int8")
 
 
-def embedding(cosine: float = 0.999, difference: float = 0.0) -> Quality:
-    return Quality(cosine_mean=cosine, batch_max_abs_diff=difference, load_s=0.1, inputs_per_s=10)
+def embedding(cosine: float = 0.9999, difference: float = 0.0, minimum: float = 0.9999) -> Quality:
+    return Quality(
+        cosine_mean=cosine,
+        cosine_p01=cosine,
+        cosine_min=minimum,
+        cosine_centred=0.9999,
+        cosine_low_share=0.0,
+        batch_max_abs_diff=difference,
+        load_s=0.1,
+        inputs_per_s=10,
+    )
 
 
-def cross_encoder(agreement: float) -> Quality:
-    return Quality(rank_agreement_mean=agreement, batch_max_abs_diff=0.0, load_s=0.1, inputs_per_s=10)
+def cross_encoder(agreement: float, difference: float = 0.0) -> Quality:
+    return Quality(
+        rank_agreement_mean=agreement,
+        score_max_abs_diff=difference,
+        batch_max_abs_diff=0.0,
+        load_s=0.1,
+        inputs_per_s=10,
+    )
 
 
 def test_a_good_model_passes_every_gate() -> None:
     """Nothing falls short at the limit itself."""
-    assert shortfalls(embedding(0.99), "cpu-int8", 0.99, 0.95) == []
-    assert shortfalls(cross_encoder(0.95), "cpu-int8", 0.99, 0.95) == []
-
-
-@pytest.mark.parametrize("cosine", [0.98, float("nan")])
-def test_a_low_or_undefined_cosine_falls_short(cosine: float) -> None:
-    """A model of NaNs compares false with everything and must not slip through."""
-    (message,) = shortfalls(embedding(cosine), "cpu-int8", 0.99, 0.95)
-    assert "--min-cosine" in message
+    assert shortfalls(embedding(INT8.cosine.mean), "cpu-int8", INT8) == []
+    assert shortfalls(cross_encoder(0.95, 0.5), "cpu-int8", INT8) == []
 
 
 @pytest.mark.parametrize(
-    ("agreement", "said"),
+    ("target", "quality", "option"),
     [
-        (0.94, "mean rank agreement 0.9400 is below --min-rank-agreement 0.95"),
-        (float("nan"), "its ranking cannot be measured (--min-rank-agreement): it gives all"),
+        ("cpu-int8", embedding(0.98), "--min-cosine"),
+        ("cpu-int8", embedding(float("nan")), "--min-cosine"),
+        ("cpu-int8", embedding(minimum=0.97), "--min-worst-cosine"),
+        ("cpu-fp32", embedding(minimum=0.9998), "--min-worst-cosine"),
+        ("gpu-fp16", embedding(minimum=0.9989), "--min-worst-cosine"),
+        ("cpu-fp32", cross_encoder(0.998), "mean rank agreement 0.9980 is below 0.999"),
+        ("cpu-int8", cross_encoder(0.94), "mean rank agreement 0.9400 is below 0.95 (--min-rank"),
+        ("cpu-int8", cross_encoder(float("nan")), "its ranking cannot be measured (--min-rank-agr"),
+        ("cpu-fp32", cross_encoder(1, 1.1e-3), "a score differs by 1.10e-03"),
+        ("gpu-fp16", cross_encoder(1, float("nan")), "a score differs by nan"),
     ],
 )
-def test_a_low_or_undefined_agreement_falls_short(agreement: float, said: str) -> None:
-    """Scores that are all alike rank nothing: NaN, which falls short too, in words."""
-    (message,) = shortfalls(cross_encoder(agreement), "cpu-int8", 0.99, 0.95)
-    assert message.startswith(said)
+def test_what_falls_short_is_named(target: Target, quality: Quality, option: str) -> None:
+    """By its target's own figures. NaN compares false with everything and must not slip through."""
+    (message,) = shortfalls(quality, target, gates_of(target))
+    assert option in message
 
 
 @pytest.mark.parametrize("difference", [1e-6, float("nan")])
 def test_a_result_that_depends_on_its_batch_falls_short(difference: float) -> None:
     """1e-6 is already too much, and NaN too."""
-    (message,) = shortfalls(embedding(difference=difference), "cpu-fp32", 0.99, 0.95)
+    (message,) = shortfalls(embedding(difference=difference), "cpu-fp32", gates_of("cpu-fp32"))
     assert "batch" in message
+
+
+def test_what_an_operator_asks_for_replaces_the_targets_figures() -> None:
+    """A rank agreement of one's own says that scores may differ too."""
+    asked = gates_of("cpu-fp32", mean=0.9, minimum=0.8, rank_agreement=-1)
+    assert isinstance(asked, Gates)
+    assert shortfalls(embedding(0.9, minimum=0.8), "cpu-fp32", asked) == []
+    assert shortfalls(cross_encoder(0.1, 0.9), "cpu-fp32", asked) == []
 
 
 def matrix(*columns: list[float]) -> FloatMatrix:

@@ -14,7 +14,7 @@ from model_build.fp16 import export_fp16
 from model_build.source import inspect_source
 from shared.engines.torch import read_transformer
 from shared.errors import InvalidArtefact, InvalidInput
-from tests.tiny_torch import SMALL, edit_json, tiny_model
+from tests.tiny_torch import SMALL, edit_json, tiny_cross_encoder, tiny_model
 
 
 def export(folder: Path, out: Path) -> dict[str, torch.Tensor]:
@@ -78,7 +78,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_cross_encoder_keeps_head_and_labels(tmp_path: Path) -> None:
     """Classifier, pooler and id2label are part of it."""
-    folder = tiny_model(tmp_path / "model")
+    folder = tiny_cross_encoder(tmp_path / "model")
     labels = {0: "no", 1: "yes"}
     config = BertConfig(**SMALL, id2label=labels, label2id={"no": 0, "yes": 1})
     BertForSequenceClassification(config).save_pretrained(folder)

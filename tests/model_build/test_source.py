@@ -16,13 +16,23 @@ from model_build.source import inspect_source
 from shared.errors import InvalidInput
 from shared.inference.steps import completed
 from shared.inference.tokenization import Tokenizer as SharedTokenizer
-from tests.tiny_torch import OLD, PLAIN, edit_json, sentence_model, tiny_cross_encoder, tiny_model
+from tests.tiny_torch import (
+    ENCODERS,
+    OLD,
+    PLAIN,
+    edit_json,
+    save_random,
+    sentence_model,
+    tiny_cross_encoder,
+    tiny_model,
+)
 
 
-def test_a_plain_transformers_folder_is_mean_pooled(tmp_path: Path) -> None:
-    """Without modules.json: mean pooling, nothing normalised, all positions but RoBERTa's two."""
-    bert = inspect_source(tiny_model(tmp_path / "bert"))
-    assert (bert.architecture, bert.pooling, bert.normalize) == ("BertModel", "mean", False)
+def test_a_transformers_folder_is_read_with_the_pooling_that_is_given(tmp_path: Path) -> None:
+    """Nothing normalised, all positions but RoBERTa's two."""
+    plain = save_random(tmp_path / "bert", *ENCODERS["bert"], seed=0)
+    bert = inspect_source(plain, "cls")
+    assert (bert.architecture, bert.pooling, bert.normalize) == ("BertModel", "cls", False)
     assert (bert.dimensions, bert.max_tokens, bert.pad_token_id) == (32, 40, 1)
     assert inspect_source(tiny_model(tmp_path / "roberta", "roberta")).max_tokens == 38
 
