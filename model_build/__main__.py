@@ -54,6 +54,7 @@ class BuildTarget(StrEnum):
 
     int8 = "cpu-int8"
     fp32 = "cpu-fp32"
+    static = "cpu-static"
     fp16 = "gpu-fp16"
 
 
@@ -218,7 +219,16 @@ def _make(
         source = prompted.source
         if source.task == "cross-encoder":
             check_rankable(tasks, source.dimensions)
-    if target is BuildTarget.fp16:
+        _check_target(source, target)
+    if target is BuildTarget.static:
+        with progress.step("convert"):
+            from model_build.describe import WEIGHTS_FILE
+            from model_build.static import export_static
+
+            export_static(
+                source.folder, source.architecture, source.tokenizer_json, folder / WEIGHTS_FILE
+            )
+    elif target is BuildTarget.fp16:
         with progress.step("convert"):
             from model_build.fp16 import export_fp16
 
@@ -235,6 +245,22 @@ def _make(
             return manifest, prompted.origin, [error.message]
     measured = msgspec.structs.replace(manifest, quality=quality, memory=memory)
     return measured, prompted.origin, shortfalls(quality, target.value, *gates)
+
+
+def _check_target(source: SourceModel, target: BuildTarget) -> None:
+    """Raises InvalidInput (field "target")."""
+    from model_build.source import STATIC
+
+    if (source.model_type == STATIC) == (target is BuildTarget.static):
+        return
+    if target is BuildTarget.static:
+        message = f"is for tables of static embeddings: build a {source.architecture} for cpu-int8"
+    else:
+        message = (
+            "is for transformers, and this model is a table of static embeddings, which has no layers "
+            "to quantise and which a GPU would not read faster: build it for cpu-static"
+        )
+    raise InvalidInput(f"{target.value} {message}", field="target")
 
 
 def _make_graph(folder: Path, source: SourceModel, target: BuildTarget, progress: Progressing) -> None:

@@ -119,6 +119,26 @@ class DenseConfig(msgspec.Struct):
     use_residual: bool | None = None
 
 
+class NormalizeConfig(msgspec.Struct):
+    """config.json of a Normalize module, where there is one."""
+
+    module_input_name: Short | None = None
+    module_output_name: Short | None = None
+
+
+class Model2Vec(msgspec.Struct):
+    """config.json of model2vec. max_length: null for no limit, which is not the same as unset."""
+
+    normalize: bool = False
+    max_length: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)] | None = None
+
+
+class Truncation(msgspec.Struct):
+    """`truncation` of tokenizer.json."""
+
+    max_length: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
 class Adapter(msgspec.Struct):
     """adapter_config.json, of the peft library."""
 
