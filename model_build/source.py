@@ -197,12 +197,11 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
         if name in ("Pooling", *CONFIGURED) and not (folder / where / "config.json").is_file():
             raise refused(f"there is no {where / 'config.json'}, which the {name} of modules.json needs")
         modules.append((name, folder / where))
-    first, *others = [name for name, _ in modules]
-    if first == "Transformer" and others[:1] == ["Pooling"]:
-        others = others[1:]
-    elif first != MODULE and [first, *others] != ["Transformer"]:
-        others = [first]
-    if not {*others} <= {*KINDS}:
+    kinds = [name for name, _ in modules]
+    before = 2 if kinds[:2] == ["Transformer", "Pooling"] else 1
+    if kinds != ["Transformer"] and (
+        kinds[:before] not in (["Transformer", "Pooling"], [MODULE]) or not {*kinds[before:]} <= {*KINDS}
+    ):
         raise refused(
             f"the modules are not Transformer and Pooling, or {MODULE}, and then any of "
             f"{', '.join(KINDS)}"

@@ -55,8 +55,9 @@ class Static:
 
 
 def is_model2vec(folder: Path) -> bool:
-    """Whether its config.json says so."""
-    return (read_json(folder / "config.json") or {}).get("model_type") == MODEL2VEC
+    """Whether its config.json says so, or at least what only model2vec says."""
+    config = read_json(folder / "config.json") or {}
+    return config.get("model_type", MODEL2VEC if "embedding_dtype" in config else None) == MODEL2VEC
 
 
 def read_static(folder: Path, *, has_modules: bool) -> Static:

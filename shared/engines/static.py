@@ -79,7 +79,7 @@ def _read(path: Path) -> tuple[_Table, NDArray[np.int32] | None, NDArray[np.floa
     with safe_open(path, framework="numpy") as file:  # checks that shapes, types and offsets fit
         names = set(file.keys())
         table = file.get_slice("table")
-        shape, dtype = table.get_shape(), _DTYPES[table.get_dtype()]
+        shape, dtype = tuple(table.get_shape()), _DTYPES[table.get_dtype()]
         rows = file.get_tensor("rows") if "rows" in names else None
         weights = file.get_tensor("weights") if "weights" in names else None
     if len(shape) != 2 or 0 in shape:
@@ -92,5 +92,5 @@ def _read(path: Path) -> tuple[_Table, NDArray[np.int32] | None, NDArray[np.floa
         length = int.from_bytes(stream.read(8), "little")
         begin, _ = json.loads(stream.read(length))["table"]["data_offsets"]
     offset = 8 + length + begin
-    mapped: _Table = np.memmap(path, dtype, "r", offset, tuple(shape))
+    mapped: _Table = np.memmap(path, dtype, "r", offset, shape)
     return mapped.view(np.ndarray), rows, weights
