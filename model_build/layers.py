@@ -18,6 +18,7 @@ from model_build.configuration import DenseConfig, NormalizeConfig
 from model_build.folder import fields_of, read_json, refused, refusing
 from model_build.formats import no_weights
 from model_build.weights import WEIGHTS, check_numbers, read_shapes
+from shared.errors import printable
 from shared.models.manifest import MAX_DIMENSIONS
 from shared.vectors import Activation, DenseLayer, Layer, NormLayer, UnitLayer
 
@@ -80,7 +81,10 @@ def _dense(folder: Path, width: int) -> DenseLayer:
     config = fields_of(read_json(folder / "config.json") or {}, DenseConfig, "Dense's config.json")
     package, _, name = config.activation_function.rpartition(".")
     if name not in _ACTIVATIONS or package.split(".")[0] != "torch":
-        raise refused(f"a Dense layer has activation {name}, not one of {', '.join(_ACTIVATIONS)}")
+        raise refused(
+            f"a Dense layer has activation {printable(config.activation_function)}, not one of torch's "
+            f"{', '.join(_ACTIVATIONS)}"
+        )
     names = {each or _EMBEDDING for each in (config.module_input_name, config.module_output_name)}
     if config.use_residual or names != {_EMBEDDING}:
         raise refused(

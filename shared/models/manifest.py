@@ -14,7 +14,7 @@ import msgspec
 
 from shared.cards import WEIGHTLESS, Device, Task, TextMemory
 from shared.errors import InvalidArtefact
-from shared.vectors import Activation, Poolings
+from shared.vectors import Activation, Poolings, poolings_of
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -28,6 +28,8 @@ MAX_TOKENS = 1 << 20
 MAX_DIMENSIONS = 1 << 16
 MAX_NAMES = 1_000
 """Maximum number of prompts, and of labels."""
+MAX_POOLINGS = 8
+"""More than there are, each of which makes a vector longer by its tokens' width."""
 
 Target: TypeAlias = Literal["cpu-int8", "cpu-fp32", "cpu-static", "gpu-fp16"]
 
@@ -190,6 +192,7 @@ def _check_numbers(manifest: Manifest) -> None:
         ("max_tokens", manifest.max_tokens, 1, MAX_TOKENS),
         ("dimensions", manifest.dimensions, 1, MAX_DIMENSIONS),
         ("the number of prompts", len(manifest.prompts), 0, MAX_NAMES),
+        ("the number of poolings", len(poolings_of(manifest.pooling or ())), 0, MAX_POOLINGS),
         ("the number of labels", len(manifest.labels), 0, MAX_NAMES),
     )
     for what, number, least, most in bounds:

@@ -15,12 +15,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, StaticEmbedding
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from shared.contracts import EmbedRequest, FloatMatrix
-from shared.engines.cpu import open_cpu_engine
-from shared.inference.model import load_model
-from shared.inference.steps import completed
 from shared.models.manifest import MANIFEST_FILE, decode_manifest
-from shared.vectors import finish
+from tests.model_build.built import embed, served
 from tests.model_build.command import VOCABULARY, Run
 from tests.tiny_torch import edit_json
 
@@ -57,21 +53,6 @@ def model2vec(folder: Path, tensors: dict[str, Any], **config: Any) -> Path:
     words_tokenizer().save(str(folder / "tokenizer.json"))
     edit_json(folder / "config.json", model_type="model2vec", **config)
     return folder
-
-
-def built(folder: Path, run: Run, out: Path) -> Callable[[list[str]], FloatMatrix]:
-    """Built by the command, loaded as the CPU app does: texts -> vectors that are not normalised."""
-    # The sample texts have few of these words, so their vectors are zeros, which have no direction.
-    ran = run(folder, "--target", "cpu-static", "--out", out, "--min-cosine", "-1")
-    assert ran.returncode == 0, ran.stderr
-    manifest = decode_manifest((out / MANIFEST_FILE).read_bytes())
-    model = load_model(out, manifest, open_cpu_engine)
-
-    def embed(texts: list[str]) -> FloatMatrix:
-        rows = model.run(completed(model.tokenize(EmbedRequest("m", tuple(texts)))))
-        return finish(rows, None, manifest.normalize)
-
-    return embed
 
 
 # What model2vec 0.10.0 answers for TEXTS: no unknown words, and 512 tokens of the last one.
@@ -135,11 +116,11 @@ RECORDED: dict[str, tuple[dict[str, Any], dict[str, Any], list[list[float]]]] = 
 
 
 @pytest.mark.parametrize("case", RECORDED)
-def test_a_model2vec_folder_answers_as_model2vec(case: str, run: Run, tmp_path: Path) -> None:
+def test_a_model2vec_folder_answers_as_model2vec(case: str, tmp_path: Path) -> None:
     tensors, config, expected = RECORDED[case]
-    embed = built(model2vec(tmp_path / "model", tensors, **config), run, tmp_path / "out")
+    model = served(model2vec(tmp_path / "model", tensors, **config), "cpu-static", tmp_path / "out")
     # model2vec means in FP16 where its table is.
-    np.testing.assert_allclose(embed(TEXTS), expected, atol=2e-3 if case == "half" else 1e-6)
+    np.testing.assert_allclose(embed(model, TEXTS), expected, atol=2e-3 if case == "half" else 1e-6)
 
 
 def modules(*kinds: str) -> list[dict[str, Any]]:
@@ -204,22 +185,29 @@ FOLDERS: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("case", FOLDERS)
-def test_a_static_embedding_answers_as_sentence_transformers(
-    case: str, run: Run, tmp_path: Path
-) -> None:
+def test_a_static_embedding_answers_as_sentence_transformers(case: str, tmp_path: Path) -> None:
     """With unknown tokens, without special ones, cut only where its tokenizer cuts."""
     folder = FOLDERS[case](tmp_path / "model")
     expected = SentenceTransformer(str(folder), device="cpu").encode(OURS, show_progress_bar=False)
-    np.testing.assert_allclose(built(folder, run, tmp_path / "out")(OURS), expected, atol=1e-5)
+    model = served(folder, "cpu-static", tmp_path / "out")
+    np.testing.assert_allclose(embed(model, OURS), expected, atol=1e-5)
 
 
-def test_the_memory_of_a_text_does_not_grow_with_its_length(run: Run, tmp_path: Path) -> None:
-    """The manifest lets a table read a text of its length in a few megabytes."""
+@pytest.mark.parametrize("case", ["a dense layer", "model2vec's", "plain"])
+def test_a_table_passes_the_builds_gates(case: str, run: Run, tmp_path: Path) -> None:
+    """Measured against its original; and a text of any length takes a few megabytes."""
+    if case in FOLDERS:
+        folder = FOLDERS[case](tmp_path / "model")
+    else:
+        folder = model2vec(tmp_path / "model", {"embeddings": _LETTERS}, normalize=True)
+        letters_tokenizer().save(str(folder / "tokenizer.json"))
     out = tmp_path / "out"
-    built(_saved()(tmp_path / "model"), run, out)
+    ran = run(folder, "--target", "cpu-static", "--out", out, "--min-cosine", "0.9999")
+    assert ran.returncode == 0, ran.stderr
     manifest = decode_manifest((out / MANIFEST_FILE).read_bytes())
-    assert (manifest.target, manifest.device, manifest.max_tokens) == ("cpu-static", "cpu", 8_192)
-    assert manifest.text_memory.bytes_of(8_192) < 16 << 20
+    assert (manifest.target, manifest.device, manifest.pooling) == ("cpu-static", "cpu", "mean")
+    assert manifest.max_tokens == (512 if case == "plain" else 8_192)
+    assert manifest.text_memory.bytes_of(manifest.max_tokens) < 16 << 20
 
 
 def _tensors(**changes: Any) -> Callable[[Path], None]:
