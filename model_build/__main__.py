@@ -205,6 +205,7 @@ def _make(
         # torch takes seconds to import; a mistyped name should fail before that.
         from transformers.utils.logging import disable_progress_bar
 
+        from model_build.adapter import merge_adapter
         from model_build.describe import describe
         from model_build.evaluate import evaluate, shortfalls
         from model_build.memory import measure_memory
@@ -215,7 +216,8 @@ def _make(
         disable_progress_bar()
         logging.getLogger("onnxruntime").setLevel(logging.ERROR)
         tasks = [read_evaluation(path) for path in evaluations]
-        prompted = with_prompts(inspect_source(located.folder), (*located.names, name), given)
+        root = merge_adapter(located.folder, folder / "merged")
+        prompted = with_prompts(inspect_source(root), (*located.names, name), given)
         source = prompted.source
         if source.task == "cross-encoder":
             check_rankable(tasks, source.dimensions)
@@ -239,7 +241,7 @@ def _make(
         manifest = describe(folder, source, located.source, name, target.value)
     with progress.step("evaluate"):
         try:
-            quality = evaluate(folder, manifest, located.folder, source, tasks)
+            quality = evaluate(folder, manifest, root, source, tasks)
             memory = measure_memory(folder, manifest)
         except InvalidArtefact as error:  # the target's engine cannot run it
             return manifest, prompted.origin, [error.message]

@@ -140,9 +140,14 @@ class Truncation(msgspec.Struct):
 
 
 class Adapter(msgspec.Struct):
-    """adapter_config.json, of the peft library."""
+    """adapter_config.json, of the peft library. alpha_pattern: a module's name -> its lora_alpha."""
 
     base_model_name_or_path: Short | None = None
+    peft_type: Short | None = None
+    lora_alpha: float = 8
+    alpha_pattern: Annotated[dict[Short, float], msgspec.Meta(max_length=MAX_NAMES)] = {}
+    use_rslora: bool = False
+    fan_in_fan_out: bool = False
 
 
 class WeightsIndex(msgspec.Struct):

@@ -22,10 +22,22 @@ from model_build.source_tokenizer import pad_token_id, read_tokenizer
 from model_build.static import MODEL2VEC, MODULE, Static, is_model2vec, read_static
 from model_build.weights import check_described, count_elements
 from shared.cards import Task
+from shared.errors import printable
 from shared.models.manifest import MAX_NAMES, MAX_TOKENS
 from shared.vectors import Layer, Poolings, poolings_of
 
 _MODULES = ("Transformer", "Pooling", MODULE, *KINDS)
+_INSTEAD = {
+    **dict.fromkeys(
+        ("Router", "Asym"),
+        ": save the modules of each route as a model of its own, and publish two models",
+    ),
+    "CLIPModel": ": a text encoder of its own, as clip-ViT-B-32-multilingual-v1, is built",
+    "SpladePooling": ": sparse vectors are not served",
+    "SparseStaticEmbedding": ": sparse vectors are not served",
+    "MLMTransformer": ": sparse vectors are not served",
+}
+"""What would be right instead of modules that are not read."""
 STATIC = "static"
 """The model_type of static embeddings, which are no transformers."""
 # Their position ids start after the padding id, so the positions before it are unused.
@@ -190,7 +202,10 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
     for module in fields_of(listed, list[Module], "modules.json"):
         package, _, name = module.type.rpartition(".")
         if package.split(".")[0] != "sentence_transformers" or name not in _MODULES:
-            raise refused(f"the model has a {name} module; this builder reads {', '.join(_MODULES)}")
+            raise refused(
+                f"the model has a {printable(name)} module; this builder reads "
+                f"{', '.join(_MODULES)}{_INSTEAD.get(name, '')}"
+            )
         where = Path(module.path)
         if where.is_absolute() or ".." in where.parts or "\0" in module.path:
             raise refused("modules.json names a folder outside the model")
