@@ -1,4 +1,4 @@
-"""The CPU backend: INT8 and FP32 ONNX models in ONNX Runtime."""
+"""The CPU backend: INT8 and FP32 ONNX models in ONNX Runtime, and static embeddings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from functions.backend import app
 from functions.backend.build import build_inference
-from shared.engines.onnx import OnnxEngine, capacity
+from shared.engines.cpu import open_cpu_engine
+from shared.engines.onnx import capacity
 from shared.inference.service import Inference
 from shared.settings import Settings
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def create_inference(settings: Settings) -> Inference:
     """This process's models. Raises Misconfigured."""
-    return build_inference(settings, "cpu", OnnxEngine, capacity())
+    return build_inference(settings, "cpu", open_cpu_engine, capacity())
 
 
 def function_app(settings: Settings) -> func.AsgiFunctionApp:

@@ -51,6 +51,7 @@ class BuildTarget(StrEnum):
 
     int8 = "cpu-int8"
     fp32 = "cpu-fp32"
+    static = "cpu-static"
     fp16 = "gpu-fp16"
 
 
@@ -259,6 +260,7 @@ def _make(
         # torch takes seconds to import; a mistyped name should fail before that.
         from transformers.utils.logging import disable_progress_bar
 
+        from model_build.adapter import merge_adapter
         from model_build.describe import describe
         from model_build.evaluate import evaluate
         from model_build.gates import gates_of, shortfalls
@@ -271,19 +273,29 @@ def _make(
         disable_progress_bar()
         logging.getLogger("onnxruntime").setLevel(logging.ERROR)
         tasks = [read_evaluation(path) for path in asked.evaluations]
-        root = with_native_code(located.folder, folder / "source")
+        merged = merge_adapter(located.folder, folder / "merged")
+        root = with_native_code(merged, folder / "source")
         read = inspect_source(root, asked.pooling)
         prompted = with_prompts(read, (*located.names, asked.name), asked.prompts)
         source = prompted.source
         if source.task == "cross-encoder":
             check_rankable(tasks, source.dimensions)
+        _check_target(source, target)
     gates = gates_of(
         target.value,
         mean=asked.min_cosine,
         minimum=asked.min_worst_cosine,
         rank_agreement=asked.min_rank_agreement,
     )
-    if target is BuildTarget.fp16:
+    if target is BuildTarget.static:
+        with progress.step("convert"):
+            from model_build.describe import WEIGHTS_FILE
+            from model_build.static import export_static
+
+            export_static(
+                source.folder, source.architecture, source.tokenizer_json, folder / WEIGHTS_FILE
+            )
+    elif target is BuildTarget.fp16:
         with progress.step("convert"):
             from model_build.fp16 import export_fp16
 
@@ -300,6 +312,22 @@ def _make(
             return manifest, prompted.origin, [error.message]
     measured = msgspec.structs.replace(manifest, quality=quality, memory=memory)
     return measured, prompted.origin, shortfalls(quality, target.value, gates)
+
+
+def _check_target(source: SourceModel, target: BuildTarget) -> None:
+    """Raises InvalidInput (field "target")."""
+    from model_build.source import STATIC
+
+    if (source.model_type == STATIC) == (target is BuildTarget.static):
+        return
+    if target is BuildTarget.static:
+        message = f"is for tables of static embeddings: build a {source.architecture} for cpu-int8"
+    else:
+        message = (
+            "is for transformers, and this model is a table of static embeddings, which has no layers "
+            "to quantise and which a GPU would not read faster: build it for cpu-static"
+        )
+    raise InvalidInput(f"{target.value} {message}", field="target")
 
 
 def _make_graph(folder: Path, source: SourceModel, target: BuildTarget, progress: Progressing) -> None:

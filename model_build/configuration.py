@@ -121,10 +121,35 @@ class DenseConfig(msgspec.Struct):
     use_residual: bool | None = None
 
 
+class NormalizeConfig(msgspec.Struct):
+    """config.json of a Normalize module, where there is one."""
+
+    module_input_name: Short | None = None
+    module_output_name: Short | None = None
+
+
+class Model2Vec(msgspec.Struct):
+    """config.json of model2vec. max_length: null for no limit, which is not the same as unset."""
+
+    normalize: bool = False
+    max_length: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)] | None = None
+
+
+class Truncation(msgspec.Struct):
+    """`truncation` of tokenizer.json."""
+
+    max_length: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
 class Adapter(msgspec.Struct):
-    """adapter_config.json, of the peft library."""
+    """adapter_config.json, of the peft library. alpha_pattern: a module's name -> its lora_alpha."""
 
     base_model_name_or_path: Short | None = None
+    peft_type: Short | None = None
+    lora_alpha: float = 8
+    alpha_pattern: Annotated[dict[Short, float], msgspec.Meta(max_length=MAX_NAMES)] = {}
+    use_rslora: bool = False
+    fan_in_fan_out: bool = False
 
 
 class WeightsIndex(msgspec.Struct):

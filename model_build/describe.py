@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 from safetensors.numpy import save_file
 
-from shared.models.manifest import SCHEMA_VERSION, Dense, File, Manifest, Source, Target
+from shared.models.manifest import SCHEMA_VERSION, File, LayerFile, Manifest, Source, Target
+from shared.vectors import DenseLayer, Layer, UnitLayer, poolings_of
 
 if TYPE_CHECKING:  # it imports torch, which model_build.assemble must not
     from model_build.source import SourceModel
@@ -26,6 +27,10 @@ CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 CARD_FILE = "README.md"
 
+_RUNS: dict[Target, tuple[str, ...]] = {
+    "cpu-static": (WEIGHTS_FILE,),
+    "gpu-fp16": (WEIGHTS_FILE, CONFIG_FILE),
+}
 _TOOLS = ("numpy", "onnx", "onnxruntime", "sentence-transformers", "tokenizers", "torch", "transformers")
 # These fields differ between builds of the same content.
 _NOT_CONTENT = ("revision", "quality", "memory", "tools", "created")
@@ -34,13 +39,14 @@ _NOT_CONTENT = ("revision", "quality", "memory", "tools", "created")
 def describe(folder: Path, source: SourceModel, origin: Source, name: str, target: Target) -> Manifest:
     """Write tokenizer, Dense layers and card into `folder`; return its manifest, without quality.
 
-    folder: already holds MODEL_FILE for a CPU, or WEIGHTS_FILE and CONFIG_FILE for a GPU.
+    folder: already holds what the target runs: MODEL_FILE, or of a table WEIGHTS_FILE, or that and
+    CONFIG_FILE for a GPU.
 
     The revision is a hash of the content: equal content has the same revision in every build.
     """
     (folder / TOKENIZER_FILE).write_text(source.tokenizer_json, "utf-8")
-    dense = _write_dense(folder, source)
-    runs = (WEIGHTS_FILE, CONFIG_FILE) if target == "gpu-fp16" else (MODEL_FILE,)
+    layers = _write_layers(folder, source)
+    runs = _RUNS.get(target, (MODEL_FILE,))
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=name,
@@ -61,12 +67,12 @@ def describe(folder: Path, source: SourceModel, origin: Source, name: str, targe
         matryoshka_dimensions=source.matryoshka_dimensions,
         prompts=source.prompts,
         default_prompt=source.default_prompt,
-        dense=dense,
+        layers=layers,
         tools={tool: importlib.metadata.version(tool) for tool in _TOOLS},
         created=int(time.time()),
     )
     (folder / CARD_FILE).write_text(card(manifest), "utf-8")
-    names = (*runs, TOKENIZER_FILE, *(layer.file for layer in dense), CARD_FILE)
+    names = (*runs, TOKENIZER_FILE, *(layer.file for layer in layers if layer.file), CARD_FILE)
     manifest = msgspec.structs.replace(manifest, files=tuple(file_of(folder / each) for each in names))
     return msgspec.structs.replace(manifest, revision=revision_of(manifest))
 
@@ -111,7 +117,7 @@ def _embedding_facts(manifest: Manifest) -> dict[str, object]:
         "dimensions": manifest.dimensions,
         "shorter vectors it was trained for": ", ".join(map(str, manifest.matryoshka_dimensions))
         or "none stated",
-        "pooling": manifest.pooling,
+        "pooling": " + ".join(poolings_of(manifest.pooling or ())),
         "unit vectors": "yes" if manifest.normalize else "no",
         "default prompt": manifest.default_prompt or "none",
     }
@@ -123,15 +129,22 @@ def _cross_encoder_facts(manifest: Manifest) -> dict[str, object]:
     return {"labels": ", ".join(manifest.labels)}
 
 
-def _write_dense(folder: Path, source: SourceModel) -> tuple[Dense, ...]:
-    layers = []
-    for index, layer in enumerate(source.dense):
-        tensors = {"weight": np.ascontiguousarray(layer.weight)}
-        if layer.bias is not None:
-            tensors["bias"] = np.ascontiguousarray(layer.bias)
-        save_file(tensors, folder / f"dense_{index}.safetensors")
-        layers.append(Dense(f"dense_{index}.safetensors", layer.activation))
-    return tuple(layers)
+def _write_layers(folder: Path, source: SourceModel) -> tuple[LayerFile, ...]:
+    return tuple(_write_layer(folder, index, layer) for index, layer in enumerate(source.layers))
+
+
+def _write_layer(folder: Path, index: int, layer: Layer) -> LayerFile:
+    if isinstance(layer, UnitLayer):
+        return LayerFile("", "identity", "unit")
+    tensors = {"weight": np.ascontiguousarray(layer.weight)}
+    if layer.bias is not None:
+        tensors["bias"] = np.ascontiguousarray(layer.bias)
+    if isinstance(layer, DenseLayer):
+        described = LayerFile(f"dense_{index}.safetensors", layer.activation)
+    else:
+        described = LayerFile(f"norm_{index}.safetensors", "identity", "norm")
+    save_file(tensors, folder / described.file)
+    return described
 
 
 def file_of(path: Path) -> File:

@@ -40,7 +40,7 @@ def check_no_adapter(folder: Path) -> None:
     raise refused(
         f"the folder holds a LoRA adapter ({ADAPTER}) of {base or 'another model'}, not a complete "
         "model: merge it into that model first (peft: merge_and_unload(), then save_pretrained()), and "
-        "build the result"
+        "build the result; or name that model's local folder in base_model_name_or_path"
     )
 
 

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from shared.cards import TextMemory
-from shared.engines.onnx import OnnxEngine
+from shared.engines.cpu import open_cpu_engine
 from shared.errors import BlitzError, InvalidArtefact
 from shared.models.manifest import Manifest
 
@@ -60,7 +60,7 @@ def fit(peaks: Mapping[int, int]) -> TextMemory:
 
 def _peaks(folder: Path, manifest: Manifest, lengths: tuple[int, ...]) -> dict[int, int]:
     """Peak bytes of one text of each length, beyond the loaded model."""
-    engine = OnnxEngine(folder, manifest)
+    engine = open_cpu_engine(folder, manifest)
     token = 0 if manifest.pad_token_id else 1
     engine.run([[token] * min(8, *lengths)])
     peaks = {}

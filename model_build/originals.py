@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+from tokenizers import Tokenizer
 
 from model_build.folder import refusing
-from model_build.source import SourceModel
+from model_build.source import STATIC, SourceModel
+from model_build.static import MODEL2VEC, read_table, unknown_token
 from model_build.tasks import Score
 from shared.contracts import FloatMatrix
 from shared.errors import InvalidArtefact
+from shared.vectors import poolings_of
 
 _SAFE: dict[str, Any] = {"use_safetensors": True, "dtype": "float32"}
 _UNREADABLE = "sentence-transformers, the reference for the build, cannot load the model"
@@ -48,7 +51,13 @@ class Original:
     def tokens(self, text: str) -> int:
         """How many tokens of `text` it reads, special ones included, without a prompt."""
         with refusing(_DOES_NOT_RUN):
-            return int(self._model.preprocess([text])["attention_mask"].sum())
+            features = self._model.preprocess([text])
+        # Static embeddings have no padding, and therefore no mask.
+        return int(
+            features["attention_mask"].sum()
+            if "attention_mask" in features
+            else features["input_ids"].numel()
+        )
 
 
 def embedder(root: Path, source: SourceModel) -> Original:
@@ -66,15 +75,32 @@ def embedder(root: Path, source: SourceModel) -> Original:
 
 
 def _sentence_transformer(root: Path, source: SourceModel) -> SentenceTransformer:
+    if source.architecture == MODEL2VEC:
+        return SentenceTransformer(modules=[_model2vec(source)], device="cpu")
     if (root / "modules.json").is_file():
         return SentenceTransformer(
             str(root), device="cpu", trust_remote_code=False, local_files_only=True, model_kwargs=_SAFE
         )
-    mode: Any = {"last": "lasttoken", "weighted_mean": "weightedmean"}.get(
-        source.pooling or "mean", source.pooling
-    )
+    plain = poolings_of(source.pooling or "mean")[0]
+    mode: Any = {
+        "last": "lasttoken",
+        "weighted_mean": "weightedmean",
+        "mean_sqrt_length": "mean_sqrt_len_tokens",
+    }.get(plain, plain)
     modules = [Transformer(str(root), model_kwargs=_SAFE), Pooling(source.hidden_size, mode)]
     return SentenceTransformer(modules=modules, device="cpu")
+
+
+def _model2vec(source: SourceModel) -> StaticEmbedding:
+    """sentence-transformers' module with what model2vec does besides: no unknown tokens, and a limit."""
+    table, mapping, weights = read_table(source.folder)
+    table = table.float() if mapping is None else table.float()[mapping]
+    if weights is not None:
+        table = table * weights.float()[:, None]
+    module = StaticEmbedding(Tokenizer.from_str(source.tokenizer_json), embedding_weights=table)
+    module.embedding.padding_idx = unknown_token(source.tokenizer_json)
+    module.tokenizer.enable_truncation(source.max_tokens)
+    return module
 
 
 def scorer(root: Path, source: SourceModel) -> Score:
@@ -105,6 +131,8 @@ def _numbers(rows: FloatMatrix) -> FloatMatrix:
 
 
 def _prepare(model: Any, source: SourceModel) -> None:
+    if source.model_type == STATIC:
+        return  # it pads nothing, and its tokenizer knows its limit
     if (positions := _positions(model)) is not None and positions < model.max_seq_length:
         # It would fail at a longer text: sentence-transformers takes RoBERTa's 514 rows for 514 tokens.
         model.max_seq_length = positions

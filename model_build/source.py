@@ -5,67 +5,44 @@ It does not know graphs, quantisation or the model store.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from safetensors.numpy import load_file
 from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from model_build.configuration import (
-    Config,
-    DenseConfig,
-    Heads,
-    Module,
-    SentenceBert,
-    SentenceTransformers,
-    Width,
-)
-from model_build.configuration import Pooling as PoolingConfig
+from model_build.configuration import Config, Heads, Module, SentenceBert, SentenceTransformers, Width
 from model_build.folder import fields_of, read_json, read_value, refused, refusing
-from model_build.formats import check_no_adapter, no_model, no_weights
+from model_build.formats import check_no_adapter, no_model
+from model_build.layers import CONFIGURED, KINDS, read_layers
+from model_build.pooling import read_pooling
 from model_build.purpose import check_architecture, check_kind, pooling_of_plain
 from model_build.source_tokenizer import pad_token_id, read_tokenizer
-from model_build.weights import check_described, check_numbers, count_elements, read_shapes
+from model_build.static import MODEL2VEC, MODULE, Static, is_model2vec, read_static
+from model_build.weights import check_described, count_elements
 from shared.cards import Task
-from shared.errors import InvalidInput
-from shared.models.manifest import MAX_DIMENSIONS, MAX_NAMES, MAX_TOKENS
-from shared.vectors import Activation, Pooling
+from shared.errors import InvalidInput, printable
+from shared.models.manifest import MAX_NAMES, MAX_TOKENS
+from shared.vectors import Layer, Pooling, Poolings, poolings_of
 
-_POOLINGS: dict[str, Pooling] = {
-    "mean": "mean",
-    "cls": "cls",
-    "max": "max",
-    "lasttoken": "last",
-    "weightedmean": "weighted_mean",
+_MODULES = ("Transformer", "Pooling", MODULE, *KINDS)
+_INSTEAD = {
+    **dict.fromkeys(
+        ("Router", "Asym"),
+        ": save the modules of each route as a model of its own, and publish two models",
+    ),
+    "CLIPModel": ": a text encoder of its own, as clip-ViT-B-32-multilingual-v1, is built",
+    "SpladePooling": ": sparse vectors are not served",
+    "SparseStaticEmbedding": ": sparse vectors are not served",
+    "MLMTransformer": ": sparse vectors are not served",
 }
-_LEGACY_POOLINGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
-_ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Tanh": "tanh", "ReLU": "relu"}
-_MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
+"""What would be right instead of modules that are not read."""
+STATIC = "static"
+"""The model_type of static embeddings, which are no transformers."""
 # Their position ids start after the padding id, so the positions before it are unused.
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert"}
-
-
-@dataclass(frozen=True, slots=True)
-class SourceDense:
-    """weight: (D_out, D_in) float32. bias: (D_out,) float32 or None."""
-
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32] | None
-    activation: Activation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +66,10 @@ class SourceModel:
     pad_token_id: int
     max_tokens: int
     dimensions: int
-    pooling: Pooling | None
+    pooling: Poolings | None
     labels: tuple[str, ...]
     normalize: bool
-    dense: tuple[SourceDense, ...]
+    layers: tuple[Layer, ...]
     prompts: dict[str, str]
     default_prompt: str | None
     matryoshka_dimensions: tuple[int, ...]
@@ -107,6 +84,9 @@ def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:
     check_no_adapter(folder)
     check_kind(folder, _sentence_transformers(folder).model_type)
     modules = _modules(folder)
+    if modules[0][0] == MODULE:
+        static = read_static(modules[0][1], has_modules=(folder / "modules.json").is_file())
+        return _static_model(folder, static, modules[1:])
     transformer = modules[0][1]
     check_no_adapter(transformer)
     raw = read_json(transformer / "config.json")
@@ -126,9 +106,12 @@ def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:
     if is_cross_encoder:
         layers = _cross_encoder(folder, config)
     else:
-        if len(modules) == 1:
-            pooling = pooling_of_plain(folder, architecture, pooling)
-        layers = _embedding_model(folder, stated, modules, hidden_size, pooling)
+        read: Poolings = (
+            read_pooling(modules[1][1])
+            if len(modules) > 1
+            else pooling_of_plain(folder, architecture, pooling)
+        )
+        layers = _embedding_model(folder, stated, modules, hidden_size, read)
     check_described(config, layers["task"], held)
     return SourceModel(
         folder=transformer,
@@ -170,7 +153,7 @@ def _cross_encoder(folder: Path, config: Any) -> dict[str, Any]:
         "pooling": None,
         "labels": labels,
         "normalize": False,
-        "dense": (),
+        "layers": (),
         "prompts": {},
         "default_prompt": None,
         "matryoshka_dimensions": (),
@@ -182,50 +165,77 @@ def _embedding_model(
     stated: Config,
     modules: list[tuple[str, Path]],
     hidden_size: int,
-    pooling: Pooling | None,
+    pooling: Poolings,
 ) -> dict[str, Any]:
-    """pooling: of a folder without modules.json."""
-    dense: list[SourceDense] = []
-    for kind, path in modules[1:]:
-        if kind == "Pooling":
-            pooling = _pooling(path)
-        elif kind == "Dense":
-            width = dense[-1].weight.shape[0] if dense else hidden_size
-            dense.append(_dense(path, width))
+    after = read_layers(modules[2:], hidden_size * len(poolings_of(pooling)))
     prompts, default_prompt = _prompts(folder)
     return {
         "task": "embedding",
-        "dimensions": dense[-1].weight.shape[0] if dense else hidden_size,
+        "dimensions": after.width,
         "pooling": pooling,
         "labels": (),
-        "normalize": modules[-1][0] == "Normalize",
-        "dense": tuple(dense),
+        "normalize": after.normalize,
+        "layers": after.layers,
         "prompts": prompts,
         "default_prompt": default_prompt,
         "matryoshka_dimensions": _matryoshka(folder, stated),
     }
 
 
+def _static_model(folder: Path, static: Static, modules: list[tuple[str, Path]]) -> SourceModel:
+    after = read_layers(modules, static.width)
+    if static.architecture == MODEL2VEC and after.layers:
+        raise refused("an int8 table of model2vec has no layers after it: save it as float16")
+    prompts, default_prompt = _prompts(folder)
+    return SourceModel(
+        folder=static.folder,
+        task="embedding",
+        architecture=static.architecture,
+        model_type=STATIC,
+        num_heads=0,
+        hidden_size=static.width,
+        tokenizer_json=static.tokenizer_json,
+        pad_token_id=0,
+        max_tokens=static.max_tokens,
+        dimensions=after.width,
+        pooling="mean",
+        labels=(),
+        normalize=after.normalize or static.normalize,
+        layers=after.layers,
+        prompts=prompts,
+        default_prompt=default_prompt,
+        matryoshka_dimensions=_matryoshka(folder, Config()),
+    )
+
+
 def _modules(folder: Path) -> list[tuple[str, Path]]:
     """Kind and folder of each module, in order; a plain transformers folder is one Transformer."""
     listed = read_value(folder / "modules.json")
     if listed is None:
-        return [("Transformer", folder)]
+        return [(MODULE if is_model2vec(folder) else "Transformer", folder)]
     modules = []
     for module in fields_of(listed, list[Module], "modules.json"):
         package, _, name = module.type.rpartition(".")
         if package.split(".")[0] != "sentence_transformers" or name not in _MODULES:
-            raise refused(f"the model has a {name} module; this builder reads {', '.join(_MODULES)}")
+            raise refused(
+                f"the model has a {printable(name)} module; this builder reads "
+                f"{', '.join(_MODULES)}{_INSTEAD.get(name, '')}"
+            )
         where = Path(module.path)
         if where.is_absolute() or ".." in where.parts or "\0" in module.path:
             raise refused("modules.json names a folder outside the model")
-        # A Normalize has no settings, and git keeps no empty folder.
-        if name in ("Pooling", "Dense") and not (folder / where / "config.json").is_file():
+        if name in ("Pooling", *CONFIGURED) and not (folder / where / "config.json").is_file():
             raise refused(f"there is no {where / 'config.json'}, which the {name} of modules.json needs")
         modules.append((name, folder / where))
-    order = "".join(name[0] for name, _ in modules)  # T, P, D, N
-    if not re.fullmatch("T(PD*N?)?", order):
-        raise refused("the modules are not Transformer, Pooling, any Dense, at most one Normalize")
+    kinds = [name for name, _ in modules]
+    before = 2 if kinds[:2] == ["Transformer", "Pooling"] else 1
+    if kinds != ["Transformer"] and (
+        kinds[:before] not in (["Transformer", "Pooling"], [MODULE]) or not {*kinds[before:]} <= {*KINDS}
+    ):
+        raise refused(
+            f"the modules are not Transformer and Pooling, or {MODULE}, and then any of "
+            f"{', '.join(KINDS)}"
+        )
     return modules
 
 
@@ -284,52 +294,6 @@ def _unused_positions(config: Any) -> int:
             f"config.json has no pad_token_id, where the positions of a {config.model_type} start"
         )
     return int(config.pad_token_id) + 1
-
-
-def _pooling(folder: Path) -> Pooling:
-    """The pooling, from `pooling_mode` or the booleans of older versions; "mean" by default."""
-    config = fields_of(read_json(folder / "config.json") or {}, PoolingConfig, "Pooling's config.json")
-    if config.include_prompt is False:
-        raise refused("the model excludes its prompt from pooling, which the server does not support")
-    modes = config.pooling_mode
-    if modes is None:
-        modes = [mode for key, mode in _LEGACY_POOLINGS.items() if getattr(config, key)] or ["mean"]
-    elif isinstance(modes, str):
-        modes = [modes]
-    if len(modes) != 1 or modes[0] not in _POOLINGS:
-        raise refused(f"pooling {' + '.join(map(str, modes))} is not one of {', '.join(_POOLINGS)}")
-    return _POOLINGS[modes[0]]
-
-
-def _dense(folder: Path, width: int) -> SourceDense:
-    """Read a Dense layer. width: of its input vectors."""
-    config = fields_of(read_json(folder / "config.json") or {}, DenseConfig, "Dense's config.json")
-    name = config.activation_function.rpartition(".")[2]
-    if name not in _ACTIVATIONS:
-        raise refused(f"a Dense layer has activation {name}, not one of {', '.join(_ACTIVATIONS)}")
-    names = {
-        each or "sentence_embedding" for each in (config.module_input_name, config.module_output_name)
-    }
-    if config.use_residual or names != {"sentence_embedding"}:
-        raise refused(
-            "a Dense layer has a residual, or an input or output other than sentence_embedding"
-        )
-    if not (folder / "model.safetensors").is_file():
-        raise no_weights(folder, "model.safetensors")
-    shapes = read_shapes(folder / "model.safetensors")
-    weight, bias = shapes.get("linear.weight"), shapes.get("linear.bias")
-    if weight is None:
-        raise refused("a Dense layer has no linear.weight")
-    out = weight[0] if weight else 0
-    if weight != [out, width] or not 1 <= out <= MAX_DIMENSIONS or bias not in (None, [out]):
-        raise refused(f"a Dense layer's weights do not fit vectors of {width} dimensions")
-    with refusing("a Dense layer's weights cannot be read"):  # numpy has no bfloat16
-        tensors = {
-            key: np.asarray(value, np.float32)
-            for key, value in load_file(folder / "model.safetensors").items()
-        }
-    check_numbers((f"{key} of a Dense layer", torch.from_numpy(each)) for key, each in tensors.items())
-    return SourceDense(tensors["linear.weight"], tensors.get("linear.bias"), _ACTIVATIONS[name])
 
 
 def _prompts(folder: Path) -> tuple[dict[str, str], str | None]:

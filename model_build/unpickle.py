@@ -52,6 +52,7 @@ def read_tensors(pickles: Iterable[Path]) -> dict[str, torch.Tensor]:
 
 
 def main(memory_bytes: str, out: str, *pickles: str) -> int:
+    """Write the tensors of all `pickles` to `out`. Returns the exit code."""
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
     try:

@@ -1,4 +1,4 @@
-"""From token embeddings to the vectors a caller gets: pool, dense, truncate, normalise. Pure numpy.
+"""From token embeddings to the vectors a caller gets: pool, layers, truncate, normalise. Pure numpy.
 
 Rows never mix: a text's vector does not depend on which texts share its batch. That is why pooling
 walks the rows instead of using one batched product, whose summation order would move with the
@@ -7,6 +7,8 @@ padded length.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -15,8 +17,14 @@ from numpy.typing import NDArray
 
 from shared.contracts import DoubleMatrix, FloatMatrix
 
-Pooling: TypeAlias = Literal["mean", "cls", "max", "last", "weighted_mean"]
-Activation: TypeAlias = Literal["identity", "tanh", "relu"]
+Pooling: TypeAlias = Literal["mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_length"]
+Poolings: TypeAlias = Pooling | tuple[Pooling, ...]
+"""One way of pooling, or several whose results stand one behind the other."""
+Activation: TypeAlias = Literal[
+    "identity", "tanh", "relu", "gelu", "sigmoid", "silu", "leaky_relu", "elu", "softplus", "mish"
+]
+
+_erf = np.vectorize(math.erf, otypes=[np.float32])
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +36,34 @@ class DenseLayer:
     activation: Activation
 
 
-def pool(hidden: NDArray[np.float32], lengths: list[int], pooling: Pooling) -> FloatMatrix:
-    """Token embeddings (B, T, H) and the real length of each row -> (B, H) float32."""
+@dataclass(frozen=True, slots=True)
+class NormLayer:
+    """Each row to mean 0 and variance 1, then times weight plus bias, both (D,) float32."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitLayer:
+    """Each row to unit length, where another layer follows."""
+
+
+Layer: TypeAlias = DenseLayer | NormLayer | UnitLayer
+
+
+def poolings_of(pooling: Poolings) -> tuple[Pooling, ...]:
+    """One way of pooling as a tuple of itself."""
+    return (pooling,) if isinstance(pooling, str) else pooling
+
+
+def pool(hidden: NDArray[np.float32], lengths: list[int], pooling: Poolings) -> FloatMatrix:
+    """Token embeddings (B, T, H) and the real length of each row -> (B, P * H) float32 of P poolings."""
+    parts = [_pool(hidden, lengths, each) for each in poolings_of(pooling)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def _pool(hidden: NDArray[np.float32], lengths: list[int], pooling: Pooling) -> FloatMatrix:
     pooled = np.empty((hidden.shape[0], hidden.shape[2]), np.float32)
     for row, length in enumerate(lengths):
         tokens = hidden[row, :length]
@@ -45,21 +79,44 @@ def pool(hidden: NDArray[np.float32], lengths: list[int], pooling: Pooling) -> F
             case "weighted_mean":
                 weights = np.arange(1, length + 1, dtype=np.float32)
                 pooled[row] = (tokens * weights[:, None]).sum(axis=0) / weights.sum()
+            case "mean_sqrt_length":
+                pooled[row] = tokens.sum(axis=0) / np.float32(math.sqrt(length))
     return pooled
 
 
-def apply_dense(vectors: FloatMatrix, layer: DenseLayer) -> FloatMatrix:
+ACTIVATIONS: dict[Activation, Callable[[FloatMatrix], FloatMatrix]] = {
+    "identity": lambda x: x,
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0),
+    "gelu": lambda x: x * (1 + _erf(x * np.float32(math.sqrt(0.5)))) / 2,
+    "sigmoid": lambda x: sigmoid(x).astype(np.float32),
+    "silu": lambda x: x * sigmoid(x).astype(np.float32),
+    "leaky_relu": lambda x: np.where(x > 0, x, x * np.float32(0.01)),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "softplus": lambda x: np.logaddexp(x, np.float32(0)),
+    "mish": lambda x: x * np.tanh(np.logaddexp(x, np.float32(0))),
+}
+"""As torch's modules of these names without arguments."""
+
+
+def apply_layer(vectors: FloatMatrix, layer: Layer) -> FloatMatrix:
     """(B, D_in) -> (B, D_out)."""
-    projected: FloatMatrix = vectors @ layer.weight.T
-    if layer.bias is not None:
-        projected += layer.bias
-    match layer.activation:
-        case "identity":
-            return projected
-        case "tanh":
-            return np.tanh(projected)
-        case "relu":
-            return np.maximum(projected, 0)
+    match layer:
+        case DenseLayer():
+            projected: FloatMatrix = vectors @ layer.weight.T
+            if layer.bias is not None:
+                projected += layer.bias
+            return ACTIVATIONS[layer.activation](projected)
+        case NormLayer():
+            centred = vectors - vectors.mean(axis=1, keepdims=True)
+            deviations = np.sqrt((centred * centred).mean(axis=1, keepdims=True) + _EPSILON)
+            normed: FloatMatrix = centred / deviations * layer.weight + layer.bias
+            return normed
+        case UnitLayer():
+            return finish(vectors, None, normalize=True)
+
+
+_EPSILON = np.float32(1e-5)  # of torch's LayerNorm
 
 
 def sigmoid(logits: FloatMatrix) -> DoubleMatrix:

@@ -46,7 +46,12 @@ _STATUSES: tuple[tuple[type[BlitzError], int, str], ...] = (
 )
 """TEI's status and error type, first match; other errors keep their status."""
 
-_DTYPES = {"cpu-int8": "int8", "cpu-fp32": "float32", "gpu-fp16": "float16"}
+_DTYPES = {
+    "cpu-int8": "int8",
+    "cpu-fp32": "float32",
+    "cpu-static": "float32",
+    "gpu-fp16": "float16",
+}
 _NAMES = {"input": "inputs", "documents": "texts"}
 
 

@@ -18,7 +18,7 @@ from shared.engines.base import Capacity, pad
 from shared.engines.cpus import usable_cpus
 from shared.errors import InvalidArtefact
 from shared.models.manifest import Manifest
-from shared.vectors import pool
+from shared.vectors import pool, poolings_of
 
 
 def capacity() -> Capacity:
@@ -55,7 +55,7 @@ class OnnxEngine:
             self._inputs = {each.name for each in self._session.get_inputs()}
             output = self._session.get_outputs()[0]
             self._output = output.name
-            self.dimensions = int(output.shape[-1])
+            self.dimensions = int(output.shape[-1]) * len(poolings_of(manifest.pooling or "mean"))
         except Exception as error:  # onnxruntime raises a family of its own, rooted at Exception
             raise InvalidArtefact(f"{path.name} is not a graph this version runs") from error
         self._pooling = manifest.pooling

@@ -34,7 +34,7 @@ from shared.engines.base import Capacity, pad
 from shared.engines.panics import panics_are_errors
 from shared.errors import BlitzError, InvalidArtefact, Unavailable
 from shared.models.manifest import Manifest
-from shared.vectors import Pooling
+from shared.vectors import Pooling, Poolings, poolings_of
 
 # Progress bars in a server's log, and a table of keys that _read_transformer checks itself.
 transformers_logging.disable_progress_bar()
@@ -101,8 +101,15 @@ def split_by_length(lengths: Sequence[int], pass_tokens: int) -> list[list[int]]
     return buckets[::-1]
 
 
-def pool_on_device(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
-    """`shared.vectors.pool` where the data is: (B, T, H) of any float, mask (B, T) -> (B, H) float32."""
+def pool_on_device(hidden: torch.Tensor, mask: torch.Tensor, pooling: Poolings) -> torch.Tensor:
+    """`shared.vectors.pool` where the data is: (B, T, H) of any float -> (B, P * H) float32.
+
+    mask: (B, T), 1 on real tokens.
+    """
+    return torch.cat([_pool(hidden, mask, each) for each in poolings_of(pooling)], dim=1)
+
+
+def _pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
     lengths = mask.sum(dim=1)
     if pooling == "cls":
         return hidden[:, 0].float()
@@ -116,6 +123,8 @@ def pool_on_device(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -
     hidden = hidden.masked_fill(padding, 0.0)
     if pooling == "mean":
         return hidden.sum(dim=1) / lengths[:, None]
+    if pooling == "mean_sqrt_length":
+        return hidden.sum(dim=1) / lengths[:, None].sqrt()
     weights = torch.arange(1, mask.shape[1] + 1, dtype=torch.float32, device=hidden.device) * mask
     return (hidden * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
 

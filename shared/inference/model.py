@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-
 from shared.contracts import (
     DecodeRequest,
     EmbedRequest,
@@ -25,15 +22,15 @@ from shared.contracts import (
     prompt_for,
 )
 from shared.engines.base import Engine, OpenEngine
-from shared.engines.panics import Panicked, panics_are_errors
 from shared.errors import BeyondMemory, InvalidArtefact, InvalidInput
+from shared.inference.layers import load_layer
 from shared.inference.spelling import Spelling
 from shared.inference.steps import Steps, completed
 from shared.inference.tokenization import Tokenizer
 from shared.models.capabilities import check_supports
 from shared.models.manifest import Manifest
 from shared.names import check_prompt
-from shared.vectors import Activation, DenseLayer, apply_dense, rows_not_finite
+from shared.vectors import DenseLayer, Layer, apply_layer, rows_not_finite
 
 
 class Model:
@@ -44,12 +41,12 @@ class Model:
         manifest: Manifest,
         tokenizer: Tokenizer,
         engine: Engine,
-        dense: Sequence[DenseLayer] = (),
+        layers: Sequence[Layer] = (),
     ) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.engine = engine
-        self._dense = tuple(dense)
+        self._layers = tuple(layers)
 
     @property
     def memory_bytes(self) -> int:
@@ -114,8 +111,8 @@ class Model:
     def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
         """One micro-batch -> (B, D) float32: vectors neither truncated nor normalised, or logits."""
         rows = self.engine.run(sequences)
-        for layer in self._dense:
-            rows = apply_dense(rows, layer)
+        for layer in self._layers:
+            rows = apply_layer(rows, layer)
         return rows
 
     def close(self) -> None:
@@ -145,15 +142,16 @@ def load_model(
     """
     usable = None if memory_bytes is None else manifest.text_memory.tokens_within(memory_bytes)
     tokenizer = Tokenizer.from_file(folder / manifest.tokenizer_file, manifest.max_tokens, usable)
-    dense = [_load_dense(folder / layer.file, layer.activation) for layer in manifest.dense]
+    layers = [load_layer(folder, layer) for layer in manifest.layers]
     engine = open_engine(folder, manifest)
-    width = dense[-1].weight.shape[0] if dense else engine.dimensions
+    widths = [layer.weight.shape[0] for layer in layers if isinstance(layer, DenseLayer)]
+    width = widths[-1] if widths else engine.dimensions
     if width != manifest.dimensions:
         engine.close()
         raise InvalidArtefact(
             f"the graph gives {width} dimensions, the manifest says {manifest.dimensions}"
         )
-    model = Model(manifest, tokenizer, engine, dense)
+    model = Model(manifest, tokenizer, engine, layers)
     try:
         _check_numbers(model)
     except BaseException:
@@ -173,12 +171,3 @@ def _check_numbers(model: Model) -> None:
             "its numbers for a short text are NaN or infinite: the weights are damaged, or overflow in "
             f"the format of {model.manifest.target}"
         )
-
-
-def _load_dense(path: Path, activation: Activation) -> DenseLayer:
-    try:
-        with panics_are_errors():
-            tensors = load_file(path)
-        return DenseLayer(tensors["weight"], tensors.get("bias"), activation)
-    except (SafetensorError, KeyError, OSError, Panicked) as error:
-        raise InvalidArtefact(f"{path.name} is not a dense layer") from error

@@ -18,6 +18,7 @@ from shared.errors import InvalidArtefact, UnknownModel
 from shared.models.manifest import Manifest
 from shared.models.store import ModelStore
 from shared.observability.logs import log_failure
+from shared.vectors import poolings_of
 
 _log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ def card_of(manifest: Manifest) -> ModelCard:
         revision=manifest.revision,
         target=manifest.target,
         architecture=manifest.architecture,
-        pooling=manifest.pooling,
+        pooling="+".join(poolings_of(manifest.pooling)) if manifest.pooling else None,
         dimensions=manifest.dimensions,
         max_tokens=manifest.max_tokens,
         prompts=tuple(sorted(manifest.prompts)),

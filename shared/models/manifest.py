@@ -14,7 +14,7 @@ import msgspec
 
 from shared.cards import WEIGHTLESS, Device, Task, TextMemory
 from shared.errors import InvalidArtefact
-from shared.vectors import Activation, Pooling
+from shared.vectors import Activation, Poolings, poolings_of
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -28,8 +28,10 @@ MAX_TOKENS = 1 << 20
 MAX_DIMENSIONS = 1 << 16
 MAX_NAMES = 1_000
 """Maximum number of prompts, and of labels."""
+MAX_POOLINGS = 8
+"""More than there are, each of which makes a vector longer by its tokens' width."""
 
-Target: TypeAlias = Literal["cpu-int8", "cpu-fp32", "gpu-fp16"]
+Target: TypeAlias = Literal["cpu-int8", "cpu-fp32", "cpu-static", "gpu-fp16"]
 
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -42,11 +44,16 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
 
 
-class Dense(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A Dense layer after pooling. file: safetensors with `weight` (out, in), optional `bias` (out,)."""
+class LayerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A layer after pooling. file: its safetensors; "" where it has no weights.
+
+    dense: `weight` (out, in), optional `bias` (out,). norm: `weight` and `bias` (D,). unit: none.
+    activation: of a dense layer.
+    """
 
     file: str
     activation: Activation
+    kind: Literal["dense", "norm", "unit"] = "dense"
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,7 +115,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     max_tokens: longest input, special tokens included.
     dimensions: length of the full vector; of a cross-encoder, the number of its labels.
     pooling, normalize: of an embedding model only; normalize: whether the original ends in a Normalize
-        module.
+        module. Of several poolings the results stand one behind the other.
+    layers: after pooling, in order. In JSON their name is "dense", which all were once.
     matryoshka_dimensions: shorter lengths that the vector was trained for.
     labels: of a cross-encoder, one per logit; empty for an embedding model.
     prompts: name -> prepended text; default_prompt: used if a request names none.
@@ -129,13 +137,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pad_token_id: int
     max_tokens: int
     dimensions: int
-    pooling: Pooling | None = None
+    pooling: Poolings | None = None
     normalize: bool = False
     labels: tuple[str, ...] = ()
     matryoshka_dimensions: tuple[int, ...] = ()
     prompts: dict[str, str] = {}
     default_prompt: str | None = None
-    dense: tuple[Dense, ...] = ()
+    layers: tuple[LayerFile, ...] = msgspec.field(default=(), name="dense")
     tools: dict[str, str] = {}
     created: int = 0
     quality: Quality | None = None
@@ -176,13 +184,14 @@ def decode_manifest(data: bytes) -> Manifest:
             raise InvalidArtefact("the manifest lists a file name with a path or odd characters")
     if MANIFEST_FILE in names:
         raise InvalidArtefact(f"the manifest lists {MANIFEST_FILE} among its artefacts")
-    if (manifest.task == "embedding") != (manifest.pooling is not None):
+    if (manifest.task == "embedding") != bool(manifest.pooling):
         raise InvalidArtefact("an embedding model needs a pooling; a cross-encoder must have none")
     if len(manifest.labels) != (manifest.dimensions if manifest.task == "cross-encoder" else 0):
         raise InvalidArtefact(
             "a cross-encoder needs one label per logit; an embedding model must have none"
         )
-    needed = {manifest.model_file, manifest.tokenizer_file, *(d.file for d in manifest.dense)}
+    layers = {each.file for each in manifest.layers if each.kind != "unit"}
+    needed = {manifest.model_file, manifest.tokenizer_file, *layers}
     if missing := needed - names:
         raise InvalidArtefact(f"the manifest does not list {', '.join(sorted(missing))}")
     return manifest
@@ -199,6 +208,7 @@ def _check_numbers(manifest: Manifest) -> None:
         ("max_tokens", manifest.max_tokens, 1, MAX_TOKENS),
         ("dimensions", manifest.dimensions, 1, MAX_DIMENSIONS),
         ("the number of prompts", len(manifest.prompts), 0, MAX_NAMES),
+        ("the number of poolings", len(poolings_of(manifest.pooling or ())), 0, MAX_POOLINGS),
         ("the number of labels", len(manifest.labels), 0, MAX_NAMES),
     )
     for what, number, least, most in bounds:

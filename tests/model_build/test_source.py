@@ -16,6 +16,7 @@ from model_build.source import inspect_source
 from shared.errors import InvalidInput
 from shared.inference.steps import completed
 from shared.inference.tokenization import Tokenizer as SharedTokenizer
+from shared.vectors import DenseLayer, Poolings
 from tests.tiny_torch import (
     ENCODERS,
     OLD,
@@ -63,8 +64,10 @@ def test_a_sentence_transformers_folder_is_read_whole(tmp_path: Path) -> None:
     assert (source.dimensions, source.matryoshka_dimensions) == (2, (1, 2))
     assert source.prompts == {"query": "query: ", "document": ""}
     assert source.default_prompt == "document"
-    assert (source.dense[0].activation, source.dense[0].bias) == ("identity", None)
-    np.testing.assert_array_equal(source.dense[0].weight, weight)
+    (layer,) = source.layers
+    assert isinstance(layer, DenseLayer)
+    assert (layer.activation, layer.bias) == ("identity", None)
+    np.testing.assert_array_equal(layer.weight, weight)
 
 
 def test_a_classifier_alone_is_a_cross_encoder(tmp_path: Path) -> None:
@@ -117,10 +120,13 @@ def test_the_longest_input_is_what_sentence_transformers_reads(tmp_path: Path) -
         ({"pooling_mode_weightedmean_tokens": True}, "weighted_mean"),
         ({"pooling_mode": "max"}, "max"),
         ({"pooling_mode": ["cls"]}, "cls"),
+        ({"pooling_mode_mean_sqrt_len_tokens": True}, "mean_sqrt_length"),
+        ({"pooling_mode": ["mean", "cls"]}, ("mean", "cls")),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, ("cls", "mean")),
     ],
 )
 def test_pooling_is_read_from_old_and_new_keys(
-    config: dict[str, Any], expected: str, tmp_path: Path
+    config: dict[str, Any], expected: Poolings, tmp_path: Path
 ) -> None:
     """The booleans of old versions and the single key of new ones mean the same."""
     assert inspect_source(sentence_model(tmp_path / "model", PLAIN, config)).pooling == expected
@@ -211,13 +217,16 @@ def _default_prompt(folder: Path) -> None:
         (_pickles, "pickles"),
         (_no_weights, "no model.safetensors"),
         (_modules(*PLAIN, (OLD + "LSTM", "2_LSTM")), "LSTM module"),
+        (_modules((OLD + "Router", "")), "Router module.*each route as a model of its own"),
+        (_modules(*PLAIN, (OLD + "Asym", "2_Asym")), "Asym module.*each route as a model of its own"),
+        (_modules((OLD + "CLIPModel", "0_CLIP")), "CLIPModel module.*a text encoder of its own"),
+        (_modules(PLAIN[0], (OLD + "SpladePooling", "1_Pooling")), "sparse vectors are not served"),
         (_modules(PLAIN[0], ("custom.Pooling", "1_Pooling")), "Pooling module"),
         (_modules(*PLAIN[::-1]), "the modules are not"),
         (_modules(PLAIN[0]), "BertModel is not a cross-encoder"),
         (_prompting_cross_encoder, "prepends a prompt to its texts"),
         (_modules(PLAIN[0], (OLD + "Pooling", "../other")), "outside"),
-        (_pooling(pooling_mode=["mean", "cls"]), "mean \\+ cls"),
-        (_pooling(pooling_mode_mean_sqrt_len_tokens=True), "mean_sqrt_len_tokens"),
+        (_pooling(pooling_mode=["mean", "attention"]), "mean \\+ attention"),
         (_pooling(pooling_mode="mean", include_prompt=False), "prompt"),
         (_default_prompt, "default_prompt_name"),
     ],

@@ -5,8 +5,8 @@ import pytest
 
 from shared.vectors import (
     DenseLayer,
-    Pooling,
-    apply_dense,
+    Poolings,
+    apply_layer,
     finish,
     pool,
     rows_not_finite,
@@ -25,9 +25,11 @@ HIDDEN = np.array([[[1, 0], [3, 4], [9, 9]], [[2, 6], [0, 0], [0, 0]]], np.float
         ("max", [[3, 4], [2, 6]]),
         ("last", [[3, 4], [2, 6]]),
         ("weighted_mean", [[7 / 3, 8 / 3], [2, 6]]),
+        ("mean_sqrt_length", [[4 / 2**0.5, 4 / 2**0.5], [2, 6]]),
+        (("max", "cls"), [[3, 4, 1, 0], [2, 6, 2, 6]]),
     ],
 )
-def test_pooling_never_reads_padding(pooling: Pooling, expected: list[list[float]]) -> None:
+def test_pooling_never_reads_padding(pooling: Poolings, expected: list[list[float]]) -> None:
     """Row 0 has two tokens, row 1 has one; what lies beyond them changes nothing."""
     np.testing.assert_allclose(pool(HIDDEN, [2, 1], pooling), expected, rtol=1e-6)
 
@@ -57,7 +59,7 @@ def test_raw_vectors_keep_their_length_and_zeros_stay_zero() -> None:
 def test_a_dense_layer_is_torchs_linear_then_its_activation() -> None:
     """weight is (out, in), as torch stores it."""
     layer = DenseLayer(np.array([[1, 2], [0, -1]], np.float32), np.array([1, 1], np.float32), "relu")
-    assert apply_dense(np.array([[1, 3]], np.float32), layer).tolist() == [[8, 0]]
+    assert apply_layer(np.array([[1, 3]], np.float32), layer).tolist() == [[8, 0]]
 
 
 def test_a_sigmoid_keeps_its_digits() -> None:

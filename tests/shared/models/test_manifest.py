@@ -5,7 +5,14 @@ import pytest
 
 from shared.cards import TextMemory
 from shared.errors import InvalidArtefact, InvalidInput
-from shared.models.manifest import File, decode_manifest, decode_pointer, encode_manifest, encode_pointer
+from shared.models.manifest import (
+    File,
+    LayerFile,
+    decode_manifest,
+    decode_pointer,
+    encode_manifest,
+    encode_pointer,
+)
 from shared.names import check_name
 from tests.tiny import manifest_of
 
@@ -31,6 +38,20 @@ def test_a_manifest_of_before_memory_was_measured_is_read() -> None:
     assert manifest == MANIFEST
     assert manifest.text_memory.bytes_of(1000) == 65_536_000 + 256_000_000
     assert msgspec.structs.replace(MANIFEST, target="gpu-fp16").text_memory.bytes_of(10**6) == 0
+
+
+def test_a_manifest_of_several_poolings_and_layers_is_read_as_written() -> None:
+    """In JSON the layers are "dense", and a plain one is what it was before there were others."""
+    dense = LayerFile("d.safetensors", "gelu")
+    layers = (dense, LayerFile("", "identity", "unit"), LayerFile("n.safetensors", "identity", "norm"))
+    more = (File("d.safetensors", 1, "22"), File("n.safetensors", 1, "33"))
+    manifest = msgspec.structs.replace(
+        MANIFEST, pooling=("mean", "cls"), layers=layers, files=(*MANIFEST.files, *more)
+    )
+    assert decode_manifest(encode_manifest(manifest)) == manifest
+    written = msgspec.to_builtins(manifest)
+    assert (written["pooling"], "layers" in written) == (("mean", "cls"), False)
+    assert written["dense"][0] == {"file": "d.safetensors", "activation": "gelu"}
 
 
 @pytest.mark.parametrize(
@@ -70,6 +91,11 @@ def test_a_survives_writing_and_reading_with_memory() -> None:
         ({"files": [{"name": "../x", "size": 1, "sha256": ""}]}, "file name"),
         ({"files": [{"name": "manifest.json", "size": 1, "sha256": ""}]}, "among its artefacts"),
         ({"pooling": None}, "needs a pooling"),
+        ({"pooling": []}, "needs a pooling"),
+        ({"pooling": ["mean"] * 9}, "9 as the number of poolings; it must be 0 to 8"),
+        ({"dense": [{"file": "d", "activation": "identity", "kind": "norm"}]}, "does not list d"),
+        ({"dense": [{"file": "", "activation": "identity"}]}, "does not list "),
+        ({"dense": [{"file": "d", "activation": "identity", "kind": "code"}]}, r"\$\.dense\[0\]\.kind"),
         ({"labels": ["LABEL_0"]}, "one label per logit"),
         ({"task": "cross-encoder", "pooling": None, "dimensions": 1}, "one label per logit"),
         ({"files": [MODEL, TOKENIZER, MODEL | {"size": 1}]}, "a file twice"),
