@@ -12,6 +12,8 @@ PYTHON := $(shell for each in python3.11 python3.12 python3 python; do \
 endif
 # Lock files are complete and have the hashes of all packages, so pip looks for nothing and takes nothing else.
 INSTALL := $(BIN)/python -m pip install --no-deps --require-hashes
+# Set in many containers. The tests start some hundred Pythons, and each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run test check bench lock clean npm
 
