@@ -6,6 +6,7 @@ only a hang reaches, and what it takes of memory is held against what a sound bu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -696,8 +697,13 @@ def test_a_model_of_the_hub_without_safetensors_is_refused(
         [f"pytorch_model-0000{n}-of-00006.bin" for n in range(1, 7)],
     ],
 )
-def test_pickles_are_refused_with_what_converts_them(names: list[str], run: Run, tmp_path: Path) -> None:
-    """The command in the sentence, pasted into a shell, makes a folder that is built."""
+def test_pickles_are_refused_with_what_converts_them(
+    names: list[str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command in the sentence, pasted into a shell, makes a folder that is built.
+
+    Two are pasted; what a shell makes of the others runs here, where torch is loaded already.
+    """
     folder = _quiet(sentence_model(tmp_path / "model", PLAIN, POOLING))
     tensors = list(load_torch_file(folder / "model.safetensors").items())
     for n, name in enumerate(names):
@@ -709,8 +715,15 @@ def test_pickles_are_refused_with_what_converts_them(names: list[str], run: Run,
     assert ran.returncode == 2, ran.stderr
     command = ran.stderr[ran.stderr.index("python -c ") :].strip()
     assert "weights_only=True" in command
-    ours = command.replace("python", shlex.quote(sys.executable), 1)
-    subprocess.run(ours, shell=True, cwd=folder, check=True, timeout=HANGS_S)
+    if names[0].startswith("pytorch_model") and len(names) < 3:
+        ours = command.replace("python", shlex.quote(sys.executable), 1)
+        subprocess.run(ours, shell=True, cwd=folder, check=True, timeout=HANGS_S)
+    else:
+        python, option, program, *arguments = shlex.split(command)
+        assert (python, option) == ("python", "-c")
+        monkeypatch.setattr(sys, "argv", ["-c", *arguments])
+        with contextlib.chdir(folder):
+            exec(program, {"__name__": "__main__"})
     converted = run(folder, "--target", "cpu-fp32")
     assert converted.returncode == 0, converted.stderr
 
