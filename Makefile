@@ -12,6 +12,8 @@ PYTHON := $(shell for each in python3.11 python3.12 python3 python; do \
 endif
 # Lock files are complete and have the hashes of all packages, so pip looks for nothing and takes nothing else.
 INSTALL := $(BIN)/python -m pip install --no-deps --require-hashes
+# Set in many containers. The tests start some hundred Pythons, and each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run test check bench lock clean npm
 
@@ -34,7 +36,7 @@ run: .venv/serve .blitz/models/$(MODEL)/current  ## serve on http://127.0.0.1:70
 	$(BIN)/python -m model_build $* --target cpu-int8 --push $(STORE)
 
 test: npm .venv/test .venv/clients/installed tests/node_modules/.package-lock.json  ## run all tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: .venv/test  ## lint, format, types
 	$(BIN)/ruff check .

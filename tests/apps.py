@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from functions.api.app import create_app
 from functions.backend.app import create_app as create_backend_app
 from functions.backend.build import build_inference
+from shared.backends.base import Backend
 from shared.contracts import DecodeRequest, EmbedRequest, PredictRequest, RerankRequest, TokenizeRequest
 from shared.engines.onnx import OnnxEngine, capacity
 from shared.models.catalogue import Catalogue
@@ -26,8 +27,9 @@ from shared.models.store import open_store
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
 from shared.wire import codec, messages
-from tests.fakes.backend import FakeBackend, FakeInference, OverTheWire
+from tests.fakes.backend import FakeBackend
 from tests.fakes.catalogue import embedder_and_labeller
+from tests.fakes.inference import FakeInference, OverTheWire
 from tests.patience import PATIENCE_S
 
 JSON = "application/json"
@@ -63,7 +65,7 @@ WIRE_BODIES: dict[str, bytes] = {
 }
 
 
-def backend_app(inference: FakeInference, **changes: Any) -> Starlette:
+def backend_app(inference: Backend, **changes: Any) -> Starlette:
     settings = replace(Settings(warm_models=("m",), max_body_bytes=1000), **changes)
     return create_backend_app(settings, inference, Telemetry(CollectorRegistry()))
 

@@ -19,6 +19,9 @@ from shared.context.trace import Span
 
 ROOT = Path(__file__).parents[1]
 
+# Torch's threads spin until the next tiny tensor comes, and take the CPU from other test processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # How long an example takes, or making one, is no property of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
@@ -32,11 +35,24 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     return None
 
 
+LONG = (
+    "tests/clients/test_client_programs.py",  # has MiniLM built, while the others need none
+    "tests/faults",
+    "tests/model_build",
+    "tests/infra",
+    "tests/clients",
+    "tests/functions/local",
+    "tests/shared/bulk",
+)
+"""What takes long, the longest first: at the end each process has only short files left to take."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several items with one id pytest-xdist runs the first, and says nothing of the others."""
     ids = Counter(item.nodeid for item in items)
     if twice := [name for name, times in ids.items() if times > 1]:
         raise pytest.UsageError(f"several tests have one id: {', '.join(twice)}")
+    items.sort(key=lambda item: [not item.nodeid.startswith(long) for long in LONG])
 
 
 @pytest.fixture(scope="session")

@@ -214,6 +214,16 @@ def test_no_test_module_imports_another() -> None:
                 assert not (is_ours and named), f"{where} imports {module}"
 
 
+def test_stand_ins_stand_in_one_place() -> None:
+    """A fake in a test's own file is written once more by the next one who needs it."""
+    tests = TREE / "tests"
+    rooms = sorted(room.parent for room in tests.glob("*/__init__.py") if room.parent.name != "fakes")
+    for path in [*tests.glob("*.py"), *(path for room in rooms for path in room.rglob("*.py"))]:
+        for node in ast.parse(path.read_text()).body:
+            named = isinstance(node, ast.ClassDef) and node.name.startswith(("Fake", "Memory"))
+            assert not named, f"{path.relative_to(TREE)}:{node.lineno}: tests/fakes is the place for it"
+
+
 _IMPORT = re.compile(r"\b(?:from|import) ((?:shared|functions|model_build)(?:\.[a-z_]\w*)+)")
 
 

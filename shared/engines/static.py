@@ -52,6 +52,7 @@ class StaticEngine:
         self.memory_bytes = path.stat().st_size
 
     def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
+        """The mean of the tokens' rows. An absent token counts for nothing; no token at all: zeros."""
         vectors = np.zeros((len(sequences), self.dimensions), np.float32)
         for vector, tokens in zip(vectors, sequences, strict=True):
             ids = np.asarray(tokens.ids if isinstance(tokens, TokenPair) else tokens, np.int64)

@@ -24,7 +24,6 @@ from shared.contracts import (
     TokenizeResult,
 )
 from shared.errors import UnknownModel
-from shared.wire import messages
 
 
 class ByOperation:
@@ -142,79 +141,3 @@ def vector_of(item: Any, dimensions: int) -> np.ndarray[Any, np.dtype[np.float32
     seed = hashlib.sha256(repr(item).encode()).digest()[:4]
     generator = np.random.default_rng(int.from_bytes(seed, "big"))
     return generator.standard_normal(dimensions, np.float32)
-
-
-class FakeInference(ByOperation):
-    """Rows are [length, 1]; `error` is raised instead, `hang` never answers. Keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[AnyRequest] = []
-        self.error: Exception | None = None
-        self.hang = False
-        self.started = asyncio.Event()
-        self.cancelled = asyncio.Event()
-        self.state: Any = "warm"
-
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
-        rows = await self._rows(request, request.inputs)
-        return EmbedResult(rows, _lengths(rows), request.model, "r")
-
-    async def rerank(self, request: RerankRequest) -> RerankResult:
-        rows = await self._rows(request, request.documents)
-        return RerankResult(
-            rows[:, 0].astype(np.float64), _lengths(rows), request.model, "r", "cross-encoder"
-        )
-
-    async def predict(self, request: PredictRequest) -> PredictResult:
-        rows = await self._rows(request, request.inputs)
-        return PredictResult(rows.astype(np.float64), _lengths(rows), request.model, "r", ("no", "yes"))
-
-    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
-        rows = await self._rows(request, request.inputs)
-        texts = tuple(character for text in request.inputs for character in text)
-        return TokenizeResult(
-            np.zeros((len(texts), 4), np.int32), texts, _lengths(rows), request.model, "r"
-        )
-
-    async def decode(self, request: DecodeRequest) -> DecodeResult:
-        rows = await self._rows(request, request.inputs)
-        texts = tuple("".join(chr(each % 128) for each in ids) for ids in request.inputs)
-        return DecodeResult(texts, _lengths(rows), request.model, "r")
-
-    def check(self) -> None:
-        """There is always room."""
-
-    async def states(self) -> list[ModelState]:
-        if self.error is not None:
-            raise self.error
-        return [ModelState("m", self.state, "it broke" if self.state == "failed" else None)]
-
-    async def close(self) -> None:
-        pass
-
-    async def _rows(self, request: AnyRequest, inputs: tuple[Any, ...]) -> Any:
-        self.asked.append(request)
-        self.started.set()
-        if self.hang:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                self.cancelled.set()
-        if self.error is not None:
-            raise self.error
-        return np.array([[len(item), 1] for item in inputs], np.float32)
-
-
-def _lengths(rows: Any) -> tuple[int, ...]:
-    return tuple(int(row[0]) for row in rows)
-
-
-class OverTheWire(FakeInference):
-    """As HttpBackend: a request must be packed, and read by a backend."""
-
-    async def run(self, request: AnyRequest) -> Any:
-        return await super().run(_repacked(request))
-
-
-def _repacked(request: Any) -> Any:
-    return messages.unpack_request(messages.pack_request(request), type(request), max_bytes=100_000_000)

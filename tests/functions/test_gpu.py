@@ -26,6 +26,7 @@ from shared.models.store import open_store_url
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
+from tests.fakes.inference import FakeInference
 from tests.tiny_torch import manifest_of_folder, save_sentence_model
 
 pytestmark = pytest.mark.anyio
@@ -126,23 +127,13 @@ async def _get(app: Any, path: str) -> httpx.Response:
         return await client.get(path)
 
 
-class NoModels:
-    def check(self) -> None:
-        """There is always room."""
-
-    async def states(self) -> list[Any]:
-        return []
-
-    embed = rerank = predict = tokenize = close = None
-
-
 async def test_gpu_memory_is_in_ready_and_metrics(
     telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bytes used, reserved and free, as they are when asked."""
     _cuda(monkeypatch)
     gpu.create_inference(Settings())
-    app = backend_app.create_app(Settings(), NoModels(), telemetry)  # type: ignore[arg-type]
+    app = backend_app.create_app(Settings(), FakeInference(), telemetry)
     assert json.loads((await _get(app, "/ready")).content)["gpu_memory"] == MEMORY
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 5)
     text = (await _get(app, "/metrics")).text
@@ -152,14 +143,14 @@ async def test_gpu_memory_is_in_ready_and_metrics(
 
 async def test_without_a_gpu_nothing_is_said_of_its_memory(telemetry: Telemetry) -> None:
     """No zeros that look like a full GPU."""
-    app = backend_app.create_app(Settings(), NoModels(), telemetry)  # type: ignore[arg-type]
+    app = backend_app.create_app(Settings(), FakeInference(), telemetry)
     assert "gpu_memory" not in json.loads((await _get(app, "/ready")).content)
     assert "blitz_gpu_memory_bytes{" not in (await _get(app, "/metrics")).text
 
 
 def test_the_function_app_serves_any_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """One anonymous HTTP function; the app behind it is create_app's."""
-    monkeypatch.setattr(gpu, "create_inference", lambda settings: NoModels())
+    monkeypatch.setattr(gpu, "create_inference", lambda settings: FakeInference())
     app = gpu.function_app(Settings(role="gpu"))
     functions = {function.get_function_name(): function for function in app.get_functions()}
     trigger = json.loads(functions["http_app_func"].get_function_json())["bindings"][0]

@@ -30,8 +30,8 @@ from shared.models.catalogue import Catalogue
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
 from shared.wire import messages
-from tests.fakes.backend import FakeInference
 from tests.fakes.catalogue import embedder_and_labeller
+from tests.fakes.inference import FakeInference
 
 KEY, OTHER = "key-of-a-first-caller", "key-of-another-caller"
 HASHES = tuple(hashlib.sha256(key.encode()).hexdigest() for key in (KEY, OTHER))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -28,7 +30,42 @@ _SCOPE = (
 _FORMAT = re.compile(r"format\('([^']*)'((?:, '[^']*')+)\)")
 
 
+_kept: Path | None = None
+
+
+def keep_in(folder: Path) -> None:
+    """What was compiled is kept there from now on, for all processes of this run."""
+    global _kept
+    _kept = folder
+    _kept.mkdir(exist_ok=True)
+
+
 def run_bicep(
+    *arguments: str, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """What the CLI says of infra/, asked once for each `environ`: see `ask_bicep`."""
+    key = json.dumps([arguments, sorted((environ or {}).items())])
+    done = _once(key, lambda: _parts_of(ask_bicep(*arguments, environ=environ)))
+    return subprocess.CompletedProcess(arguments, done["code"], done["out"], done["err"])
+
+
+def _parts_of(ran: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    return {"code": ran.returncode, "out": ran.stdout, "err": ran.stderr}
+
+
+def _once(key: str, make: Callable[[], Any]) -> Any:
+    """What `make` gives, as JSON holds it: a compilation takes seconds, and many tests look at one."""
+    if _kept is None:
+        return make()
+    file = _kept / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            made = json.dumps(make())
+            file.write_text(made, "utf-8")
+    return json.loads(file.read_text("utf-8"))
+
+
+def ask_bicep(
     *arguments: str, cwd: Path = INFRA, environ: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Skips the test where there is no CLI. Of a deployer's variables none but `environ` reaches it."""
@@ -63,11 +100,17 @@ def resources_of(variant: str, parameters: str = "") -> list[dict[str, Any]]:
     parameters: lines of Bicep to end that file with. What only Azure can know stays an expression:
     "[reference(...)]".
     """
+    key = json.dumps(["snapshot", variant, parameters])
+    resources: list[dict[str, Any]] = _once(key, lambda: _predicted(variant, parameters))
+    return resources
+
+
+def _predicted(variant: str, parameters: str) -> list[dict[str, Any]]:
     with TemporaryDirectory() as scratch:
         infra = shutil.copytree(INFRA, Path(scratch) / "infra")
         with (infra / "variants" / f"{variant}.bicepparam").open("a", encoding="utf-8") as file:
             file.write(parameters)
-        ran = run_bicep("snapshot", f"{variant}.bicepparam", *_SCOPE, cwd=infra / "variants")
+        ran = ask_bicep("snapshot", f"{variant}.bicepparam", *_SCOPE, cwd=infra / "variants")
         assert (ran.returncode, ran.stderr) == (0, "")
         snapshot = json.loads((infra / "variants" / f"{variant}.snapshot.json").read_text("utf-8"))
     assert snapshot["diagnostics"] == []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import stat
@@ -14,6 +17,7 @@ import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -63,7 +67,39 @@ class Azure:
         return self._folder / ".azure" / "test" / "first-key"
 
     def prepare(self, **environ: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-        """Its process, and the commands that it ran."""
+        """What `started` gives, in this process: it calls az a dozen times, and each is a Python."""
+        self.state["calls"] = []
+        code: Any = 0
+        with (
+            mock.patch.dict(os.environ, {**self.env, **environ}, clear=True),
+            contextlib.chdir(self._folder),
+            contextlib.redirect_stdout(io.StringIO()) as out,
+            contextlib.redirect_stderr(io.StringIO()) as err,
+        ):
+            hook = runpy.run_path("infra/hooks/prepare.py")
+            programs = {"shutil": mock.Mock(which=lambda program: program)}
+            programs["subprocess"] = mock.Mock(run=self._run, PIPE=subprocess.PIPE)
+            hook["_run"].__globals__.update(programs)
+            try:
+                hook["prepare"](hook["Azd"](os.environ))
+            except SystemExit as exit_:
+                code = exit_.code
+                if isinstance(code, str):
+                    print(code, file=sys.stderr)
+                    code = 1
+        ran = subprocess.CompletedProcess(["prepare"], code, out.getvalue(), err.getvalue())
+        return ran, self.state["calls"]
+
+    def _run(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        """az or azd, as its process would answer."""
+        try:
+            said = fake_azure.answer(self.state, command[0], command[1:])
+        except SystemExit as exit_:
+            return subprocess.CompletedProcess(command, int(exit_.code or 0), "")
+        return subprocess.CompletedProcess(command, 0, "" if said is None else json.dumps(said))
+
+    def started(self, **environ: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+        """The hook's process as azd starts it, and the commands that it ran."""
         self.state["calls"] = []
         self._file.write_text(json.dumps(self.state), "utf-8")
         search = os.pathsep.join((str(self._folder / "bin"), os.environ["PATH"]))
@@ -154,7 +190,7 @@ def _settled(ran: subprocess.CompletedProcess[str], calls: list[str]) -> None:
 
 def test_a_first_run_makes_what_is_missing(azure: Azure) -> None:
     """An application, its audience and principal; a key in its owner's file, azd knows the hash."""
-    ran, calls = azure.prepare()
+    ran, calls = azure.started()
     assert ran.returncode == 0, ran.stderr
     asked = [re.sub(r" --subscription \S+| --output json", "", call) for call in calls]
     assert asked == [
@@ -348,10 +384,10 @@ def test_an_application_that_is_there_is_taken(azure: Azure) -> None:
 def test_a_key_that_azd_did_not_note_is_noted(azure: Azure) -> None:
     """The file is there, azd's variable is not: nobody gets a second key."""
     azure.state["fails"] = "azd env set API_KEY_HASHES"
-    assert azure.prepare()[0].returncode != 0
+    assert azure.started()[0].returncode != 0
     key = azure.key_file.read_text()
     azure.state["fails"] = ""
-    assert azure.prepare()[0].returncode == 0
+    assert azure.started()[0].returncode == 0
     assert azure.key_file.read_text() == key
     assert azure.env["API_KEY_HASHES"] == hashlib.sha256(key.strip().encode()).hexdigest()
 
@@ -379,7 +415,7 @@ def test_who_would_be_told_of_nothing_hears_so(
 @pytest.mark.parametrize("variable", ["CI", "TF_BUILD"])
 def test_a_pipeline_makes_no_key(azure: Azure, variable: str) -> None:
     """Its machine is gone afterwards, and the key with it."""
-    ran, calls = azure.prepare(**{variable: "true"})
+    ran, calls = azure.started(**{variable: "true"})
     assert ran.returncode == 1
     assert "functions.keys" in ran.stderr
     assert not azure.key_file.exists()

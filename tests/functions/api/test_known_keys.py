@@ -25,8 +25,9 @@ from shared.models.catalogue import Catalogue
 from shared.observability.metrics import MAX_KEY_NAMES, Telemetry
 from shared.settings import Settings
 from tests.azurite import Azurite, running_azurite
-from tests.fakes.backend import FakeInference
 from tests.fakes.catalogue import FakeCatalogue
+from tests.fakes.clock import Clock
+from tests.fakes.inference import FakeInference
 from tests.patience import PATIENCE_S
 
 NOW = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC
@@ -86,13 +87,6 @@ def metrics() -> Telemetry:
     return Telemetry(CollectorRegistry())
 
 
-class Clock:
-    now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def find(known: KnownKeys, key: str) -> str:
     """The name that a key is known by; "" if it does not count."""
     found = known.find([hashlib.sha256(key.encode()).digest()])
@@ -121,13 +115,13 @@ def test_a_key_counts_from_and_until(
 ) -> None:
     """To the second; in whatever time zone it is written."""
     place.write(document_of(caller("search", entry(A, **times))))
-    assert bool(find(KnownKeys((), place.document, metrics, Clock()), A)) is counts
+    assert bool(find(KnownKeys((), place.document, metrics, Clock(NOW)), A)) is counts
 
 
 def test_a_key_is_replaced_without_a_restart(place: Place, metrics: Telemetry) -> None:
     """Two count at once; once the old one is taken away, it alone does not. Its files' owner stays."""
     place.write(document_of(caller("search", entry(A))))
-    known = KnownKeys((), place.document, metrics, Clock())
+    known = KnownKeys((), place.document, metrics, Clock(NOW))
     assert (find(known, A), find(known, B)) == ("search", "")
     place.write(document_of(caller("search", entry(A), entry(B))))
     known.refresh()
@@ -142,7 +136,7 @@ def test_a_key_is_replaced_without_a_restart(place: Place, metrics: Telemetry) -
 
 def test_the_document_is_read_again_and_again(place: Place, metrics: Telemetry) -> None:
     """In a thread of its own, every so many seconds, asked or not."""
-    known = KnownKeys((), place.document, metrics, Clock())
+    known = KnownKeys((), place.document, metrics, Clock(NOW))
     waited: list[float] = []
     over = threading.Event()
 
@@ -165,7 +159,7 @@ def test_what_was_read_last_counts_on(
 ) -> None:
     """A document that is spoilt, while it runs, shuts nobody out; a metric and the log tell."""
     place.write(document_of(caller("search", entry(A))))
-    known = KnownKeys((), place.document, metrics, Clock())
+    known = KnownKeys((), place.document, metrics, Clock(NOW))
     place.write(data)
     known.refresh()
     assert find(known, A) == "search"
@@ -177,7 +171,7 @@ def test_a_document_that_is_deleted_shuts_nobody_out(tmp_path: Path, metrics: Te
     """Whoever means to shut out all writes a document without callers."""
     place = Place(f"file://{tmp_path}/keys.json")
     place.write(document_of(caller("search", entry(A))))
-    known = KnownKeys((), place.document, metrics, Clock())
+    known = KnownKeys((), place.document, metrics, Clock(NOW))
     (tmp_path / "keys.json").unlink()
     known.refresh()
     assert find(known, A) == "search"
@@ -256,7 +250,7 @@ async def test_an_expired_key_is_told_nothing(
     place = Place(f"file://{tmp_path}/keys.json")
     over, later = {"expires": "2027-01-01T00:00:00Z"}, {"not_before": "2027-02-01T00:00:00Z"}
     place.write(document_of(caller("search", entry(A, **over), entry(B, **later))))
-    async with client_of(KnownKeys((), place.document, metrics, Clock()), metrics) as client:
+    async with client_of(KnownKeys((), place.document, metrics, Clock(NOW)), metrics) as client:
         answers = set()
         for key in (A, A, B, "a-key-of-nobody-at-all"):
             answer = await client.post(path, json=BODY, headers={"api-key": key})
@@ -274,7 +268,9 @@ async def test_use_is_counted_by_name(tmp_path: Path, metrics: Telemetry) -> Non
     """Requests, and tokens of those that were answered; no series or log has a key or a hash."""
     place = Place(f"file://{tmp_path}/keys.json")
     place.write(document_of(caller("search", entry(A), entry(B)), caller("nightly", owner="f" * 16)))
-    async with client_of(KnownKeys((sha256(C),), place.document, metrics, Clock()), metrics) as client:
+    async with client_of(
+        KnownKeys((sha256(C),), place.document, metrics, Clock(NOW)), metrics
+    ) as client:
         for key in (A, B, C):
             answer = await client.post("/v1/embeddings", json=BODY, headers={"api-key": key})
             assert answer.status_code == 200
@@ -303,7 +299,7 @@ def test_a_key_that_ends_soon_is_told_of(
     tmp_path: Path, metrics: Telemetry, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Once a day, by name, from 14 days before; not of one that has a successor."""
-    clock, place = Clock(), Place(f"file://{tmp_path}/keys.json")
+    clock, place = Clock(NOW), Place(f"file://{tmp_path}/keys.json")
     soon, late = {"expires": "2027-01-28T08:00:00Z"}, {"expires": "2027-06-01T00:00:00Z"}
     place.write(
         document_of(
@@ -335,7 +331,7 @@ async def test_a_document_that_cannot_be_reached_yet_is_no_refusal(
 ) -> None:
     """A key may be in it: 503 and when to come again. Those of the settings count already."""
     place = Place(f"file://{tmp_path}/away/keys.json")
-    known = KnownKeys((sha256(C),), place.document, metrics, Clock())
+    known = KnownKeys((sha256(C),), place.document, metrics, Clock(NOW))
     async with client_of(known, metrics) as client:
 
         async def status(headers: dict[str, str]) -> int:
@@ -353,7 +349,7 @@ def test_of_a_key_in_both_places_the_document_tells(tmp_path: Path, metrics: Tel
     """So that a key that had no name can be given one, and an end."""
     place = Place(f"file://{tmp_path}/keys.json")
     place.write(document_of(caller("search", entry(A, expires="2027-01-01T00:00:00Z"))))
-    assert find(KnownKeys((sha256(A).upper(),), place.document, metrics, Clock()), A) == ""
+    assert find(KnownKeys((sha256(A).upper(),), place.document, metrics, Clock(NOW)), A) == ""
 
 
 def run(place: Place, *arguments: str, status: int = 0) -> None:

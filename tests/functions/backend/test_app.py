@@ -27,7 +27,7 @@ from shared.contracts import (
 from shared.settings import Settings
 from shared.wire import codec, messages
 from tests.apps import MSGPACK, WIRE_BODIES, WIRE_BODY, backend_app, backend_client
-from tests.fakes.backend import FakeInference
+from tests.fakes.inference import FakeInference
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio

@@ -15,7 +15,8 @@ from shared.dialects.operations import PATHS, error_format_at
 from shared.errors import Overloaded
 from shared.wire import messages
 from tests.apps import backend_app, router_app
-from tests.fakes.backend import FakeBackend, FakeInference
+from tests.fakes.backend import FakeBackend
+from tests.fakes.inference import FakeInference
 from tests.questions import seen
 from tests.sockets import SMALL_BODY, exchange, http, serving
 

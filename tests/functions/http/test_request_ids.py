@@ -23,7 +23,8 @@ from shared.observability import logs
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
 from tests.apps import router_client
-from tests.fakes.backend import FakeBackend, FakeInference
+from tests.fakes.backend import FakeBackend
+from tests.fakes.inference import FakeInference
 from tests.sockets import serving
 
 pytestmark = pytest.mark.anyio

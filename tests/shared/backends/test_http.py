@@ -11,13 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import stamina
-import uvicorn
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 
-from functions.backend.app import create_app
 from shared import errors
-from shared.backends.base import Backend
 from shared.backends.credential import shared_secret
 from shared.backends.http import ATTEMPTS, MAX_RETRY_AFTER_S, HttpBackend
 from shared.cards import ModelState
@@ -35,12 +31,12 @@ from shared.contracts import (
     TokenizeRequest,
     TokenizeResult,
 )
-from shared.observability.metrics import Telemetry
-from shared.settings import Settings
 from shared.wire import codec, messages
-from tests.fakes.backend import ByOperation
+from tests.apps import backend_app
+from tests.fakes.inference import FixedAnswers
 from tests.patience import PATIENCE_S
 from tests.server import free_port
+from tests.sockets import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -60,64 +56,20 @@ def _no_waiting() -> Iterator[None]:
         yield
 
 
-class FakeInference(ByOperation):
-    """Answers with fixed values, keeps the requests, raises `error` when there is one."""
-
-    def __init__(self) -> None:
-        self.error: Exception | None = None
-        self.requests: list[Any] = []
-
-    def _note(self, request: Any) -> None:
-        self.requests.append(request)
-        if self.error is not None:
-            raise self.error
-
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
-        self._note(request)
-        return RESULT
-
-    async def rerank(self, request: RerankRequest) -> RerankResult:
-        self._note(request)
-        return RerankResult(np.array([0.5, -1]), (1, 2), "m", "r", "cosine")
-
-    async def predict(self, request: PredictRequest) -> PredictResult:
-        self._note(request)
-        return PredictResult(np.array([[0.5], [1.0]]), (1, 2), "m", "r", ("x",))
-
-    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
-        self._note(request)
-        return TokenizeResult(np.ones((3, 4), np.int32), ("a", "b", "c"), (1, 2), "m", "r")
-
-    async def decode(self, request: DecodeRequest) -> DecodeResult:
-        self._note(request)
-        return DecodeResult(("a", "b"), (1, 2), "m", "r")
-
-    def check(self) -> None:
-        """There is always room."""
-
-    async def states(self) -> list[ModelState]:
-        self._note("states")
-        return STATES
-
-    async def close(self) -> None:
-        pass
+RESULTS = {
+    "embed": RESULT,
+    "rerank": RerankResult(np.array([0.5, -1]), (1, 2), "m", "r", "cosine"),
+    "predict": PredictResult(np.array([[0.5], [1.0]]), (1, 2), "m", "r", ("x",)),
+    "tokenize": TokenizeResult(np.ones((3, 4), np.int32), ("a", "b", "c"), (1, 2), "m", "r"),
+    "decode": DecodeResult(("a", "b"), (1, 2), "m", "r"),
+}
 
 
 @asynccontextmanager
-async def serving(inference: Backend, **settings: Any) -> AsyncIterator[str]:
-    """The backend app on a free port; yields its URL."""
-    metrics = Telemetry(CollectorRegistry())
-    app = create_app(Settings(warm_models=("m",), **settings), inference, metrics)
-    config = uvicorn.Config(app, port=0, lifespan="off", log_level="warning", ws="none")
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.005)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await task
+async def serving_backend(inference: FixedAnswers, **settings: Any) -> AsyncIterator[str]:
+    """The backend app on a real server; yields its URL."""
+    with serving(backend_app(inference, **settings)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -193,15 +145,15 @@ async def backend_at(url: str, **options: Any) -> AsyncIterator[HttpBackend]:
 
 async def test_a_call_over_http_is_the_call_in_process() -> None:
     """Requests and results of each kind arrive equal, arrays bit for bit; states too."""
-    inference = FakeInference()
-    async with serving(inference) as url, backend_at(url + "/") as backend:
+    inference = FixedAnswers(STATES, RESULTS)
+    async with serving_backend(inference) as url, backend_at(url + "/") as backend:
         embedded = await backend.run(REQUEST)
         reranked = await backend.run(RERANK)
         predicted = await backend.run(PREDICT)
         spelled = await backend.run(TOKENIZE)
         decoded = await backend.run(DECODE)
         assert await backend.states() == STATES  # 503: not ready is an answer
-    assert inference.requests == [REQUEST, RERANK, PREDICT, TOKENIZE, DECODE, "states"]
+    assert inference.asked == [REQUEST, RERANK, PREDICT, TOKENIZE, DECODE, "states"]
     assert embedded.vectors.tolist() == [[3, 1], [2, 1]]
     assert (embedded.token_counts, embedded.timings) == ((3, 2), Timings(1, 2, 3))
     assert embedded.device == "gpu"
@@ -222,9 +174,9 @@ async def test_a_call_over_http_is_the_call_in_process() -> None:
 )
 async def test_errors_arrive_as_the_class_that_was_raised(error: errors.BlitzError) -> None:
     """Class, message, field and retry time, from every method."""
-    inference = FakeInference()
+    inference = FixedAnswers(STATES, RESULTS)
     inference.error = error
-    async with serving(inference) as url, backend_at(url) as backend:
+    async with serving_backend(inference) as url, backend_at(url) as backend:
         calls: list[Callable[[], Awaitable[Any]]] = [
             lambda: backend.run(REQUEST),
             lambda: backend.run(RERANK),
@@ -493,7 +445,7 @@ async def test_the_backend_sees_a_caller_that_leaves() -> None:
 
 async def test_the_backends_secret_opens_it() -> None:
     """With the secret it answers; without, the failure is the router's and not the caller's 401."""
-    async with serving(FakeInference(), backend_secret="s3cret") as url:
+    async with serving_backend(FixedAnswers(STATES, RESULTS), backend_secret="s3cret") as url:
         async with backend_at(url, authorize=shared_secret("s3cret")) as backend:
             assert (await backend.run(REQUEST)).token_counts == (3, 2)
             assert await backend.states() == STATES

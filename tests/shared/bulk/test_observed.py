@@ -14,7 +14,7 @@ from shared.context import trace
 from shared.context.trace import Span
 from shared.errors import BackendFailed, InvalidInput, InvalidMessage, Unavailable
 from shared.observability.logs import failure_of
-from tests.shared.bulk.memory import TRIES, Died
+from tests.fakes.memory import TRIES, Died
 from tests.shared.bulk.world import INPUT, KEY, ROWS, World
 
 pytestmark = pytest.mark.anyio

@@ -33,7 +33,7 @@ from shared.storage import shown_names
 from shared.storage.blobs import BlobStat
 from tests.fakes.catalogue import bulk_cards
 from tests.fakes.embedder import bytes_vector
-from tests.shared.bulk.memory import Died, drain
+from tests.fakes.memory import Died, drain
 from tests.shared.bulk.world import INPUT, KEY, ROWS, World, batch_line
 
 pytestmark = pytest.mark.anyio

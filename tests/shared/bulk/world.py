@@ -21,7 +21,7 @@ from shared.observability.metrics import Telemetry
 from shared.routing.policy import fixed
 from tests.fakes.catalogue import FakeCatalogue, bulk_cards
 from tests.fakes.embedder import FakeEmbedder
-from tests.shared.bulk.memory import Memory, drain
+from tests.fakes.memory import Memory, drain
 
 KEY = "mini/texts.jsonl"
 ROWS = 1200

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,33 +14,8 @@ from shared.contracts import FloatMatrix
 from shared.errors import BlitzError, EmptyInput, InvalidInput, Overloaded, Unavailable
 from shared.inference.batcher import Batched, Batcher, Runs
 from shared.observability.metrics import Telemetry
+from tests.fakes.models import POISON, HeldModel
 from tests.patience import PATIENCE_S
-
-POISON = 666
-
-
-class FakeModel:
-    """Row = (first id, length). Holds every batch until `gate` is set; keeps what it was given."""
-
-    bytes_per_token = 0
-
-    def __init__(self, *, held: bool = False) -> None:
-        self.gate = threading.Event()
-        self.entered = threading.Semaphore(0)
-        self.calls: list[list[list[int]]] = []
-        if not held:
-            self.gate.set()
-
-    def text_bytes(self, tokens: int) -> int:
-        return tokens * self.bytes_per_token
-
-    def run(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
-        self.calls.append([list(ids) for ids in sequences])
-        self.entered.release()
-        assert self.gate.wait(PATIENCE_S)
-        if any(POISON in ids for ids in sequences):
-            raise RuntimeError("internal detail")
-        return np.array([[ids[0], len(ids)] for ids in sequences], np.float32)
 
 
 @contextmanager
@@ -72,7 +46,7 @@ def batcher(
         made.close()
 
 
-async def entered(model: FakeModel) -> None:
+async def entered(model: HeldModel) -> None:
     """Wait until the model has been given one more batch."""
     assert await asyncio.to_thread(model.entered.acquire, timeout=PATIENCE_S)
 
@@ -89,7 +63,7 @@ def check(batches: Batcher) -> None:
         pass
 
 
-def start(batches: Batcher, model: FakeModel, sequences: list[list[int]]) -> asyncio.Task[Batched]:
+def start(batches: Batcher, model: HeldModel, sequences: list[list[int]]) -> asyncio.Task[Batched]:
     return asyncio.create_task(submit(batches, model, sequences))
 
 
@@ -100,7 +74,7 @@ async def queued(batches: Batcher, tokens: int) -> None:
 
 
 async def one_running_one_waiting(
-    batches: Batcher, model: FakeModel
+    batches: Batcher, model: HeldModel
 ) -> tuple[asyncio.Task[Batched], asyncio.Task[Batched]]:
     """Two requests of 8 tokens; the model, which has run before, is held until its gate opens."""
     model.gate.clear()
@@ -116,7 +90,7 @@ async def one_running_one_waiting(
 @pytest.mark.anyio
 async def test_vectors_come_back_in_input_order() -> None:
     """Sorting by length and splitting into batches does not show."""
-    model = FakeModel()
+    model = HeldModel()
     sequences = [[n] * (1 + n % 5) for n in range(1, 40)]
     with batcher(threads=2) as batches:
         result = await submit(batches, model, sequences)
@@ -130,7 +104,7 @@ async def test_vectors_come_back_in_input_order() -> None:
 @pytest.mark.anyio
 async def test_callers_share_a_micro_batch() -> None:
     """While the thread is busy, single texts of several callers gather into one batch."""
-    model = FakeModel(held=True)
+    model = HeldModel(held=True)
     with batcher() as batches:
         first = start(batches, model, [[1] * 8])
         await entered(model)
@@ -145,7 +119,7 @@ async def test_callers_share_a_micro_batch() -> None:
 @pytest.mark.anyio
 async def test_models_do_not_share_a_micro_batch() -> None:
     """Texts for two models that wait together run apart."""
-    one, other = FakeModel(held=True), FakeModel()
+    one, other = HeldModel(held=True), HeldModel()
     with batcher() as batches:
         tasks = [start(batches, one, [[1]])]
         await entered(one)
@@ -160,7 +134,7 @@ async def test_models_do_not_share_a_micro_batch() -> None:
 @pytest.mark.anyio
 async def test_a_full_queue_refuses_with_a_time_to_retry() -> None:
     """With more than max_queue_tokens waiting: Overloaded; what waits already is served."""
-    model = FakeModel(held=True)
+    model = HeldModel(held=True)
     with batcher(max_queue_tokens=10) as batches:
         tasks = [start(batches, model, [[1]])]
         await entered(model)
@@ -183,7 +157,7 @@ async def test_a_full_queue_refuses_with_a_time_to_retry() -> None:
 @pytest.mark.anyio
 async def test_who_was_let_in_counts_as_waiting_and_is_not_refused_later() -> None:
     """From before it is tokenised, by an estimate, until it is submitted, or fails before that."""
-    model = FakeModel(held=True)
+    model = HeldModel(held=True)
     with batcher(max_queue_tokens=10) as batches:
         tasks = [start(batches, model, [[1]])]
         await entered(model)
@@ -205,14 +179,14 @@ async def test_who_was_let_in_counts_as_waiting_and_is_not_refused_later() -> No
 async def test_a_request_alone_is_accepted_however_large() -> None:
     """A limit below one request must not make that request impossible for ever."""
     with batcher(max_queue_tokens=10) as batches:
-        result = await submit(batches, FakeModel(), [[1] * 30, [2] * 30])
+        result = await submit(batches, HeldModel(), [[1] * 30, [2] * 30])
     assert result.rows.shape == (2, 2)
 
 
 @pytest.mark.anyio
 async def test_a_cancelled_callers_queued_batches_never_run() -> None:
     """They leave the queue at once; the caller leaves after its running batch has ended."""
-    model = FakeModel(held=True)
+    model = HeldModel(held=True)
     with batcher() as batches:
         task = start(batches, model, [[1] * 8, [2] * 8, [3] * 8])
         await entered(model)
@@ -229,7 +203,7 @@ async def test_a_cancelled_callers_queued_batches_never_run() -> None:
 @pytest.mark.anyio
 async def test_a_failing_batch_fails_its_callers_only() -> None:
     """The rest of the failed request is dropped, others and the thread go on."""
-    model = FakeModel(held=True)
+    model = HeldModel(held=True)
     with batcher() as batches:
         first = start(batches, model, [[1] * 8])
         await entered(model)
@@ -250,7 +224,7 @@ async def test_a_failing_batch_fails_its_callers_only() -> None:
 @pytest.mark.anyio
 async def test_callers_who_share_a_failing_batch_are_served_by_themselves() -> None:
     """Two texts in one micro-batch, one of which the model cannot take: only its caller is told."""
-    model = FakeModel(held=True)
+    model = HeldModel(held=True)
     with batcher() as batches:
         first = start(batches, model, [[1] * 8])
         await entered(model)
@@ -267,7 +241,7 @@ async def test_callers_who_share_a_failing_batch_are_served_by_themselves() -> N
 @pytest.mark.anyio
 async def test_a_queue_that_takes_too_long_refuses() -> None:
     """max_queue_s bounds the expected wait, once a batch has shown the rate; one alone always goes."""
-    model = FakeModel()
+    model = HeldModel()
     with batcher(max_queue_s=1e-9) as batches:
         await submit(batches, model, [[1] * 8])
         running, waiting = await one_running_one_waiting(batches, model)
@@ -280,7 +254,7 @@ async def test_a_queue_that_takes_too_long_refuses() -> None:
 @pytest.mark.anyio
 async def test_small_batches_of_an_idle_server_do_not_tell_how_fast_a_queue_drains() -> None:
     """Or the first large request after them would be refused for its own first half."""
-    model = FakeModel()
+    model = HeldModel()
     with batcher(max_queue_s=1e-9) as batches:
         await submit(batches, model, [[1]])
         running, waiting = await one_running_one_waiting(batches, model)
@@ -294,7 +268,7 @@ async def test_small_batches_of_an_idle_server_do_not_tell_how_fast_a_queue_drai
 async def test_errors_of_ours_keep_their_class() -> None:
     """What an engine raises on purpose reaches the caller as it is, as an object of its own."""
 
-    class Refusing(FakeModel):
+    class Refusing(HeldModel):
         error = InvalidInput("no", field="input[0]")
 
         def run(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
@@ -310,7 +284,7 @@ async def test_errors_of_ours_keep_their_class() -> None:
 async def test_a_model_that_loses_rows_is_an_error_and_not_a_wrong_answer() -> None:
     """Fewer rows than sequences must not leave uninitialised vectors."""
 
-    class Short(FakeModel):
+    class Short(HeldModel):
         def run(self, sequences: Sequence[Sequence[int]]) -> FloatMatrix:
             return np.zeros((len(sequences) - 1, 2), np.float32)
 
@@ -321,7 +295,7 @@ async def test_a_model_that_loses_rows_is_an_error_and_not_a_wrong_answer() -> N
 @pytest.mark.anyio
 async def test_threads_together_keep_within_the_memory() -> None:
     """What would be too much beside others waits for them, and a small one does not overtake it."""
-    model = FakeModel(held=True)
+    model = HeldModel(held=True)
     model.bytes_per_token = 10
     with batcher(threads=3, max_bytes=100) as batches:
         tasks = [start(batches, model, [[1] * 6])]
@@ -339,7 +313,7 @@ async def test_threads_together_keep_within_the_memory() -> None:
 @pytest.mark.anyio
 async def test_what_fits_beside_others_runs_beside_them() -> None:
     """The memory is shared, and not the threads' to keep."""
-    model = FakeModel(held=True)
+    model = HeldModel(held=True)
     model.bytes_per_token = 10
     with batcher(threads=2, max_bytes=100) as batches:
         tasks = [start(batches, model, [[1] * 6]), start(batches, model, [[2] * 4])]
@@ -352,7 +326,7 @@ async def test_what_fits_beside_others_runs_beside_them() -> None:
 @pytest.mark.anyio
 async def test_close_fails_what_waits_and_lets_running_batches_end() -> None:
     """Pending: Unavailable. Running: its result. Later: Unavailable."""
-    model = FakeModel(held=True)
+    model = HeldModel(held=True)
     with batcher() as batches:
         running = start(batches, model, [[1] * 8])
         await entered(model)
@@ -371,7 +345,7 @@ async def test_close_fails_what_waits_and_lets_running_batches_end() -> None:
 @pytest.mark.anyio
 async def test_waiting_lets_a_batch_fill() -> None:
     """With max_wait_s, two texts that arrive one after the other run together on a free thread."""
-    model = FakeModel()
+    model = HeldModel()
     with batcher(max_wait_s=30, budget_tokens=4) as batches:
         first = start(batches, model, [[1, 1]])
         await queued(batches, 2)
@@ -384,14 +358,14 @@ async def test_waiting_lets_a_batch_fill() -> None:
 async def test_waiting_ends() -> None:
     """A text that stays alone is run after max_wait_s."""
     with batcher(max_wait_s=0.01) as batches:
-        assert (await submit(batches, FakeModel(), [[1]])).rows.tolist() == [[1, 1]]
+        assert (await submit(batches, HeldModel(), [[1]])).rows.tolist() == [[1, 1]]
 
 
 @pytest.mark.anyio
 async def test_nothing_to_embed_is_refused() -> None:
     """An empty list would otherwise wait for ever."""
     with batcher() as batches, pytest.raises(EmptyInput):
-        await submit(batches, FakeModel(), [])
+        await submit(batches, HeldModel(), [])
 
 
 @pytest.mark.anyio
@@ -399,7 +373,7 @@ async def test_batches_are_counted() -> None:
     """Texts and padded tokens of each micro-batch reach the metrics."""
     metrics = Telemetry(CollectorRegistry())
     with batcher(metrics=metrics) as batches:
-        await submit(batches, FakeModel(), [[1, 1], [2]])
+        await submit(batches, HeldModel(), [[1, 1], [2]])
     assert b"te_batch_next_size_sum 2.0" in metrics.render()
     assert b"te_batch_next_tokens_sum 4.0" in metrics.render()
 
@@ -407,7 +381,7 @@ async def test_batches_are_counted() -> None:
 @pytest.mark.anyio
 async def test_many_callers_on_many_threads_each_get_their_own() -> None:
     """400 requests of mixed sizes at once on 4 threads: every row is the right one."""
-    model = FakeModel()
+    model = HeldModel()
     requests = [[[r * 10 + i + 1] * (1 + (r + i) % 8) for i in range(1 + r % 6)] for r in range(400)]
     with batcher(threads=4, max_queue_tokens=10**6) as batches:
         results = await asyncio.gather(*(submit(batches, model, request) for request in requests))
@@ -420,7 +394,7 @@ async def test_many_callers_on_many_threads_each_get_their_own() -> None:
 async def test_close_ends_a_wait_for_a_fuller_batch() -> None:
     """However long a thread may wait for more, what is queued fails and the thread ends."""
     with batcher(max_wait_s=1e6) as batches:
-        waiting = start(batches, FakeModel(), [[1]])
+        waiting = start(batches, HeldModel(), [[1]])
         await queued(batches, 1)
         await asyncio.to_thread(batches.close)
         with pytest.raises(Unavailable):

@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
 import pytest
 
 from shared.contracts import EmbedRequest, InputType, TokenizeRequest
 from shared.engines.base import Engine
 from shared.errors import InvalidInput
 from shared.inference.model import Model
-from shared.inference.spelling import Spelling
-from shared.inference.steps import Steps, completed
+from shared.inference.steps import completed
 from shared.inference.tokenization import Tokenizer
+from tests.fakes.tokenizer import FakeTokenizer
 from tests.tiny import manifest_of
-
-
-class FakeTokenizer:
-    """Notes what is prepended."""
-
-    prefix = ""
-
-    @property
-    def speller(self) -> FakeTokenizer:
-        return self
-
-    def encode(self, inputs: tuple[str, ...], *, prefix: str, **options: Any) -> Steps[list[list[int]]]:
-        self.prefix = prefix
-        yield
-        return [[1]] * len(inputs)
-
-    def spell(
-        self, texts: tuple[str, ...], *, limit: int, prefix: str, special_tokens: bool
-    ) -> Steps[list[Spelling]]:
-        self.prefix = prefix
-        yield
-        assert not special_tokens
-        return [Spelling(np.zeros((1, 4), np.int32), ["a"]) for _ in texts]
 
 
 def prefix_of(

@@ -12,65 +12,11 @@ from prometheus_client import CollectorRegistry
 
 from shared.errors import InvalidArtefact, ModelLoadFailed, StoreUnavailable, Unavailable, UnknownModel
 from shared.inference import load_failures
-from shared.inference.model import Model
 from shared.inference.model_cache import ModelCache
 from shared.observability.metrics import Telemetry
 from tests.fakes.clock import Clock
+from tests.fakes.shelf import Pinned, Shelf, ShelvedModel
 from tests.patience import PATIENCE_S
-
-
-class FakeModel:
-    def __init__(self, name: str, revision: str, memory_bytes: int) -> None:
-        self.name = name
-        self.revision = revision
-        self.memory_bytes = memory_bytes
-        self.closed = threading.Event()
-
-    def close(self) -> None:
-        assert not self.closed.is_set(), "closed twice"
-        self.closed.set()
-
-
-class Shelf:
-    """What the cache loads from: revisions to find, failures to raise, gates that hold a load."""
-
-    def __init__(self) -> None:
-        self.revisions: dict[str, str] = {}
-        self.errors: dict[str, Exception] = {}
-        self.gates: dict[str, threading.Event] = {}
-        self.entered: dict[str, threading.Event] = {}
-        self.loaded: list[FakeModel] = []
-        self.finds: list[str] = []
-        self.memory_bytes = 10
-
-    def hold(self, name: str) -> threading.Event:
-        """Make loads of `name` wait for the returned event."""
-        self.gates[name] = threading.Event()
-        self.entered[name] = threading.Event()
-        return self.gates[name]
-
-    def find_revision(self, name: str) -> str:
-        self.finds.append(name)
-        if name == "unknown":
-            raise UnknownModel("there is no model unknown")
-        return self.revisions.get(name, "r1")
-
-    def load(self, name: str, revision: str) -> Model:
-        if name in self.gates:
-            self.entered[name].set()
-            assert self.gates[name].wait(PATIENCE_S)
-        if name in self.errors:
-            raise self.errors[name]
-        model = FakeModel(name, revision, self.memory_bytes)
-        self.loaded.append(model)
-        return cast(Model, model)
-
-    def names(self) -> list[str]:
-        return [model.name for model in self.loaded]
-
-    def one(self, name: str, revision: str = "r1") -> FakeModel:
-        (model,) = (m for m in self.loaded if (m.name, m.revision) == (name, revision))
-        return model
 
 
 @pytest.fixture
@@ -111,9 +57,9 @@ def open_cache(shelf: Shelf, clock: Clock) -> Iterator[Callable[..., ModelCache]
 OpenCache = Callable[..., ModelCache]
 
 
-async def touch(cache: ModelCache, name: str) -> FakeModel:
+async def touch(cache: ModelCache, name: str) -> ShelvedModel:
     async with cache.lease(name) as model:
-        return cast(FakeModel, model)
+        return cast(ShelvedModel, model)
 
 
 async def happened(event: threading.Event) -> None:
@@ -126,7 +72,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def all_parked(tasks: list[asyncio.Task[FakeModel]]) -> None:
+async def all_parked(tasks: list[asyncio.Task[ShelvedModel]]) -> None:
     """Let every task run up to where it waits for the load."""
     for _ in range(3):
         await asyncio.sleep(0)
@@ -424,7 +370,7 @@ async def test_closing_waits_for_leases_and_ends_waiting_callers(
         cache.close()
         await happened(shelf.one("idle").closed)
         assert not shelf.one("leased").closed.is_set()
-        refused: list[Awaitable[FakeModel]] = [waiting, touch(cache, "idle")]
+        refused: list[Awaitable[ShelvedModel]] = [waiting, touch(cache, "idle")]
         for call in refused:
             with pytest.raises(Unavailable):
                 await call
@@ -454,18 +400,6 @@ async def test_hits_misses_loads_and_evictions_are_counted(shelf: Shelf, open_ca
         "blitz_cache_bytes 10.0",
     ):
         assert line in lines
-
-
-class Pinned(Shelf):
-    """As a store's: NAME@REVISION is found as it is, and loads are of plain names."""
-
-    def find_revision(self, name: str) -> str:
-        plain, _, revision = name.partition("@")
-        return revision or super().find_revision(plain)
-
-    def load(self, name: str, revision: str) -> Model:
-        assert "@" not in name
-        return super().load(name, revision)
 
 
 @pytest.fixture

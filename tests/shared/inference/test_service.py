@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
 import numpy as np
 import pytest
 
 from functions.backend.build import build_inference
-from shared.cards import ModelCard, ModelState
+from shared.cards import ModelCard
 from shared.contracts import (
     EmbedRequest,
     FloatMatrix,
     PredictRequest,
     RerankRequest,
     TokenizeRequest,
-    TokenPair,
     Tokens,
 )
 from shared.engines.onnx import OnnxEngine, capacity
@@ -30,7 +27,6 @@ from shared.errors import InputTooLong, InvalidInput, Overloaded, PayloadTooLarg
 from shared.inference.batcher import Batcher
 from shared.inference.model_cache import ModelCache
 from shared.inference.service import Inference
-from shared.inference.spelling import Spelling
 from shared.inference.steps import Steps
 from shared.inference.turns import Turns
 from shared.models.catalogue import Catalogue
@@ -38,88 +34,12 @@ from shared.routing.dispatch import Dispatcher
 from shared.routing.policy import fixed
 from shared.settings import Settings
 from tests.fakes.catalogue import FakeCatalogue
-from tests.tiny import manifest_of
+from tests.fakes.models import FakeCache, FakeModel, FakeReranker
 
 pytestmark = pytest.mark.anyio
 
 
 LISTED = [ModelCard(name, "r1", "cpu-int8", "bert", "mean", 2, 16) for name in ("b", "a")]
-
-
-class FakeModel:
-    """Ids are code points, the vector (number of ids, 1)."""
-
-    def __init__(self, name: str) -> None:
-        self.manifest = manifest_of(name)
-        self.leases = 0
-        self.leased_while_embedding: list[int] = []
-
-    def text_bytes(self, tokens: int) -> int:
-        return 0
-
-    def tokenize(self, request: EmbedRequest) -> Steps[list[list[int]]]:
-        yield
-        return [
-            [ord(c) for c in item] if isinstance(item, str) else list(item) for item in request.inputs
-        ]
-
-    def spell(self, request: TokenizeRequest, limit: int) -> Steps[list[Spelling]]:
-        yield
-        return [
-            Spelling(np.array([[ord(c), 0, 0, 1] for c in text], np.int32), list(text))
-            for text in request.inputs
-        ]
-
-    def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
-        self.leased_while_embedding.append(self.leases)
-        return np.array([[len(tokens), 1] for tokens in sequences], np.float32)
-
-
-class FakeReranker(FakeModel):
-    """The logit of a pair is its length less ten; `labels` widens it to more logits."""
-
-    def __init__(self, name: str, *labels: str) -> None:
-        super().__init__(name)
-        self.manifest = msgspec.structs.replace(
-            self.manifest, task="cross-encoder", pooling=None, labels=labels, dimensions=len(labels)
-        )
-
-    def tokenize_pairs(self, request: RerankRequest) -> Steps[list[TokenPair]]:
-        yield
-        lengths = [len(request.query) + len(document) for document in request.documents]
-        return [TokenPair([1] * length, [0] * length) for length in lengths]
-
-    def tokenize_inputs(self, request: PredictRequest) -> Steps[list[Tokens]]:
-        yield
-        return [[1] * len(item) for item in request.inputs]
-
-    def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
-        lengths = np.array([[len(tokens)] for tokens in sequences], np.float32)
-        labels = np.arange(len(self.manifest.labels), dtype=np.float32)
-        return np.subtract(lengths - 10, labels, dtype=np.float32)
-
-
-class FakeCache:
-    def __init__(self, *models: FakeModel) -> None:
-        self.models = {model.manifest.name: model for model in models}
-        self.closed = False
-
-    @asynccontextmanager
-    async def lease(self, name: str) -> AsyncIterator[FakeModel]:
-        if name not in self.models:
-            raise UnknownModel("there is no such model")
-        self.models[name].leases += 1
-        try:
-            yield self.models[name]
-        finally:
-            self.models[name].leases -= 1
-
-    def states(self, published: Iterable[str]) -> dict[str, ModelState]:
-        warm = {name: ModelState(name, "warm", revision="r1") for name in self.models}
-        return {name: ModelState(name, "cold") for name in published} | warm
-
-    def close(self) -> None:
-        self.closed = True
 
 
 class Served:

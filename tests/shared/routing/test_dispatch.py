@@ -8,100 +8,28 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from shared import errors
-from shared.cards import Device, ModelCard, ModelState
+from shared.cards import Device, ModelCard
 from shared.context import deadline, preference
-from shared.contracts import (
-    DecodeRequest,
-    DecodeResult,
-    EmbedRequest,
-    EmbedResult,
-    PredictRequest,
-    PredictResult,
-    RerankRequest,
-    RerankResult,
-    TokenizeRequest,
-    TokenizeResult,
-)
+from shared.contracts import DecodeRequest, EmbedRequest, PredictRequest, RerankRequest, TokenizeRequest
 from shared.errors import BlitzError, DeadlineExceeded, Unavailable
 from shared.observability.metrics import Telemetry
 from shared.routing.breaker import FAILURES, OPEN_S
 from shared.routing.dispatch import Dispatcher
 from shared.routing.policy import BackendView, Decision, Work
-from tests.fakes.backend import ByOperation
 from tests.fakes.catalogue import FakeCatalogue
 from tests.fakes.clock import Clock
+from tests.fakes.inference import FakeDevice
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
 ONE = EmbedRequest("m", ("a",))
-Before = Callable[[Any], Awaitable[None]]
-
-
-class FakeBackend(ByOperation):
-    """A row of each text's length and device; `before` is awaited with each request and may raise."""
-
-    def __init__(self, device: Device) -> None:
-        self.device: Device = device
-        self.calls: list[Any] = []
-        self.error: BlitzError | None = None
-        self.before: Before | None = None
-        self.revision = f"{device}-1"
-        self.asked_states = 0
-        self.closed = False
-
-    async def _rows(self, request: Any) -> tuple[np.ndarray[Any, Any], tuple[int, ...], str]:
-        self.calls.append(request)
-        revision = self.revision
-        if self.before is not None:
-            await self.before(request)
-        if self.error is not None:
-            raise self.error
-        lengths = [len(text) for text in request.texts]
-        return np.array([[n, n + 0.5] for n in lengths], np.float32), tuple(lengths), revision
-
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
-        rows, counts, revision = await self._rows(request)
-        return EmbedResult(rows, counts, request.model, revision, device=self.device)
-
-    async def rerank(self, request: RerankRequest) -> RerankResult:
-        rows, counts, revision = await self._rows(request)
-        return RerankResult(
-            rows[:, 0].astype(np.float64), counts, request.model, revision, "cross-encoder"
-        )
-
-    async def predict(self, request: PredictRequest) -> PredictResult:
-        rows, counts, revision = await self._rows(request)
-        return PredictResult(rows.astype(np.float64), counts, request.model, revision, ("x", "y"))
-
-    async def tokenize(self, request: TokenizeRequest) -> TokenizeResult:
-        _, counts, revision = await self._rows(request)
-        texts = tuple(character for text in request.inputs for character in text)
-        return TokenizeResult(np.ones((len(texts), 4), np.int32), texts, counts, request.model, revision)
-
-    async def decode(self, request: DecodeRequest) -> DecodeResult:
-        _, counts, revision = await self._rows(request)
-        texts = tuple("".join(chr(each % 128) for each in ids) for ids in request.inputs)
-        return DecodeResult(texts, counts, request.model, revision)
-
-    def check(self) -> None:
-        """There is always room."""
-
-    async def states(self) -> list[ModelState]:
-        self.asked_states += 1
-        if self.error is not None:
-            raise self.error
-        return [ModelState("m", "warm"), ModelState(f"only-{self.device}", "cold")]
-
-    async def close(self) -> None:
-        self.closed = True
 
 
 def card(device: Device, size: int, **options: Any) -> ModelCard:
@@ -113,7 +41,7 @@ class Setup:
 
     def __init__(self, *devices: Device, **options: Any) -> None:
         self.clock = Clock()
-        self.cpu, self.gpu = FakeBackend("cpu"), FakeBackend("gpu")
+        self.cpu, self.gpu = FakeDevice("cpu"), FakeDevice("gpu")
         self.catalogue = FakeCatalogue([card("cpu", 10), card("gpu", 20)])
         self.decision = Decision(devices or ("cpu", "gpu"), False, "the test says so")
         self.told: list[tuple[Work, Mapping[Device, BackendView]]] = []
@@ -196,7 +124,7 @@ async def test_the_policy_is_told_what_is_known_and_obeyed() -> None:
     setup = Setup("gpu", "cpu")
     result = await setup.dispatcher.run(EmbedRequest("m", ("abcdefgh", "b")))
     assert result.device == "gpu"
-    assert not setup.cpu.calls
+    assert not setup.cpu.asked
     work, views = setup.told[0]
     assert work == Work(2, 7, False, {"cpu": 10, "gpu": 20})
     assert views == {
@@ -237,8 +165,8 @@ async def test_every_kind_of_request_goes_its_way() -> None:
     reranked = await setup.dispatcher.run(RerankRequest("m", "q", ("a", "bb")))
     predicted = await setup.dispatcher.run(PredictRequest("m", (("a", "b"), "ccc")))
     assert reranked.scores.tolist() == [1, 2]
-    assert predicted.labels == ("x", "y")
-    assert [type(call) for call in setup.gpu.calls] == [RerankRequest, PredictRequest]
+    assert predicted.labels == ("no", "yes")
+    assert [type(call) for call in setup.gpu.asked] == [RerankRequest, PredictRequest]
 
 
 async def test_tokens_are_told_by_the_cpu() -> None:
@@ -249,7 +177,7 @@ async def test_tokens_are_told_by_the_cpu() -> None:
     with preference.stated("gpu"):
         result = await setup.dispatcher.run(TokenizeRequest("m", ("ab", "", "c")))
     assert (result.texts, result.token_counts) == (("a", "b", "c"), (2, 0, 1))
-    assert (len(setup.cpu.calls), setup.gpu.calls, wanted) == (1, [], [])
+    assert (len(setup.cpu.asked), setup.gpu.asked, wanted) == (1, [], [])
 
 
 async def test_a_cross_encoder_reads_the_query_with_each_document() -> None:
@@ -291,7 +219,7 @@ async def test_a_model_that_is_not_known_is_told_as_such() -> None:
     setup = Setup("cpu")
     await setup.dispatcher.run(EmbedRequest("new", ("a",)))
     assert setup.told[0][0].size_bytes == {}
-    assert len(setup.cpu.calls) == 1
+    assert len(setup.cpu.asked) == 1
 
 
 # Falling back
@@ -320,7 +248,7 @@ async def test_what_another_backend_may_answer_goes_to_it(error: BlitzError) -> 
     setup = Setup("gpu", "cpu")
     setup.gpu.error = error
     assert (await setup.dispatcher.run(ONE)).device == "cpu"
-    assert len(setup.gpu.calls) == len(setup.cpu.calls) == 1
+    assert len(setup.gpu.asked) == len(setup.cpu.asked) == 1
     assert setup.metric("blitz_backend_requests", backend="gpu", outcome=error.code) == 1
     assert setup.metric("blitz_backend_requests", backend="cpu", outcome="ok") == 1
     assert setup.metric("blitz_backend_fallbacks", backend="gpu") == 1
@@ -333,7 +261,7 @@ async def test_the_callers_errors_end_it(error: BlitzError) -> None:
     setup.gpu.error = error
     with pytest.raises(type(error)):
         await setup.dispatcher.run(ONE)
-    assert not setup.cpu.calls
+    assert not setup.cpu.asked
     assert setup.metric("blitz_backend_fallbacks", backend="gpu") == 0
 
 
@@ -385,8 +313,8 @@ async def test_without_time_left_nothing_more_is_tried() -> None:
 
     with pytest.raises(errors.BackendFailed):
         await late()
-    assert len(setup.gpu.calls) == 1
-    assert not setup.cpu.calls
+    assert len(setup.gpu.asked) == 1
+    assert not setup.cpu.asked
 
 
 async def test_a_caller_that_leaves_ends_the_call_and_starts_no_other() -> None:
@@ -405,7 +333,7 @@ async def test_a_caller_that_leaves_ends_the_call_and_starts_no_other() -> None:
         task.cancel()
     assert cancelled.is_set()
     assert task.cancelled()
-    assert not setup.cpu.calls
+    assert not setup.cpu.asked
     assert setup.metric("blitz_backend_requests", backend="gpu", outcome="cancelled") == 1
 
 
@@ -426,9 +354,9 @@ async def test_a_backend_that_keeps_failing_is_left_alone_for_a_while(error: Bli
     setup.gpu.error = error
     await fail_often(setup)
     assert not (await setup.view("gpu")).available
-    calls = len(setup.gpu.calls)
+    calls = len(setup.gpu.asked)
     assert (await setup.dispatcher.run(ONE)).device == "cpu"
-    assert len(setup.gpu.calls) == calls
+    assert len(setup.gpu.asked) == calls
     setup.clock.now += OPEN_S
     setup.gpu.error = None
     assert (await setup.view("gpu")).available
@@ -447,7 +375,7 @@ async def test_with_no_other_backend_an_open_circuit_fails_at_once_and_says_when
     with pytest.raises(Unavailable) as caught:
         await setup.dispatcher.run(ONE)
     assert caught.value.retry_after_s == OPEN_S - 4
-    assert len(setup.gpu.calls) == FAILURES
+    assert len(setup.gpu.asked) == FAILURES
 
 
 @pytest.mark.parametrize(
@@ -749,8 +677,8 @@ def test_any_splitting_joins_in_order(count: int, chunk: int, slots: int, random
         assert list(result.token_counts) == lengths(count)
         ranked = await setup.dispatcher.run(RerankRequest("m", "q", texts(count)))
         assert ranked.scores.tolist() == lengths(count)
-        assert all(len(call.texts) <= chunk for call in setup.gpu.calls)
-        assert len(setup.gpu.calls) == 2 * -(-count // chunk)
+        assert all(len(call.texts) <= chunk for call in setup.gpu.asked)
+        assert len(setup.gpu.asked) == 2 * -(-count // chunk)
 
     asyncio.run(run())
 
@@ -775,7 +703,7 @@ async def test_the_first_error_of_a_part_cancels_the_rest_and_is_the_callers() -
         await setup.dispatcher.run(EmbedRequest("m", texts(45)))
     assert caught.value.field == "input[24]"
     assert ended["cancelled"] == 4
-    assert not setup.cpu.calls
+    assert not setup.cpu.asked
 
 
 async def test_a_part_that_fails_sends_the_whole_request_elsewhere() -> None:
@@ -798,7 +726,7 @@ async def test_what_may_be_too_much_is_counted_before_any_of_it_is_run(request_:
     for max_tokens, calls in ((1000, 4), (300, 1)):
         setup = Setup("cpu", concurrency={"cpu": 8}, max_request_tokens=max_tokens)
         assert await answered(setup, request_) == lengths(35)
-        assert len(setup.cpu.calls) == calls
+        assert len(setup.cpu.asked) == calls
 
 
 async def test_too_many_tokens_in_all_end_it_as_soon_as_they_are_known() -> None:
@@ -816,7 +744,7 @@ async def test_too_many_tokens_in_all_end_it_as_soon_as_they_are_known() -> None
     assert caught.value.field == "input"
     assert len(worked_on) == 4  # of 55, 155, 255 and 355 tokens, one after the other
     setup.gpu.before = None
-    assert not setup.cpu.calls
+    assert not setup.cpu.asked
     assert (await setup.view("gpu")).available
 
 
@@ -825,14 +753,14 @@ async def test_parts_of_an_older_revision_are_asked_again() -> None:
     setup = Setup("gpu", concurrency={"gpu": 2})  # parts one after the other
 
     async def update(request: Any) -> None:
-        if len(setup.gpu.calls) == 2:
+        if len(setup.gpu.asked) == 2:
             setup.gpu.revision = "gpu-2"
 
     setup.gpu.before = update
     result = await setup.dispatcher.run(EmbedRequest("m", texts(35)))
     assert result.revision == "gpu-2"
     assert result.vectors[:, 0].tolist() == lengths(35)
-    asked = [len(call.inputs[0]) for call in setup.gpu.calls]
+    asked = [len(call.texts[0]) for call in setup.gpu.asked]
     assert asked == [1, 11, 21, 31, 1, 11]
 
 
@@ -841,7 +769,7 @@ async def test_a_model_that_keeps_changing_is_an_honest_503() -> None:
     setup = Setup("gpu")
 
     async def update(request: Any) -> None:
-        setup.gpu.revision = f"gpu-{len(setup.gpu.calls)}"
+        setup.gpu.revision = f"gpu-{len(setup.gpu.asked)}"
 
     setup.gpu.before = update
     for _ in range(2 * FAILURES):
@@ -855,7 +783,7 @@ async def test_a_backend_in_process_is_given_the_whole(request_: Any) -> None:
     """It counts and admits requests, and makes micro-batches itself: parts would only compete."""
     setup = Setup("cpu", concurrency={})
     assert await answered(setup, request_) == lengths(35)
-    assert setup.cpu.calls == [request_]
+    assert setup.cpu.asked == [request_]
 
 
 @pytest.mark.parametrize("request_", LARGE, ids=kind_of)
@@ -892,7 +820,7 @@ async def test_a_part_that_is_refused_after_all_others_were_answered_comes_again
 
     setup.cpu.before = refuse_last
     assert await answered(setup, LARGE[0]) == lengths(35)
-    assert len(setup.cpu.calls) == 4 + 3
+    assert len(setup.cpu.asked) == 4 + 3
 
 
 @pytest.mark.parametrize("request_", LARGE, ids=kind_of)
@@ -903,7 +831,7 @@ async def test_a_queue_full_of_others_work_refuses_the_whole(request_: Any) -> N
     with pytest.raises(errors.Overloaded) as caught:
         await asyncio.wait_for(answered(setup, request_), 5)
     assert caught.value.retry_after_s == 7
-    assert len(setup.cpu.calls) == 4
+    assert len(setup.cpu.asked) == 4
 
 
 @pytest.mark.parametrize("concurrency", [{}, {"cpu": 8}], ids=["in process", "remote"])
@@ -915,7 +843,7 @@ async def test_what_surely_is_too_much_goes_nowhere(request_: Any, concurrency: 
     said = f"{630 + query} characters.* 39 tokens"
     with pytest.raises(errors.PayloadTooLarge, match=said):
         await answered(setup, request_)
-    assert not setup.cpu.calls
+    assert not setup.cpu.asked
 
 
 # Room
@@ -1044,4 +972,4 @@ def test_one_dispatcher_serves_event_loops_one_after_the_other() -> None:
 
     asyncio.run(run())
     asyncio.run(run())
-    assert len(setup.gpu.calls) == 8
+    assert len(setup.gpu.asked) == 8

@@ -19,9 +19,9 @@ from shared.routing.warmup import KEY, WarmUp
 from shared.settings import Settings
 from shared.storage.blobs import BlobStat
 from shared.storage.connect import open_storage
+from tests.fakes.memory import Fuse, MemoryBlobs
 from tests.functions.worker import running_worker
 from tests.patience import PATIENCE_S
-from tests.shared.bulk.memory import Fuse, MemoryBlobs
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,7 @@ from shared.bulk.steps.expiry import (
     has_expired,
 )
 from shared.storage.blobs import BlobStat
-from tests.shared.bulk.memory import Memory
+from tests.fakes.memory import Memory
 
 WRITTEN_S = 1_800_000_000
 JOB = "0123456789abcdef01234567"
