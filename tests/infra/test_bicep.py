@@ -123,7 +123,7 @@ def _tell(expressions: Iterable[str], folder: Path) -> subprocess.CompletedProce
         f"name: 'x'\nlocation: 'x'\ntags: {{\n{tags}\n}}\n}}\n"
     )
     (folder / "asks.bicepparam").write_text("using 'asks.bicep'\n")
-    return run_bicep("snapshot", "asks.bicepparam", "--location=x", cwd=folder)
+    return ask_bicep("snapshot", "asks.bicepparam", "--location=x", cwd=folder)
 
 
 @pytest.mark.parametrize("expression", REFUSED)
