@@ -249,6 +249,7 @@ def _make(
         from model_build.evaluate import evaluate
         from model_build.gates import gates_of, shortfalls
         from model_build.memory import measure_memory
+        from model_build.native import with_native_code
         from model_build.prompts import with_prompts
         from model_build.source import inspect_source
         from model_build.tasks import check_rankable, read_evaluation
@@ -256,7 +257,8 @@ def _make(
         disable_progress_bar()
         logging.getLogger("onnxruntime").setLevel(logging.ERROR)
         tasks = [read_evaluation(path) for path in asked.evaluations]
-        read = inspect_source(located.folder, asked.pooling)
+        root = with_native_code(located.folder, folder / "source")
+        read = inspect_source(root, asked.pooling)
         prompted = with_prompts(read, (*located.names, asked.name), asked.prompts)
         source = prompted.source
         if source.task == "cross-encoder":
@@ -278,7 +280,7 @@ def _make(
         manifest = describe(folder, source, located.source, asked.name, target.value)
     with progress.step("evaluate"):
         try:
-            quality = evaluate(folder, manifest, located.folder, source, tasks, gates)
+            quality = evaluate(folder, manifest, root, source, tasks, gates)
             memory = measure_memory(folder, manifest)
         except InvalidArtefact as error:  # the target's engine cannot run it
             return manifest, prompted.origin, [error.message]
@@ -375,6 +377,10 @@ def _report(status: str, manifest: Manifest, origin: dict[str, str], as_json: bo
         f"  {manifest.size / 1e6:.1f} MB, loads in {quality.load_s:.2f} s, "
         f"{quality.inputs_per_s:.0f} {unit}/s on this machine"
     )
+    if quality.outputs:
+        kept = ", ".join(f"{form} {value or 0:.4f}" for form, value in quality.outputs.items())
+        typer.echo(f"  order of similarities kept: {kept}")
+        typer.echo(f"  int8 vectors use {quality.int8_largest} of 127")
     for task, score in quality.evaluations.items():
         typer.echo(f"  {task}: {score:.4f}")
 

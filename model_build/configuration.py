@@ -15,6 +15,7 @@ from shared.models.manifest import MAX_DIMENSIONS, MAX_NAMES, MAX_TOKEN_ID, MAX_
 # Larger than in any real model. Values within are still checked against the weights:
 # model_build.weights.
 Width: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_DIMENSIONS)]
+Types: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_DIMENSIONS)]
 Inner: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Layers: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=256)]
 Heads: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=4_096)]
@@ -37,7 +38,7 @@ class Config(msgspec.Struct):
     n_embd: Width | None = None
     embedding_size: Width | None = None
     head_dim: Width | None = None
-    type_vocab_size: Width | None = None
+    type_vocab_size: Types | None = None
     intermediate_size: Inner | None = None
     hidden_dim: Inner | None = None
     num_hidden_layers: Layers | None = None

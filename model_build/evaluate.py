@@ -21,6 +21,7 @@ from model_build.fidelity import compare_vectors
 from model_build.gates import Gates, gates_of
 from model_build.odd_texts import ODD_TEXTS
 from model_build.originals import Original, embedder, scorer
+from model_build.outputs import judge_outputs, largest_int8
 from model_build.samples import long_text, sample_rankings, sample_texts
 from model_build.serving import Served, probabilities
 from model_build.source import SourceModel
@@ -118,12 +119,23 @@ def _measure_vectors(
         cosine_centred=found.centred,
         cosine_low_share=found.low_share,
         limits={f"cosine_{name}": value for name, value in asdict(gates.cosine).items()},
+        outputs={
+            form: None if math.isnan(value) else value
+            for form, value in judge_outputs(
+                vectors[: len(usual)], truth[: len(usual)], source.matryoshka_dimensions
+            ).items()
+        },
+        int8_largest=largest_int8(vectors),
         batch_max_abs_diff=served.vector_difference(texts),
         load_s=load_s,
         inputs_per_s=round(len(usual) / elapsed_s, 1),
         evaluations=_figures(
             evaluations,
-            partial(score_embedding, prompts=set(source.prompts)),
+            partial(
+                score_embedding,
+                prompts=set(source.prompts),
+                dimensions=source.matryoshka_dimensions,
+            ),
             served.embed,
             original,
         ),
@@ -189,7 +201,7 @@ def _measure_scores(
 
 
 def _odd_pairs(source: SourceModel) -> list[tuple[str, str]]:
-    """Odd texts as documents, one of each kind as a query, and a document longer than the model reads."""
+    """Odd texts as documents, one of each kind as a query, and a document that is cut."""
     odd = [text for texts in ODD_TEXTS.values() for text in texts if text.strip()]
     first = [texts[0] for texts in ODD_TEXTS.values() if texts[0].strip()]
     query, document = sample_rankings()[0].query, sample_rankings()[0].documents[-1]

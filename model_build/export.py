@@ -98,6 +98,7 @@ def _third_party_warnings() -> Iterator[None]:
         warnings.filterwarnings("ignore", "You are using the legacy TorchScript", DeprecationWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx\.")
         warnings.filterwarnings("ignore", "Exporting aten::index operator", UserWarning)
+        warnings.filterwarnings("ignore", "To copy construct from a tensor", UserWarning)  # DeBERTa's
         yield
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from model_build.configuration import Adapter
 from model_build.folder import fields_of, read_json, refused
-from shared.errors import InvalidInput, printable
+from shared.errors import InvalidInput
 
 ADAPTER = "adapter_config.json"
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 # Files that training leaves beside the weights.
 _NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*)\.\w+")
-# Names that are safe in a shell command; others are left out of it.
+# A revision that is safe in a shell command; another is left out of it.
 _PLAIN = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
 
 _OTHERS = {
@@ -61,7 +61,7 @@ def no_weights(folder: Path, name: str) -> InvalidInput:
     """The error for a folder without the safetensors file `name`."""
     if pickles := pickles_of(path.name for path in folder.glob("*") if path.is_file()):
         return refused(
-            f"{_only_pickles(pickles)} To convert them, run in the model's folder: {conversion(pickles)}"
+            f"{_only_pickles(pickles)} To convert them: python -m model_build.convert FOLDER OUT"
         )
     said = _other_format(folder)
     return refused(f"there is no {name}{f': {said}' if said else ''}")
@@ -80,10 +80,10 @@ def no_weights_at_hub(repository: str, revision: str | None, names: Iterable[str
         )
     folder = repository.rpartition("/")[2]
     at = f" --revision {revision}" if revision and _PLAIN.fullmatch(revision) else ""
-    inside = f"{folder}/{parent}".rstrip("/")
     return refused(
         f"{_only_pickles(pickles)} Fetch the model: hf download {repository}{at} --local-dir {folder}; "
-        f"in {printable(inside)}, convert them: {conversion(pickles)}; then build {folder}"
+        f"convert it: python -m model_build.convert {folder} {folder}-safetensors; then build "
+        f"{folder}-safetensors"
     )
 
 
@@ -93,27 +93,6 @@ def _only_pickles(names: list[str]) -> str:
         f"the weights are only there as pickles ({kinds}), which can run code when loaded; this builder "
         "reads safetensors."
     )
-
-
-def conversion(names: list[str]) -> str:
-    """A shell command that converts PyTorch's files to model.safetensors without running their code."""
-    said = repr(names if all(map(_PLAIN.fullmatch, names)) and len(names) <= 4 else ["FILE"])
-    if len(names) > 4 and all(map(_PLAIN.fullmatch, names)):
-        said = f"sorted(map(str, pathlib.Path().glob('{_common(names)}')))"
-    return (
-        'python -c "import pathlib, torch; from safetensors.torch import save_file; '
-        f"parts = [torch.load(f, map_location='cpu', weights_only=True) for f in {said}]; "
-        "save_file({k: v.clone().contiguous() for part in parts "
-        "for k, v in part.get('state_dict', part).items() if torch.is_tensor(v)}, "
-        "'model.safetensors', {'format': 'pt'})\""
-    )
-
-
-def _common(names: list[str]) -> str:
-    """A glob for the names of shards: common prefix, *, suffix."""
-    first, last = min(names), max(names)
-    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return f"{first[:same]}*{Path(first).suffix}"
 
 
 def pickles_of(names: Iterable[str]) -> list[str]:

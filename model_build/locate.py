@@ -24,7 +24,7 @@ from shared.models.manifest import Source
 CATALOGUE = Path(__file__).with_name("models.toml")
 
 # The files of a model. Pickles (*.bin, *.pt) and code (*.py) are never fetched.
-_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model")
+PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model")
 _OTHER_FORMATS = ("onnx/*", "openvino/*", "coreml/*", "tf_model*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MAX_HUB_ID = 200
@@ -141,7 +141,7 @@ def _from_hub(repository: str, revision: str | None, name: str) -> Located:
             snapshot_download(
                 repository,
                 revision=revision,
-                allow_patterns=list(_PATTERNS),
+                allow_patterns=list(PATTERNS),
                 ignore_patterns=list(_OTHER_FORMATS),
             )
         )
@@ -169,7 +169,7 @@ def _from_hub(repository: str, revision: str | None, name: str) -> Located:
 
 def _content_hash(folder: Path) -> str:
     """12 hex digits of the sha256 over the names and contents of the model's files."""
-    files = {path for pattern in _PATTERNS for path in folder.rglob(pattern) if path.is_file()}
+    files = {path for pattern in PATTERNS for path in folder.rglob(pattern) if path.is_file()}
     digest = hashlib.sha256()
     for path in sorted(files):
         with path.open("rb") as stream:

@@ -56,7 +56,7 @@ _LEGACY_POOLINGS = {
 _ACTIVATIONS: dict[str, Activation] = {"Identity": "identity", "Tanh": "tanh", "ReLU": "relu"}
 _MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 # Their position ids start after the padding id, so the positions before it are unused.
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet"}
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +275,8 @@ def _max_tokens(folder: Path, config: Any, model_max_length: float | None) -> in
 
 def _unused_positions(config: Any) -> int:
     """Number of position embeddings before the first token's."""
+    if config.model_type == "mpnet":
+        return 2  # its padding is 1 for transformers, whatever config.json says
     if config.model_type not in _OFFSET_POSITIONS:
         return 0
     if config.pad_token_id is None:

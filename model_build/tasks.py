@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from model_build.outputs import correlation, output_forms
 from shared.contracts import FloatMatrix
 from shared.errors import InvalidInput
 from shared.storage.regular_files import open_regular
@@ -91,12 +92,21 @@ def check_rankable(evaluations: Sequence[Evaluation], labels: int) -> None:
             )
 
 
-def score_embedding(task: Evaluation, embed: Embed, prompts: set[str]) -> dict[str, float]:
-    """Figure -> value. prompts: names of the model's prompts."""
+def score_embedding(
+    task: Evaluation, embed: Embed, prompts: set[str], dimensions: Sequence[int] = ()
+) -> dict[str, float]:
+    """Figure -> value. prompts: names of the model's prompts. dimensions: shorter ones that it states;
+    STS is scored with those too, and with int8 and binary vectors."""
     if isinstance(task, Retrieval):
         return {f"ndcg@{CUT}": ndcg(task, embed, prompts)}
     query, document = _prompt_names(prompts) if isinstance(task, Answers) else (None, None)
-    return _score(task, (embed(task.a, query) * embed(task.b, document)).sum(axis=1))
+    a, b = embed(task.a, query), embed(task.b, document)
+    figures = _score(task, (a * b).sum(axis=1))
+    if isinstance(task, Pairs):
+        scores = np.asarray(task.scores, np.float32)
+        for name, (first, second) in output_forms(dimensions).items():
+            figures[f"spearman, {name}"] = correlation((first(a) * second(b)).sum(axis=1), scores)
+    return figures
 
 
 def score_cross_encoder(task: Evaluation, score: Score) -> dict[str, float]:

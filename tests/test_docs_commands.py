@@ -31,6 +31,10 @@ NOT_RUN = {
         "docs/models.md",
         "model_build all-MiniLM-L6-v2",
     ): "a minute; the fixture minilm_store is made so",
+    (
+        "docs/models.md",
+        "model_build.convert FOLDER OUT",
+    ): "needs a pickled model; tests/model_build/test_convert.py runs it",
     ("docs/serving.md", "--separate"): "loads torch; tests/functions/local/test_main.py starts it so",
     ("docs/deploy.md", "az login"): AZURE,
     ("docs/deploy.md", '"$SERVICE_URL/v1/embeddings"'): AZURE,

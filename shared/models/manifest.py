@@ -64,6 +64,9 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     cosine_*: an embedding model's vectors with the original's. cosine_centred: after what all texts have
         in common is subtracted. cosine_low_share: of the texts that are below the limit `cosine_low`.
     limits: what the figures had to reach to be published.
+    outputs: form of a vector (float, int8, binary, 256 dimensions, ...) -> Spearman's correlation of the
+        similarities of sample texts with the original's; null where it is not defined.
+    int8_largest: the largest number of the sample texts' int8 vectors, of 127.
     rank_agreement_*: a cross-encoder's Spearman correlation with the original, over the documents of
         each sample query. score_*_abs_diff: between their scores, 0 to 1.
     """
@@ -81,6 +84,8 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     score_mean_abs_diff: float | None = None
     score_max_abs_diff: float | None = None
     limits: dict[str, float] = {}
+    outputs: dict[str, float | None] = {}
+    int8_largest: int | None = None
     evaluations: dict[str, float] = {}
 
 

@@ -73,7 +73,7 @@ def long_model(folder: Path, architecture: str) -> Path:
 @pytest.mark.parametrize("architecture", LONG)
 def test_a_long_text_takes_what_was_measured_of_shorter_ones(architecture: str, tmp_path: Path) -> None:
     """In a process of its own, alone and several at once: no more, and not much less. Little is kept."""
-    source = inspect_source(long_model(tmp_path / "source", architecture))
+    source = inspect_source(long_model(tmp_path / "source", architecture), "mean")
     assert source.max_tokens == 4096
     export_onnx(source, tmp_path / "fused.onnx")
     optimize_offline(tmp_path / "fused.onnx", tmp_path / MODEL_FILE)

@@ -35,8 +35,24 @@ def test_spearman_is_one_for_the_same_order_and_minus_one_for_the_opposite() -> 
     """Only ranks count."""
     a, b = ["a", "a", "a"], ["b", "d", "z"]
     same, opposite = Pairs("x", [5, 3, 0], a, b), Pairs("x", [0, 3, 5], a, b)
-    assert score_embedding(same, by_letter, set()) == {"spearman": pytest.approx(1)}
-    assert score_embedding(opposite, by_letter, set()) == {"spearman": pytest.approx(-1)}
+    assert score_embedding(same, by_letter, set())["spearman"] == pytest.approx(1)
+    assert score_embedding(opposite, by_letter, set())["spearman"] == pytest.approx(-1)
+
+
+def test_sts_is_scored_with_every_form_of_a_vector() -> None:
+    """Those that a service gives: the lengths that the model states, int8 and bits."""
+    task = Pairs("x", [5, 3, 0], ["a", "a", "a"], ["b", "d", "z"])
+    figures = score_embedding(task, by_letter, set(), [1])
+    assert set(figures) == {
+        "spearman",
+        "spearman, 1 dimensions",
+        "spearman, int8",
+        "spearman, binary",
+        "spearman, float query, binary documents",
+    }
+    assert figures["spearman, int8"] == pytest.approx(1)
+    # One number of unit length is 1, whatever it was.
+    assert np.isnan(figures["spearman, 1 dimensions"])
 
 
 def test_ndcg_matches_a_hand_calculation() -> None:
