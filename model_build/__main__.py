@@ -332,6 +332,7 @@ def _check_target(source: SourceModel, target: BuildTarget) -> None:
 
 def _make_graph(folder: Path, source: SourceModel, target: BuildTarget, progress: Progressing) -> None:
     """Write the ONNX graph of a CPU target."""
+    from model_build.calibration import find_divisors
     from model_build.describe import MODEL_FILE
     from model_build.export import export_onnx, optimize_offline
     from model_build.int8 import quantize_per_row
@@ -342,7 +343,8 @@ def _make_graph(folder: Path, source: SourceModel, target: BuildTarget, progress
             export_onnx(source, graph)
         with progress.step("quantise" if target is BuildTarget.int8 else "optimise"):
             if target is BuildTarget.int8:
-                if not quantize_per_row(graph, graph.with_name("int8.onnx")):
+                divisors = find_divisors(graph, source)
+                if not quantize_per_row(graph, graph.with_name("int8.onnx"), divisors):
                     raise InvalidInput(
                         "the model has no layer that can be quantised to INT8", field="target"
                     )
@@ -358,10 +360,13 @@ def _keep(folder: Path, manifest: Manifest, out: Path) -> None:
 
 
 def _record(folder: Path, manifest: Manifest, source: Path, recipe: Path, as_json: bool) -> None:
+    from model_build.int8 import smoothing_in
     from model_build.recipe import encode_recipe, write_recipe
 
     try:
-        recipe.write_bytes(encode_recipe(write_recipe(folder, manifest, source)))
+        model = folder / manifest.model_file
+        divisors = smoothing_in(model) if manifest.target == "cpu-int8" else []
+        recipe.write_bytes(encode_recipe(write_recipe(folder, manifest, source, divisors)))
     except BlitzError as error:
         _fail(error.message, BAD_INPUT, as_json, manifest)
     except OSError:

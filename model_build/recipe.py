@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -38,17 +38,28 @@ _FORMS: dict[Form, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "rows": lambda table: quantize_rows(table)[0],
     "row scales": lambda table: quantize_rows(table)[1],
 }
+_SMOOTHED: tuple[Form, ...] = ("columns", "column scales")
 _ORIGINALS = (WEIGHTS_FILE, TOKENIZER_FILE)
 _MAX_SKELETON_BYTES = 1 << 20
 """A graph has some 100 KB. Larger ones contain weights in a form that is not in the table."""
 
 
+class _Filling(NamedTuple):
+    """What goes into a hole, as in Hole."""
+
+    original: str
+    form: Form
+    divisors: int = -1
+
+
 class Hole(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """at: offset in the skeleton's bytes. original: the name of a tensor, or of a file."""
+    """at: offset in the skeleton's bytes. original: the name of a tensor, or of a file. divisors: index
+    of those by which the weight's input channels were multiplied before it was quantised; -1: none."""
 
     at: int
     original: str
     form: Form
+    divisors: int = -1
 
 
 class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,11 +70,15 @@ class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """originals: the files it applies to. skeletons: by file of the manifest."""
+    """originals: the files it applies to. skeletons: by file of the manifest.
+
+    divisors: exponents of powers of two, a byte an input channel; see smoothing.py.
+    """
 
     manifest: Manifest
     originals: tuple[File, ...]
     skeletons: dict[str, Skeleton]
+    divisors: tuple[bytes, ...] = ()
 
 
 def decode_recipe(data: bytes) -> Recipe:
@@ -76,8 +91,12 @@ def encode_recipe(recipe: Recipe) -> bytes:
     return msgspec.json.format(msgspec.json.encode(recipe), indent=1) + b"\n"
 
 
-def write_recipe(built: Path, manifest: Manifest, source: Path) -> Recipe:
+def write_recipe(
+    built: Path, manifest: Manifest, source: Path, divisors: Sequence[NDArray[np.float32]] = ()
+) -> Recipe:
     """The recipe for the files of `manifest`, which are in `built`, from the model's folder `source`.
+
+    divisors: those that layers of an INT8 graph were made with, powers of two of 1 or more.
 
     Raises InvalidInput (field "recipe") if the weights are in other files, or in a form that is not in
     the table.
@@ -88,7 +107,8 @@ def write_recipe(built: Path, manifest: Manifest, source: Path) -> Recipe:
                 f"a recipe needs {name}, which the model lacks: leave --recipe out", field="recipe"
             )
     originals = _read_originals(source)
-    forms = _all_forms(originals)
+    exponents = tuple(np.log2(each).astype(np.uint8).tobytes() for each in divisors)
+    forms = _all_forms(originals, exponents)
     skeletons = {}
     for file in manifest.files:
         skeletons[file.name] = skeleton = _take_out((built / file.name).read_bytes(), forms)
@@ -98,7 +118,7 @@ def write_recipe(built: Path, manifest: Manifest, source: Path) -> Recipe:
                 field="recipe",
             )
     files = tuple(file_of(source / name) for name in _ORIGINALS)
-    return Recipe(manifest, files, skeletons)
+    return Recipe(manifest, files, skeletons, exponents)
 
 
 def follow_recipe(recipe: Recipe, source: Path, out: Path) -> None:
@@ -113,7 +133,7 @@ def follow_recipe(recipe: Recipe, source: Path, out: Path) -> None:
             raise InvalidArtefact(f"{expected.name} is not the file that the recipe was written for")
     originals = _read_originals(source)
     for file in recipe.manifest.files:
-        content = _fill_in(recipe.skeletons[file.name], originals)
+        content = _fill_in(recipe.skeletons[file.name], originals, recipe.divisors)
         if hashlib.sha256(content).hexdigest() != file.sha256:
             raise InvalidArtefact(
                 f"{file.name} differs from the original build: its sha256 does not match"
@@ -126,47 +146,60 @@ def _read_originals(source: Path) -> Originals:
     return {**load_file(source / WEIGHTS_FILE), TOKENIZER_FILE: tokenizer}
 
 
-def _all_forms(originals: Originals) -> list[tuple[str, Form, bytes]]:
+def _all_forms(originals: Originals, divisors: Sequence[bytes]) -> list[tuple[_Filling, bytes]]:
     """Every original in every possible form, longest first."""
-    found = [
-        (name, form, _bytes_of(tensor, form))
+    fillings = [
+        _Filling(name, form)
         for name, tensor in originals.items()
         for form in _FORMS
         if form == "same" or (tensor.dtype == np.float32 and (form == "float16" or tensor.ndim == 2))
     ]
+    fillings += [
+        _Filling(name, form, index)
+        for index, exponents in enumerate(divisors)
+        for name, tensor in originals.items()
+        for form in _SMOOTHED
+        if tensor.dtype == np.float32 and tensor.ndim == 2 and tensor.shape[1] == len(exponents)
+    ]
+    found = [(each, _content_of(each, originals, divisors)) for each in fillings]
     # Constant bytes, such as zeros, match in many places and identify no tensor.
-    distinctive = [each for each in found if len(set(each[2])) > 1]
-    return sorted(distinctive, key=lambda each: len(each[2]), reverse=True)
+    distinctive = [each for each in found if len(set(each[1])) > 1]
+    return sorted(distinctive, key=lambda each: len(each[1]), reverse=True)
 
 
-def _take_out(content: bytes, forms: list[tuple[str, Form, bytes]]) -> Skeleton:
+def _take_out(content: bytes, forms: list[tuple[_Filling, bytes]]) -> Skeleton:
     taken = np.zeros(len(content), bool)
-    found: list[tuple[int, int, str, Form]] = []
-    for original, form, pattern in forms:
+    found: list[tuple[int, int, _Filling]] = []
+    for filling, pattern in forms:
         start = content.find(pattern)
         while start >= 0:
             end = start + len(pattern)
             if not taken[start:end].any():
                 taken[start:end] = True
-                found.append((start, end, original, form))
+                found.append((start, end, filling))
             start = content.find(pattern, end)
     holes, kept, reached = [], bytearray(), 0
-    for start, end, original, form in sorted(found):
+    for start, end, filling in sorted(found):
         kept += content[reached:start]
-        holes.append(Hole(len(kept), original, form))
+        holes.append(Hole(len(kept), *filling))
         reached = end
     kept += content[reached:]
     return Skeleton(tuple(holes), zlib.compress(bytes(kept), 9))
 
 
-def _fill_in(skeleton: Skeleton, originals: Originals) -> bytes:
+def _fill_in(skeleton: Skeleton, originals: Originals, divisors: Sequence[bytes]) -> bytes:
     kept, pieces, reached = zlib.decompress(skeleton.packed), [], 0
     for hole in skeleton.holes:
-        pieces += [kept[reached : hole.at], _bytes_of(originals[hole.original], hole.form)]
+        filling = _Filling(hole.original, hole.form, hole.divisors)
+        pieces += [kept[reached : hole.at], _content_of(filling, originals, divisors)]
         reached = hole.at
     return b"".join([*pieces, kept[reached:]])
 
 
-def _bytes_of(tensor: NDArray[Any], form: Form) -> bytes:
+def _content_of(filling: _Filling, originals: Originals, divisors: Sequence[bytes]) -> bytes:
     """In C order, little-endian, as on all platforms with wheels."""
-    return _FORMS[form](tensor).tobytes()
+    tensor = originals[filling.original]
+    if filling.divisors >= 0:
+        exponents = np.frombuffer(divisors[filling.divisors], np.uint8)
+        tensor = tensor * np.exp2(exponents).astype(np.float32)
+    return _FORMS[filling.form](tensor).tobytes()

@@ -101,6 +101,25 @@ def test_what_is_computed_from_the_originals_is_taken_out(source: Path, tmp_path
     assert {path.name for path in out.iterdir()} == {"model.onnx", "tokenizer.json"}
 
 
+def test_a_smoothed_layer_is_taken_out_with_its_divisors(source: Path, tmp_path: Path) -> None:
+    """The second input channel's were multiplied by 4: 0.25 became 1, 1.27 5.08 and 0.2 0.8."""
+    smoothed = np.array([[1.0, 1.0], [-0.5, 5.08], [0.1, 0.8]], np.float32).T
+    column_scales = np.array([2.0, 5.08, np.float32(0.1) + np.float32(0.8)], np.float32) / np.float32(
+        127
+    )
+    columns = np.rint(smoothed / column_scales).astype(np.int8)
+    content = b"<w>" + columns.tobytes() + b"<s>" + column_scales.tobytes()
+    folder, manifest = built(tmp_path, {"model.onnx": content})
+    recipe = write_recipe(folder, manifest, source, [np.array([1, 4], np.float32)])
+    assert recipe.divisors == (b"\x00\x02",)
+    assert holes(recipe) == [Hole(3, "layer", "columns", 0), Hole(6, "layer", "column scales", 0)]
+    assert kept(recipe) == b"<w><s>"
+    out = tmp_path / "out"
+    out.mkdir()
+    follow_recipe(decode_recipe(encode_recipe(recipe)), source, out)
+    assert (out / "model.onnx").read_bytes() == content
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
 @pytest.mark.parametrize("damage", ["another", "cut", "gone"])
 def test_other_originals_are_refused(source: Path, tmp_path: Path, name: str, damage: str) -> None:
