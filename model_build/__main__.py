@@ -63,6 +63,7 @@ class PoolingName(StrEnum):
     max = "max"
     last = "last"
     weighted_mean = "weighted_mean"
+    mean_sqrt_length = "mean_sqrt_length"
 
 
 class Progressing:

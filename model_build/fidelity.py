@@ -42,10 +42,11 @@ class FidelityTarget:
 
 
 TARGETS: Mapping[Target, FidelityTarget] = {
-    # all-MiniLM-L6-v2 over the builder's own texts: mean 0.9963, minimum 0.9779 (of one letter), 1.3 %
-    # below 0.99, centred 0.9952. all-mpnet-base-v2 falls short: mean 0.9946, minimum 0.968.
-    "cpu-int8": FidelityTarget(mean=0.995, minimum=0.975, low=0.99, low_share=0.02, centred=0.99),
+    # all-MiniLM-L6-v2 over the builder's own texts: mean 0.9988, minimum 0.9948. all-mpnet-base-v2 over
+    # 1,800 others: mean 0.9980, minimum 0.9926.
+    "cpu-int8": FidelityTarget(mean=0.996, minimum=0.98, low=0.99, low_share=0.01, centred=0.99),
     "cpu-fp32": FidelityTarget(mean=0.9999, minimum=0.9999, low=0.9999, low_share=0, centred=0.999),
+    "cpu-static": FidelityTarget(mean=0.9999, minimum=0.9999, low=0.9999, low_share=0, centred=0.999),
     "gpu-fp16": FidelityTarget(mean=0.999, minimum=0.999, low=0.999, low_share=0, centred=0.99),
 }
 
@@ -73,9 +74,9 @@ def measure_fidelity(
 
 
 def compare_vectors(vectors: FloatMatrix, truth: FloatMatrix, target: FidelityTarget) -> Fidelity:
-    """Both (N, D) and of unit length, a row a text."""
+    """Both (N, D) and of unit length, a row a text; zeros of one whose tokens model2vec all leaves out."""
     a, b = vectors.astype(np.float64), truth.astype(np.float64)
-    cosines = (a * b).sum(axis=1)
+    cosines = np.where(a.any(axis=1) | b.any(axis=1), (a * b).sum(axis=1), 1.0)
     return Fidelity(
         mean=float(cosines.mean()),
         p01=float(np.percentile(cosines, 1)),

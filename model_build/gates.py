@@ -21,6 +21,7 @@ from shared.models.manifest import Quality, Target
 _SCORES: Mapping[Target, tuple[float, float]] = {
     "cpu-int8": (0.95, math.inf),
     "cpu-fp32": (0.999, 1e-3),
+    "cpu-static": (0.999, 1e-3),
     "gpu-fp16": (0.99, 2e-2),
 }
 

@@ -78,7 +78,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "BERT": (
         _plain(BertModel, BERT),
         "no modules.json, so this is no sentence-transformers model but a BertModel, which says nothing "
-        "about pooling: give it as --pooling (mean, cls, max, last, weighted_mean)",
+        "about pooling: give it as --pooling (mean, cls, max, last, weighted_mean, mean_sqrt_length)",
     ),
     "a language model": (
         _plain(Qwen3ForCausalLM, Qwen3Config(**DECODER)),
