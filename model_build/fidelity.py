@@ -74,7 +74,7 @@ def measure_fidelity(
 
 
 def compare_vectors(vectors: FloatMatrix, truth: FloatMatrix, target: FidelityTarget) -> Fidelity:
-    """Both (N, D) and of unit length, a row a text; zeros of one whose tokens model2vec all leaves out."""
+    """Both (N, D), a row a text, of unit length, or of zeros where model2vec leaves all tokens out."""
     a, b = vectors.astype(np.float64), truth.astype(np.float64)
     cosines = np.where(a.any(axis=1) | b.any(axis=1), (a * b).sum(axis=1), 1.0)
     return Fidelity(
