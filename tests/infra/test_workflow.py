@@ -65,9 +65,9 @@ def test_each_job_has_the_rights_that_it_needs(name: str) -> None:
     for job, what in found["jobs"].items():
         assert what.get("permissions") == RIGHTS.get((name, job)), job
     text = (FOLDER / name).read_text("utf-8")
-    allowed = {"deploy.yml": {"API_KEY_HASHES", "SMOKE_KEY"}}
+    allowed = {"deploy.yml": {"ALERT_WEBHOOK", "API_KEY_HASHES", "SMOKE_KEY"}}
     assert set(re.findall(r"secrets\.(\w+)", text)) == allowed.get(name, set())
-    # Hashes, and a key of a caller; but none of Azure, which takes GitHub's word for who deploys.
+    # Hashes, a key of a caller, and an address that lets in who knows it; but none of Azure, which takes GitHub's word for who deploys.
     assert not re.search(r"client-secret|AZURE_CREDENTIALS|creds:", text)
 
 
@@ -121,7 +121,7 @@ def test_every_variable_that_bicep_reads_is_handed_on() -> None:
     env = _read("deploy.yml")["jobs"]["deploy"]["env"]
     assert set(env) == variables - azds | login
     for name, value in env.items():
-        kind = "secrets" if name == "API_KEY_HASHES" else "vars"
+        kind = "secrets" if name in ("ALERT_WEBHOOK", "API_KEY_HASHES") else "vars"
         assert value == f"${{{{ {kind}.{name} }}}}"
 
 
