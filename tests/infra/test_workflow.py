@@ -67,7 +67,8 @@ def test_each_job_has_the_rights_that_it_needs(name: str) -> None:
     text = (FOLDER / name).read_text("utf-8")
     allowed = {"deploy.yml": {"ALERT_WEBHOOK", "API_KEY_HASHES", "SMOKE_KEY"}}
     assert set(re.findall(r"secrets\.(\w+)", text)) == allowed.get(name, set())
-    # Hashes, a key of a caller, and an address that lets in who knows it; but none of Azure, which takes GitHub's word for who deploys.
+    # Hashes, a key of a caller, and the webhook; but none of Azure, which takes GitHub's word for who
+    # deploys.
     assert not re.search(r"client-secret|AZURE_CREDENTIALS|creds:", text)
 
 
