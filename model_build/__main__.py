@@ -16,7 +16,7 @@ import tempfile
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
@@ -32,9 +32,6 @@ from shared.models.manifest import MANIFEST_FILE, Manifest, encode_manifest
 from shared.models.store import ModelStore, open_store
 from shared.names import check_name
 from shared.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 BAD_INPUT, GATE_FAILED, PUSH_FAILED = 2, 3, 4
 _PACKAGES = ("torch", "transformers", "sentence_transformers", "onnx", "onnxscript", "scipy")
