@@ -9,36 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from model_build.locate import Located, locate
+from model_build.locate import locate
+from model_build.make import Asked, make
+from model_build.progress import Progressing
 from model_build.prompts import parse_prompts
+from model_build.report import report
 from shared.command_line import command_of
 from shared.errors import BlitzError, InvalidArtefact, InvalidInput, Misconfigured
 from shared.models.manifest import MANIFEST_FILE, Manifest, encode_manifest
 from shared.models.store import ModelStore, open_store
 from shared.names import check_name
 from shared.settings import Settings
-from shared.vectors import Pooling
-
-if TYPE_CHECKING:
-    from model_build.source import SourceModel
 
 BAD_INPUT, GATE_FAILED, PUSH_FAILED = 2, 3, 4
 _PACKAGES = ("torch", "transformers", "sentence_transformers", "onnx", "onnxscript", "scipy")
@@ -64,32 +57,6 @@ class PoolingName(StrEnum):
     last = "last"
     weighted_mean = "weighted_mean"
     mean_sqrt_length = "mean_sqrt_length"
-
-
-class Progressing:
-    """Reports the build's steps on stderr: a progress bar on a terminal, otherwise a line per step."""
-
-    def __init__(self, steps: int) -> None:
-        self._console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
-        self._task = self._bar.add_task("", total=steps)
-
-    def __enter__(self) -> Progressing:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Show `name` while the block runs."""
-        self._bar.update(self._task, description=name)
-        if not self._console.is_terminal:
-            typer.echo(name, err=True)
-        yield
-        self._bar.advance(self._task)
 
 
 @app.command()
@@ -181,7 +148,7 @@ def build(
                 _check_served(store, final_name, target)
             with Progressing(5) as progress:
                 asked = Asked(
-                    target=target,
+                    target=target.value,
                     name=final_name,
                     pooling=None if pooling is None else pooling.value,
                     prompts=given,
@@ -190,7 +157,7 @@ def build(
                     min_worst_cosine=min_worst_cosine,
                     min_rank_agreement=min_rank_agreement,
                 )
-                manifest, origin, short = _make(folder, located, asked, progress)
+                manifest, origin, short = make(folder, located, asked, progress)
         except InvalidArtefact as error:  # the model is at fault, not the command line
             _fail(f"not published: {error.message}", GATE_FAILED, as_json)
         except BlitzError as error:
@@ -211,7 +178,11 @@ def build(
                 status = ("held" if hold else "published") if is_new else "unchanged"
         except BlitzError as error:
             _fail(f"the push failed: {error.message}", PUSH_FAILED, as_json, manifest)
-    _report(status, manifest, origin, as_json)
+    if as_json:
+        result = {"status": status, "exit_code": 0, "error": None, "manifest": manifest}
+        _print_json(result | {"prompts_from": origin})
+    else:
+        report(status, manifest, origin)
 
 
 def _check_packages() -> None:
@@ -233,124 +204,6 @@ def _check_served(store: ModelStore | None, name: str, target: BuildTarget) -> N
     if store is None:
         raise InvalidInput("--hold is for --push", field="hold")
     store.current(name, "gpu" if target is BuildTarget.fp16 else "cpu")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """The options of a build. None: what is usual for the target, or stated by the folder."""
-
-    target: BuildTarget
-    name: str
-    pooling: Pooling | None
-    prompts: dict[str, str]
-    evaluations: list[Path]
-    min_cosine: float | None
-    min_worst_cosine: float | None
-    min_rank_agreement: float | None
-
-
-def _make(
-    folder: Path, located: Located, asked: Asked, progress: Progressing
-) -> tuple[Manifest, dict[str, str], list[str]]:
-    """Build into `folder`; return the manifest with its quality, the prompts' origins, and failed gates.
-
-    Raises InvalidArtefact if the original returns NaN or infinite numbers.
-    """
-    target = asked.target
-    with progress.step("read the model"):
-        # torch takes seconds to import; a mistyped name should fail before that.
-        from transformers.utils.logging import disable_progress_bar
-
-        from model_build.adapter import merge_adapter
-        from model_build.describe import describe
-        from model_build.evaluate import evaluate
-        from model_build.gates import gates_of, shortfalls
-        from model_build.memory import measure_memory
-        from model_build.native import with_native_code
-        from model_build.prompts import with_prompts
-        from model_build.source import inspect_source
-        from model_build.tasks import check_rankable, read_evaluation
-
-        disable_progress_bar()
-        logging.getLogger("onnxruntime").setLevel(logging.ERROR)
-        tasks = [read_evaluation(path) for path in asked.evaluations]
-        merged = merge_adapter(located.folder, folder / "merged")
-        root = with_native_code(merged, folder / "source")
-        read = inspect_source(root, asked.pooling)
-        prompted = with_prompts(read, (*located.names, asked.name), asked.prompts)
-        source = prompted.source
-        if source.task == "cross-encoder":
-            check_rankable(tasks, source.dimensions)
-        _check_target(source, target)
-    gates = gates_of(
-        target.value,
-        mean=asked.min_cosine,
-        minimum=asked.min_worst_cosine,
-        rank_agreement=asked.min_rank_agreement,
-    )
-    if target is BuildTarget.static:
-        with progress.step("convert"):
-            from model_build.describe import WEIGHTS_FILE
-            from model_build.static import export_static
-
-            export_static(
-                source.folder, source.architecture, source.tokenizer_json, folder / WEIGHTS_FILE
-            )
-    elif target is BuildTarget.fp16:
-        with progress.step("convert"):
-            from model_build.fp16 import export_fp16
-
-            export_fp16(source, folder)
-    else:
-        _make_graph(folder, source, target, progress)
-    with progress.step("describe"):
-        manifest = describe(folder, source, located.source, asked.name, target.value)
-    with progress.step("evaluate"):
-        try:
-            quality = evaluate(folder, manifest, root, source, tasks, gates)
-            memory = measure_memory(folder, manifest)
-        except InvalidArtefact as error:  # the target's engine cannot run it
-            return manifest, prompted.origin, [error.message]
-    measured = msgspec.structs.replace(manifest, quality=quality, memory=memory)
-    return measured, prompted.origin, shortfalls(quality, target.value, gates)
-
-
-def _check_target(source: SourceModel, target: BuildTarget) -> None:
-    """Raises InvalidInput (field "target")."""
-    from model_build.source import STATIC
-
-    if (source.model_type == STATIC) == (target is BuildTarget.static):
-        return
-    if target is BuildTarget.static:
-        message = f"is for tables of static embeddings: build a {source.architecture} for cpu-int8"
-    else:
-        message = (
-            "is for transformers, and this model is a table of static embeddings, which has no layers "
-            "to quantise and which a GPU would not read faster: build it for cpu-static"
-        )
-    raise InvalidInput(f"{target.value} {message}", field="target")
-
-
-def _make_graph(folder: Path, source: SourceModel, target: BuildTarget, progress: Progressing) -> None:
-    """Write the ONNX graph of a CPU target."""
-    from model_build.calibration import find_divisors
-    from model_build.describe import MODEL_FILE
-    from model_build.export import export_onnx, optimize_offline
-    from model_build.int8 import quantize_per_row
-
-    with tempfile.TemporaryDirectory() as scratch:
-        graph = Path(scratch) / "fp32.onnx"
-        with progress.step("export"):
-            export_onnx(source, graph)
-        with progress.step("quantise" if target is BuildTarget.int8 else "optimise"):
-            if target is BuildTarget.int8:
-                divisors = find_divisors(graph, source)
-                if not quantize_per_row(graph, graph.with_name("int8.onnx"), divisors):
-                    raise InvalidInput(
-                        "the model has no layer that can be quantised to INT8", field="target"
-                    )
-                graph = graph.with_name("int8.onnx")
-            optimize_offline(graph, folder / MODEL_FILE)
 
 
 def _keep(folder: Path, manifest: Manifest, out: Path) -> None:
@@ -379,62 +232,6 @@ def _fail(message: str, code: int, as_json: bool, manifest: Manifest | None = No
     if as_json:
         _print_json({"status": "failed", "exit_code": code, "error": message, "manifest": manifest})
     raise typer.Exit(code)
-
-
-def _report(status: str, manifest: Manifest, origin: dict[str, str], as_json: bool) -> None:
-    """Print the result. origin: prompt -> where it comes from."""
-    if as_json:
-        result = {"status": status, "exit_code": 0, "error": None, "manifest": manifest}
-        _print_json(result | {"prompts_from": origin})
-        return
-    quality = manifest.quality
-    assert quality is not None
-    where = {
-        "built": "built; --push publishes it",
-        "published": "published",
-        "held": f"published, not served; {command_of('model_build.rollout')} stage or use does that",
-        "unchanged": "nothing to do: this content was published already",
-    }
-    typer.echo(f"{manifest.name} {manifest.revision} ({manifest.target}): {where[status]}")
-    if manifest.task == "embedding":
-        typer.echo(
-            f"  cosine with the original: mean {quality.cosine_mean:.6f}, "
-            f"1st percentile {quality.cosine_p01:.6f}, min {quality.cosine_min:.6f}"
-        )
-        typer.echo(
-            f"  {quality.cosine_low_share:.1%} of the texts below {quality.limits['cosine_low']:g}; "
-            f"apart from what all have in common {quality.cosine_centred:.6f}"
-        )
-        _report_prompts(manifest, origin)
-    else:
-        typer.echo(
-            f"  rank agreement with the original: mean {quality.rank_agreement_mean:.4f}, "
-            f"min {quality.rank_agreement_min:.4f}"
-        )
-        typer.echo(
-            f"  scores differ by {quality.score_mean_abs_diff:.4f} on average, "
-            f"{quality.score_max_abs_diff:.4f} at most"
-        )
-    unit = "texts" if manifest.task == "embedding" else "pairs"
-    typer.echo(f"  largest difference between batches: {quality.batch_max_abs_diff:.1e}")
-    typer.echo(
-        f"  {manifest.size / 1e6:.1f} MB, loads in {quality.load_s:.2f} s, "
-        f"{quality.inputs_per_s:.0f} {unit}/s on this machine"
-    )
-    if quality.outputs:
-        kept = ", ".join(f"{form} {value or 0:.4f}" for form, value in quality.outputs.items())
-        typer.echo(f"  order of similarities kept: {kept}")
-        typer.echo(f"  int8 vectors use {quality.int8_largest} of 127")
-    for task, score in quality.evaluations.items():
-        typer.echo(f"  {task}: {score:.4f}")
-
-
-def _report_prompts(manifest: Manifest, origin: dict[str, str]) -> None:
-    if not any(manifest.prompts.values()):
-        typer.echo("  no prompts, so input_type has no effect; --prompt NAME=TEXT adds one")
-    for name, text in sorted(manifest.prompts.items()):
-        used = ", used by default" if name == manifest.default_prompt else ""
-        typer.echo(f"  prompt {name}: {text!r} ({origin[name]}{used})")
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -91,7 +91,7 @@ def test_what_is_held_is_published_and_not_served(
         shutil.copytree(tmp_path / "built", folder, dirs_exist_ok=True)
         return kept.manifest, {}, []
 
-    monkeypatch.setattr(command, "_make", make)
+    monkeypatch.setattr(command, "make", make)
     store = tmp_path / "store"
     options = (tiny, "--target", "cpu-int8", "--name", "m", "--hold")
     for refused, reason in (
