@@ -92,7 +92,7 @@ async def test_a_model_name_cannot_leave_the_store(store: Path, monkeypatch: pyt
         for leak in (b"secret", b"hidden", b"manifest", str(store).encode(), b"Traceback"):
             assert leak not in answer or leak in name.encode(), name[:40]  # the name is repeated
     # "M" alone could be a model's name, and there is none.
-    listed = {store / "m" / "current", store / "m" / "r1" / "manifest.json"}
+    listed = {store / "m" / "current", store / "m" / "staged", store / "m" / "r1" / "manifest.json"}
     folders = {store, store / "m", store / "m" / "r1", store / "M"}
     assert listed <= opened
     assert opened <= listed | folders
