@@ -1,6 +1,6 @@
 """Requests and results that cross modules: frozen, validated once, dialect-free.
 
-Each operation has a file, and other rooms import the names below. Does not know HTTP, models or batches.
+Each operation has a file; other packages import from here. Does not know HTTP, models or batches.
 """
 
 from shared.contracts.decode import DecodeRequest, DecodeResult
@@ -20,7 +20,7 @@ REQUESTS: tuple[type[AnyRequest], ...] = (
     TokenizeRequest,
     DecodeRequest,
 )
-"""All operations."""
+"""The request type of each operation."""
 
 __all__ = [
     "REQUESTS",

@@ -16,7 +16,7 @@ from shared.errors import EmptyInput
 
 @dataclass(frozen=True, slots=True)
 class DecodeResult(Result):
-    """texts: one an input. token_counts: the ids of each. cut: none."""
+    """texts: one per input. token_counts: number of ids per input. cut: always empty."""
 
     arrays: ClassVar = {}
     joined = ("texts",)
@@ -32,9 +32,10 @@ class DecodeResult(Result):
 
 @dataclass(frozen=True, slots=True)
 class DecodeRequest(Request[DecodeResult]):
-    """Tell the text of each of `inputs`, ids of the model's vocabulary, however many.
+    """Decode each of `inputs`, a non-empty sequence of ids of the model's vocabulary of any length.
 
-    skip_special_tokens: those that stand for no text are left out.
+    skip_special_tokens: leave special tokens out of the text. Raises EmptyInput without inputs, or for
+    an input without ids.
     """
 
     operation, result, items, items_as_told = "decode", DecodeResult, "inputs", "ids"

@@ -1,4 +1,4 @@
-"""Embedding: texts in, a vector for each out.
+"""Embedding: texts in, one vector per text out.
 
 Does not know HTTP, models or batches.
 """
@@ -23,16 +23,17 @@ _PROMPTS: dict[InputType, tuple[str, ...]] = {
     "classification": ("classification",),
     "clustering": ("clustering",),
 }
-"""What models call the prompt made for it, first choice first."""
+"""The names that models give to the prompt of each input type, preferred name first."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedResult(Result):
-    """vectors: (N, D) float32, row i belongs to input i. token_counts: real tokens fed, per input.
+    """vectors: (N, D) float32, row i belongs to input i. token_counts: per input, without padding.
 
-    device: what served it; of parts, the first one's. max_tokens: what the model reads of an input, and
-    longer ones were cut to; 0 if unknown. cut: the inputs that were cut, ascending. warnings: what the
-    caller should know, in sentences. failed: inputs that failed alone, and why; their rows are zeros.
+    device: where it ran; if the request was split, the device of the first part. max_tokens: the most
+    tokens that the model reads of an input; longer inputs were cut to it; 0 if unknown. cut: indices of
+    the inputs that were cut, ascending. warnings: sentences for the caller. failed: (index, message) of
+    each input that failed by itself; its row is zeros.
     """
 
     arrays: ClassVar = {"vectors": ("<f4", (None,))}
@@ -56,11 +57,13 @@ class EmbedRequest(Request[EmbedResult]):
 
     dimensions: length of each returned vector; None for the model's own.
     normalize: scale each vector to unit length (after truncation to `dimensions`).
-    truncate: cut inputs longer than the model reads; if False they are an InputTooLong.
+    truncate: cut inputs longer than the model reads; if False, they raise InputTooLong.
     truncation_side: the side that is cut off.
     prompt_name: one of the manifest's prompts, prepended to each text; "" for none, None for the model's
         default.
-    input_type: without a prompt_name, the prompt made for this, if the model has one.
+    input_type: without a prompt_name, selects the model's prompt for this type, if it has one.
+
+    Raises EmptyInput without inputs or for an empty one, InvalidInput for dimensions below 1.
     """
 
     operation, result, items, items_as_told = "embed", EmbedResult, "inputs", "input"
@@ -85,6 +88,6 @@ class EmbedRequest(Request[EmbedResult]):
 
 
 def prompt_for(input_type: InputType | None, prompts: Collection[str]) -> str | None:
-    """The name of the prompt that a model with `prompts` puts before such texts; None if it has none."""
+    """The name in `prompts` of the prompt for `input_type`; None if there is none."""
     meant = _PROMPTS[input_type] if input_type else ()
     return next((name for name in meant if name in prompts), None)

@@ -1,4 +1,4 @@
-"""Classification: texts or pairs in, a score for each label out.
+"""Classification: texts or pairs in, one score per label out.
 
 Does not know HTTP, models or batches.
 """
@@ -19,7 +19,7 @@ from shared.errors import EmptyInput
 class PredictResult(Result):
     """scores: (N, L) float64, row i belongs to input i, column j to labels[j].
 
-    cut: the inputs that were cut, ascending.
+    token_counts: tokens per input, without padding. cut: indices of the inputs that were cut, ascending.
     """
 
     arrays: ClassVar = {"scores": ("<f8", (None,))}
@@ -37,9 +37,10 @@ class PredictResult(Result):
 
 @dataclass(frozen=True, slots=True)
 class PredictRequest(Request[PredictResult]):
-    """Label each of `inputs`, texts or pairs of texts, with a cross-encoder or classifier.
+    """Score each of `inputs`, texts or pairs of texts, with a cross-encoder or classifier.
 
     raw_scores: logits instead of probabilities. truncate, truncation_side: as in RerankRequest.
+    Raises EmptyInput without inputs, for an empty text, or for a pair whose texts are both empty.
     """
 
     operation, result, items, items_as_told = "predict", PredictResult, "inputs", "inputs"

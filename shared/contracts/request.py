@@ -1,4 +1,4 @@
-"""What all requests have: a name of the operation, a kind of result, and items.
+"""Base class of all requests: the operation's name, its result type and its items.
 
 Does not know the operations.
 """
@@ -13,13 +13,14 @@ from shared.contracts.texts import TextInput
 
 
 class Request(Generic[ResultT]):
-    """What a backend is asked, and ResultT is what it answers.
+    """A request to a backend, which answers it with a ResultT.
 
-    A new operation is a file here with its request and result, an entry in REQUESTS, what answers it in
-    shared.inference.service, and a dialect's words for it.
+    To add an operation: a file here with its request and result, an entry in REQUESTS, a handler in
+    shared.inference.service, and a request and answer format in a dialect.
 
-    operation: its name, the path at a backend. items: the field whose entries have one entry each of the
-    result. items_as_told: what errors call that field. runs_model: whether an engine has to work.
+    operation: the operation's name, and its path at a backend. items: the field with the inputs; the
+    result has one entry per item. items_as_told: the name of that field in errors. runs_model: whether
+    the model runs; False if the tokenizer is enough.
     """
 
     __slots__ = ()

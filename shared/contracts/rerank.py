@@ -1,4 +1,4 @@
-"""Reranking: a query and documents in, a score for each document out.
+"""Reranking: a query and documents in, one score per document out.
 
 Does not know HTTP, models or batches.
 """
@@ -19,11 +19,13 @@ from shared.errors import EmptyInput, InvalidInput
 
 @dataclass(frozen=True, slots=True)
 class RerankResult(Result):
-    """scores: (N,) float64, entry i belongs to document i. method: what a score is.
+    """scores: (N,) float64, entry i belongs to document i. method: how the scores were computed.
 
-    token_counts: real tokens fed, per pair; with "cosine", per document, the query's in the first.
-    logits: (N,) float32, what a cross-encoder's scores are made of; None of cosines.
-    cut: the documents that were cut, alone or beside the query; all of them if the query was.
+    token_counts: tokens per pair, without padding; with "cosine", tokens per document, where the first
+        count includes the query's.
+    logits: (N,) float32, the cross-encoder's outputs from which the scores are computed; None for
+        cosines.
+    cut: indices of the documents that were cut, or whose pair was; all indices if the query was cut.
     """
 
     arrays: ClassVar = {"scores": ("<f8", ()), "logits": ("<f4", ())}
@@ -42,9 +44,9 @@ class RerankResult(Result):
 
     @property
     def ranking(self) -> list[int]:
-        """The documents' indices, best first; equals in the order they came.
+        """The documents' indices, best first; ties keep the order of the request.
 
-        By logits: from 37 on, their sigmoids are all exactly 1.
+        Sorted by logits where there are any, because the sigmoid of every logit from 37 on is exactly 1.
         """
         keys = self.scores if self.logits is None else self.logits
         order: list[int] = np.argsort(-keys, kind="stable").tolist()
@@ -56,9 +58,11 @@ class RerankRequest(Request[RerankResult]):
     """Score each of `documents` against `query` with `model`. Blank documents get the lowest score.
 
     raw_scores: a cross-encoder's logits instead of their sigmoid.
-    truncate: cut pairs longer than the model reads, longest text first; if False they are an
+    truncate: cut pairs longer than the model reads, longest text first; if False, they raise
         InputTooLong. truncation_side: the side that is cut off.
-    max_document_tokens: documents are cut to this many tokens before they are paired; None: not.
+    max_document_tokens: documents are cut to this many tokens before they are paired; None: no limit.
+
+    Raises EmptyInput without a query or documents, InvalidInput for max_document_tokens below 1.
     """
 
     operation, result, items, items_as_told = "rerank", RerankResult, "documents", "documents"

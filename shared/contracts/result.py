@@ -1,4 +1,4 @@
-"""What all results have: where the time went, which fields are arrays, which have an entry an item.
+"""Base class of all results: timings, which fields are arrays, and which have one entry per item.
 
 Does not know the operations.
 """
@@ -23,7 +23,7 @@ DoubleMatrix: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where a request's time went, in seconds; inference is wall time of its batches, queue the rest."""
+    """Durations of a request in seconds. inference_s: wall time of its batches; queue_s: the rest."""
 
     tokenization_s: float = 0.0
     queue_s: float = 0.0
@@ -31,11 +31,11 @@ class Timings:
 
 
 class Result:
-    """What all results have.
+    """Base of all results.
 
-    arrays: which of its fields are arrays, with their type and the shape of a row (None: any length), as
-    they go over the wire.
-    joined: its fields with an entry an item (or a token): what parts of a request have in turn.
+    arrays: field -> numpy dtype and shape of a row (None: any length), as the codec sends them.
+    joined: the fields with one entry per item (or token). If a request is split, the parts' entries are
+    concatenated.
     """
 
     __slots__ = ()
@@ -52,10 +52,10 @@ class Result:
 
     @property
     def total_tokens(self) -> int:
-        """Real tokens fed, of all inputs."""
+        """Tokens of all inputs together, without padding."""
         return sum(self.token_counts)
 
     @property
     def rows(self) -> int:
-        """How many entries the fields of `joined` have."""
+        """Number of entries of each field in `joined`."""
         return len(self.token_counts)

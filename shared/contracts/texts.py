@@ -1,4 +1,4 @@
-"""What a request may give as a text, and which side of it may be cut off.
+"""The types of a request's texts: a text or token ids, and the side that is cut off.
 
 Does not know models or tokens.
 """
@@ -14,5 +14,5 @@ TextInput: TypeAlias = str | tuple[int, ...]
 
 
 def is_blank(text: str) -> bool:
-    """Whether there is nothing in it but spaces and line ends."""
+    """Whether `text` is empty or only white space."""
     return not text or text.isspace()

@@ -1,4 +1,4 @@
-"""Tokenising: texts in, their tokens out, uncut.
+"""Tokenising: texts in, their tokens out, without truncation.
 
 Does not know HTTP, tokenizers or batches.
 """
@@ -16,11 +16,12 @@ from shared.errors import EmptyInput
 
 @dataclass(frozen=True, slots=True)
 class TokenizeResult(Result):
-    """A row and a text for each token, those of input 0 first: token_counts says how many an input has.
+    """One row of `spans` and one of `texts` per token, in the order of the inputs.
 
-    spans: (T, 4) int32, columns id, whether it is special (1 or 0), start, stop. The last two are bytes
-    of the UTF-8 of the input with its prompt, and mean nothing of a special token.
-    texts: what stands there; of a special token its name. cut: none, since inputs are told uncut.
+    spans: (T, 4) int32, columns id, is special (1 or 0), start, stop. start and stop are byte offsets in
+        the UTF-8 of prompt and input; they have no meaning for a special token.
+    texts: (T) the text between start and stop; for a special token its name.
+    token_counts: tokens per input. cut: always empty, because nothing is truncated.
     """
 
     arrays: ClassVar = {"spans": ("<i4", (4,))}
@@ -37,15 +38,16 @@ class TokenizeResult(Result):
 
     @property
     def rows(self) -> int:
-        """One for each token, not for each input."""
+        """Number of tokens: the joined fields have one entry per token, not per input."""
         return self.total_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizeRequest(Request[TokenizeResult]):
-    """Tell the tokens of each of `inputs`, uncut; a text may be empty.
+    """Tokenise each of `inputs` without truncation; a text may be empty.
 
-    special_tokens: those that the model's tokenizer adds, too. prompt_name: as in EmbedRequest.
+    special_tokens: include those that the model's tokenizer adds. prompt_name: as in EmbedRequest.
+    Raises EmptyInput without inputs.
     """
 
     operation, result, items, items_as_told = "tokenize", TokenizeResult, "inputs", "inputs"

@@ -1,6 +1,6 @@
-"""What an engine reads for one input: token ids of a text, or of a pair of texts.
+"""The engine's input: token ids of one text, or of a pair of texts.
 
-Does not know tokenizers or what a token stands for.
+Does not know tokenizers or the meaning of an id.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class TokenPair:
-    """Two texts as one sequence. ids: special tokens included; type_ids: 0 or 1, as long as ids.
+    """Two texts as one sequence of T tokens.
 
-    is_cut: whether tokens of one of the texts were left out.
+    ids: T ids, special tokens included. type_ids: T values, 0 or 1: which text a token belongs to.
+    is_cut: whether the pair was truncated.
     """
 
     ids: list[int]
@@ -25,15 +26,15 @@ class TokenPair:
 
 
 class CutIds(list[int]):
-    """Ids of a text of which there were more."""
+    """Ids of a text that was truncated."""
 
     __slots__ = ()
 
 
 Tokens: TypeAlias = list[int] | TokenPair
-"""What an engine reads for one input."""
+"""One input of an engine."""
 
 
 def is_cut(tokens: Tokens) -> bool:
-    """Whether the input had more tokens than these."""
+    """Whether the input was truncated to these tokens."""
     return tokens.is_cut if isinstance(tokens, TokenPair) else isinstance(tokens, CutIds)

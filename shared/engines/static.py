@@ -1,11 +1,11 @@
-"""Static embeddings: a table with a row for each token, and a text is the mean of its tokens' rows.
+"""Static embeddings: a table with one row per token; a text's vector is the mean of its tokens' rows.
 
-Runs on the CPU with numpy alone. Does not know tokenizers, or where the table came from. Its file is
-safetensors with these tensors, of which only the first has to be there:
+Runs on the CPU with numpy alone. Does not know tokenizers, or where the table came from. The model file
+is safetensors with these tensors, of which only the first is required:
 
     table    (R, D) float32, float16 or int8
-    rows     (V,) int32: token id -> row of the table; -1: the token counts for nothing
-    weights  (V,) float32: token id -> what its row is multiplied with
+    rows     (V,) int32: token id -> row of the table; -1: the token is left out of the mean
+    weights  (V,) float32: token id -> factor of its row
 
 Without `rows` a token's id is its row.
 """
@@ -29,16 +29,15 @@ from shared.models.manifest import Manifest
 _DTYPES: dict[str, type[np.generic]] = {"F32": np.float32, "F16": np.float16, "I8": np.int8}
 
 _AT_ONCE = 1_024
-"""Tokens whose rows are copied out of the table at once: it bounds what a long text takes."""
+"""Tokens whose rows are copied from the table at a time: bounds the memory for a long text."""
 
 _Table: TypeAlias = NDArray[Any]
 
 
 class StaticEngine:
-    """The mean of rows of a table that is mapped into memory, so that processes share its pages.
+    """Computes mean vectors from a memory-mapped table, whose pages processes share.
 
-    A text without tokens has a row of zeros. Raises InvalidArtefact if the manifest's model file is no
-    such table.
+    Raises InvalidArtefact if the manifest's model file is not such a table.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -52,7 +51,10 @@ class StaticEngine:
         self.memory_bytes = path.stat().st_size
 
     def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
-        """The mean of the tokens' rows. An absent token counts for nothing; no token at all: zeros."""
+        """Mean vectors, (N, D) float32, not normalised.
+
+        Tokens whose row is -1 are left out of sum and count. A sequence without other tokens gets zeros.
+        """
         vectors = np.zeros((len(sequences), self.dimensions), np.float32)
         for vector, tokens in zip(vectors, sequences, strict=True):
             ids = np.asarray(tokens.ids if isinstance(tokens, TokenPair) else tokens, np.int64)
@@ -64,7 +66,7 @@ class StaticEngine:
         return vectors
 
     def close(self) -> None:
-        """The pages go with the last reference to the map."""
+        """Release the table. It is unmapped when the last reference to it is gone."""
         self._table = self._table[:0]
 
     def _sum(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -76,7 +78,7 @@ class StaticEngine:
 
 
 def _read(path: Path) -> tuple[_Table, NDArray[np.int32] | None, NDArray[np.float32] | None]:
-    """The table, `rows` and `weights`. Raises ValueError, and the library's errors."""
+    """The table, `rows` and `weights`. Raises ValueError, and the errors of safetensors."""
     with safe_open(path, framework="numpy") as file:  # checks that shapes, types and offsets fit
         names = set(file.keys())
         table = file.get_slice("table")
@@ -89,7 +91,7 @@ def _read(path: Path) -> tuple[_Table, NDArray[np.int32] | None, NDArray[np.floa
         raise ValueError("rows are not rows of the table")
     if weights is not None and weights.shape != (shape[:1] if rows is None else rows.shape):
         raise ValueError("weights are not one a token")
-    with path.open("rb") as stream:  # the library only copies tensors; the header says where they are
+    with path.open("rb") as stream:  # safetensors only copies; to map, read the offset
         length = int.from_bytes(stream.read(8), "little")
         begin, _ = json.loads(stream.read(length))["table"]["data_offsets"]
     offset = 8 + length + begin

@@ -1,6 +1,6 @@
-"""Runs a request again around each item that the model fails at, so that it fails alone.
+"""Repeats a request without the items for which the model fails, so that only these items fail.
 
-Does not know where requests run, or how a dialect or a job reports the item.
+Does not know where requests run, or how a dialect or a job reports a failed item.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from shared.errors import BlitzError, DeadlineExceeded, Overloaded, Unavailable
 from shared.partition import renumbered
 
 _TEMPORARY = (Unavailable, Overloaded, DeadlineExceeded)
-"""Errors that a later try may not have, whatever they name."""
+"""Errors that a retry may avoid. They fail the request even if they name an item."""
 
 
 @dataclass(slots=True)
 class Answered(Generic[ResultT]):
-    """results: each with the items that it is of. failed: why each other item has none."""
+    """results: (item numbers, their result) of each successful run. failed: item number -> its error."""
 
     results: list[tuple[list[int], ResultT]] = field(default_factory=list)
     failed: dict[int, BlitzError] = field(default_factory=dict)
@@ -31,10 +31,10 @@ class Answered(Generic[ResultT]):
 async def run_around_failures(
     run: Callable[[list[int]], Awaitable[ResultT]], items: Sequence[int], name: str
 ) -> Answered[ResultT]:
-    """`run(items)`; after an error that names one of them as `name`[i], the others in halves.
+    """`run(items)`. After an error that names one item as `name`[i], run the others in two halves.
 
-    So of N items that all fail, each is run about log N times. Raises every error that names no item,
-    and those that a later try may not have.
+    So if all N items fail, each is run about log N times. Raises errors that name no item, and
+    Unavailable, Overloaded and DeadlineExceeded.
     """
     answered: Answered[ResultT] = Answered()
     named = re.compile(rf"{re.escape(name)}\[(\d+)\]")
@@ -56,10 +56,10 @@ async def run_around_failures(
 async def embed_around_failures(
     run: Callable[[EmbedRequest], Awaitable[EmbedResult]], asked: EmbedRequest, stand_in: str
 ) -> EmbedResult:
-    """A result of all inputs, with those that failed in `failed`; their rows are zeros.
+    """One result for all inputs. Those that failed are in `failed`, and their rows are zeros.
 
-    stand_in: a text to ask for when every input fails. A model that fails at that too is at fault
-    itself, and its error is raised. Raises Unavailable if the model was published anew meanwhile.
+    stand_in: a text to embed if every input fails; if it fails too, the fault is the model's, and the
+    error is raised. Raises Unavailable if the runs were answered by different revisions.
     """
     answered = await run_around_failures(
         lambda items: run(replace(asked, inputs=tuple(asked.inputs[item] for item in items))),
@@ -92,5 +92,5 @@ async def embed_around_failures(
 
 
 def _message(error: BlitzError, item: int) -> str:
-    """The message, with the item's number in the whole request."""
+    """The error's message, with the item's number in the whole request."""
     return renumbered(error, lambda _: item).message

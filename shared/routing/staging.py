@@ -1,7 +1,7 @@
-"""Which revision of a model a request is answered by: pure policy, no clocks, no I/O.
+"""Chooses the revision of a model that answers a request: pure policy, no clock, no I/O.
 
-Does not know where shares are written, nor how a backend is called: shared.routing.dispatch walks the
-ways. docs/decisions/044-staged-revisions.md says why it is so.
+Does not know where shares are stored, or how a backend is called: shared.routing.dispatch tries the
+ways in order. Reasons: docs/decisions/044-staged-revisions.md.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ Role: TypeAlias = Literal["current", "staged"]
 
 _PLACES = 10_000
 _READ_CHARACTERS = 4_096
-"""Of a text, and of a list of token ids: enough to tell requests apart, however long they are."""
+"""Characters of a text, and length of a list of token ids, that are hashed to tell requests apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One try at an answer: a device, and what it is asked for.
+    """One attempt at an answer: a device, and the model to ask it for.
 
-    model: NAME for the current revision, NAME@REVISION for the staged one. role: which of the two that
-    is; None while there is but one. revision: the one that must answer; "": whichever is current.
+    model: NAME for the current revision, NAME@REVISION for the staged one. role: which of the two this
+    is; None if there is only one. revision: the revision that must answer; "": whichever is current.
     """
 
     device: Device
@@ -40,9 +40,9 @@ class Way:
 def plan_ways(
     request: AnyRequest, devices: Sequence[Device], cards: Sequence[ModelCard], sender: Sender
 ) -> list[Way]:
-    """In the order to try: on each of `devices` the staged revision, if it is chosen, then the current.
+    """Ways in the order to try them: per device the staged revision, if it is chosen, then the current.
 
-    A revision that is not compatible is the only one that answers whom it is chosen for.
+    If an incompatible revision is chosen on any device, the current one is not tried at all.
     """
     current = {card.device: card for card in cards if card.device in devices}
     staged = {device: card.staged for device, card in current.items() if card.staged is not None}
@@ -51,7 +51,7 @@ def plan_ways(
     ways = []
     for device in devices:
         each = staged.get(device)
-        # Once it is promoted there is nothing to compare.
+        # After promotion both are the same revision, and there are no roles.
         are_two = each is not None and each.share.revision != current[device].revision
         if each is not None and device in chosen:
             pinned = pinned_name(request.model, each.share.revision)
@@ -62,27 +62,28 @@ def plan_ways(
 
 
 def answers(share: Share, request: AnyRequest, sender: Sender) -> bool:
-    """Whether the staged revision of the request's model answers this request of this caller."""
+    """Whether `share` gives this caller's request to the staged revision."""
     return sender.name in share.callers or _place(share, request, sender) < share.percent
 
 
 def _place(share: Share, request: AnyRequest, sender: Sender) -> float:
-    """From 0 to below 100, always the same for the same: a larger percentage keeps who was in.
+    """The request's place from 0 to below 100; a share of P percent takes the places below P.
 
-    Not by revision or device, so that a caller gets the staged one on both or on neither.
+    The hash is stable, so a larger share keeps everyone who was in the smaller one. It excludes revision
+    and device, so that a caller gets the staged revision on both devices or on neither.
     """
     if share.by == "request":
         told = (request.model, sender.owner, _opening(request))
     elif sender.owner:
         told = (request.model, sender.owner, "")
     else:
-        return 100.0 - 100.0 / _PLACES  # of all who have no key nobody is told apart: in at 100 only
+        return 100.0 - 100.0 / _PLACES  # callers without a key are indistinguishable: only at 100
     digest = hashlib.sha256("\0".join(told).encode("utf-8", "replace")).digest()
     return int.from_bytes(digest[:8], "big") % _PLACES * 100 / _PLACES
 
 
 def _opening(request: AnyRequest) -> str:
-    """The first text, or the query that all documents are scored for; not the rest of the request."""
+    """The first text, or the query of a rerank: what a request is hashed by."""
     first = request.query if isinstance(request, RerankRequest) else request.texts[0]
     parts = (first,) if isinstance(first, str) else first[:_READ_CHARACTERS]
     return " ".join(str(part)[:_READ_CHARACTERS] for part in parts)

@@ -1,7 +1,7 @@
-"""The limits of one input: bytes once it is unpacked, bytes of chunks, and rows.
+"""Enforces the limits of one input: unpacked bytes, bytes of chunks, and rows.
 
-It does not know formats, storage or settings. Who reads counts here as it goes on, and stops by what
-this raises: gzip does not say how long its content is, and what a file says of itself may be a lie.
+Readers count here while they read, because gzip does not state the size of its content, and other
+declared sizes may be wrong. It does not know formats, storage or settings.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from shared.errors import InvalidInput
 
 MAX_GROWTH = 1_000
-"""Growth of a file when unpacked. Only files made for that reach it; deflate's maximum is 1,032."""
+"""Largest growth factor of a file when unpacked. Real files stay below; deflate's maximum is 1,032."""
 PIECE_BYTES = 256 << 10
-"""How much is read at once: in lines of one byte, it becomes 10 MB of objects in half a second."""
+"""Bytes passed on at a time. In lines of one byte, that is 10 MB of objects and half a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that any input may have.
+    """Limits of every input.
 
-    max_bytes: as it is, unpacked, or cut into chunks. free_bytes: to which a small file may grow.
+    max_bytes: of the file, of its unpacked content, and of its chunks (each). max_rows: bad rows
+    included. free_bytes: unpacked size that is allowed whatever the growth factor.
     """
 
     max_bytes: int
@@ -34,9 +35,9 @@ NO_LIMITS = Limits(sys.maxsize, sys.maxsize)
 
 
 class Allowance:
-    """Of an input of `size` bytes.
+    """Counts bytes and rows of one input of `size` bytes against `limits`.
 
-    go_on: called for every piece that is read; what it raises ends the reading.
+    go_on: called for every piece that is read; an exception that it raises ends the reading.
     """
 
     def __init__(self, size: int, limits: Limits, go_on: Callable[[], None] = lambda: None) -> None:
@@ -46,18 +47,18 @@ class Allowance:
         self.go_on = go_on
 
     def count_blocks(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
-        """`blocks` in pieces of at most PIECE_BYTES, until they are too many. Raises InvalidInput."""
+        """`blocks` in pieces of at most PIECE_BYTES. Raises InvalidInput once a limit is exceeded."""
         for block in blocks:
             self._unpacked += len(block)
             self.check_bytes(self._unpacked, "unpacked")
-            self.go_on()  # also for a block of nothing: there may be a million
+            self.go_on()  # for empty blocks too: there may be a million of them
             for start in range(0, len(block), PIECE_BYTES):
                 if start:
                     self.go_on()
                 yield block[start : start + PIECE_BYTES]
 
     def count_chunk(self, size: int, rows: int) -> None:
-        """Before it is written. size: its bytes. Raises InvalidInput."""
+        """Count a chunk before it is written. size: its bytes. Raises InvalidInput over a limit."""
         self.go_on()
         self._written += size
         self._rows += rows
@@ -65,7 +66,7 @@ class Allowance:
         self.check_rows(self._rows)
 
     def check_bytes(self, size: int, when: str) -> None:
-        """That an input may come to `size` bytes, counted or declared. Raises InvalidInput."""
+        """Raises InvalidInput if `size` bytes, counted or declared, are over a limit. when: shown in it."""
         if size > self.limits.max_bytes:
             raise InvalidInput(
                 f"the file has more than {self.limits.max_bytes} bytes {when}, the most that a job may "
@@ -78,7 +79,7 @@ class Allowance:
             )
 
     def check_rows(self, rows: int) -> None:
-        """The same of rows."""
+        """Raises InvalidInput if `rows` rows, counted or declared, are over the limit."""
         if rows > self.limits.max_rows:
             raise InvalidInput(
                 f"the file has more than {self.limits.max_rows} rows, the most that a job may have "

@@ -1,16 +1,16 @@
-"""Reads an input in a process of its own, whose memory and time the kernel bounds, and gives its chunks.
+"""Reads an input in a child process with memory and CPU limits, and yields its chunks.
 
-For Parquet: pyarrow allocates what a page says it will be, follows a schema as deep as it goes, and an
-error in it ends the process; what a file declares tells none of that beforehand. Other formats are read
-by code that holds a bounded piece at a time, and need no process. It does not know storage.
+For Parquet: pyarrow allocates the size that a page declares, recurses as deep as the schema, and can
+crash the process, and none of this can be checked in advance. The other formats are read in bounded
+pieces and need no process. It does not know storage.
 
-Over the child's stdin: a line of JSON (_Task), then for each range that it asks for u64 length and
-bytes. Over its stdout frames: kind u8, length u64, payload; all numbers little-endian:
-    R  start u64, length u64: read that range, or a beginning of it
+The child's stdin has a line of JSON (_Task), then for each requested range its length as u64 and its
+bytes. The child's stdout has frames: kind u8, length u64, payload. All numbers are little-endian.
+    R  start u64, length u64: read this range, or a beginning of it
     C  length u64 of bad rows, bad rows as JSON lines, the chunk's rows as an Arrow file
     X  message and field as JSON: the input is refused
-    M  there was not enough memory
-    E  all was read
+    M  out of memory
+    E  end of the input
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from shared.bulk.rows import BadRow, Chunk, cut_chunks, unpack_table
 from shared.errors import InvalidInput, Unavailable
 
 MEMORY_BYTES = 256 << 20
-"""Memory for the data, beside about 100 MiB for Python and its modules."""
+"""Memory for the data, in addition to about 100 MiB for Python and its modules."""
 SILENT_S = 120.0
-"""A file fails when its reader neither gives a row nor asks for bytes for this long."""
+"""A file fails if its reader neither yields a row nor requests bytes for this long."""
 _CPU_S = 3600
 _RANGE_BYTES = 4 << 20
 _FRAME_BYTES = 256 << 20
@@ -67,14 +67,14 @@ class _Refusal(msgspec.Struct, frozen=True):
 def cut_apart(
     source: ByteSource, format: InputFormat, options: ReadOptions, allowance: Allowance
 ) -> Iterator[Chunk]:
-    """As cut_chunks(read_rows(...)), with the same chunks.
+    """The same chunks as cut_chunks(read_rows(...)), read in a child process.
 
-    Raises InvalidInput, too, if the reader needs more memory than MEMORY_BYTES, shows no progress for
-    SILENT_S or dies of the file; Unavailable if something else has ended it.
+    Raises what read_rows raises; InvalidInput also if the reader needs more than MEMORY_BYTES, makes no
+    progress for SILENT_S or crashes; Unavailable if it was killed from outside.
     """
     command = [sys.executable, "-c", _START, msgspec.json.encode(sys.path).decode()]
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-    # Not in our process group: Ctrl-C is for us, and we end the child.
+    # In its own session, so that Ctrl-C reaches only the parent, which kills the child.
     child = subprocess.Popen(  # noqa: S603 - our own interpreter and code
         command, stdin=pipe, stdout=pipe, stderr=nowhere, start_new_session=True, bufsize=0
     )
@@ -125,7 +125,7 @@ def _chunk(index: int, payload: bytes) -> Chunk:
 
 
 def _tell_death(code: int) -> NoReturn:
-    """Raises InvalidInput if the file has ended its reader, and Unavailable if somebody else has."""
+    """Raises Unavailable if the reader was killed from outside, else InvalidInput."""
     if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):
         raise Unavailable("the process that reads the file was ended")
     if code == -signal.SIGXCPU:
@@ -141,7 +141,7 @@ def _send(child: subprocess.Popen[bytes], data: bytes) -> None:
 
 
 def _receive(child: subprocess.Popen[bytes], allowance: Allowance) -> tuple[bytes, bytes]:
-    """The next frame. Raises EOFError if the child is gone, InvalidInput if it is silent too long."""
+    """The next frame. Raises EOFError if the child ended, InvalidInput after SILENT_S of silence."""
     kind, length = _FRAME.unpack(_read(child, _FRAME.size, allowance))
     if length > _FRAME_BYTES:
         raise InvalidInput(_TOO_MUCH)
@@ -168,14 +168,14 @@ def _read(child: subprocess.Popen[bytes], length: int, allowance: Allowance) -> 
 
 
 def main() -> None:
-    """What the child process runs."""
+    """Entry point of the child process."""
     asked, told = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # so that nothing else is written there
+    os.dup2(2, 1)  # stray prints go to stderr, not between the frames
     _bound()
     with suppress(BrokenPipeError):
         _serve(asked, told)
         told.flush()
-    os._exit(0)  # nothing is left to be put away, and pyarrow's threads may not be waited for
+    os._exit(0)  # skip cleanup: nothing needs it, and joining pyarrow's threads may hang
 
 
 def _serve(asked: BinaryIO, told: BinaryIO) -> None:
@@ -211,19 +211,19 @@ def _tell(told: BinaryIO, kind: bytes, *payload: bytes) -> None:
 def _exactly(stream: BinaryIO, length: int) -> bytes:
     data = stream.read(length)
     if len(data) != length:
-        os._exit(0)  # the parent is gone
+        os._exit(0)  # the parent has ended
     return data
 
 
 def _bound() -> None:
-    """Limit this process's memory: more raises MemoryError. Without /proc (no Linux), nothing does."""
+    """Limit this process; more memory raises MemoryError. Without /proc memory is not limited."""
     import resource
 
     import pyarrow as pa
 
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
-    pa.set_memory_pool(pa.system_memory_pool())  # others reserve more than they need
+    pa.set_memory_pool(pa.system_memory_pool())  # the other pools reserve more than they use
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S + 1))
     with suppress(OSError), open("/proc/self/status") as status:

@@ -1,6 +1,6 @@
-"""OpenAI Batch lines {"custom_id", "method", "url", "body"} for embeddings to rows.
+"""Parses OpenAI Batch lines {"custom_id", "method", "url", "body"} for embeddings into rows.
 
-It does not know files, models' limits or how results are written. Shapes and codes:
+It does not know files, models' limits or how results are written. Shapes and error codes:
 https://platform.openai.com/docs/guides/batch
 """
 
@@ -22,17 +22,17 @@ from shared.dialects.operations import KNOWN
 from shared.errors import InvalidInput
 
 URLS = ("/v1/embeddings", "/embeddings")
-"""OpenAI's and Azure OpenAI's, of a batch and of its lines, which need not name the same one."""
+"""OpenAI's and Azure OpenAI's URL. A batch and each of its lines may use either."""
 
 _MAX_FIELDS_BYTES = 10_000
-"""Of a body without its input, which each of its texts has."""
+"""Of a body without its input. Every row of the request repeats these fields."""
 _KEPT = frozenset(("model", "dimensions", "encoding_format", "prompt_name", "truncate"))
 _BODY = msgspec.json.Decoder(EmbeddingsBody)
 _ABSENT = msgspec.Raw(b"null")
 
 
 def looks_like_batch(line: bytes) -> bool | None:
-    """None if the line is no JSON object, or is cut off."""
+    """Whether the line has custom_id and body; None if it is not a complete JSON object."""
     try:
         return read_object(line).keys() >= {"custom_id", "body"}
     except BadRecord:
@@ -47,10 +47,10 @@ def read_batch(
     max_inputs: int,
     max_dimensions: int | None,
 ) -> Iterator[Row | BadRow]:
-    """A Row per text. The fields are those of the body that an answer depends on.
+    """One Row per text, with those fields of the body that the answer depends on.
 
-    model: what every line must ask for; None: what the first one asks for that names one. aliases: what
-    else models are called -> their names.
+    model: the model of every line; None: the first model that a line names. aliases: alias -> model.
+    max_inputs: texts per line. max_dimensions: None: no limit. An invalid line is one BadRow.
     """
     seen = Seen()
 
@@ -111,7 +111,7 @@ def _read_body(raw: msgspec.Raw, custom_id: str) -> EmbeddingsBody:
 
 
 def _check_fields(fields: dict[str, msgspec.Raw], custom_id: str) -> None:
-    """What the answer would depend on, and does not here, is refused as elsewhere."""
+    """Refuse fields that would change the answer but are not supported, as the HTTP route does."""
     try:
         check_fields(fields, {"input", *_KEPT}, KNOWN)
     except InvalidInput as error:

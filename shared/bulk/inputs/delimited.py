@@ -1,4 +1,4 @@
-"""CSV and TSV with a header to rows. Cells may hold line ends inside quotes.
+"""Parses CSV and TSV with a header into rows. Quoted cells may contain line ends.
 
 It does not know files, compression or chunks.
 """
@@ -29,11 +29,11 @@ from shared.compression import Truncated
 from shared.errors import InvalidInput
 
 DELIMITERS = (",", ";", "\t", "|")
-"""Which of them a file has is told by its header: Excel writes what the country is used to."""
+"""Candidates; the header decides. Excel's CSV separator depends on the user's locale."""
 
-_LINE_END = b"\r\n"  # a line of spaces or tabs is a record
+_LINE_END = b"\r\n"  # stripped to find blank lines; a line of spaces or tabs is a record
 _SEPARATOR = re.compile(rb'"?sep=([,;|:!#$%&*+/^~\t])"?\s*', re.IGNORECASE)
-"""Excel's own first line, which it takes for no row either."""
+"""Excel's optional first line `sep=;`, which is not a row."""
 _HEAD_BYTES = 64 << 10
 _SHOWN_NAMES, _SHOWN_CHARS = 30, 50
 
@@ -41,13 +41,13 @@ _SHOWN_NAMES, _SHOWN_CHARS = 30, 50
 def read_delimited(
     blocks: Iterable[bytes], delimiter: str, text_column: str, id_column: str | None
 ) -> Iterator[Row | BadRow]:
-    """The first record is the header. Raises InvalidInput if it lacks a column that is asked for.
+    """Rows in the order of the file. The first record is the header.
 
-    delimiter: another one counts if the header has the column of texts with it alone.
-    id_column None: "id" where there is such a column. Columns without a name are called column_N. Spaces
-    around names do not count.
+    delimiter: tried first; one of DELIMITERS is used instead if only it yields the text column.
+    id_column: None: "id" if there is such a column. Columns without a name are called column_N. Spaces
+    around names are ignored. Raises InvalidInput if a requested column is missing, and as read_records.
     """
-    csv.field_size_limit(MAX_RECORD_BYTES)  # the module's own limit, for the whole process: 128 KiB
+    csv.field_size_limit(MAX_RECORD_BYTES)  # process-wide; the csv module's default is 128 KiB
     text_column, id_column = text_column.strip(), id_column and id_column.strip()
     first, blocks = _first_line(blocks)
     if (separator := _SEPARATOR.fullmatch(first)) is not None:
@@ -65,9 +65,10 @@ def read_delimited(
 
 
 def find_columns(names: list[str], text_column: str, id_column: str | None) -> tuple[int, int | None]:
-    """Where text and id stand.
+    """Positions of the text column and of the id column (None without one).
 
-    Raises InvalidInput naming the option that would help, and for too many columns or too long a name.
+    Raises InvalidInput if a column is missing or ambiguous (naming the option that selects it), and for
+    too many columns or too long a name.
     """
     if len(names) > MAX_COLUMNS:
         raise InvalidInput(f"the file has {len(names)} columns, more than {MAX_COLUMNS}")
@@ -95,14 +96,14 @@ def find_columns(names: list[str], text_column: str, id_column: str | None) -> t
 
 
 def other_names(names: list[str], taken: tuple[int | None, ...]) -> dict[int, str]:
-    """What the columns that are not `taken` are called in chunks and outputs, by their positions."""
+    """Position -> name in chunks and outputs, of the columns that are not `taken`."""
     others = [index for index in range(len(names)) if index not in taken]
     free = free_names((names[index] or f"column_{index + 1}" for index in others), OWN_COLUMNS)
     return dict(zip(others, free, strict=True))
 
 
 def _shown(names: list[str]) -> str:
-    """A list of names as one line, whatever they are."""
+    """The names on one line, escaped and shortened."""
     shown = ", ".join(
         json.dumps(name[:_SHOWN_CHARS], ensure_ascii=False) for name in names[:_SHOWN_NAMES]
     )
@@ -111,7 +112,7 @@ def _shown(names: list[str]) -> str:
 
 
 def _first_line(blocks: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """The first line that is not empty, without its end, as far as _HEAD_BYTES; and all of `blocks`."""
+    """The first non-empty line without its end, at most _HEAD_BYTES; and all of `blocks` again."""
     iterator, taken, head = iter(blocks), list[bytes](), b""
 
     def all_blocks() -> Iterator[bytes]:
@@ -145,7 +146,7 @@ def _delimiter_of(first: bytes, usual: str, text_column: str) -> str:
 
 
 def _read_header(records: Iterator[RawRecord | BadRow], delimiter: str) -> list[str] | None:
-    """None if the file has no record."""
+    """The names of the first record; None if the file has none. Raises InvalidInput."""
     for record in records:
         try:
             if isinstance(record, BadRow):
@@ -180,7 +181,7 @@ def _parser(
 
 
 def _cells(record: RawRecord, delimiter: str) -> list[str]:
-    """Raises BadRecord, and InvalidInput where a stray quote may have swallowed other rows."""
+    """Raises BadRecord, or InvalidInput where a stray quote may have joined several rows."""
     text = decode(record.data)
     lines = record.data.count(b"\n", 0, -1)
     try:

@@ -1,4 +1,4 @@
-"""Input files to rows: which format a file has, and its rows one after another in bounded memory.
+"""Detects the format of an input file and reads its rows in bounded memory.
 
 It does not know storage, jobs or models. Each format's own rules are in a module beside this one.
 """
@@ -23,10 +23,10 @@ from shared.compression import Compression, Truncated, compression_of, unpack
 from shared.errors import InvalidInput
 
 Kind = Literal["jsonl", "batch", "csv", "tsv", "parquet", "text"]
-"""batch: OpenAI's. text: a text on each line."""
+"""batch: OpenAI Batch. text: one text per line."""
 
 HEAD_BYTES = 64 << 10
-"""How much of a file detect_format wants to see."""
+"""How much of a file detect_format needs."""
 
 _KINDS: dict[str, Kind] = {
     "jsonl": "jsonl",
@@ -47,12 +47,14 @@ _BOM = b"\xef\xbb\xbf"
 class ReadOptions:
     """How a file is read.
 
-    kind: the format, where neither name nor content tells it; None: detect it.
+    kind: the format, whatever name and content say; None: detect it.
     text_column, id_column: names of columns or JSON fields; None for id_column: "id" if there is one.
-    model: what OpenAI Batch lines must ask for; None: the model that the first of them names.
-    aliases: what else models are called -> their names.
-    max_dimensions: the most that a Batch line may ask for; None: any.
-    max_inputs: texts of one Batch line.
+    model: the model of all OpenAI Batch lines; None: the first model that a line names.
+    aliases: alias -> model.
+    max_dimensions: limit of a Batch line's dimensions; None: none.
+    max_inputs: limit of the texts of a Batch line.
+
+    Raises InvalidInput for an unknown kind.
     """
 
     kind: Kind | None = None
@@ -70,17 +72,17 @@ class ReadOptions:
 
 @dataclass(frozen=True, slots=True)
 class InputFormat:
-    """compression: by the content, whatever the name says."""
+    """compression: detected from the content, not from the name."""
 
     kind: Kind
     compression: Compression | None = None
 
 
 def detect_format(name: str, head: bytes, options: ReadOptions) -> InputFormat:
-    """By the options, else by the name's extension (before .gz, .zst), else by the content.
+    """The format by the options, else by the name's extension (before .gz, .zst), else by the content.
 
-    head: the file's first HEAD_BYTES. Raises InvalidInput for what is surely none of the formats, or
-    not the one that its name says, with what it is instead.
+    head: the file's first HEAD_BYTES. Raises InvalidInput, saying what the file is, if it is certainly
+    none of the formats or not the one that its name says.
     """
     compression = compression_of(head)
     plain = _plain_head(head, compression)
@@ -114,18 +116,18 @@ def _check_parquet(plain: bytes, compression: Compression | None) -> None:
 
 
 def _check_jsonl(plain: bytes, *, whole: bool) -> None:
-    """That one of the first lines is an object: if none is, no later one will be. Raises InvalidInput.
+    """Raises InvalidInput if none of the first lines is an object: then no later one is expected to be.
 
-    whole: whether there is no more of the file.
+    whole: whether `plain` is the whole file.
     """
     if plain.startswith(b"["):
         raise InvalidInput("the file is a JSON array: write one object on each line")
     lines = [line for line in plain.split(b"\n") if line.strip()]
-    # A single line that is an object's beginning: cut off by us, or by its sender, which reading tells.
+    # One line that begins an object was cut by HEAD_BYTES or by the sender: reading shows which.
     if not lines or any(map(looks_like_object, lines)) or (len(lines) == 1 and plain.startswith(b"{")):
         return
     if len(lines) == 1 and not whole:
-        return  # a line longer than what was read of it is a bad row, and others may follow
+        return  # a line longer than the head is a bad row, and good ones may follow
     if plain.startswith(b"{"):
         raise InvalidInput(
             "the file is not JSON lines, no line at its beginning is an object: write one object on "
@@ -140,12 +142,12 @@ def _check_jsonl(plain: bytes, *, whole: bool) -> None:
 def read_rows(
     source: ByteSource, format: InputFormat, options: ReadOptions, allowance: Allowance | None = None
 ) -> Iterator[Row | BadRow]:
-    """Rows and bad rows in the order of the file; blank lines are counted and skipped.
+    """Rows and bad rows in the order of the file. Blank lines are skipped, but count as lines.
 
-    allowance: what the file may come to; None: anything.
+    allowance: the file's limits; None: none.
 
-    Raises InvalidInput if the file as a whole cannot be read, and what `source.read` raises.
-    So it does with the line if what follows cannot be accounted for: a broken end, a quote left open.
+    Raises InvalidInput if the file as a whole cannot be read, or, naming the line, if the rows from
+    there on cannot be counted (a damaged end, an open quote); and what `source.read` raises.
     """
     allowance = allowance or Allowance(sys.maxsize, NO_LIMITS)
     if format.kind == "parquet":
@@ -179,7 +181,7 @@ def _plain_head(head: bytes, compression: Compression | None) -> bytes:
             plain += piece
             if len(plain) >= HEAD_BYTES:
                 break
-    except Truncated:  # of course: it is the beginning of a file
+    except Truncated:  # expected: `head` is only the beginning of the file
         pass
     return plain[:HEAD_BYTES]
 
@@ -198,7 +200,7 @@ def _kind_by_content(plain: bytes) -> Kind:
 
 
 def _is_batch(plain: bytes) -> bool:
-    """By the first line that is JSON; a line longer than the head is judged by what is there of it."""
+    """By the first line that is JSON; a line longer than the head, by the names in its beginning."""
     for line in plain.split(b"\n"):
         if (found := looks_like_batch(line)) is not None:
             return found

@@ -1,6 +1,6 @@
-"""What a file is that is none of the formats read here, told by its first bytes or its name.
+"""Recognises files in unsupported formats by their first bytes or their name, and refuses them.
 
-It does not know storage or jobs, nor how the formats that are read are told apart.
+It does not know storage or jobs, or how the supported formats are told apart.
 """
 
 from __future__ import annotations
@@ -153,12 +153,12 @@ _OTHERS = frozenset(
 
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\v\f\x1b"))
 _FEW_CONTROLS = 3
-"""Those that may be in a text by mistake, however short it is."""
+"""Control characters that a text may contain by mistake, however short it is."""
 _NOT_NULS = bytes(range(1, 256))
 
 
 def refuse_foreign(plain: bytes) -> None:
-    """plain: the beginning of a file, unpacked. Raises InvalidInput with what it is and what to do."""
+    """plain: beginning of the unpacked file. Raises InvalidInput with its format and what to send."""
     for magic, what, instead in _MAGIC:
         if plain.startswith(magic):
             raise _is(what, instead)
@@ -173,7 +173,7 @@ def refuse_foreign(plain: bytes) -> None:
 
 
 def refuse_name(name: str) -> None:
-    """By a file's name alone: its end names a format that is not read. Raises InvalidInput."""
+    """Raises InvalidInput if the name's extension is that of an unsupported format."""
     last = name.rpartition("/")[2].lower()
     stem, _, end = last.rpartition(".")
     if end in ("gz", "gzip", "zst", "zstd"):
@@ -192,14 +192,14 @@ def refuse_name(name: str) -> None:
 
 
 def refuse_markup(plain: bytes) -> None:
-    """HTML and XML, whatever the name says: pages that were saved, or errors. Raises InvalidInput."""
+    """Raises InvalidInput for HTML and XML, whatever the name: saved pages, or a server's error page."""
     found = _MARKUP.match(plain)
     if found is not None:
         raise _is("XML" if found["tag"] == b"<?xml" else "HTML", _TABLE)
 
 
 def refuse_binary(plain: bytes) -> None:
-    """What is no text in UTF-8: not a line of it, but as a whole. Raises InvalidInput."""
+    """Raises InvalidInput if the file as a whole is not UTF-8 text; single bad lines are allowed."""
     nuls = len(plain.translate(None, _NOT_NULS))
     if nuls * 10 >= len(plain) > 0:
         even, odd = plain[::2].count(0), plain[1::2].count(0)
@@ -211,7 +211,7 @@ def refuse_binary(plain: bytes) -> None:
             raise _is("UTF-16", _ENCODING)
         raise InvalidInput(f"the file is no text, it has {nuls} zero bytes at its beginning: {_TABLE}")
     *lines, last = plain.split(b"\n")
-    lines += [] if lines else [last]  # one that is cut off within a character
+    lines += [] if lines else [last]  # the last line may be cut within a character
     wrong = sum(not _is_utf8(line) for line in lines)
     controls = len(plain) - len(plain.translate(None, _CONTROLS))
     if wrong and controls * 100 >= len(plain) and controls > _FEW_CONTROLS:
@@ -230,7 +230,7 @@ def _is(what: str, instead: str) -> InvalidInput:
 
 
 def _is_tar(head: bytes) -> bool:
-    """By the word that POSIX and GNU have there, or by the sum of the first header, for older ones."""
+    """By the magic `ustar` of POSIX and GNU, or, for older archives, by the first header's checksum."""
     if head[257:262] == b"ustar":
         return True
     digits = head[148:156].strip(b" \0")

@@ -1,7 +1,7 @@
-"""JSON lines {"id"?, "text", ...} and plain text lines to rows.
+"""Parses JSON lines {"id"?, "text", ...} and plain text lines into rows.
 
-It does not know files, compression or chunks. Other fields are kept byte for byte: numbers that no
-float holds stay as they are.
+It does not know files, compression or chunks. Other fields are kept byte for byte, so that numbers
+beyond a float's precision do not change.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from shared.bulk.rows import OWN_FIELDS, BadRow, Row, free_names
 from shared.errors import InvalidInput
 
 MAX_DEPTH = 64
-"""Of lists and objects in each other: readers of the output fail at some hundreds."""
+"""Depth of nested lists and objects. Readers of the output fail at a few hundred."""
 
 _NO_OBJECT = ("invalid_json_line", "invalid_utf8")
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -38,7 +38,11 @@ _NO_SHAPE = bytes(set(range(256)) - set(b"[]{}:"))
 def read_jsonl(
     records: Iterable[RawRecord | BadRow], text_column: str, id_column: str
 ) -> Iterator[Row | BadRow]:
-    """Ids may be texts or numbers; a number stays in the fields, too, as it was written."""
+    """One Row per record, with text, id and the other fields; a BadRow for each invalid one.
+
+    An id may be a string or a number; a number is also kept in the fields as it was written. Raises
+    InvalidInput if the last record is cut off.
+    """
 
     def parse(row: int, record: RawRecord) -> tuple[Row, ...]:
         values = read_line(record)
@@ -53,7 +57,7 @@ def read_jsonl(
 
 
 def read_text(records: Iterable[RawRecord | BadRow]) -> Iterator[Row | BadRow]:
-    """Each line is a text, without its line end."""
+    """One Row per line, whose text is the line without its line end."""
 
     def parse(row: int, record: RawRecord) -> tuple[Row, ...]:
         line = record.data.removesuffix(b"\n").removesuffix(b"\r")
@@ -64,7 +68,7 @@ def read_text(records: Iterable[RawRecord | BadRow]) -> Iterator[Row | BadRow]:
 
 
 def read_line(record: RawRecord) -> dict[str, msgspec.Raw]:
-    """As read_object. Raises InvalidInput for a last line that is half an object: the file is cut."""
+    """As read_object. Raises InvalidInput if the last line is an incomplete object."""
     try:
         return read_object(record.data)
     except BadRecord:
@@ -76,7 +80,7 @@ def read_line(record: RawRecord) -> dict[str, msgspec.Raw]:
 
 
 def looks_like_object(line: bytes) -> bool:
-    """Whether it is one, even one that is over a limit."""
+    """Whether the line is a JSON object, even if it is over a limit."""
     try:
         read_object(line)
     except BadRecord as bad:
@@ -85,8 +89,8 @@ def looks_like_object(line: bytes) -> bool:
 
 
 def read_object(line: bytes) -> dict[str, msgspec.Raw]:
-    """A JSON object's values, unread. Raises BadRecord."""
-    decode(line)  # values that are skipped are not checked by msgspec
+    """Field -> undecoded value of a JSON object. Raises BadRecord."""
+    decode(line)  # check UTF-8 here: msgspec does not check values that it skips
     _check_shape(line)
     try:
         return _OBJECT.decode(line)
@@ -95,12 +99,12 @@ def read_object(line: bytes) -> dict[str, msgspec.Raw]:
 
 
 def write_object(values: dict[str, msgspec.Raw]) -> str:
-    """JSON of fields whose values are JSON already."""
+    """A JSON object of fields whose values are encoded already."""
     return msgspec.json.encode(values).decode() if values else "{}"
 
 
 def read_string(value: msgspec.Raw) -> str | None:
-    """None if it is no JSON string."""
+    """The string; None if the value is not a JSON string."""
     return _STRING.decode(value) if bytes(memoryview(value)[:1]) == b'"' else None
 
 
@@ -115,7 +119,7 @@ def _is_cut(line: bytes) -> bool:
 
 
 def _check_shape(line: bytes) -> None:
-    """Raises BadRecord for too many fields or too deep a line: before an object is made for each."""
+    """Raises BadRecord for too many fields or too deep nesting, before allocating objects."""
     if line.count(b"[") + line.count(b"{") <= MAX_DEPTH and line.count(b":") <= MAX_COLUMNS:
         return
     shape = np.frombuffer(_TEXTS.sub(b"", line).translate(None, _NO_SHAPE), np.uint8)
@@ -130,7 +134,7 @@ def _check_shape(line: bytes) -> None:
 
 
 def _take_id(values: dict[str, msgspec.Raw], id_column: str) -> tuple[str | None, msgspec.Raw | None]:
-    """The id as text, None if absent, null or empty; and the value itself if it is a number."""
+    """The id as text (None if absent, null or empty), and its raw value if it is a number."""
     value = values.pop(id_column, _ABSENT)
     if (text := read_string(value)) is not None:
         return check_id(text, id_column) or None, None

@@ -1,6 +1,6 @@
-"""Bytes to records: a line each, or what CSV's quotes hold together. Long ones are never held whole.
+"""Splits bytes into records: one per line, or several lines within CSV quotes.
 
-It does not know what a record holds.
+Records over MAX_RECORD_BYTES are never held in memory. It does not know a record's content.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from shared.errors import InvalidInput
 
 MAX_TEXT_BYTES = 1_000_000
 MAX_RECORD_BYTES = 8_000_000
-"""A text of MAX_TEXT_BYTES, each byte written as \\u00XX, and 2 MB for the other fields."""
+"""A text of MAX_TEXT_BYTES with each byte escaped as \\u00XX, plus 2 MB for the other fields."""
 MAX_ID_BYTES = 1_000
 MAX_COLUMNS = 1_024
-"""Of a table; of a line of JSON, fields. A chunk has a buffer for each, however few its rows."""
+"""Columns of a table, or fields of a JSON line. A chunk has a buffer per column, even with few rows."""
 MAX_NAME_BYTES = 1_000
-"""Of a column's name: every chunk has them all."""
+"""Bytes of a column's name. Every chunk stores all names."""
 
 _PIECE_BYTES = 256 << 10
 BOM = b"\xef\xbb\xbf"
@@ -28,14 +28,14 @@ BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class RawRecord:
-    """A record's bytes with its newline, if it has one, and the 1-based line that it begins at."""
+    """line: 1-based number of its first line. data: its bytes, with the newline if it has one."""
 
     line: int
     data: bytes
 
 
 class BadRecord(Exception):
-    """Why a record is a BadRow: raised by what parses it."""
+    """Raised by parsers for a record that becomes a BadRow."""
 
     def __init__(self, code: str, message: str, *, id: str | None = None) -> None:
         super().__init__(message)
@@ -43,18 +43,18 @@ class BadRecord(Exception):
 
 
 class Quotes:
-    """Whether a CSV record goes on after a line end: quotes count as Python's csv module counts them.
+    """Tracks whether a line end is inside CSV quotes, by the same rules as Python's csv module.
 
-    A quote opens a field only as its first byte; elsewhere in a bare field it is an ordinary byte.
+    A quote opens a field only as its first byte; elsewhere in an unquoted field it is an ordinary byte.
     """
 
     def __init__(self, delimiter: str) -> None:
         self._end_of_field = re.compile(b"[%b\n]" % re.escape(delimiter.encode()))
         self._ends = (ord(delimiter), ord("\n"))
-        self._state = "start"  # of a field; "bare"; "quoted"; "quote": behind one in a quoted field
+        self._state = "start"  # of a field; or bare, quoted, or quote: after a quote in a quoted field
 
     def open_after(self, piece: bytes) -> bool:
-        """Read on, at most to the next newline; whether that is inside quotes."""
+        """Read `piece`, which has a newline at most at its end. Whether its end is inside quotes."""
         if b'"' not in piece:
             if self._state != "quoted":
                 self._state = "start" if piece[-1] in self._ends else "bare"
@@ -84,8 +84,8 @@ class Quotes:
 def read_records(blocks: Iterable[bytes], quotes: Quotes | None = None) -> Iterator[RawRecord | BadRow]:
     """Records, and BadRows for lines over MAX_RECORD_BYTES.
 
-    Raises InvalidInput with the line from which on nothing can be accounted for: a broken end, a quote
-    that is never closed, or not within MAX_RECORD_BYTES: what it holds together may be a million rows.
+    Raises InvalidInput, naming the line, if the rows from there on cannot be counted: for a damaged end,
+    and for a quote that is not closed within MAX_RECORD_BYTES, which may join any number of rows.
     """
     line = start = 1
     size, inside, held = 0, False, list[bytes]()
@@ -126,9 +126,9 @@ def parse_records(
     parse: Callable[[int, RawRecord], Iterable[Row]],
     blank: bytes = b" \t\r\n",
 ) -> Iterator[Row | BadRow]:
-    """Number the records from 0, and give each to `parse`, which raises BadRecord.
+    """Rows of `parse`(row number from 0, record); a BadRow where it raises BadRecord.
 
-    Those that hold nothing but `blank` bytes are skipped and not counted.
+    Records that contain only `blank` bytes are skipped and get no number.
     """
     row = 0
     for record in records:
@@ -145,7 +145,7 @@ def parse_records(
 
 
 def decode(data: bytes) -> str:
-    """Raises BadRecord."""
+    """The UTF-8 text of `data`. Raises BadRecord if it is not valid."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -153,7 +153,7 @@ def decode(data: bytes) -> str:
 
 
 def check_text(text: str, name: str, *, id: str | None) -> str:
-    """Raises BadRecord. name: what the input calls it."""
+    """`text`, if it is not empty and at most MAX_TEXT_BYTES, else BadRecord. name: its field."""
     if not text:
         raise BadRecord("empty_text", f"{name} is empty", id=id)
     if len(text) * 4 > MAX_TEXT_BYTES and len(text.encode()) > MAX_TEXT_BYTES:
@@ -162,7 +162,7 @@ def check_text(text: str, name: str, *, id: str | None) -> str:
 
 
 def check_id(id: str, name: str) -> str:
-    """Raises BadRecord. name: what the input calls it. All texts of a Batch request have the same."""
+    """`id`, if it is at most MAX_ID_BYTES, else BadRecord. name: its field."""
     if len(id) * 4 > MAX_ID_BYTES and len(id.encode()) > MAX_ID_BYTES:
         raise BadRecord("id_too_long", f"{name} has more than {MAX_ID_BYTES} bytes")
     return id
@@ -177,7 +177,7 @@ def _record(line: int, size: int, held: list[bytes]) -> RawRecord | BadRow:
 
 
 def _pieces(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines with their newline; one longer than a piece in several, of which the last has it."""
+    """Lines with their newline; a line over _PIECE_BYTES in several pieces, the newline in the last."""
     tail = b""
     for block in blocks:
         lines = (tail + block).split(b"\n")

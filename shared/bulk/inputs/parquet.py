@@ -1,8 +1,8 @@
-"""Parquet by ranges to rows: the footer, then one row group after another, never the whole file.
+"""Reads Parquet by ranges into rows: the footer, then one row group at a time, never the whole file.
 
-It does not know storage or chunks. Columns other than text and id are not read into Python at all.
-pyarrow takes the memory that a file says it needs, and damaged files can end its process: jobs read
-Parquet by shared/bulk/inputs/apart.py.
+It does not know storage or chunks. Columns other than text and id stay in Arrow. pyarrow allocates the
+memory that a file declares, and damaged files can crash its process, so jobs read Parquet in a child
+process (shared/bulk/inputs/apart.py).
 """
 
 from __future__ import annotations
@@ -33,28 +33,30 @@ from shared.errors import InvalidInput
 from shared.wording import counted
 
 _WINDOW_BYTES = 32 << 20
-"""Row groups up to this size are fetched by one request; of larger ones, every column by buffers."""
+"""Row groups up to this size are fetched by one request; larger ones column by column, in buffers."""
 _BATCH_BYTES = 8 << 20
 _BATCH_ROWS = (256, 8, 1)
-"""Where so many rows do not fit into memory, fewer: dictionaries hide how long texts are."""
+"""Rows per batch. If they do not fit into memory, the next smaller number is tried: dictionary-encoded
+texts may be longer than the encoded size suggests."""
 _MAX_FOOTER_BYTES = 16 << 20
 _MAX_ROW_GROUPS = 10_000
 _MAX_FOOTER_ITEMS = 500_000
-"""Of one list in the footer."""
+"""Items of one list in the footer."""
 _SHOWN_CHARS = 100
-_MAGIC, _TAIL_BYTES = b"PAR1", 8  # the end of a file: its footer's length and that
+_MAGIC, _TAIL_BYTES = b"PAR1", 8  # a file ends with the footer's length (4) and the magic (4)
 
-# What damaged bytes raise, names and messages that are no UTF-8 included.
+# Raised for damaged bytes; UnicodeDecodeError for names or messages that are not UTF-8.
 _DAMAGED = (OSError, pa.ArrowException, UnicodeDecodeError, Truncated)
 
 
 def read_parquet(
     source: ByteSource, text_column: str, id_column: str | None, allowance: Allowance
 ) -> Iterator[Row | BadRow]:
-    """Raises InvalidInput if it is no Parquet file, lacks a column of texts that is asked for, or is
-    over a limit, which its footer may tell.
+    """Rows and bad rows, with the other columns as ArrowRow.
 
-    An id that is not text is kept as a column of its own type, too.
+    An id that is not text is also kept as a column of its own type. Raises InvalidInput if the file is
+    not readable Parquet, lacks a requested column of texts, or is over a limit, by its footer or by its
+    content; and what `source.read` raises.
     """
     window = _Window(source)
     file, names = _open(window, allowance)
@@ -103,11 +105,11 @@ def read_parquet(
 
 
 class _Unbearable(Exception):
-    """There is no memory for a single row. No MemoryError, which Arrow's errors may be too."""
+    """A single row does not fit into memory. Not a MemoryError, because some of Arrow's errors are."""
 
 
 class _Window(io.RawIOBase):
-    """A source as a file. What lies in the range that was loaded last is served from memory."""
+    """A source as a file object. Reads within the range that was loaded last are served from memory."""
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
@@ -120,11 +122,11 @@ class _Window(io.RawIOBase):
         return self._source.size
 
     def load(self, start: int, length: int) -> None:
-        self._loaded = b""  # before the next one is fetched: one at a time
+        self._loaded = b""  # free the old range before the new one is fetched
         self._start, self._loaded = start, self._fetch(start, length)
 
     def raise_failure(self) -> None:
-        """The source's error, if it was that: a network's OSError must not pass for damaged bytes."""
+        """Raise the source's error, if there was one: it must not be reported as damaged bytes."""
         if self._failure is not None:
             raise self._failure
 
@@ -164,7 +166,7 @@ class _Window(io.RawIOBase):
 
 
 def _open(window: _Window, allowance: Allowance) -> tuple[pq.ParquetFile, list[str]]:
-    """Raises InvalidInput. All that the footer tells is looked at before a page is read."""
+    """The file and its column names. Checks the footer before any page is read. Raises InvalidInput."""
     try:
         window.seek(-min(_TAIL_BYTES, window.size), io.SEEK_END)
         tail = window.read()
@@ -193,7 +195,7 @@ def _open(window: _Window, allowance: Allowance) -> tuple[pq.ParquetFile, list[s
 
 
 def _check(metadata: pq.FileMetaData, allowance: Allowance) -> None:
-    """Raises InvalidInput. Encoded bytes: dictionaries and runs make them fewer than they will be."""
+    """Raises InvalidInput over a limit. Counts encoded bytes; the decoded size may be larger."""
     if metadata.num_columns > MAX_COLUMNS:
         raise InvalidInput(f"the file has {metadata.num_columns} columns, more than {MAX_COLUMNS}")
     if metadata.num_row_groups > _MAX_ROW_GROUPS:
@@ -207,7 +209,7 @@ def _check(metadata: pq.FileMetaData, allowance: Allowance) -> None:
 
 
 def _batches(file: pq.ParquetFile, group: int, window: _Window) -> Iterator[pa.RecordBatch]:
-    """All rows of a row group, each once. Raises _Unbearable."""
+    """All rows of a row group, each once. Raises _Unbearable if one row does not fit into memory."""
     found = file.metadata.row_group(group)
     columns = [found.column(index) for index in range(found.num_columns)]
     starts = [
@@ -225,7 +227,7 @@ def _batches(file: pq.ParquetFile, group: int, window: _Window) -> Iterator[pa.R
         rows = max(1, min(most, _BATCH_BYTES // average))
         batches = _whole(file, group, rows, skip=done)
         while True:
-            try:  # around the reading alone: whoever takes a batch may lack memory for other reasons
+            try:  # only the reading: a MemoryError in the caller has other causes
                 batch = next(batches, None)
             except MemoryError:
                 break
@@ -237,11 +239,11 @@ def _batches(file: pq.ParquetFile, group: int, window: _Window) -> Iterator[pa.R
 
 
 def _whole(file: pq.ParquetFile, group: int, rows: int, *, skip: int) -> Iterator[pa.RecordBatch]:
-    """A row group's batches but for its first `skip` rows."""
+    """A row group's batches without its first `skip` rows."""
     for batch in file.iter_batches(batch_size=rows, row_groups=[group], use_threads=False):
         behind = batch.slice(min(skip, batch.num_rows))
         skip = max(0, skip - batch.num_rows)
-        # Cut again, because all its texts become Python's at once.
+        # Split by bytes: all texts of a batch become Python strings at once.
         pieces = row_sizes(behind).cumsum() // _BATCH_BYTES
         starts = [0, *(np.flatnonzero(np.diff(pieces)) + 1).tolist(), behind.num_rows]
         for start, end in itertools.pairwise(starts):
@@ -278,7 +280,7 @@ def _is_text(type_: pa.DataType) -> bool:
 
 
 def _strings(column: pa.Array) -> list[str | BadRecord | None]:
-    """Values as texts. Parquet's strings are not checked when they are read, so one may be none."""
+    """Values as texts. pyarrow does not check UTF-8 when it reads, so a value may be a BadRecord."""
     sizes = value_sizes(column)
     if sizes.max(initial=0) <= MAX_TEXT_BYTES:
         try:

@@ -1,6 +1,6 @@
-"""How many bytes each row of Arrow columns has, on its own: a dictionary's value where it is used.
+"""Decoded bytes of each row of Arrow columns; a dictionary's value counts at every use.
 
-It does not know files. A batch's bytes divided by its rows would not tell one row of 1 GB among many.
+It does not know files. An average per batch would hide one row of 1 GB among many small ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Sizes: TypeAlias = NDArray[np.int64]
 
 
 def row_sizes(batch: pa.RecordBatch) -> Sizes:
-    """(N,) bytes."""
+    """(N,) int64: bytes of each row of a batch with N rows, all columns together."""
     total = np.zeros(batch.num_rows, np.int64)
     for column in batch.columns:
         total += value_sizes(column)
@@ -24,14 +24,14 @@ def row_sizes(batch: pa.RecordBatch) -> Sizes:
 
 
 def value_sizes(array: pa.Array) -> Sizes:
-    """(N,) bytes of its values; nulls count as their type's width, or as nothing."""
+    """(N,) int64: bytes of each value. A null counts its type's fixed width, or 0 if there is none."""
     type_ = array.type
     if isinstance(type_, pa.BaseExtensionType):
         return value_sizes(array.storage)
     if (width := _width(type_)) is not None:
         return np.full(len(array), width, np.int64)
     if pa.types.is_dictionary(type_):
-        values = np.append(value_sizes(array.dictionary), 0)  # the last one is null's
+        values = np.append(value_sizes(array.dictionary), 0)  # the appended 0 is for nulls
         indices = array.indices.cast(pa.int64()).fill_null(len(values) - 1)
         return np.asarray(values[_numbers(indices)], np.int64)
     if pa.types.is_struct(type_):
@@ -56,7 +56,7 @@ def value_sizes(array: pa.Array) -> Sizes:
 
 
 def _between(offsets: pa.Array, values: pa.Array) -> Sizes:
-    """Of lists: what lies between each two of the offsets."""
+    """(N,) bytes of each list: those of `values` between consecutive offsets."""
     bounds = _numbers(offsets)
     if (width := _width(values.type)) is not None:
         return np.diff(bounds) * width
@@ -65,7 +65,7 @@ def _between(offsets: pa.Array, values: pa.Array) -> Sizes:
 
 
 def _width(type_: pa.DataType) -> int | None:
-    """Bytes of a value, of a type whose values have all the same."""
+    """Bytes of a value of a fixed-width type; None for other types."""
     if pa.types.is_null(type_):
         return 0
     if pa.types.is_dictionary(type_) or pa.types.is_nested(type_):

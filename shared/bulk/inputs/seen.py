@@ -1,6 +1,6 @@
-"""Which ids there were, in 8 MB per million of them (a Python set of them takes over 100 MB).
+"""A set of ids in 8 MB per million (a Python set of strings takes over 100 MB).
 
-It does not know what an id is for.
+It does not know what the ids are used for.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _RECENT = 1 << 16
 
 
 class Seen:
-    """64-bit hashes: recent ones in a set, older ones in a sorted array that is merged now and then.
+    """64-bit hashes: recent ones in a set, older ones in a sorted array, merged every _RECENT ids.
 
-    Merging takes the array's memory once more. The chance that among 10 million different ids one
-    passes for another is 3 in a million.
+    Merging needs the array's memory a second time. With 10 million different ids the probability of a
+    collision is 3 in a million.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Seen:
         self._older: NDArray[np.uint64] = np.empty(0, np.uint64)
 
     def add(self, id: str) -> bool:
-        """Whether it is new."""
+        """Add an id. Whether it is new."""
         digest = int.from_bytes(blake2b(id.encode(), digest_size=8).digest(), "little")
         if digest in self._recent:
             return False
@@ -36,6 +36,6 @@ class Seen:
         if len(self._recent) == _RECENT:
             recent = np.sort(np.fromiter(self._recent, np.uint64, _RECENT))
             self._older = np.concatenate((self._older, recent))
-            self._older.sort(kind="stable")  # two sorted runs: merged, not sorted anew
+            self._older.sort(kind="stable")  # a stable sort merges two sorted runs
             self._recent.clear()
         return True

@@ -1,4 +1,4 @@
-"""Bytes that are read by ranges, and in blocks of one size.
+"""A source of bytes that is read by ranges, or in blocks of a fixed size.
 
 It does not know storage, lines or rows.
 """
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from shared.compression import Truncated
 
 BLOCK_BYTES = 4 << 20
-"""What is asked of the source at once: a range request costs the same time for 1 KB as for 1 MB."""
+"""Bytes per range request: a request for 1 KB takes as long as one for 1 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class ByteSource:
-    """Bytes that can be read by ranges.
+    """`size` bytes that can be read by ranges.
 
-    read(start, length): those bytes, fewer (not none) if the source likes; its errors pass through.
+    read(start, length): those bytes. It may return fewer, but at least one; its errors pass through.
     """
 
     size: int
@@ -36,7 +36,7 @@ def read_blocks(source: ByteSource) -> Iterator[bytes]:
 
 
 def read_fully(source: ByteSource, start: int, length: int) -> bytes:
-    """Raises Truncated if the source ends before."""
+    """Exactly `length` bytes from `start`, in one or more reads. Raises Truncated if there are fewer."""
     data = source.read(start, length)
     if len(data) >= length or not data:
         if len(data) != length:
