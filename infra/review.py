@@ -1,7 +1,7 @@
-"""What a change of infra/ would deploy differently, as Markdown for a reviewer: `review.py BASE HEAD`.
+"""Prints which resources a change of infra/ would change, as Markdown: `review.py BASE HEAD`.
 
-BASE and HEAD are folders of what `bicep snapshot` wrote, a NAME.snapshot.json for each variant. A plain
-Python runs it. Knows no resource type.
+BASE and HEAD are folders with the output of `bicep snapshot`, a NAME.snapshot.json for each variant.
+Needs only the standard library. Knows no resource type.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ MOST_CHARACTERS = 60_000
 _VALUE_CHARACTERS = 120
 
 Resources = Mapping[str, Any]
-"""By id."""
+"""Resource id -> resource."""
 
 
 def read_snapshots(folder: Path) -> dict[str, Resources]:
-    """Variant -> its resources."""
+    """Variant -> its resources, from each NAME.snapshot.json in `folder`."""
     return {
         file.name.removesuffix(".snapshot.json"): {
             each["id"]: each for each in json.loads(file.read_text("utf-8"))["predictedResources"]
@@ -31,7 +31,7 @@ def read_snapshots(folder: Path) -> dict[str, Resources]:
 
 
 def report(base: Mapping[str, Resources], head: Mapping[str, Resources]) -> str:
-    """Markdown: for each variant what is made, removed or changed, and how; cut if it is too long."""
+    """Markdown with the resources made, removed or changed in each variant; cut at MOST_CHARACTERS."""
     parts = ["### What would be deployed differently\n"]
     for variant in sorted({*base, *head}):
         lines = list(_changes(base.get(variant, {}), head.get(variant, {})))
@@ -68,7 +68,7 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any,
 
 
 def _is_named(value: Any) -> bool:
-    """A list such as that of an app's settings, in which the order says nothing."""
+    """Whether `value` is a list of named objects, such as app settings, whose order is irrelevant."""
     return isinstance(value, list) and all(isinstance(each, dict) and "name" in each for each in value)
 
 
@@ -85,7 +85,7 @@ def _shown(value: Any) -> str:
 
 
 def _short(where: str) -> str:
-    """Type and name, without subscription and group."""
+    """The resource's type and name, without subscription and resource group."""
     return where.rpartition("/providers/")[2] or where
 
 

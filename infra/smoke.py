@@ -1,7 +1,7 @@
-"""Whether a deployed service answers, as a caller sees it: `smoke.py URL`, the caller's key on stdin.
+"""Smoke test of a deployed service: `smoke.py URL`, with a caller's key on stdin.
 
-Waits for a cold start and for a key that is new. Prints what it saw, never the key; exit code 1 if
-something is wrong. Knows nothing but HTTP: a plain Python runs it.
+Waits for a cold start and until a new key is valid. Prints what it checked, never the key. Exit code 1
+if a check fails. Uses only HTTP and the standard library.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ TEXTS = ("How do I reset my password?", "I forgot my login, help", "The recipe n
 """The first two mean nearly the same."""
 _PAUSE_S, _REQUEST_S = 2.0, 230.0
 _NOT_YET = {401, 404, 408, 424, 429, 500, 502, 503, 504}
-"""While a key is not known yet, apps start or a model is not loaded."""
+"""Statuses to wait through: the key is not valid yet, an app starts, or a model is not loaded."""
 
 
 class Wrong(Exception):
-    """What the service does and should not."""
+    """A check failed; the message says which."""
 
 
 class Service:
-    """An address and a key. ends: a time.monotonic() until which what may come is waited for."""
+    """A deployed service. ends: time.monotonic() at which wait_for gives up."""
 
     def __init__(self, url: str, key: str, ends: float) -> None:
         self._url = url.rstrip("/")
@@ -35,10 +35,10 @@ class Service:
         self._ends = ends
 
     def ask(self, path: str, body: object = None, *, with_key: bool = True) -> tuple[int, Any]:
-        """Status and JSON, whatever they are; 0 and what happened if nobody answered."""
+        """Status and body (JSON if it is); 0 and the exception's name if there was no answer."""
         headers = {"content-type": "application/json"}
         if with_key:
-            # Of both, each gateway and router takes its own.
+            # The router reads one of them, API Management the other.
             headers |= {"authorization": f"Bearer {self._key}", "api-key": self._key}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._url + path, data, headers)  # noqa: S310
@@ -52,7 +52,7 @@ class Service:
             return 0, type(error).__name__
 
     def wait_for(self, path: str, body: object = None) -> Any:
-        """The JSON of a 200. Raises Wrong at a refusal, or when the time is up."""
+        """The JSON of the first 200. Raises Wrong for any other final status, or when the time is up."""
         while True:
             status, found = self.ask(path, body)
             if status == 200:
@@ -63,7 +63,7 @@ class Service:
 
 
 def check(service: Service, model: str) -> list[str]:
-    """What is right, a line each. Raises Wrong."""
+    """Run all checks: one line per passed check. Raises Wrong at the first that fails."""
     seen = []
     names = [each["id"] for each in service.wait_for("/v1/models")["data"]]
     if not names:
@@ -104,7 +104,7 @@ def _json_of(data: bytes) -> Any:
 
 
 def main() -> int:
-    """Prints what was seen; the exit code."""
+    """Print the passed checks. Returns the exit code."""
     parser = argparse.ArgumentParser(description="Ask a deployed service; the key comes on stdin.")
     parser.add_argument("url")
     parser.add_argument("--model", default="", help="the first one that is listed, if left out")

@@ -1,7 +1,7 @@
 """Merges a LoRA adapter of the peft library into its base: W + B @ A * scale, written as a folder.
 
-Both have to be local folders, and their weights safetensors; peft itself is not needed. What is not
-plain LoRA is refused. It does not know what is built of the result.
+Both must be local folders with safetensors weights; peft itself is not needed. Variants other than plain
+LoRA are refused. It does not know what is built from the result.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _CONFIGURATIONS = ("*.json", "*.txt", "*.model", "*.jinja")
 _PART = re.compile(r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)(?:\.default)?(?:\.weight)?")
 _PLAIN_PATTERN = re.compile(r"[\w.]+")
-# They start from a base that they have changed, which the adapter's file does not hold.
+# These initialisations change the base's weights, and the adapter's file does not have the change.
 _CHANGING_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
-# Each makes something else of A and B, or changes more than matrices.
+# Each of these combines A and B in another way, or changes more than matrices.
 _VARIANTS = ("use_dora", "lora_bias", "use_qalora", "layer_replication", "target_parameters")
 
 _Tensors = dict[str, torch.Tensor]
 
 
 def merge_adapter(folder: Path, out: Path) -> Path:
-    """`folder`, or where it is an adapter of a local base, the new folder `out` with both merged.
+    """`folder`; or, if it is an adapter of a local base, the new folder `out` with both merged.
 
-    Raises InvalidInput (field "model") for an adapter that is not plain LoRA, or does not fit its base.
+    Raises InvalidInput (field "model") for an adapter that is not plain LoRA or does not fit its base.
     """
     place = _transformer_of(folder)
     stated = read_json(place / ADAPTER) if place.is_dir() else None
@@ -48,7 +48,7 @@ def merge_adapter(folder: Path, out: Path) -> Path:
     adapter = fields_of(stated, Adapter, ADAPTER)
     base = _local(adapter.base_model_name_or_path)
     if base is None:
-        return folder  # refused, with its base's name, where the folder is read
+        return folder  # the reader of the folder refuses it and names its base
     _check_plain(adapter, stated)
     check_folder(base, usable_memory())
     base_place = _transformer_of(base)
@@ -77,7 +77,7 @@ def _local(name: str | None) -> Path | None:
 
 
 def _transformer_of(folder: Path) -> Path:
-    """Where the weights of its first module are."""
+    """The folder of the model's first module, which has the transformer's weights."""
     listed = read_value(folder / "modules.json")
     if listed is None:
         return folder
@@ -110,7 +110,7 @@ def _base_weights(folder: Path) -> _Tensors:
 
 @dataclass(slots=True)
 class _Pair:
-    """A: (r, in), B: (out, r). Of an embedding the product is (width, tokens), its weight transposed."""
+    """A: (r, in), B: (out, r). An embedding's product is (width, tokens): its weight transposed."""
 
     a: torch.Tensor | None = None
     b: torch.Tensor | None = None
@@ -118,7 +118,7 @@ class _Pair:
 
 
 def _merge(weights: _Tensors, changes: _Tensors, adapter: Adapter) -> None:
-    """Change `weights` in place."""
+    """Add the adapter's changes to `weights` in place."""
     pairs: dict[str, _Pair] = {}
     for key, tensor in changes.items():
         path = key.removeprefix("base_model.model.")
@@ -129,7 +129,7 @@ def _merge(weights: _Tensors, changes: _Tensors, adapter: Adapter) -> None:
             setattr(pair, part[2][-1].lower(), tensor.to(torch.float32))
         elif "lora_" in path:
             raise refused(f"the adapter has {printable(key)}, which is not plain LoRA")
-        else:  # saved whole, such as a classifier
+        else:  # a module that the adapter stores completely, such as a classifier
             weights[_name_in(weights, path) or path] = tensor
     if not pairs:
         raise refused(f"{ADAPTER_WEIGHTS} has no lora_A and lora_B")
@@ -168,7 +168,7 @@ def _scale(adapter: Adapter, path: str, pair: _Pair) -> float:
 
 
 def _name_in(weights: _Tensors, path: str) -> str | None:
-    """The base's name of `path`: one of them may have the name of the whole model before it."""
+    """The base's name of `path`; one of the two may be prefixed with the model's name."""
     if path in weights:
         return path
     found = [name for name in weights if name.endswith(f".{path}") or path.endswith(f".{name}")]
@@ -176,7 +176,7 @@ def _name_in(weights: _Tensors, path: str) -> str | None:
 
 
 def _copy(folder: Path, out: Path) -> None:
-    """All but the weights of the transformer, which are written anew."""
+    """Copy everything except the transformer's weights, which are written separately."""
     transformer = _transformer_of(folder)
     skipped = {ADAPTER, ADAPTER_WEIGHTS}
 
@@ -190,7 +190,7 @@ def _copy(folder: Path, out: Path) -> None:
 
 
 def _copy_files(files: Iterable[Path], out: Path, overwrite: bool) -> None:
-    """Configuration and tokenizer of the adapter over its base's, or of the base where there is none."""
+    """Copy configuration and tokenizer files to `out`; existing files are kept unless `overwrite`."""
     for path in files:
         known = any(path.match(pattern) for pattern in _CONFIGURATIONS)
         known = known and path.name not in (ADAPTER, INDEX) and path.is_file()

@@ -1,6 +1,6 @@
-"""Runs an FP32 graph over texts of the builder's own, to see how large its layers' inputs are.
+"""Runs an FP32 graph over sample texts to measure the magnitudes of its layers' inputs.
 
-It does not know what is made of that.
+It does not know how the magnitudes are used.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from shared.inference.tokenization import Tokenizer
 _TEXTS = 40
 _QUERIES = 6
 _LONGEST = 512
-"""Tokens. Longer texts have no other channels, and attention in FP32 grows with the square."""
+"""Tokens per text. Longer texts show the same outlier channels, and attention cost is quadratic."""
 
 
 def find_divisors(graph: Path, source: SourceModel) -> dict[str, Channels]:
-    """Input of a layer -> what its channels are divided by before they are quantised.
+    """Name of a layer's input -> (K,) float32 divisors of its channels, applied before quantisation.
 
-    graph: FP32, of `export_onnx`.
+    graph: an FP32 graph from `export_onnx`.
     """
     largest = largest_inputs(graph, calibration_inputs(source))
     return choose_divisors(onnx.load(graph).graph, largest)
 
 
 def calibration_inputs(source: SourceModel) -> list[Tokens]:
-    """Texts of every kind for an embedding model, pairs for a cross-encoder."""
+    """Tokenised calibration inputs: texts of every kind, or pairs for a cross-encoder."""
     tokenizer = Tokenizer(source.tokenizer_json, min(source.max_tokens, _LONGEST))
     if source.task == "cross-encoder":
         return [
@@ -50,12 +50,12 @@ def calibration_inputs(source: SourceModel) -> list[Tokens]:
         ]
     texts = [*sample_texts()[:_TEXTS], *(text for texts in ODD_TEXTS.values() for text in texts)]
     prefix = source.prompts.get(source.default_prompt or "", "")
-    # Without special tokens, white space is no token at all.
+    # A tokenizer without special tokens gives no tokens for white space.
     return [ids for ids in completed(tokenizer.encode(texts, prefix=prefix)) if ids]
 
 
 def largest_inputs(graph: Path, sequences: Sequence[Tokens]) -> dict[str, Channels]:
-    """Input of a layer -> largest magnitude of each of its channels over the texts."""
+    """Name of a layer's input -> (K,) float32 largest magnitude per channel over all `sequences`."""
     model = onnx.load(graph)
     inputs = sorted({layer.x for layer in linears(model.graph)})
     for x in inputs:  # (..., K) -> (rows, K) -> (K,), so that no large tensor leaves the graph
@@ -75,7 +75,7 @@ def largest_inputs(graph: Path, sequences: Sequence[Tokens]) -> dict[str, Channe
 
 
 def _open(model: bytes) -> ort.InferenceSession:
-    """A session that optimises nothing: it runs a few texts."""
+    """A session without graph optimisation: it runs only a few texts."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_mem_pattern = False
@@ -84,6 +84,6 @@ def _open(model: bytes) -> ort.InferenceSession:
 
 
 def _feeds(session: ort.InferenceSession, tokens: Tokens) -> dict[str, NDArray[np.int64]]:
-    """One text as the inputs of a graph of ours."""
+    """One sequence as the inputs of an exported graph."""
     batch = pad([tokens], 0)
     return {each.name: getattr(batch, each.name) for each in session.get_inputs()}

@@ -2,10 +2,10 @@
 
     $ python -m model_build.convert ./contriever ./contriever-safetensors
 
-A pickle is a program, which runs when it is loaded; the builder never loads one. This command does, when
-an operator calls it, in a process of its own that lets it make tensors and nothing else (unpickle.py).
-That is as safe as torch's reader: convert only what you have reason to trust, and best as a user who has
-nothing to lose. It does not know models: what it writes is built like any folder.
+Loading a pickle can run code in it, so the builder never loads one. This command does, in a separate
+process in which torch's reader may only make tensors (unpickle.py). That is as safe as torch's reader:
+convert only files from a source that you trust, preferably as a user without other rights. It does not
+know models: its output is built like any other folder.
 
 Exit codes: 0 done, 2 bad input.
 """
@@ -36,11 +36,11 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _PROGRAM = Path(__file__).with_name("unpickle.py")
 _LONGEST_S = 3_600
 _LIBRARIES_BYTES = 8 << 30
-"""Addresses that torch takes before it reads a file."""
+"""Address space that torch reserves before it reads a file."""
 _COPIES = 4
-"""Of the weights, at most: read, as tensors, as one file's, and what compressed records need."""
+"""Copies of the weights held at most: as read, as tensors, as output, and decompressed records."""
 
-# Exit codes of the program -> what is wrong.
+# Exit code of unpickle.py -> what is wrong, for the error message.
 _WRONG = {
     3: "holds something else than tensors, or is damaged: it is not read",
     4: "holds a tensor that another file of its folder holds too",
@@ -63,9 +63,9 @@ def convert(
 
 
 def convert_folder(folder: Path, out: Path) -> None:
-    """Write `out`: all that a model's folder has but code, and safetensors instead of pickles.
+    """Write `out`: the files of the model's folder without code, and safetensors instead of pickles.
 
-    Raises InvalidInput (field "model" or "out"), and leaves no `out` then.
+    Raises InvalidInput (field "model" or "out"); `out` does not exist then.
     """
     if not folder.is_dir():
         raise refused("the model is no folder: give one that holds it")
@@ -93,10 +93,10 @@ def convert_folder(folder: Path, out: Path) -> None:
 
 
 def _jobs(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Folders of the model that have pickles and no safetensors, with the pickles."""
+    """(folder, its pickles) of each of the model's folders that has pickles and no safetensors."""
     for parent in (folder, *sorted(path for path in folder.rglob("*") if path.is_dir())):
         names = pickles_of(path.name for path in parent.iterdir() if path.is_file())
-        # Beside the weights in transformers' own names, others are another form of them.
+        # If there are weights under transformers' names, other pickles are copies in another format.
         names = [name for name in names if name.startswith("pytorch_model")] or names
         if names and not (parent / WEIGHTS).exists() and not (parent / INDEX).exists():
             yield parent, [parent / name for name in names]
@@ -104,7 +104,7 @@ def _jobs(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
 
 def _copy(folder: Path, out: Path) -> None:
     for path in sorted({path for pattern in PATTERNS for path in folder.rglob(pattern)}):
-        # It would name the shards that are joined.
+        # The index names shards, which are joined here.
         if path.is_file() and path.name != "pytorch_model.bin.index.json":
             to = out / path.relative_to(folder)
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def _convert(pickles: list[Path], out: Path, memory_bytes: int) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     limit = _LIBRARIES_BYTES + _COPIES * size
     command = [sys.executable, "-I", str(_PROGRAM), str(limit), str(out), *map(str, pickles)]
-    # Without the operator's credentials, should torch's reader have a fault after all.
+    # Without the operator's credentials, in case torch's reader has a vulnerability.
     environment = {"PATH": os.defpath}
     try:
         ended = subprocess.run(  # noqa: S603 - the program is ours

@@ -1,6 +1,6 @@
 """Measures a built model through the serving code against its FP32 original.
 
-It does not know how the model was made, whether it is good enough, or where it will be published.
+It does not know how the model was built, whether it may be published, or where.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from shared.models.manifest import Manifest, Quality
 
 _WARM_UP = 8
 _PROMPTED = 24
-"""Texts compared per prompt that an `input_type` selects."""
+"""Texts compared for each prompt that an `input_type` can select."""
 _BEYOND = 40
-"""Words by which a text is longer than the model reads. A word is a token or more."""
+"""Extra words of a text that is longer than the model reads. A word has one or more tokens."""
 _LONGEST_COMPARED = 1_024
-"""Words of the longest text whose vectors are compared: attention in FP32 grows with the square."""
+"""Words of the longest text whose vectors are compared: attention cost is quadratic."""
 _LONGEST_COUNTED = 150_000
 """Words of the longest text whose tokens are counted."""
 _INPUT_TYPES = ("query", "document", "passage", "classification", "clustering")
@@ -52,8 +52,10 @@ def evaluate(
     evaluations: Sequence[Evaluation] = (),
     gates: Gates | None = None,
 ) -> Quality:
-    """Measure the model in `folder`. root: the folder of the original, read as `source`. gates: what is
-    asked of it, which the result tells; None: what is asked of its target.
+    """Measure the model in `folder`.
+
+    root: the original's folder, which was read as `source`. gates: the model's limits, which the result
+    records; None: those of the target. evaluations: additional tasks to score.
 
     Raises InvalidArtefact if the model does not load or run, returns NaN or infinite numbers, or reads
     another number of tokens than the original, and Unavailable if the GPU is too small.
@@ -72,7 +74,7 @@ def evaluate(
 
 
 def _try_half(folder: Path, manifest: Manifest) -> None:
-    """Raise InvalidArtefact if products overflow in FP16: without a GPU, only FP32 was measured."""
+    """Raise InvalidArtefact if the model overflows in FP16: without a GPU only FP32 was measured."""
     try:
         served = Served(folder, manifest, half=True)
     except InvalidArtefact as error:
@@ -143,7 +145,7 @@ def _measure_vectors(
 
 
 def _odd(served: Served) -> list[str]:
-    """Those that are tokens at all: without special tokens, white space is none."""
+    """ODD_TEXTS that have tokens; without special tokens, white space has none."""
     return [text for texts in ODD_TEXTS.values() for text in texts if served.tokens(text)]
 
 
@@ -152,10 +154,10 @@ def _compared_words(source: SourceModel) -> int:
 
 
 def check_length(served: Served, original: Original) -> None:
-    """Raise InvalidArtefact unless both stop reading a long text at the same token."""
+    """Raise InvalidArtefact unless both read the same number of tokens of a long text."""
     manifest = served.model.manifest
     words = manifest.max_tokens + _BEYOND
-    # Of a table of static embeddings sentence-transformers reads all of a text, and the service a part.
+    # With static embeddings sentence-transformers reads the whole text, and the service a part.
     if words > _LONGEST_COUNTED or manifest.target == "cpu-static":
         return
     text = long_text(words)
@@ -203,7 +205,7 @@ def _measure_scores(
 
 
 def _odd_pairs(source: SourceModel) -> list[tuple[str, str]]:
-    """Odd texts as documents, one of each kind as a query, and a document that is cut."""
+    """Pairs with odd texts as documents, one of each kind as a query, and a truncated document."""
     odd = [text for texts in ODD_TEXTS.values() for text in texts if text.strip()]
     first = [texts[0] for texts in ODD_TEXTS.values() if texts[0].strip()]
     query, document = sample_rankings()[0].query, sample_rankings()[0].documents[-1]
@@ -226,9 +228,9 @@ def _figures(
 
 
 def rank_agreements(a: FloatMatrix, b: FloatMatrix, counts: Sequence[int]) -> list[float]:
-    """Spearman's correlation of two (N, L) matrices over each query's documents, for each label.
+    """Spearman's correlation of two (N, L) float32 matrices, per query and label.
 
-    counts: documents of each query, in order. NaN if all logits of a query are equal.
+    counts: number of documents of each query, in order. NaN if all logits of a query are equal.
     """
     agreements = []
     for rows in np.split(np.arange(len(a)), np.cumsum(counts)[:-1]):

@@ -1,6 +1,6 @@
-"""How close a built model's vectors are to its original's, and how close each target's must be.
+"""Similarity of a built model's vectors to its original's, and the limits of each target.
 
-It does not know models, what the texts are, or files.
+It does not know models, texts or files.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Encode: TypeAlias = Callable[[Sequence[str]], FloatMatrix]
 
 @dataclass(frozen=True, slots=True)
 class FidelityTarget:
-    """What vectors must reach to be published.
+    """Limits that a model's vectors must reach for it to be published.
 
     mean, minimum: of the texts' cosines with the original. low, low_share: at most this share of the
     texts may have a cosine below `low`. centred: the mean cosine after the original's mean vector is
-    subtracted from both. Where a model's texts all lie close together, that vector alone makes every
-    cosine high: one such model had 0.9989 before and 0.23 after.
+    subtracted from both. Where all vectors of a model lie close together, their mean makes every cosine
+    high: one such model had 0.9989 before the subtraction and 0.23 after.
     """
 
     mean: float
@@ -53,7 +53,10 @@ TARGETS: Mapping[Target, FidelityTarget] = {
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """Cosines with the original, over some texts. worst: the index of the text with the minimum."""
+    """Statistics of the texts' cosines with the original; fields as in FidelityTarget.
+
+    p01: first percentile. worst: index of the text with the minimum.
+    """
 
     mean: float
     p01: float
@@ -66,15 +69,18 @@ class Fidelity:
 def measure_fidelity(
     encode: Encode, truth: FloatMatrix, texts: Sequence[str], target: FidelityTarget
 ) -> Fidelity:
-    """Compare `encode` of the texts with `truth`, the original's unit vectors (N, D) of them.
+    """Compare `encode(texts)` with `truth`, the original's (N, D) float32 unit vectors of the texts.
 
-    Not finite vectors give a Fidelity of NaN, which every target refuses.
+    Vectors that are not finite give a Fidelity of NaN, which fails every target.
     """
     return compare_vectors(encode(texts), truth, target)
 
 
 def compare_vectors(vectors: FloatMatrix, truth: FloatMatrix, target: FidelityTarget) -> Fidelity:
-    """Both (N, D), a row a text, of unit length, or of zeros where model2vec leaves all tokens out."""
+    """Both (N, D) float32, one unit vector per text, or zeros where model2vec leaves all tokens out.
+
+    Two rows of zeros count as equal.
+    """
     a, b = vectors.astype(np.float64), truth.astype(np.float64)
     cosines = np.where(a.any(axis=1) | b.any(axis=1), (a * b).sum(axis=1), 1.0)
     return Fidelity(
@@ -88,20 +94,20 @@ def compare_vectors(vectors: FloatMatrix, truth: FloatMatrix, target: FidelityTa
 
 
 def _centred(a: DoubleMatrix, b: DoubleMatrix) -> float:
-    """Mean cosine about the mean of `b`, each text by its distance from it.
+    """Mean cosine about the mean of `b`, weighted by the texts' distances from it.
 
-    Weighted, because a text that the model takes for its average has only a rounding error's direction.
+    Without weights, a text whose vector is almost the mean would count by its rounding error.
     """
     a, b = a - b.mean(axis=0), b - b.mean(axis=0)
     product, squares = (a * b).sum(), (a**2).sum() * (b**2).sum()
-    # Texts that all have one vector cannot be told apart, whatever the build does.
+    # If all texts have the same vector, there is nothing to compare.
     return float(product / np.sqrt(squares)) if squares > 0 else 1.0
 
 
 def relaxed(
     target: FidelityTarget, mean: float | None = None, minimum: float | None = None
 ) -> FidelityTarget:
-    """`target` with what an operator asks for instead: a mean, and what no text may be below."""
+    """`target` with an operator's limits instead: of the mean cosine, and of every text's cosine."""
     if mean is not None:
         target = replace(target, mean=mean)
     if minimum is not None:
@@ -110,7 +116,7 @@ def relaxed(
 
 
 def fidelity_shortfalls(found: Fidelity, target: FidelityTarget) -> list[str]:
-    """What falls short, in words; empty if nothing does. NaN falls short."""
+    """The missed limits as messages; empty if there are none. NaN misses a limit."""
     short = []
     if not found.mean >= target.mean:
         short.append(f"mean cosine {found.mean:.6f} is below {target.mean:g} (--min-cosine)")

@@ -1,4 +1,4 @@
-"""What a built model must reach to be published, by target; what falls short, in words.
+"""Limits that a built model must reach to be published, per target, and messages for missed ones.
 
 It does not know how the figures are measured.
 """
@@ -14,7 +14,7 @@ import torch
 from model_build.fidelity import TARGETS, Fidelity, FidelityTarget, fidelity_shortfalls, relaxed
 from shared.models.manifest import Quality, Target
 
-# Rank agreement, and the largest difference of a score from 0 to 1.
+# Least rank agreement, and largest difference of a score (scores are from 0 to 1).
 # INT8, measured on a 6-layer BERT trained on TREC QA, with one value channel per layer scaled up, which
 # leaves FP32 results unchanged. As trained: rank agreement 0.993, MAP lower by 0.005; channel x 64:
 # 0.982 and 0.006; x 128: 0.945; x 256: 0.65 and 0.036; x 10,000: -0.03 and 0.28.
@@ -28,8 +28,11 @@ _SCORES: Mapping[Target, tuple[float, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class Gates:
-    """What is asked of a model: the cosines of an embedding model, a cross-encoder's rank agreement and
-    the largest difference of a score between 0 and 1."""
+    """Limits for a model.
+
+    cosine: of an embedding model. rank_agreement: a cross-encoder's least mean rank agreement.
+    score_difference: the largest difference of its scores, which are from 0 to 1.
+    """
 
     cosine: FidelityTarget
     rank_agreement: float
@@ -43,7 +46,10 @@ def gates_of(
     minimum: float | None = None,
     rank_agreement: float | None = None,
 ) -> Gates:
-    """The gates of `target`, where nothing else is asked for. mean, minimum: of the cosines."""
+    """The gates of `target`, with the given limits instead of its own. mean, minimum: of the cosines.
+
+    A given rank_agreement also lifts the limit of the score difference.
+    """
     agreement, difference = _SCORES[target]
     if rank_agreement is not None:
         agreement, difference = rank_agreement, math.inf
@@ -51,7 +57,7 @@ def gates_of(
 
 
 def shortfalls(quality: Quality, target: Target, gates: Gates) -> list[str]:
-    """The failed gates, in words; empty if the model may be published. NaN fails."""
+    """The failed gates as messages; empty if the model may be published. NaN fails a gate."""
     found = []
     if quality.cosine_mean is not None:
         found += fidelity_shortfalls(_fidelity_of(quality), gates.cosine)
@@ -94,9 +100,9 @@ def _fidelity_of(quality: Quality) -> Fidelity:
 
 
 def max_batch_difference(target: Target) -> float:
-    """Limit for unit vectors, and for scores from 0 to 1.
+    """Largest allowed absolute difference between batches, of unit vectors and of scores from 0 to 1.
 
     On a CPU the summation order of a row does not depend on the batch (FP32 torch: 1e-7). A GPU selects
-    kernels by shape, and FP16 keeps 11 bits of every sum.
+    kernels by shape, and FP16 has 11 significant bits.
     """
     return 1e-2 if target == "gpu-fp16" and torch.cuda.is_available() else 1e-6

@@ -23,10 +23,10 @@ from shared.models.manifest import MAX_DIMENSIONS
 from shared.vectors import Activation, DenseLayer, Layer, NormLayer, UnitLayer
 
 KINDS = ("Dense", "LayerNorm", "Dropout", "Normalize")
-"""The modules that are read here, by their last names."""
+"""Supported modules, by class name without package."""
 
 CONFIGURED = ("Dense", "LayerNorm")
-"""Those that need a config.json: git keeps no empty folder, and the others have nothing to say."""
+"""Modules that need a config.json. The others have no settings, and git does not keep empty folders."""
 
 _ACTIVATIONS: dict[str, Activation] = {
     "Identity": "identity",
@@ -45,7 +45,7 @@ _EMBEDDING = "sentence_embedding"
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """layers: but for a Normalize at the end, which `normalize` stands for. width: of the vectors."""
+    """layers: without a final Normalize, which sets `normalize`. width: dimensions of the output."""
 
     layers: tuple[Layer, ...]
     normalize: bool
@@ -53,9 +53,10 @@ class Layers:
 
 
 def read_layers(modules: Sequence[tuple[str, Path]], width: int) -> Layers:
-    """modules: kind and folder of each, in order. width: of the vectors that come in.
+    """The layers of `modules`, (kind, folder) in order. width: dimensions of the pooled vectors.
 
-    Raises InvalidInput (field "model"), and InvalidArtefact for NaN or infinite weights.
+    Raises InvalidInput (field "model") for unsupported settings or weights that do not fit, and
+    InvalidArtefact for NaN or infinite weights.
     """
     layers: list[Layer] = []
     for kind, folder in modules:
@@ -70,7 +71,7 @@ def read_layers(modules: Sequence[tuple[str, Path]], width: int) -> Layers:
                 _check_normalize(folder)
                 layers.append(UnitLayer())
             case "Dropout":
-                pass  # it is for training alone
+                pass  # active only in training
     normalize = bool(layers) and isinstance(layers[-1], UnitLayer)
     while layers and isinstance(layers[-1], UnitLayer):
         layers.pop()
@@ -126,7 +127,7 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
 
 
 def _tensors(folder: Path, kind: str) -> dict[str, NDArray[np.float32]]:
-    """In FP32, which numpy has, unlike bfloat16."""
+    """Name -> tensor in FP32, because numpy has no bfloat16."""
     with refusing(f"a {kind} layer's weights cannot be read"):
         tensors = {name: each.to(torch.float32) for name, each in load_file(folder / WEIGHTS).items()}
     check_numbers((f"{name} of a {kind} layer", each) for name, each in tensors.items())

@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """y = x @ weight, or x @ weight.T if transposed, plus bias if there is one: tensors' names."""
+    """y = x @ weight (+ bias); x @ weight.T if transposed. Fields are tensor names; no bias: ""."""
 
     x: str
     weight: str
@@ -26,7 +26,7 @@ class Linear:
 
 
 def matrices(graph: onnx.GraphProto) -> dict[str, TensorProto]:
-    """Name -> constant float32 matrix."""
+    """Name -> tensor, of the graph's constant float32 matrices."""
     return {
         each.name: each
         for each in graph.initializer
@@ -35,7 +35,7 @@ def matrices(graph: onnx.GraphProto) -> dict[str, TensorProto]:
 
 
 def linear_of(node: NodeProto, constants: Mapping[str, TensorProto]) -> Linear | None:
-    """The layer that a node is, if it is one. constants: of `matrices`."""
+    """The node as a linear layer; None if it is not one. constants: from `matrices`."""
     if node.op_type == "MatMul" and node.input[1] in constants:
         return Linear(node.input[0], node.input[1], node.output[0])
     if node.op_type == "Gemm" and node.input[1] in constants and _is_plain(node):
@@ -46,14 +46,14 @@ def linear_of(node: NodeProto, constants: Mapping[str, TensorProto]) -> Linear |
 
 
 def linears(graph: onnx.GraphProto) -> list[Linear]:
-    """All of them, in the graph's order."""
+    """All linear layers, in the graph's order."""
     constants = matrices(graph)
     found = (linear_of(node, constants) for node in graph.node)
     return [layer for layer in found if layer is not None]
 
 
 def weight_of(layer: Linear, constants: Mapping[str, TensorProto]) -> NDArray[np.float32]:
-    """(K, N) float32: a row an input channel, a column an output."""
+    """(K, N) float32: one row per input channel, one column per output channel."""
     matrix: NDArray[np.float32] = numpy_helper.to_array(constants[layer.weight])
     return matrix.T if layer.transposed else matrix
 

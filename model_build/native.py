@@ -1,7 +1,7 @@
-"""Reads models that name code of their own where transformers has the same architecture itself.
+"""Reads models whose config.json names custom code, where transformers has the same architecture.
 
-config.json is rewritten for transformers' class, and the code that it names is never run. It does not
-know weights: transformers renames those, and tests hold names and results to the published code.
+config.json is rewritten for transformers' class; the custom code is never run. It does not know weights:
+transformers renames them, and tests compare names and results with the published code.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from shared.errors import printable
 
 @dataclass(frozen=True, slots=True)
 class Native:
-    """Published code that transformers' own class is equal to.
+    """Published custom code for which transformers has an equivalent class.
 
-    repository: of the hub, where config.json may say that the code is; or it is beside the weights.
-    classes: names that auto_map may have. model_types: of the published configuration.
-    architectures: published class -> transformers'. renamed: published field -> transformers'.
-    only: field -> the values for which transformers' class is equal; null, or no such field, is too.
+    repository: the hub repository that auto_map may name; it may also name code beside the weights.
+    classes: values that auto_map may have. model_types: of the published configuration. native_type:
+    transformers' model type. architectures: published class -> transformers' class. renamed: published
+    field -> transformers' field. only: field -> values for which the classes are equivalent; they are
+    also equivalent if the field is null or absent.
     """
 
     repository: str
@@ -132,16 +133,16 @@ NATIVES = (
     ),
 )
 
-# Part of an auto_map -> where the same model is in transformers' own form.
+# Part of an auto_map -> hub repository of the same model in transformers' own form.
 _ELSEWHERE = {"xlm-roberta-flash-implementation": "jinaai/jina-embeddings-v3-hf"}
 
 
 def with_native_code(folder: Path, scratch: Path) -> Path:
-    """`folder`, or if its config.json names code that NATIVES has, a folder of links with another
-    config.json, made at `scratch`.
+    """`folder`; or, if its config.json names code in NATIVES, a new folder `scratch` with links to its
+    files and a rewritten config.json.
 
-    Raises InvalidInput (field "model") for other code, and for settings of it that transformers' own
-    class does not have.
+    Raises InvalidInput (field "model") for other code, and for settings that transformers' own class
+    does not have.
     """
     raw = read_json(folder / "config.json")
     if raw is None or "auto_map" not in raw:
@@ -156,7 +157,7 @@ def with_native_code(folder: Path, scratch: Path) -> Path:
 
 
 def native_config(raw: dict[str, Any]) -> dict[str, Any]:
-    """A published config.json with auto_map as transformers' own class reads it. Raises InvalidInput."""
+    """A published config.json with auto_map, rewritten for transformers' class. Raises InvalidInput."""
     native = _native_of(raw)
     for name, right in native.only.items():
         value = raw.get(name)
@@ -203,9 +204,9 @@ def _allows(native: Native, value: str) -> bool:
 
 
 def _rope(scaling: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """The fixed NTK scaling of the published code, as transformers' linear scaling of another base.
+    """The published code's fixed NTK scaling, expressed as transformers' linear scaling of another base.
 
-    Its frequencies are (base * factor) ** (-2 i / d) / factor ** (2 / d), for a head of d dimensions.
+    The frequencies are (base * factor) ** (-2 i / d) / factor ** (2 / d), for a head of d dimensions.
     """
     plain = isinstance(scaling, dict) and set(scaling) == {"type", "factor"}
     if not plain or scaling["type"] != "ntk" or not isinstance(scaling["factor"], int | float):

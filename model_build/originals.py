@@ -1,6 +1,6 @@
-"""Runs the FP32 original of a source with sentence-transformers, as the reference for a build.
+"""Runs the original model in FP32 with sentence-transformers, as the reference for a build.
 
-It does not know builds.
+It does not know built models.
 """
 
 from __future__ import annotations
@@ -31,13 +31,16 @@ _BATCH = 8
 
 
 class Original:
-    """Calls an embedding model as its users do. Raises InvalidArtefact for NaN and infinity."""
+    """Calls an embedding model by sentence-transformers' public interface."""
 
     def __init__(self, model: SentenceTransformer) -> None:
         self._model = model
 
     def __call__(self, texts: Sequence[str], prompt: str | None) -> FloatMatrix:
-        """(N, D) float32 unit vectors. prompt: its name; None: the model's default."""
+        """(N, D) float32 unit vectors. prompt: a name; None: the model's default prompt.
+
+        Raises InvalidInput if the model cannot run, InvalidArtefact for NaN or infinite numbers.
+        """
         with refusing(_DOES_NOT_RUN):
             vectors: FloatMatrix = self._model.encode(
                 list(texts),
@@ -49,7 +52,7 @@ class Original:
         return _numbers(vectors)
 
     def tokens(self, text: str) -> int:
-        """How many tokens of `text` it reads, special ones included, without a prompt."""
+        """Number of tokens that it reads of `text`, with special tokens and without a prompt."""
         with refusing(_DOES_NOT_RUN):
             features = self._model.preprocess([text])
         # Static embeddings have no padding, and therefore no mask.
@@ -61,11 +64,11 @@ class Original:
 
 
 def embedder(root: Path, source: SourceModel) -> Original:
-    """The embedding model in `root`, the folder that was read as `source`, with the prompts of `source`.
+    """The embedding model in the folder `root`, which was read as `source`.
 
-    Pooling, further modules, tokenizer and maximum length are what sentence-transformers makes of the
-    folder itself, and not what `source` says. Only for a folder that states no pooling, that of `source`
-    counts, which the operator gave.
+    sentence-transformers itself reads pooling, further modules, tokenizer and maximum length from the
+    folder, so that errors in `source` show. The prompts are those of `source`, and so is the pooling if
+    the folder states none: the operator gave it. Raises InvalidInput if it cannot be loaded.
     """
     with refusing(_UNREADABLE):
         model = _sentence_transformer(root, source)
@@ -92,7 +95,7 @@ def _sentence_transformer(root: Path, source: SourceModel) -> SentenceTransforme
 
 
 def _model2vec(source: SourceModel) -> StaticEmbedding:
-    """sentence-transformers' module with what model2vec does besides: no unknown tokens, and a limit."""
+    """sentence-transformers' module with model2vec's rules: no unknown tokens, and a maximum length."""
     table, mapping, weights = read_table(source.folder)
     table = table.float() if mapping is None else table.float()[mapping]
     if weights is not None:
@@ -104,7 +107,10 @@ def _model2vec(source: SourceModel) -> StaticEmbedding:
 
 
 def scorer(root: Path, source: SourceModel) -> Score:
-    """The cross-encoder in `root`, the folder that was read as `source`; raises as `embedder` does."""
+    """The cross-encoder in the folder `root`, which was read as `source`: N pairs -> (N, L) logits.
+
+    Raises InvalidInput if it cannot be loaded; its calls raise as those of Original.
+    """
     with refusing(_UNREADABLE):
         model = CrossEncoder(
             str(root),
@@ -132,9 +138,9 @@ def _numbers(rows: FloatMatrix) -> FloatMatrix:
 
 def _prepare(model: Any, source: SourceModel) -> None:
     if source.model_type == STATIC:
-        return  # it pads nothing, and its tokenizer knows its limit
+        return  # no padding, and the tokenizer has the maximum length
     if (positions := _positions(model)) is not None and positions < model.max_seq_length:
-        # It would fail at a longer text: sentence-transformers takes RoBERTa's 514 rows for 514 tokens.
+        # sentence-transformers takes RoBERTa's 514 rows for 514 tokens, and would fail at a longer text.
         model.max_seq_length = positions
     tokenizer = model.tokenizer
     if tokenizer.pad_token is None:  # a bare tokenizer.json does not name the padding token
@@ -142,7 +148,7 @@ def _prepare(model: Any, source: SourceModel) -> None:
 
 
 def _positions(model: torch.nn.Module) -> int | None:
-    """Number of tokens that the model has learned positions for; None if it computes them."""
+    """Number of learned positions that tokens can use; None if positions are computed."""
     for name, table in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(table, torch.nn.Embedding):
             unused = 0 if table.padding_idx is None else table.padding_idx + 1

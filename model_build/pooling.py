@@ -1,6 +1,6 @@
 """Reads the config.json of a Pooling module.
 
-It does not know what is pooled.
+It does not know models or vectors.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from model_build.configuration import Pooling as PoolingConfig
 from model_build.folder import fields_of, read_json, refused
 from shared.vectors import Pooling, Poolings
 
-# As sentence-transformers names them. Several stand one behind the other, in the order that is stated.
+# sentence-transformers' name -> ours. Several are concatenated in the stated order.
 _POOLINGS: dict[str, Pooling] = {
     "mean": "mean",
     "cls": "cls",
@@ -20,7 +20,7 @@ _POOLINGS: dict[str, Pooling] = {
     "weightedmean": "weighted_mean",
     "mean_sqrt_len_tokens": "mean_sqrt_length",
 }
-# The booleans of older versions, in the order in which it joins them.
+# Booleans of older versions, in the order in which sentence-transformers concatenates the poolings.
 _LEGACY_POOLINGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -34,7 +34,7 @@ _LEGACY_POOLINGS = {
 def read_pooling(folder: Path) -> Poolings:
     """The pooling, from `pooling_mode` or the booleans of older versions; "mean" by default.
 
-    Raises InvalidInput (field "model").
+    Raises InvalidInput (field "model") for an unknown pooling, or one that excludes the prompt.
     """
     config = fields_of(read_json(folder / "config.json") or {}, PoolingConfig, "Pooling's config.json")
     if config.include_prompt is False:

@@ -1,4 +1,4 @@
-"""Refuses folders that are another kind of model than the ones this builder makes, each by name.
+"""Refuses folders with kinds of models that this builder does not support, naming the kind.
 
 It does not know weights, tokenizers or graphs.
 """
@@ -24,7 +24,7 @@ _OTHER_KINDS = {
     "ColBERT": "a late-interaction model (ColBERT), which has a vector for each token",
 }
 
-# End of a class in config.json -> what such a model is, and what to do. First match wins.
+# (suffix of the class in config.json, what such a model is and what to do). The first match is used.
 _HEADS = (
     (
         "ForCausalLM",
@@ -45,7 +45,10 @@ _HEADS = (
 
 
 def check_kind(folder: Path, saved_as: str | None) -> None:
-    """saved_as: model_type of config_sentence_transformers.json. Raises InvalidInput (field "model")."""
+    """Raise InvalidInput (field "model") for a sparse encoder or a late-interaction model.
+
+    saved_as: model_type of config_sentence_transformers.json.
+    """
     if said := _OTHER_KINDS.get(saved_as or ""):
         raise refused(
             f"config_sentence_transformers.json says {saved_as}: {said}. This builder makes models with "
@@ -59,10 +62,10 @@ def check_kind(folder: Path, saved_as: str | None) -> None:
 
 
 def check_architecture(stated: Config, raw: dict[str, Any], config: Any) -> None:
-    """Raise InvalidInput if config.json names a class, or positions, that transformers' own code of
-    this model type does not have: it would run, and give other vectors.
+    """Raise InvalidInput if config.json names a class, or a type of positions, that transformers' own
+    code of this model type does not have: the model would load and return wrong vectors.
 
-    raw: config.json. config: what transformers reads in it.
+    raw: config.json. config: transformers' configuration object, read from it.
     """
     for name in stated.architectures or []:
         if "ColBERT" in name:
@@ -86,10 +89,10 @@ def _is_native(name: str) -> bool:
 
 
 def pooling_of_plain(folder: Path, architecture: str, given: Pooling | None) -> Pooling:
-    """The pooling of a folder without modules.json, which is what the operator has given.
+    """The pooling of a folder without modules.json: `given` by the operator, else InvalidInput.
 
-    sentence-transformers would take the mean, or a language model's last token, and say so in its log;
-    a model that was trained otherwise would be published with vectors that mean nothing.
+    sentence-transformers would use the mean, or a language model's last token, and only log it. A model
+    that was trained otherwise would then be published with meaningless vectors.
     """
     if (folder / "1_Pooling").is_dir():
         raise refused("there is a folder 1_Pooling but no modules.json, which describes it")

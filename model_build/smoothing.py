@@ -1,8 +1,8 @@
-"""Chooses by what a layer's input channels are divided before they are quantised.
+"""Chooses the divisors of a layer's input channels before quantisation.
 
-In x W = (x / d) (d W) the outliers of a few channels move into the weights, which have a scale a
-column, and no longer coarsen the scale of a whole row (SmoothQuant, Xiao et al. 2023). It does not know
-how graphs run.
+By x W = (x / d) (d W) outliers of a few channels move into the weights, which have one scale per column.
+They then no longer enlarge the scale of a whole input row (SmoothQuant, Xiao et al. 2023). It does not
+know how graphs run.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from model_build.linears import Linear, linears, matrices, weight_of
 
 Channels = NDArray[np.float32]
-"""(K,) float32, an element an input channel."""
+"""(K,) float32, one element per input channel."""
 
 _SHARE = 0.6
-"""Of an outlier that moves into the weights. What others gave: docs/measurements/int8-cpu.md."""
+"""Share of an outlier that moves into the weights. Other values: docs/measurements/int8-cpu.md."""
 
 
 def choose_divisors(graph: onnx.GraphProto, largest: Mapping[str, Channels]) -> dict[str, Channels]:
-    """Layers' input -> what its channels are divided by, where any is.
+    """Name of a layer's input -> divisors of its channels, for inputs with any divisor above 1.
 
-    largest: input -> largest magnitude of each channel. Layers that share weights get the same divisors,
-    or the weights would be stored twice.
+    largest: name of an input -> largest magnitude of each channel. Layers that share weights get the
+    same divisors, because the weights would otherwise be stored twice.
     """
     constants = matrices(graph)
     found = {}
@@ -45,10 +45,11 @@ def choose_divisors(graph: onnx.GraphProto, largest: Mapping[str, Channels]) -> 
 
 
 def divisors_of(largest: Channels, weights: Channels) -> Channels:
-    """Powers of two, 1 or more. largest: magnitudes of the input; weights: of the weights' rows.
+    """(K,) float32 powers of two, 1 or more.
 
-    Dividing by them is exact, and the last bits of `largest`, which differ from processor to processor,
-    change nothing but where it stands right between two of them.
+    largest, weights: largest magnitudes, per channel, of the input and of the weights' rows. Division by
+    a power of two is exact, and differences between processors in the last bits of `largest` rarely
+    change the rounded exponent.
 
     >>> divisors_of(np.float32([1, 1, 1, 20]), np.float32([1, 1, 1, 1]))
     array([1., 1., 1., 8.], dtype=float32)
@@ -60,7 +61,7 @@ def divisors_of(largest: Channels, weights: Channels) -> Channels:
 
 
 def _sharing(layers: Sequence[Linear]) -> list[list[Linear]]:
-    """Layers in groups that share inputs or weights, directly or through others."""
+    """Groups of layers that share inputs or weights, directly or through other layers."""
     groups: list[tuple[set[str], list[Linear]]] = []
     for layer in layers:
         names, members = {f"x {layer.x}", f"weight {layer.weight}"}, [layer]

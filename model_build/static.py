@@ -1,9 +1,8 @@
 """Reads and writes static embeddings: sentence-transformers' StaticEmbedding, and model2vec's folders.
 
-Where a folder has a modules.json, what counts is what sentence-transformers makes of it: the mean over
-all tokens. model2vec itself leaves unknown tokens out and reads 512; that is what a folder without a
-modules.json means, and one whose table is int8, which sentence-transformers cannot run.
-It does not know what comes after the mean.
+A folder with a modules.json is read as sentence-transformers reads it: the mean over all tokens. A
+folder without one, or with an int8 table, which sentence-transformers cannot run, is read as model2vec
+reads it: unknown tokens are left out, and 512 tokens are read. It does not know what follows the mean.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ MODULE = "StaticEmbedding"
 MODEL2VEC = "model2vec"
 
 _MOST_TOKENS = 8_192
-"""Served of a text where nothing bounds it: by then, more of it hardly moves the mean."""
+"""Tokens read of a text if the folder states no limit: more would hardly change the mean."""
 _MODEL2VEC_TOKENS = 512
 _KEPT = {torch.float32: np.float32, torch.float16: np.float16, torch.int8: np.int8}
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
@@ -41,9 +40,10 @@ _FOREIGN = "the tokenizer makes ids up to {}, but the table has rows for {} toke
 
 @dataclass(frozen=True, slots=True)
 class Static:
-    """architecture: MODULE or MODEL2VEC, whichever library's way it is read. width: of a row.
+    """architecture: MODULE or MODEL2VEC, the library whose rules apply. width: dimensions of a row.
 
-    tokenizer_json: without special tokens, which neither library adds. normalize: of model2vec.
+    tokenizer_json: without special tokens, which neither library adds. max_tokens: read of a text.
+    normalize: model2vec's setting; False for a module.
     """
 
     folder: Path
@@ -55,13 +55,16 @@ class Static:
 
 
 def is_model2vec(folder: Path) -> bool:
-    """Whether its config.json says so, or at least what only model2vec says."""
+    """Whether config.json has model2vec's model_type, or without one a field that only model2vec has."""
     config = read_json(folder / "config.json") or {}
     return config.get("model_type", MODEL2VEC if "embedding_dtype" in config else None) == MODEL2VEC
 
 
 def read_static(folder: Path, *, has_modules: bool) -> Static:
-    """folder: of the module, or the model2vec folder. Raises InvalidInput (field "model")."""
+    """Read static embeddings without their table.
+
+    folder: the module's folder, or a model2vec folder. Raises InvalidInput (field "model").
+    """
     shapes, dtype = _table_shape(folder)
     text, _ = read_tokenizer(folder)
     tokens = shapes.get("mapping", shapes["table"])[0]
@@ -77,7 +80,7 @@ def read_static(folder: Path, *, has_modules: bool) -> Static:
         truncation = fields_of(stated.get("truncation") or {}, Truncation, "tokenizer.json")
         most = truncation.max_length or _MOST_TOKENS
     elif "max_length" in (read_json(folder / "config.json") or {}):
-        most = config.max_length or _MOST_TOKENS  # null: all of a text
+        most = config.max_length or _MOST_TOKENS  # null: no limit
     else:
         most = _MODEL2VEC_TOKENS
     return Static(
@@ -93,9 +96,9 @@ def read_static(folder: Path, *, has_modules: bool) -> Static:
 
 
 def export_static(folder: Path, architecture: str, tokenizer_json: str, out: Path) -> None:
-    """Write the table of the module in `folder` as shared.engines.static reads it.
+    """Write the table in `folder` to the file `out`, in the format of shared.engines.static.
 
-    Raises InvalidInput for a mapping that leads out of the table, InvalidArtefact for NaN or infinite
+    Raises InvalidInput for a mapping to rows outside the table, InvalidArtefact for NaN or infinite
     numbers.
     """
     table, mapping, weights = read_table(folder)
@@ -118,9 +121,9 @@ def export_static(folder: Path, architecture: str, tokenizer_json: str, out: Pat
 
 
 def read_table(folder: Path) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """The table (R, D), the row of each token (V,) and the weight of each token (V,), if stated.
+    """The table (R, D) and, if present, each token's row (V,) int64 and each token's weight (V,).
 
-    Raises InvalidInput (field "model").
+    Raises InvalidInput (field "model") if it cannot be read, or maps to rows outside the table.
     """
     with refusing("the table of static embeddings cannot be read"):
         tensors = load_file(folder / WEIGHTS)
@@ -136,7 +139,7 @@ def read_table(folder: Path) -> tuple[torch.Tensor, torch.Tensor | None, torch.T
 
 
 def unknown_token(tokenizer_json: str) -> int | None:
-    """The id of what stands for unknown words, as model2vec looks for it."""
+    """The id of the token for unknown words, found as model2vec finds it; None if there is none."""
     model = json.loads(tokenizer_json)["model"]
     if model.get("unk_token") is not None:
         return Tokenizer.from_str(tokenizer_json).token_to_id(model["unk_token"])
@@ -145,7 +148,7 @@ def unknown_token(tokenizer_json: str) -> int | None:
 
 
 def _table_shape(folder: Path) -> tuple[dict[str, list[int]], str]:
-    """Shapes of `table`, and of `mapping` and `weights` where stated; the table's type."""
+    """Shapes of `table`, and of `mapping` and `weights` if present; the table's safetensors dtype."""
     if not (folder / WEIGHTS).is_file():
         raise no_weights(folder, WEIGHTS)
     shapes = read_shapes(folder / WEIGHTS)

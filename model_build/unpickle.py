@@ -2,12 +2,12 @@
 
     python unpickle.py MEMORY_BYTES OUT PICKLE...
 
-It runs in a process of its own, with nothing of ours imported and a limit of memory, because a pickle is
-a program: torch's reader is told to run only the few functions that make tensors (weights_only), and a
-fault in it would be a fault of this process alone. It does not know models.
+Loading a pickle can run code in it. So this runs in a separate process with a memory limit, imports no
+other module of this repository, and lets torch's reader run only the few functions that make tensors
+(weights_only). A fault in that reader then affects only this process. It does not know models.
 
-Exit codes: 0 done, 3 a file holds something else than tensors or is damaged, 4 two files hold a tensor
-of one name, 5 there is no memory for it.
+Exit codes: 0 done, 3 a file holds something other than tensors or is damaged, 4 two files hold a tensor
+with the same name, 5 out of memory.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ NOT_TENSORS, TWICE, NO_MEMORY = 3, 4, 5
 
 
 class TwiceError(Exception):
-    """Two files hold a tensor of one name."""
+    """Two files hold a tensor with the same name."""
 
 
 def read_tensors(pickles: Iterable[Path]) -> dict[str, torch.Tensor]:
-    """The tensors of all files together; of a trainer's checkpoint those of its state_dict.
+    """Name -> tensor of all files together; for a trainer's checkpoint, those of its state_dict.
 
-    Raises pickle.UnpicklingError for anything that is not a tensor under a name, before any of it runs.
+    Raises pickle.UnpicklingError, before any of its code runs, for a file that is not a dictionary of
+    tensors; TwiceError if two files hold the same name.
     """
     tensors: dict[str, torch.Tensor] = {}
     for path in pickles:
@@ -40,13 +41,13 @@ def read_tensors(pickles: Iterable[Path]) -> dict[str, torch.Tensor]:
             held = held["state_dict"]
         if not isinstance(held, dict):
             raise pickle.UnpicklingError("the file holds no dictionary of tensors")
-        # Whole numbers among them, as some trainers leave, are no weights.
+        # Entries that are not tensors, such as step counters of some trainers, are not weights.
         found = {str(name): each for name, each in held.items() if torch.is_tensor(each)}
         if not found:
             raise pickle.UnpicklingError("the file holds no tensors")
         if tensors.keys() & found.keys():
             raise TwiceError
-        # A safetensors file holds no views: weights that are tied are written twice.
+        # safetensors cannot store views, so tied weights are written twice.
         tensors |= {name: each.clone().contiguous() for name, each in found.items()}
     return tensors
 
@@ -61,7 +62,7 @@ def main(memory_bytes: str, out: str, *pickles: str) -> int:
         return TWICE
     except MemoryError:
         return NO_MEMORY
-    except Exception as error:  # torch raises many kinds of a damaged file
+    except Exception as error:  # torch raises many kinds for a damaged file
         return NO_MEMORY if "allocate memory" in str(error) else NOT_TENSORS
     return 0
 

@@ -1,9 +1,8 @@
-"""After provisioning: the dashboards, into Azure Managed Grafana if there is one.
+"""Hook after provisioning: imports two dashboards into Azure Managed Grafana, if it is deployed.
 
-Two: grafana.json as it is, which shows what a Prometheus has scraped and is empty until Grafana has
-such a data source, and one that asks Application Insights, where a deployment's telemetry is. That
-one is made of the workbook, so that no query is written twice. Knows no query; runs on a plain
-Python, with az.
+grafana.json is imported unchanged; it is empty until Grafana has a Prometheus data source. The other
+dashboard queries Application Insights and is generated from the workbook, so that each query is
+written once. Does not know the queries. Needs only the standard library and az.
 """
 
 from __future__ import annotations
@@ -21,14 +20,17 @@ from typing import Any
 
 DASHBOARDS = Path(__file__).parents[1] / "dashboards"
 SOURCE = {"type": "grafana-azure-monitor-datasource", "uid": "azure-monitor-oob"}
-"""The data source that every Azure Managed Grafana has; it asks with Grafana's own identity."""
+"""The built-in data source of Azure Managed Grafana, which uses Grafana's own identity."""
 TRIES = 10
 KINDS = {"timechart": "timeseries", "barchart": "timeseries", "table": "table"}
 HEIGHT, WIDTH = 8, 24
 
 
 def dashboard_of(workbook: Mapping[str, Any], insights_id: str) -> dict[str, Any]:
-    """A Grafana dashboard with each query of the workbook, asking the component `insights_id`."""
+    """A Grafana dashboard with one panel per query of the workbook.
+
+    insights_id: resource id of the Application Insights component to query.
+    """
     panels: list[dict[str, Any]] = []
     x = y = 0
     for item in workbook["items"]:
@@ -56,7 +58,7 @@ def _panel(
 ) -> dict[str, Any]:
     kind = KINDS[part["visualization"]]
     asked = {
-        # Grafana's name for a time range's grain; the range itself it adds where dashboardTime says so.
+        # Grafana's variable for the time grain; with dashboardTime it adds the range itself.
         "query": part["query"].replace("{TimeRange:grain}", "$__interval"),
         "resources": [insights_id],
         "resultFormat": "time_series" if kind == "timeseries" else "table",
@@ -82,7 +84,10 @@ def _panel(
 
 
 def put(environ: Mapping[str, str], dashboard: Mapping[str, Any], folder: Path) -> None:
-    """Make the dashboard, or replace it. Waits for a role, which takes minutes to be known."""
+    """Create or replace the dashboard. Retries, because a new role takes minutes to become effective.
+
+    folder: for a temporary file. Exits with a message after TRIES failures.
+    """
     file = folder / "dashboard.json"
     file.write_text(json.dumps(dashboard), "utf-8")
     az = shutil.which("az")
@@ -93,7 +98,7 @@ def put(environ: Mapping[str, str], dashboard: Mapping[str, Any], folder: Path) 
     command += ["--definition", str(file), "--output", "none"]
     if subscription := environ.get("AZURE_SUBSCRIPTION_ID"):
         command += ["--subscription", subscription]
-    # az has these commands in an extension, and would ask before it installs it.
+    # These commands are in an az extension: install it without a prompt.
     known = {**environ, "AZURE_EXTENSION_USE_DYNAMIC_INSTALL": "yes_without_prompt"}
     for attempt in range(TRIES):
         if attempt:

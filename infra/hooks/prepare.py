@@ -1,10 +1,10 @@
-"""Before provisioning: what Bicep cannot make, and what Azure knows that this azd environment does not.
+"""Hook before provisioning: creates what Bicep cannot, and reads the deployed values into azd.
 
-Whoever deploys from an empty environment over a service that is there must not put back a default,
-an older image or another set of keys. So what is deployed is read first, and each difference has
-one of three answers: what this environment never changed follows Azure, what only it changed is
-asked for and stays, and callers' keys that both sides changed stop the deployment. Knows no
-template; runs on a plain Python, with az and azd.
+A deployment from an empty azd environment must not reset parameters, the image or the keys of an
+existing service. So the deployed values are read first, by three rules: a value that was not changed
+in this environment follows what is deployed; a value that was changed only here stays; if callers'
+keys were changed on both sides, the deployment stops. Does not know the templates. Needs only the
+standard library, az and azd.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 DEPLOYED = "deployedParameters"
-"""Bicep's output, which azd keeps: variable -> value, as this environment last saw them deployed."""
+"""Bicep's output, which azd stores: variable -> value at this environment's last deployment."""
 KEYS = "API_KEY_HASHES"
 IMAGES = {"gpu": "SERVICE_GPU_IMAGE_NAME", "cpu-container": "SERVICE_CPU_CONTAINER_IMAGE_NAME"}
-"""azd's variable for the image of each service that is a container."""
+"""Service that is a container -> azd's variable for its image."""
 UNHEARD = (
     "No alert is deployed, because nobody would get it: `azd env set ALERT_EMAILS you@example.org` or "
     "ALERT_WEBHOOK names who does."
@@ -33,7 +33,7 @@ UNHEARD = (
 
 
 class Azd:
-    """The azd environment: its variables, which changes reach for later steps and for azd itself."""
+    """The azd environment: its variables. Changes are written to azd and seen by later steps."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._values = dict(environ)
@@ -41,19 +41,20 @@ class Azd:
         self.seen: dict[str, str] = json.loads(environ.get(DEPLOYED) or "{}")
 
     def get(self, name: str) -> str:
-        """Empty if it is not set."""
+        """The variable's value; "" if it is not set."""
         return self._values.get(name, "")
 
     def set(self, name: str, value: str) -> None:
-        """Write a value of the azd environment, unless it is that already."""
+        """Set a variable of the azd environment, unless it has that value already."""
         if self._values.get(name) != value:
             _run("azd", "env", "set", name, value)
             self._values[name] = value
 
     def follow(self, name: str, deployed: str) -> None:
-        """Take what is deployed, unless somebody set another value here since it was last seen.
+        """Take the deployed value, unless another one was set here since the last deployment.
 
-        An empty value is one only where something was seen: pipelines pass on as empty what nobody set.
+        Before the first deployment from here an empty value counts as not set: pipelines pass unset
+        variables on as empty.
         """
         mine = self._values.get(name)
         if not self.seen:
@@ -65,7 +66,7 @@ class Azd:
 
 
 def prepare(azd: Azd) -> None:
-    """All steps in order; each leaves alone what an earlier run or the user has set."""
+    """Run all steps in order. A step keeps values that an earlier run or the user set."""
     register_provider(azd)
     recall(azd)
     make_application(azd)
@@ -80,7 +81,7 @@ def prepare(azd: Azd) -> None:
 
 
 def register_provider(azd: Azd) -> None:
-    """Subnets are delegated to Microsoft.App, which without a GPU no resource has Azure register."""
+    """Register Microsoft.App, which isolated subnets need. Without a GPU no resource triggers that."""
     provider = ("--namespace", "Microsoft.App", *_subscription(azd))
     if azd.get("NETWORK_ISOLATED") != "true":
         return
@@ -89,7 +90,7 @@ def register_provider(azd: Azd) -> None:
 
 
 def recall(azd: Azd) -> None:
-    """Learn what is deployed. An az that cannot tell stops the deployment: unknown is not absent."""
+    """Read the deployed values into the azd environment. Exits if az cannot read them."""
     group = f"rg-{azd.name}"
     if not _ask("group", "exists", "--name", group, *_subscription(azd)):
         return
@@ -101,7 +102,7 @@ def recall(azd: Azd) -> None:
         service = (resource.get("tags") or {}).get("azd-service-name")
         if service in IMAGES:
             app = _ask("resource", "show", "--ids", resource["id"])
-            # Always: whoever deployed last, the next provisioning keeps their image.
+            # Unconditionally, so that provisioning keeps the image of the latest deployment.
             azd.set(IMAGES[service], app["properties"]["template"]["containers"][0]["image"])
         elif service == "router":
             found = _ask("functionapp", "config", "appsettings", "list", "--ids", resource["id"])
@@ -110,7 +111,7 @@ def recall(azd: Azd) -> None:
 
 
 def _last_deployed(azd: Azd) -> dict[str, str]:
-    """Parameters of the last deployment that succeeded; none of a version that did not tell them."""
+    """Parameters of the last successful deployment; empty for versions without that output."""
     found = [
         each["properties"]
         for each in _ask("deployment", "sub", "list", *_subscription(azd))
@@ -126,7 +127,7 @@ def _last_deployed(azd: Azd) -> dict[str, str]:
 
 
 def _follow_keys(azd: Azd, deployed: str) -> None:
-    """As `Azd.follow`; but two sides that both changed them would lose a key, or bring one back."""
+    """As `Azd.follow`, but exits if both sides changed keys: a key would be lost or restored."""
     mine, seen, theirs = (
         set(filter(None, each.split(","))) for each in (azd.get(KEYS), azd.seen.get(KEYS, ""), deployed)
     )
@@ -142,11 +143,11 @@ def _follow_keys(azd: Azd, deployed: str) -> None:
 
 
 def make_application(azd: Azd) -> None:
-    """The Entra application that stands for the backends, found by its name or made."""
+    """Find by name, or create, the Entra application that represents the backends."""
     if azd.get("BACKEND_APP_ID"):
         return
     name = f"blitz-embedding-{azd.name}"
-    # A --display-name would find every app whose name begins so.
+    # --display-name would match every app whose name begins with it.
     found = _ask("ad", "app", "list", "--filter", f"displayName eq '{name}'")
     if not found:
         version = ("--requested-access-token-version", "2")
@@ -154,14 +155,17 @@ def make_application(azd: Azd) -> None:
         found = [_ask("ad", "app", "create", *made)]
     app_id = found[0]["appId"]
     _run("az", "ad", "app", "update", "--id", app_id, "--identifier-uris", f"api://{app_id}")
-    # Without a service principal in the tenant the router gets no token for it.
+    # The router gets no token for an application without a service principal in the tenant.
     if not _ask("ad", "sp", "list", "--filter", f"appId eq '{app_id}'"):
         _run("az", "ad", "sp", "create", "--id", app_id, "--output", "none")
     azd.set("BACKEND_APP_ID", app_id)
 
 
 def make_first_key(azd: Azd) -> None:
-    """Into a file for its owner alone; never to a log. API Management has keys of its own."""
+    """Write a first key to a file that only its owner can read, never to a log.
+
+    Not with API Management, which has its own keys.
+    """
     if azd.get(KEYS) or azd.get("API_MANAGEMENT_ENABLED") == "true":
         return
     if os.environ.get("CI") or os.environ.get("TF_BUILD"):
@@ -169,7 +173,7 @@ def make_first_key(azd: Azd) -> None:
     file = Path(".azure", azd.name, "first-key")
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists():
-        # A run that was cut off had made it: callers may have it already.
+        # Made by an earlier run that was interrupted; callers may use it already.
         key = file.read_text("ascii").strip()
     else:
         key = secrets.token_urlsafe(32)
@@ -182,19 +186,19 @@ def make_first_key(azd: Azd) -> None:
 
 
 def _subscription(azd: Azd) -> tuple[str, ...]:
-    """azd's, which need not be the one that az would take."""
+    """The option for azd's subscription, which may differ from az's default."""
     given = azd.get("AZURE_SUBSCRIPTION_ID")
     return ("--subscription", given) if given else ()
 
 
 def _ask(*arguments: str) -> Any:
-    """What az answers, in JSON: whole answers, because cmd.exe would not pass a query on as it is."""
+    """az's decoded JSON answer. Without --query, which cmd.exe would not pass on unchanged."""
     return json.loads(_run("az", *arguments, "--output", "json") or "null")
 
 
 def _run(program: str, *arguments: str) -> str:
-    """What it prints, which nobody sees: an app's settings are among it. Its errors go where ours go."""
-    # On Windows both may be files that only a full path starts.
+    """The program's stdout, never printed: it may have an app's settings. stderr is inherited."""
+    # On Windows both may be scripts that start only by their full path.
     found = shutil.which(program)
     if found is None:
         sys.exit(f"{program} is not installed, or not on PATH")

@@ -66,7 +66,7 @@ class Allowance:
         self.check_rows(self._rows)
 
     def check_bytes(self, size: int, when: str) -> None:
-        """Raises InvalidInput if `size` bytes, counted or declared, are over a limit. when: shown in it."""
+        """Raises InvalidInput if `size` bytes, counted or declared, exceed a limit. when: for it."""
         if size > self.limits.max_bytes:
             raise InvalidInput(
                 f"the file has more than {self.limits.max_bytes} bytes {when}, the most that a job may "
