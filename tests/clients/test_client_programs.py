@@ -124,7 +124,7 @@ CASES: Mapping[str, Mapping[str, Check]] = {
         "embed output_dimension": SHORT,
         **{f"embed output_dtype {name}": check for name, check in TYPES.items()},
         "embed total_tokens": _is(lambda _: 21),
-        "embed what is too long": TOO_LONG,
+        "embed what is too long": _says("the model reads 256: shorten it or set truncation"),
         "embed by an unknown model": UNKNOWN,
         "rerank": RANKED,
         "rerank documents": RANKED_TEXTS,
