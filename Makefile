@@ -36,7 +36,7 @@ run: .venv/serve .blitz/models/$(MODEL)/current  ## serve on http://127.0.0.1:70
 	$(BIN)/python -m model_build $* --target cpu-int8 --push $(STORE)
 
 test: npm .venv/test .venv/clients/installed tests/node_modules/.package-lock.json  ## run all tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv/test  ## lint, format, types
 	$(BIN)/ruff check .

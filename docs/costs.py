@@ -14,7 +14,8 @@ from dataclasses import dataclass
 PRICED = "published by others, see docs/costs.md; check the current price"
 
 TEXTS_PER_S, TOKENS_PER_TEXT = 101.4, 101.0
-"""README: all-MiniLM-L6-v2 in INT8 on two Zen 3 cores without VNNI. 4096 MB come with two cores."""
+"""docs/measurements/int8-cpu.md: all-MiniLM-L6-v2 in INT8 on two Zen 3 cores without VNNI, the slower
+of the two machines that were measured. 4096 MB come with two cores."""
 HTTP_SHARE = 0.98
 """README: over HTTP, 64 texts a request, against the bare engine."""
 CPU_GB, ROUTER_GB = 4.0, 2.0

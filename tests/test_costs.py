@@ -132,9 +132,10 @@ def test_every_default_price_has_a_publisher() -> None:
     assert all("](https://" in publisher or publisher == "the same" for _, publisher in rows)
 
 
-def test_the_measured_rates_are_the_readmes() -> None:
-    """The page must not keep an old figure when the README gets a new one."""
+def test_the_measured_rates_are_the_readmes_and_the_measurements() -> None:
+    """The page must not keep an old figure when those get a new one."""
     readme = (ROOT / "README.md").read_text("utf-8")
-    assert f"| **BlitzEmbedding INT8** | {costs.TEXTS_PER_S} |" in readme
+    measured = (ROOT / "docs" / "measurements" / "int8-cpu.md").read_text("utf-8")
+    assert f"| **8 bits, pair-safe scales** | **{costs.TEXTS_PER_S}** |" in measured
     assert f"mean {costs.TOKENS_PER_TEXT:.0f} tokens" in readme
     assert f"against the bare engine | {costs.HTTP_SHARE:.0%} |".replace("%", " %") in readme

@@ -100,9 +100,13 @@ def read_progress(out: Blobs, job_id: str) -> Progress:
         return int(stat.modified_s) if stat else None
 
     paths = JobPaths(job_id)
-    manifest, cancelling_at = read_manifest(out, job_id), created_at(paths.cancel)
+    manifest, status = read_manifest(out, job_id), None
+    if manifest is None:
+        status = read_status(out, job_id)
+        manifest = read_manifest(out, job_id)  # it may have ended meanwhile: then it has its tokens too
+    status = manifest.status if manifest else status
+    cancelling_at = created_at(paths.cancel)
     begun_at = None if cancelling_at else created_at(paths.final)
-    status = manifest.status if manifest else read_status(out, job_id)
     return Progress(
         status=status,
         tokens=manifest.tokens if manifest else None,

@@ -64,6 +64,29 @@ async def test_every_row_has_its_vector_and_its_own_fields() -> None:
     assert not any(key.startswith("active/") for key in world.memory.out.blobs)
 
 
+@pytest.mark.parametrize("missed", range(4))
+async def test_a_job_that_ends_while_it_is_looked_at_has_its_tokens_too(
+    missed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever read is the first to find its manifest: completed is never told without them."""
+    world = await finished()
+    (manifest,) = world.manifests()
+    out = world.memory.out
+    really_read, left = out.read, missed
+
+    def read(key: str) -> bytes | None:
+        nonlocal left
+        if key.endswith("/manifest.json") and left:
+            left -= 1
+            return None
+        return really_read(key)
+
+    monkeypatch.setattr(out, "read", read)
+    progress = control.read_progress(out, manifest.job.id)
+    assert progress.status
+    assert (progress.status.status == "completed") == (progress.tokens == 3 * ROWS)
+
+
 async def test_the_revision_is_pinned_when_the_job_is_made() -> None:
     """A model published in the middle does not get half of the rows."""
     world = World()
