@@ -5,17 +5,13 @@ It does not know models, texts or files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
 
 from shared.contracts import DoubleMatrix, FloatMatrix
 from shared.models.manifest import Target
-
-Encode: TypeAlias = Callable[[Sequence[str]], FloatMatrix]
-"""Texts -> (N, D) float32 unit vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +62,11 @@ class Fidelity:
     worst: int
 
 
-def measure_fidelity(
-    encode: Encode, truth: FloatMatrix, texts: Sequence[str], target: FidelityTarget
-) -> Fidelity:
-    """Compare `encode(texts)` with `truth`, the original's (N, D) float32 unit vectors of the texts.
-
-    Vectors that are not finite give a Fidelity of NaN, which fails every target.
-    """
-    return compare_vectors(encode(texts), truth, target)
-
-
 def compare_vectors(vectors: FloatMatrix, truth: FloatMatrix, target: FidelityTarget) -> Fidelity:
     """Both (N, D) float32, one unit vector per text, or zeros where model2vec leaves all tokens out.
 
-    Two rows of zeros count as equal.
+    Two rows of zeros count as equal. Rows that are not finite give a Fidelity of NaN, which fails every
+    target.
     """
     a, b = vectors.astype(np.float64), truth.astype(np.float64)
     cosines = np.where(a.any(axis=1) | b.any(axis=1), (a * b).sum(axis=1), 1.0)
