@@ -10,8 +10,8 @@ from itertools import chain
 from typing import Any, cast
 
 import httpx
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message
 
 from functions.api import batches
@@ -34,7 +34,7 @@ LINE = b'{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"input"
 
 def batches_app(
     storage: Storage, *, clock: Callable[[], float] = time.time, grace_s: float = 60, **settings: Any
-) -> FastAPI:
+) -> Starlette:
     given = Settings(**settings)
     backend = FakeBackend()
     return create_app(

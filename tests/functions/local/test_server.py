@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from starlette.types import Receive, Scope, Send
 
+import functions.local.connection
 import functions.local.server
 from functions.local.server import connection_limit
 from tests.patience import PATIENCE_S
@@ -130,7 +131,7 @@ async def test_headers_that_do_not_end_are_not_waited_for(
     sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """408, and the connection is closed; for the second request of a connection just that."""
-    monkeypatch.setattr(functions.local.server, "HEADERS_S", 0.05)
+    monkeypatch.setattr(functions.local.connection, "HEADERS_S", 0.05)
     monkeypatch.setattr(functions.local.server, "_SWEEP_S", 0.02)
     with serving(App()) as port:
         async with Caller(port) as caller:
@@ -164,7 +165,7 @@ async def test_who_takes_nothing_of_an_answer_is_cut_off(monkeypatch: pytest.Mon
             caller.send(LAST.replace(b"/ ", b"/much "))
             await asyncio.sleep(0.3)
             assert len(await caller.ended()) > MUCH
-    monkeypatch.setattr(functions.local.server, "STALLED_S", 0.2)
+    monkeypatch.setattr(functions.local.connection, "STALLED_S", 0.2)
     monkeypatch.setattr(functions.local.server, "_SWEEP_S", 0.02)
     with serving(App()) as port:
         async with Caller(port) as caller:
