@@ -63,10 +63,10 @@ def take_turns(contenders: Mapping[str, Callable[[], float]], rounds: int = ROUN
 
     A contender measures itself, over work that is the same each time, and has warmed up before.
     """
-    turns = Turns({name: [] for name in contenders})
+    names = list(contenders)
+    turns = Turns({name: [] for name in names})
     for number in range(rounds):
-        names = list(contenders) if number % 2 == 0 else list(reversed(contenders))
-        for name in names:
+        for name in names if number % 2 == 0 else reversed(names):
             turns.measured[name].append(contenders[name]())
     return turns
 
