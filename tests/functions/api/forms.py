@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import httpx
 from prometheus_client import CollectorRegistry
-from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message
 
 from functions.api import batches
 from functions.api.app import create_app
+from functions.api.openapi import DescribedApp
 from functions.bulk.steps import steps_of
 from shared.bulk.inputs.allowance import NO_LIMITS
 from shared.bulk.pipeline import Bulk
@@ -34,7 +34,7 @@ LINE = b'{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"input"
 
 def batches_app(
     storage: Storage, *, clock: Callable[[], float] = time.time, grace_s: float = 60, **settings: Any
-) -> Starlette:
+) -> DescribedApp:
     given = Settings(**settings)
     backend = FakeBackend()
     return create_app(

@@ -8,9 +8,8 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from functions.local.connection import PIPELINED, UNFINISHED_BYTES
-from tests.functions.local.test_server import Caller
 from tests.questions import seen
-from tests.sockets import exchange, serving
+from tests.sockets import Caller, exchange, serving
 
 pytestmark = pytest.mark.anyio
 
