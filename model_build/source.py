@@ -167,6 +167,10 @@ def _cross_encoder(
             "the language model has no chat template for pairs, without which its scores mean nothing: "
             "save one as chat_template.jinja, and the modality message in sentence_bert_config.json"
         )
+    if prompt and template is None:
+        raise refused(
+            "the cross-encoder prepends a prompt to its texts, which the server does not support"
+        )
     labels = (
         ("relevant",) if by_word else tuple(str(each) for _, each in sorted(config.id2label.items()))
     )
