@@ -11,7 +11,6 @@ from typing import Any, cast
 from urllib.parse import quote
 
 import httpx
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
@@ -36,7 +35,7 @@ JSON = "application/json"
 MSGPACK = {"content-type": codec.CONTENT_TYPE}
 
 
-def router_app(backend: FakeBackend, **settings: Any) -> FastAPI:
+def router_app(backend: FakeBackend, **settings: Any) -> Starlette:
     catalogue = cast(Catalogue, backend)
     return create_app(Settings(**settings), backend, catalogue, Telemetry(CollectorRegistry()))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from starlette.types import ASGIApp
 
@@ -35,6 +35,36 @@ def serving(
         finally:
             server.should_exit = True
             thread.join(PATIENCE_S)
+
+
+class Caller:
+    """One connection."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def __aenter__(self) -> Caller:
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.close()
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def status(self) -> int:
+        """Of the next answer, which is read up to its end."""
+        async with asyncio.timeout(PATIENCE_S):
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            await self.reader.readexactly(2)
+        return int(head.split()[1])
+
+    async def ended(self) -> bytes:
+        """What still comes until the server closes."""
+        with suppress(ConnectionError):
+            return await asyncio.wait_for(self.reader.read(), PATIENCE_S)
+        return b""
 
 
 async def exchange(port: int, request: bytes) -> bytes:

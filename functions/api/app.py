@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from fastapi import FastAPI, Response
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from functions.api.auth import RequireKey
 from functions.api.build import connect as connect
@@ -46,7 +46,7 @@ def create_app(
     metrics: Telemetry = metrics.PROCESS,
     batches: Batches | None = None,
     keys: KnownKeys | None = None,
-) -> FastAPI:
+) -> DescribedApp:
     """The public ASGI app over `backend`. No lifespan: it starts and stops nothing.
 
     batches: the endpoints of /v1/files and /v1/batches; None without a bulk storage. keys: see
@@ -56,13 +56,7 @@ def create_app(
         if settings.api_keys:  # not open for want of the document
             raise Misconfigured("BLITZ_API_KEYS is set, and its document was not read: see connect_keys")
         keys = KnownKeys(settings.api_key_hashes, None, metrics) if settings.api_key_hashes else None
-    app = DescribedApp(
-        title="BlitzEmbedding",
-        version=__version__,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+    app = DescribedApp("BlitzEmbedding", __version__)
     add_docs_page(app)
     app.add_exception_handler(HTTPException, answer_unrouted)
     admission = Admission(max_requests=settings.max_requests, max_bytes=settings.max_pending_bytes)
@@ -87,19 +81,7 @@ def create_app(
     endpoints = Endpoints(settings, backend, catalogue, metrics)
 
     def add(method: str, path: str, summary: str, endpoint: Endpoint, described: dict[str, Any]) -> None:
-        anywhere = path.replace("{model}", MODEL_IN_PATH)
-        app.add_api_route(
-            anywhere,
-            endpoint,
-            methods=[method],
-            summary=summary,
-            name=f"{method} {path}",
-            response_class=Response,
-            response_model=None,
-            openapi_extra=described,
-        )
-        if method == "GET":
-            app.add_api_route(anywhere, endpoint, methods=["HEAD"], include_in_schema=False)
+        app.serve(method, path.replace("{model}", MODEL_IN_PATH), endpoint, summary, described)
 
     for path in PATHS:
         operations = operations_at(path)

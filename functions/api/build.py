@@ -14,6 +14,7 @@ from shared.settings import Settings
 if TYPE_CHECKING:
     from functions.api.batches import Batches
     from shared.backends.base import Backend
+    from shared.backends.http import HttpBackend
     from shared.models.catalogue import Catalogue
     from shared.routing.dispatch import Dispatcher
 
@@ -23,17 +24,13 @@ def connect(settings: Settings, here: Backend | None = None) -> tuple[Dispatcher
 
     here: the CPU backend of this process, needed if the settings give no cpu_backend_url.
     """
-    from shared.backends.credential import authorization_of
-    from shared.backends.http import HttpBackend
     from shared.models.catalogue import Catalogue
     from shared.models.store import open_store
     from shared.routing.dispatch import Dispatcher
     from shared.routing.policy import policy_of
 
     catalogue = Catalogue(open_store(settings), ("cpu", "gpu"))
-    authorize = authorization_of(settings)
-    urls: dict[Device, str] = {"cpu": settings.cpu_backend_url, "gpu": settings.gpu_backend_url}
-    remote = {device: HttpBackend(url, authorize=authorize) for device, url in urls.items() if url}
+    remote = _remote_backends(settings)
     backends: dict[Device, Backend] = {**remote}
     if "cpu" not in remote:
         if here is None:
@@ -52,6 +49,20 @@ def connect(settings: Settings, here: Backend | None = None) -> tuple[Dispatcher
         wake_gpu=remote["gpu"].wake if "gpu" in remote else None,
     )
     return dispatcher, catalogue
+
+
+def _remote_backends(settings: Settings) -> dict[Device, HttpBackend]:
+    """The backends that have an address. Raises Misconfigured."""
+    from shared.backends.credential import authorization_of
+
+    authorize = authorization_of(settings)
+    urls: dict[Device, str] = {"cpu": settings.cpu_backend_url, "gpu": settings.gpu_backend_url}
+    if not any(urls.values()):
+        return {}
+    # Imported here: the HTTP client is a third of a start, and one process alone needs none.
+    from shared.backends.http import HttpBackend
+
+    return {device: HttpBackend(url, authorize=authorize) for device, url in urls.items() if url}
 
 
 def connect_batches(settings: Settings) -> Batches | None:

@@ -9,13 +9,13 @@ import secrets
 from importlib.resources import files
 from urllib.parse import urlencode
 
-from fastapi import FastAPI, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
 from starlette.types import Scope
 
 from functions.api.confidential import Confidential
+from functions.api.openapi import DescribedApp
 
 _FILES = {
     "swagger-ui-bundle.js": "text/javascript",
@@ -33,14 +33,14 @@ _POLICY = (
 """Swagger UI needs inline styles and data: images for its arrows. It needs no eval."""
 
 
-def add_docs_page(app: FastAPI) -> None:
-    """Serve the page and its files. `app` must have no docs_url of its own.
+def add_docs_page(app: DescribedApp) -> None:
+    """Serve the page and its files.
 
     Call it before adding the key check, so that refusals at these paths look like all others.
     """
     app.add_middleware(Confidential, applies=_is_documentation)
     for path, endpoint in (("/docs", _page), ("/docs/{name}", _file)):
-        app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)
+        app.serve("GET", path, endpoint)
 
 
 def _is_documentation(scope: Scope) -> bool:
@@ -49,6 +49,8 @@ def _is_documentation(scope: Scope) -> bool:
 
 
 async def _page(request: Request) -> Response:
+    from fastapi.openapi.docs import get_swagger_ui_html  # see DescribedApp
+
     # Relative URLs work behind a gateway's prefix. The key goes into the query, because a browser sends
     # none in a header.
     code = request.query_params.get("code")

@@ -1,17 +1,23 @@
-"""Describes the routes for /openapi.json. msgspec reads the bodies, so FastAPI cannot see their types.
+"""The public app: Starlette routes requests, FastAPI writes /openapi.json once somebody asks for it.
 
-Does not know how a request is handled.
+msgspec reads the bodies, so FastAPI cannot see their types: `describe_post` tells them. Does not know
+how a request is handled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI, Request, Response
-from fastapi.routing import APIRoute
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
 
+from functions.http.caller import Endpoint
+from functions.http.tracing import TracedRoute
 from shared.context import preference
 from shared.dialects.body import JSON, value_type
 from shared.dialects.operations import OPERATIONS, Operation
@@ -48,37 +54,62 @@ _PREFERENCE = {
 }
 
 
-class _PlainRoute(APIRoute):
-    """Calls its endpoint with the request, without FastAPI's parameter parsing."""
+class DescribedApp(Starlette):
+    """A Starlette app whose routes are described in /openapi.json.
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
-        return endpoint
-
-
-class DescribedApp(FastAPI):
-    """FastAPI for routing and /openapi.json only, with the schemas that `describe_post` refers to.
-
-    Its other per-request work would cost an eighth of the Python time of a short text.
+    Importing FastAPI takes as long as all else of a router's start, and no request for vectors needs it.
     """
 
-    def __init__(self, **options: Any) -> None:
-        # functions.http.tracing observes requests.
-        super().__init__(
-            telemetry={"tracing": False, "metrics": False, "logs": False},
-            root_path_in_servers=False,
-            **options,
-        )
-        self.router.route_class = _PlainRoute
+    def __init__(self, title: str, version: str) -> None:
+        super().__init__()
+        self.router.redirect_slashes = False
+        self._title, self._version = title, version
+        self._described: list[tuple[TracedRoute, str, dict[str, Any]]] = []
+        self._document: bytes | None = None
+        self.serve("GET", "/openapi.json", self._openapi_json)
+
+    def serve(
+        self,
+        method: str,
+        path: str,
+        endpoint: Endpoint,
+        summary: str = "",
+        described: dict[str, Any] | None = None,
+    ) -> None:
+        """Add a route; GET answers HEAD too. described: see `describe`; None: not in the document."""
+        route = TracedRoute(path, endpoint, methods=[method], include_in_schema=described is not None)
+        self.routes.append(route)
+        if described is not None:
+            self._described.append((route, summary, described))
 
     def openapi(self) -> dict[str, Any]:
-        document = super().openapi()
+        """The document. Takes a third of a second the first time in a process."""
+        from fastapi import FastAPI
+
+        writer = FastAPI(title=self._title, version=self._version, root_path_in_servers=False)
+        for route, summary, described in self._described:
+            writer.add_api_route(
+                route.path,
+                route.endpoint,
+                methods=sorted((route.methods or set()) - {"HEAD"}),
+                summary=summary,
+                name=f"{min(route.methods or ())} {route.path_format}",
+                response_class=Response,
+                response_model=None,
+                openapi_extra=described,
+            )
+        document = writer.openapi()
         bodies = dict.fromkeys(each.body for each in OPERATIONS)
         _, schemas = msgspec.json.schema_components(bodies, ref_template=_REFERENCE)
         document["components"] = {"schemas": schemas}
         # Relative to the document: API Management or a proxy may add a prefix.
         document["servers"] = [{"url": "./"}]
         return document
+
+    async def _openapi_json(self, request: Request) -> Response:
+        if self._document is None:
+            self._document = orjson.dumps(await asyncio.to_thread(self.openapi))
+        return Response(self._document, media_type=JSON)
 
 
 def describe_post(path: str, operations: Sequence[Operation]) -> dict[str, Any]:

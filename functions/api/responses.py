@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 
 import orjson
-from fastapi import Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from functions.api.paths import allowed_methods, nearest_path

@@ -1,7 +1,7 @@
 """Refuses requests with both Content-Length and Transfer-Encoding: a defence against request smuggling.
 
-h11 accepts them and uses the chunks. A proxy in front of us that uses the length would take the rest of
-the body for another caller's request. Does not know operations.
+The local server lets them through and uses the chunks. A proxy in front of us that uses the length would
+take the rest of the body for another caller's request. Does not know operations.
 """
 
 from __future__ import annotations

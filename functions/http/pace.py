@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator
+from typing import Any, Generic, TypeVar
 
 from shared.errors import RequestTimeout
+
+T = TypeVar("T")
 
 MIN_BYTES_PER_S, PAUSE_S = 10_000.0, 10.0
 """Minimum rate and longest pause of a caller, sending or reading: a slow mobile network meets them."""
@@ -37,14 +40,24 @@ class MinimumRate:
     async def wait_for(self, transfer: Awaitable[None], size: int) -> None:
         """Await the transfer of `size` bytes. Raises RequestTimeout, and cancels the transfer then."""
         began_s = time.monotonic()
+        await self.patiently(transfer)
+        self.received(size, time.monotonic() - began_s)
+
+    async def patiently(self, transfer: Awaitable[T]) -> T:
+        """Await the transfer for as long as there is time left. Raises RequestTimeout.
+
+        Most transfers are done at once: only those that have to wait get a timer.
+        """
+        begun = _Begun(transfer)
+        if begun.is_done:
+            return begun.result
         try:
             async with asyncio.timeout(self.left_s) as patience:
-                await transfer
+                return await begun
         except TimeoutError:
             if not patience.expired():
                 raise  # the transfer's own
             raise self.too_slow() from None
-        self.received(size, time.monotonic() - began_s)
 
     def too_slow(self) -> RequestTimeout:
         """The error for a body that came too slowly, with the rate that is required."""
@@ -69,14 +82,39 @@ async def enforce_rate(
     blocks = aiter(stream)
     while True:
         began_s = clock()
-        try:
-            async with asyncio.timeout(rate.left_s) as patience:
-                block = await anext(blocks, None)
-        except TimeoutError:
-            if not patience.expired():
-                raise  # the stream's own
-            raise rate.too_slow() from None
+        block = await rate.patiently(anext(blocks, None))
         if block is None:
             return
         rate.received(len(block), clock() - began_s)
         yield block
+
+
+class _Begun(Generic[T]):
+    """Something awaitable that ran up to where it has to wait; `await` goes on from there.
+
+    result: once it is done. Raises what it raises before that.
+    """
+
+    result: T
+
+    def __init__(self, work: Awaitable[T]) -> None:
+        self._steps: Generator[Any, Any, T] = work.__await__()
+        self._waits_for: Any = None
+        self.is_done = False
+        self._go_on(self._steps.send, None)
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        while not self.is_done:
+            try:
+                sent = yield self._waits_for
+            except BaseException as error:
+                self._go_on(self._steps.throw, error)
+            else:
+                self._go_on(self._steps.send, sent)
+        return self.result
+
+    def _go_on(self, step: Callable[[Any], Any], value: object) -> None:
+        try:
+            self._waits_for = step(value)
+        except StopIteration as end:
+            self.result, self.is_done = end.value, True

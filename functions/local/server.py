@@ -13,12 +13,11 @@ import socket
 import threading
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from functions.local.connection import Connection
 from shared.errors import Misconfigured
 from shared.wording import counted
 
@@ -26,11 +25,6 @@ try:
     import resource
 except ImportError:  # Windows, which has no such limit
     resource = None  # type: ignore[assignment]
-
-HEADERS_S = 20.0
-"""Time limit from a request's first byte to the end of its headers."""
-STALLED_S, STALLED_BYTES = 60.0, 64 * 1024
-"""A caller that reads no more than this of its response in this time is disconnected."""
 
 _RESERVED_FILES = 100
 """File descriptors for everything but connections: model files, logs, backends, storage."""
@@ -44,7 +38,6 @@ _REMEDIES = {
     errno.EACCES: _OTHER_PORT,
     errno.EADDRNOTAVAIL: "; --host needs an address of this machine",
 }
-_TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +102,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=_Connection,
+                http=Connection,
                 ws="none",
                 log_config=None,  # ours is in shared.observability.logs
                 lifespan="off",
@@ -154,7 +147,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     @property
-    def _connections(self) -> Iterable[_Connection]:
+    def _connections(self) -> Iterable[Connection]:
         return self.server_state.connections  # type: ignore[return-value]
 
     async def _accept(self, listener: socket.socket) -> None:
@@ -190,8 +183,8 @@ class Server(uvicorn.Server):
     async def _serve_connection(self, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()
 
-        def protocol() -> _Connection:
-            return _Connection(self._changed, self.config, self.server_state, {}, loop)
+        def protocol() -> Connection:
+            return Connection(self._changed, self.config, self.server_state, {}, loop)
 
         try:
             accepted.setblocking(False)
@@ -214,68 +207,3 @@ class Server(uvicorn.Server):
             now = loop.time()
             for connection in list(self._connections):
                 connection.close_if_expired(now, self._keep_alive_s)
-
-
-class _Connection(H11Protocol):
-    """Tracks how long it has been idle, waiting for headers, or for its caller to read.
-
-    changed: set when it closes or becomes idle.
-    """
-
-    def __init__(self, changed: asyncio.Event, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._changed = changed
-        self.idle_since = self.loop.time()
-        self._headers_since: float | None = None
-        self._unsent = (0, self.idle_since)
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request is in progress."""
-        return self.cycle is None or self.cycle.response_complete
-
-    @property
-    def is_closing(self) -> bool:
-        return self.transport.is_closing()
-
-    def data_received(self, data: bytes) -> None:
-        if self.is_idle and self._headers_since is None:
-            self._headers_since = self.loop.time()
-        super().data_received(data)
-        if not self.is_idle:
-            self._headers_since = None
-
-    def on_response_complete(self) -> None:
-        self.idle_since = self.loop.time()
-        self._headers_since = None
-        super().on_response_complete()
-        self._changed.set()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._changed.set()
-
-    def close_if_expired(self, now: float, keep_alive_s: float) -> None:
-        """Close it if the limit for its current wait has passed."""
-        if self._is_stalled(now):
-            self.transport.abort()
-        elif self.is_closing or not self.is_idle:
-            return
-        elif self._headers_since is not None and now - self._headers_since > HEADERS_S:
-            if self.cycle is None:
-                self.transport.write(_TIMED_OUT)
-            self.drop()
-        elif now - self.idle_since > keep_alive_s:
-            self.drop()
-
-    def drop(self) -> None:
-        """Close it after sending what is buffered."""
-        self.transport.close()
-
-    def _is_stalled(self, now: float) -> bool:
-        """Whether the caller reads its response too slowly; the unread rest occupies our memory."""
-        unsent, (before, since) = self.transport.get_write_buffer_size(), self._unsent
-        if unsent == 0 or unsent > before or before - unsent > STALLED_BYTES:
-            self._unsent = unsent, now
-            return False
-        return now - since > STALLED_S

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Callable
 
 import msgspec
-import pyarrow as pa
 
+from shared.bulk import arrow as pa
 from shared.bulk import control, jobs
 from shared.bulk.control import FINISH
 from shared.bulk.jobs import Counts, Job, State, StepMessage

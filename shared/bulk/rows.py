@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 import orjson
-import pyarrow as pa
 
+from shared.bulk import arrow as pa
 from shared.contracts import FloatMatrix
 
 TEXT_INDEX, TEXT_COUNT = "part", "parts"

@@ -23,8 +23,8 @@ from tests.benchmarks import (
     engines,
     gpu,
     overload,
+    path,
     requests,
-    router,
     routing,
     service,
     soak,
@@ -69,14 +69,15 @@ def _engines(work: Path, texts: list[str]) -> dict[str, dict[str, float]]:
         ),
         "OpenVINO static INT8 (NNCF)": engines.openvino_static(source, model, texts),
     }
-    figures = engines.compare(contenders, texts)
-    ours = figures["BlitzEmbedding INT8 per row"]["texts/s"]
-    table = Table("engine", "texts/s", "ours is x", "cos mean", "cos min", "self-cos min")
+    turns, figures = engines.compare(contenders, texts)
+    table = Table("engine", "texts/s", "ours is x (quartiles)", "cos mean", "cos min", "self-cos min")
     for name, row in figures.items():
+        ratio = turns.ratio("BlitzEmbedding INT8 per row", name)
+        row |= ratio.figures("ours is x")
         table.add_row(
             name,
             f"{row['texts/s']:.1f}",
-            f"{ours / row['texts/s']:.2f}",
+            str(ratio),
             f"{row['cos mean']:.4f}",
             f"{row['cos min']:.4f}",
             f"{row['self-cos min']:.6f}",
@@ -89,19 +90,9 @@ def _http(work: Path, texts: list[str]) -> dict[str, float]:
     store = open_store_url(f"file://{STORE}", cache_dir=work, cache_disk_bytes=10**9)
     embed, _ = engines.ours(*store.fetch(service.MODEL, store.current(service.MODEL, "cpu")))
 
-    def bare_per_s() -> float:
-        return engines.compare({"bare": embed}, texts)["bare"]["texts/s"]
-
-    # In turns, so that a slow minute of the machine hits both.
-    before, over_http = bare_per_s(), service.http(STORE, texts)
-    bare = (before + bare_per_s()) / 2
-    figures = {
-        "bare engine, texts/s": bare,
-        "HTTP, 8 clients x 64 texts, texts/s": over_http,
-        "HTTP / bare": over_http / bare,
-        "one short text over HTTP, median ms": service.http_latency(STORE),
-    }
-    return _show("http", figures)
+    turns = service.http(STORE, texts, engines.rate_of(embed, texts))
+    figures = {f"{name}, texts/s": turns.of(name).median for name in turns.measured}
+    return _show("http", figures | turns.ratio("HTTP", "bare engine").figures("HTTP / bare engine"))
 
 
 def _routing() -> dict[str, dict[str, dict[str, float]]]:
@@ -170,7 +161,7 @@ PARTS: dict[str, Callable[[Path, list[str]], object]] = {
     "engines": lambda work, texts: _engines(work, texts),
     "http": lambda work, texts: _http(work, texts),
     "requests": lambda work, texts: _show("requests", requests.run()),
-    "router": lambda work, texts: _show("router", router.overhead(STORE)),
+    "path": lambda work, texts: _show("path", path.run(STORE, work)),
     "formats": lambda work, texts: _show("formats", service.formats()),
     "cache": lambda work, texts: _show("cache", service.cache(STORE, work)),
     "process": lambda work, texts: _show("process", service.process(STORE)),

@@ -23,9 +23,10 @@ from shared.storage.connect import open_storage
 from tests.benchmarks import engines
 from tests.benchmarks.corpus import SHARED_DATA, load_texts
 from tests.benchmarks.service import MODEL
+from tests.benchmarks.turns import take_turns
 from tests.server import ROOT
 
-ROWS = 20_000
+ROWS, ROUNDS = 5_000, 9
 _POLL_S = 0.1
 
 # The local service's driver with a model and without HTTP. It looks at empty queues more often: how
@@ -55,7 +56,7 @@ asyncio.run(work())
 """
 
 
-def run(store: Path, rows: int = ROWS) -> dict[str, float]:
+def run(store: Path, rows: int = ROWS, rounds: int = ROUNDS) -> dict[str, float]:
     """Texts per second and milliseconds; nothing where the real texts are not beside the checkout."""
     if not SHARED_DATA.is_dir():
         return {}
@@ -68,29 +69,34 @@ def run(store: Path, rows: int = ROWS) -> dict[str, float]:
         embed, _ = engines.ours(*models.fetch(MODEL, models.current(MODEL, "cpu")))
         embed(texts[:64])
 
-        def bare() -> float:
+        def bare_s() -> float:
             started = time.perf_counter()
             embed(texts)
             return time.perf_counter() - started
 
-        def job(threads: int = 0, workers: int = 1) -> float:
+        def job_s(threads: int = 0, workers: int = 1) -> float:
             return _job(store, texts, threads=threads, workers=workers)[0]
 
-        # In turns, so that a slow minute of the machine hits everyone.
-        one, two = bare(), job()
-        single, double = job(threads=1), job(threads=1, workers=2)
-        bare_s, job_s = (one + bare()) / 2, (two + job()) / 2
+        turns = take_turns(
+            {
+                "bare": bare_s,
+                "job": job_s,
+                "single": lambda: job_s(threads=1),
+                "double": lambda: job_s(threads=1, workers=2),
+            },
+            rounds,
+        )
     # Not the difference of the two above: that is small, and the machine's moods are not.
     free_s, chunks = _job(store, texts, model="free")
     return {
         "rows": float(rows),
-        "bare engine, texts/s": rows / bare_s,
-        "job, one worker, texts/s": rows / job_s,
-        "job / bare": bare_s / job_s,
+        "bare engine, texts/s": rows / turns.of("bare").median,
+        "job, one worker, texts/s": rows / turns.of("job").median,
+        **turns.ratio("bare", "job").figures("job / bare"),
         "all but the model, ms per chunk": 1000 * free_s / chunks,
-        "1 worker of 1 thread, texts/s": rows / single,
-        "2 workers of 1 thread, texts/s": rows / double,
-        "2 workers / 1": single / double,
+        "1 worker of 1 thread, texts/s": rows / turns.of("single").median,
+        "2 workers of 1 thread, texts/s": rows / turns.of("double").median,
+        **turns.ratio("single", "double").figures("2 workers / 1"),
     }
 
 

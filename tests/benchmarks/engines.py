@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -22,9 +21,9 @@ from shared.inference.schedule import plan_batches
 from shared.inference.steps import completed
 from shared.models.manifest import Manifest
 from shared.vectors import finish, pool
+from tests.benchmarks.turns import Turns, take_turns
 
 Embed = Callable[[list[str]], FloatMatrix]
-REPEATS = 3
 
 
 def ours(folder: Path, manifest: Manifest) -> tuple[Embed, Model]:
@@ -48,6 +47,17 @@ def ours(folder: Path, manifest: Manifest) -> tuple[Embed, Model]:
         return finish(batched.rows, None, True)
 
     return embed, model
+
+
+def alone(folder: Path, manifest: Manifest) -> Embed:
+    """The engine called directly: tokenise, run, normalise; no batcher and no other thread."""
+    model = load_model(folder, manifest, OnnxEngine)
+
+    def embed(texts: list[str]) -> FloatMatrix:
+        tokens = completed(model.tokenize(EmbedRequest(manifest.name, tuple(texts))))
+        return finish(model.run(tokens), None, True)
+
+    return embed
 
 
 def sentence_transformers(source: Path, max_tokens: int) -> Embed:
@@ -145,29 +155,34 @@ def openvino_static(source: Path, ours_: Model, texts: list[str]) -> Embed:
     return embed
 
 
-def compare(contenders: dict[str, Embed], texts: list[str]) -> dict[str, dict[str, float]]:
-    """Texts per second (median of interleaved repeats) and cosine against the first contender."""
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
-    vectors: dict[str, FloatMatrix] = {}
-    for embed in contenders.values():
-        embed(texts[:32])
-    for _ in range(REPEATS):  # interleaved, so that a slow minute of the machine hits everyone
-        for name, embed in contenders.items():
-            started = time.perf_counter()
-            vectors[name] = embed(texts)
-            rates[name].append(len(texts) / (time.perf_counter() - started))
+def rate_of(embed: Embed, texts: list[str]) -> Callable[[], float]:
+    """Texts a second, measured anew at each call; warmed up here."""
+    embed(texts[:32])
+
+    def measure() -> float:
+        started = time.perf_counter()
+        embed(texts)
+        return len(texts) / (time.perf_counter() - started)
+
+    return measure
+
+
+def compare(contenders: dict[str, Embed], texts: list[str]) -> tuple[Turns, dict[str, dict[str, float]]]:
+    """Texts a second, taken in turns, and cosines against the first contender."""
+    turns = take_turns({name: rate_of(embed, texts) for name, embed in contenders.items()})
+    vectors = {name: embed(texts) for name, embed in contenders.items()}
     reference = next(iter(vectors.values()))
     table = {}
     for name in contenders:
         cosines = (vectors[name] * reference).sum(axis=1)
         alone = np.vstack([contenders[name]([text]) for text in texts[:40]])
         table[name] = {
-            "texts/s": statistics.median(rates[name]),
+            "texts/s": turns.of(name).median,
             "cos mean": float(cosines.mean()),
             "cos min": float(cosines.min()),
             "self-cos min": float((alone * vectors[name][:40]).sum(axis=1).min()),
         }
-    return table
+    return turns, table
 
 
 def _batched(run: Callable[[Any, Any], Any], model: Model, size: int) -> Embed:

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import pickle
-import statistics
 import subprocess
 import sys
 import time
@@ -25,18 +24,19 @@ from shared.inference.model_cache import ModelCache
 from shared.models.store import open_store_url
 from shared.wire.codec import pack
 from tests.azurite import running_azurite
+from tests.benchmarks.turns import Turns, spread, take_turns
 from tests.server import running_service
 
 MODEL = "all-MiniLM-L6-v2"
 
 
-def median_ms(action: Callable[[], object], repeats: int = 15) -> float:
-    times = []
-    for _ in range(repeats):
+def milliseconds(action: Callable[[], object]) -> Callable[[], float]:
+    def measure() -> float:
         started = time.perf_counter()
         action()
-        times.append((time.perf_counter() - started) * 1e3)
-    return statistics.median(times)
+        return (time.perf_counter() - started) * 1e3
+
+    return measure
 
 
 def formats() -> dict[str, float]:
@@ -48,13 +48,25 @@ def formats() -> dict[str, float]:
         openai.EmbeddingsBody("x", encoding_format="base64"),
     )
     wide = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.float64)
+    turns = take_turns(
+        {
+            name: milliseconds(action)
+            for name, action in (
+                ("JSON answer", lambda: openai.format_result(result, as_floats)),
+                ("base64 answer", lambda: openai.format_result(result, as_base64)),
+                ("msgpack answer", lambda: pack({"data": vectors})),
+                ("blog matrix float64 8.4 MB: msgpack", lambda: pack({"data": wide})),
+                ("blog matrix float64 8.4 MB: pickle", lambda: pickle.dumps(wide.tolist())),
+                ("blog matrix float64 8.4 MB: json of lists", lambda: json.dumps(wide.tolist())),
+            )
+        }
+    )
     return {
-        "JSON answer, ms": median_ms(lambda: openai.format_result(result, as_floats)),
-        "base64 answer, ms": median_ms(lambda: openai.format_result(result, as_base64)),
-        "msgpack answer, ms": median_ms(lambda: pack({"data": vectors})),
-        "blog matrix float64 8.4 MB: msgpack, ms": median_ms(lambda: pack({"data": wide})),
-        "blog matrix float64 8.4 MB: pickle, ms": median_ms(lambda: pickle.dumps(wide.tolist())),
-        "blog matrix float64 8.4 MB: json of lists, ms": median_ms(lambda: json.dumps(wide.tolist()), 3),
+        **{f"{name}, ms": turns.of(name).median for name in turns.measured},
+        **turns.ratio("JSON answer", "base64 answer").figures("JSON / base64"),
+        **turns.ratio(
+            "blog matrix float64 8.4 MB: pickle", "blog matrix float64 8.4 MB: msgpack"
+        ).figures("pickle / msgpack"),
     }
 
 
@@ -82,29 +94,13 @@ async def _load(url: str, texts: list[str], clients: int, per_request: int, roun
         return count / (time.perf_counter() - started)
 
 
-def http(store: Path, texts: list[str], rounds: int = 8) -> float:
-    """Texts/s of 8 clients with 64 texts a request against the real local service."""
+def http(store: Path, texts: list[str], bare: Callable[[], float], rounds: int = 2) -> Turns:
+    """Texts/s of 8 clients with 64 texts a request against the real local service, and of `bare`."""
     with running_service(f"file://{store}") as url:
         asyncio.run(_load(url, texts, 8, 64, 1))
-        return asyncio.run(_load(url, texts, 8, 64, rounds))
-
-
-def http_latency(store: Path) -> float:
-    """Median milliseconds of one short text over HTTP, keep-alive."""
-
-    async def measure(url: str) -> float:
-        body = {"model": MODEL, "input": "how do I reset my password?"}
-        times = []
-        async with aiohttp.ClientSession() as session:
-            for _ in range(200):
-                started = time.perf_counter()
-                async with session.post(f"{url}/v1/embeddings", json=body) as response:
-                    await response.read()
-                times.append((time.perf_counter() - started) * 1e3)
-        return statistics.median(times)
-
-    with running_service(f"file://{store}") as url:
-        return asyncio.run(measure(url))
+        return take_turns(
+            {"HTTP": lambda: asyncio.run(_load(url, texts, 8, 64, rounds)), "bare engine": bare}
+        )
 
 
 def cache(store: Path, work: Path) -> dict[str, float]:
@@ -156,12 +152,13 @@ def cache(store: Path, work: Path) -> dict[str, float]:
 _FIRST_VECTOR = """
 import asyncio, sys
 from pathlib import Path
-from functions import backend, cpu
+from functions import cpu
+from functions.backend.app import create_app
 from shared.contracts import EmbedRequest
 from shared.settings import Settings
 settings = Settings(role="cpu", model_store=sys.argv[1])
 inference = cpu.create_inference(settings)
-backend.create_app(settings, inference)
+create_app(settings, inference)
 async def main(texts):
     await inference.run(EmbedRequest(sys.argv[2], texts))
 asyncio.run(main(("hello",)))
@@ -183,5 +180,9 @@ def process(store: Path) -> dict[str, float]:
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         return time.perf_counter() - started, float(output)
 
-    seconds = statistics.median(run()[0] for _ in range(5))
-    return {"process start to first vector, s": seconds, "peak memory, MiB": run("work")[1]}
+    run()
+    seconds = spread([run()[0] for _ in range(9)])
+    return {
+        **seconds.figures("process start to first vector, s"),
+        "peak memory, MiB": run("work")[1],
+    }

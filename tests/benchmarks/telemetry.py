@@ -20,6 +20,7 @@ import aiohttp
 
 from shared.observability.azure.export import SEND_S
 from tests.benchmarks.service import MODEL
+from tests.benchmarks.turns import ROUNDS, spread
 from tests.ingestion import running_ingestion
 from tests.server import started_service, wait_until_ready
 
@@ -33,7 +34,7 @@ class _Turns:
     cpu_ms: list[float] = field(default_factory=list)
 
 
-def run(store: Path, texts: list[str], turns: int = 8, turn_s: float = 8.0) -> dict[str, float]:
+def run(store: Path, texts: list[str], turns: int = ROUNDS, turn_s: float = 8.0) -> dict[str, float]:
     """Milliseconds, rates, and how much more each is with the export on."""
     with tempfile.TemporaryDirectory() as folder, running_ingestion() as ingestion:
         exporting = {
@@ -91,16 +92,16 @@ def _compare(
     }
     for name, turns_of in seen.items():
         figures |= {
-            f"{load}: {name}, median, % more": _percent_more(turns_of.median_ms, off.median_ms),
-            f"{load}: {name}, requests/s, % more": _percent_more(turns_of.per_s, off.per_s),
-            f"{load}: {name}, CPU, % more": _percent_more(turns_of.cpu_ms, off.cpu_ms),
+            **_percent_more(turns_of.median_ms, off.median_ms, f"{load}: {name}, median, % more"),
+            **_percent_more(turns_of.per_s, off.per_s, f"{load}: {name}, requests/s, % more"),
+            **_percent_more(turns_of.cpu_ms, off.cpu_ms, f"{load}: {name}, CPU, % more"),
         }
     return figures
 
 
-def _percent_more(these: list[float], off: list[float]) -> float:
+def _percent_more(these: list[float], off: list[float], name: str) -> dict[str, float]:
     """Turn by turn, so that what else the machine does at that time cancels out."""
-    return (statistics.median(a / b for a, b in zip(these, off, strict=True)) - 1) * 100
+    return spread([(a / b - 1) * 100 for a, b in zip(these, off, strict=True)]).figures(name)
 
 
 async def _ask(url: str, clients: int, texts: list[str], seconds: float) -> list[float]:

@@ -219,7 +219,10 @@ def _bound() -> None:
     """Limit this process; more memory raises MemoryError. Without /proc memory is not limited."""
     import resource
 
+    # All of it, before memory is limited.
     import pyarrow as pa
+    import pyarrow.compute
+    import pyarrow.parquet
 
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)

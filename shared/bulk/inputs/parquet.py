@@ -12,9 +12,8 @@ import itertools
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from shared.bulk import arrow as pa
 from shared.bulk.inputs.allowance import Allowance
 from shared.bulk.inputs.delimited import find_columns, other_names
 from shared.bulk.inputs.lines import (
@@ -44,9 +43,6 @@ _MAX_FOOTER_ITEMS = 500_000
 """Items of one list in the footer."""
 _SHOWN_CHARS = 100
 _MAGIC, _TAIL_BYTES = b"PAR1", 8  # a file ends with the footer's length (4) and the magic (4)
-
-# Raised for damaged bytes; UnicodeDecodeError for names or messages that are not UTF-8.
-_DAMAGED = (OSError, pa.ArrowException, UnicodeDecodeError, Truncated)
 
 
 def read_parquet(
@@ -89,7 +85,7 @@ def read_parquet(
                 f"the row at {row + done + 1} cannot be read in the memory that there is: write smaller "
                 "values, pages and row groups"
             ) from None
-        except _DAMAGED:
+        except _damaged():
             window.raise_failure()
             raise InvalidInput(
                 f"the file is damaged from row {row + done + 1} on, "
@@ -102,6 +98,11 @@ def read_parquet(
                 f"{found.num_rows}: write it again"
             )
         row += done
+
+
+def _damaged() -> tuple[type[Exception], ...]:
+    """What is raised for damaged bytes; UnicodeDecodeError for names or messages that are not UTF-8."""
+    return OSError, pa.ArrowException, UnicodeDecodeError, Truncated
 
 
 class _Unbearable(Exception):
@@ -165,7 +166,7 @@ class _Window(io.RawIOBase):
             raise
 
 
-def _open(window: _Window, allowance: Allowance) -> tuple[pq.ParquetFile, list[str]]:
+def _open(window: _Window, allowance: Allowance) -> tuple[pa.parquet.ParquetFile, list[str]]:
     """The file and its column names. Checks the footer before any page is read. Raises InvalidInput."""
     try:
         window.seek(-min(_TAIL_BYTES, window.size), io.SEEK_END)
@@ -173,14 +174,14 @@ def _open(window: _Window, allowance: Allowance) -> tuple[pq.ParquetFile, list[s
         length = int.from_bytes(tail[:4], "little")
         if tail[4:] == _MAGIC and length > _MAX_FOOTER_BYTES:
             raise InvalidInput(f"the file's footer has {length} bytes, more than {_MAX_FOOTER_BYTES}")
-        metadata = pq.ParquetFile(
+        metadata = pa.parquet.ParquetFile(
             window,
             thrift_string_size_limit=_MAX_FOOTER_BYTES,
             thrift_container_size_limit=_MAX_FOOTER_ITEMS,
         ).metadata
         _check(metadata, allowance)
         buffer = _WINDOW_BYTES // max(1, metadata.num_columns)
-        file = pq.ParquetFile(
+        file = pa.parquet.ParquetFile(
             window,
             metadata=metadata,
             buffer_size=min(1 << 20, max(64 << 10, buffer)),
@@ -189,12 +190,12 @@ def _open(window: _Window, allowance: Allowance) -> tuple[pq.ParquetFile, list[s
         return file, file.schema_arrow.names
     except MemoryError:
         raise InvalidInput("the file's footer cannot be read in the memory that there is") from None
-    except _DAMAGED:
+    except _damaged():
         window.raise_failure()
         raise InvalidInput("the file is not a Parquet file that can be read") from None
 
 
-def _check(metadata: pq.FileMetaData, allowance: Allowance) -> None:
+def _check(metadata: pa.parquet.FileMetaData, allowance: Allowance) -> None:
     """Raises InvalidInput over a limit. Counts encoded bytes; the decoded size may be larger."""
     if metadata.num_columns > MAX_COLUMNS:
         raise InvalidInput(f"the file has {metadata.num_columns} columns, more than {MAX_COLUMNS}")
@@ -208,7 +209,7 @@ def _check(metadata: pq.FileMetaData, allowance: Allowance) -> None:
     allowance.check_bytes(sum(group.total_byte_size for group in groups), "unpacked")
 
 
-def _batches(file: pq.ParquetFile, group: int, window: _Window) -> Iterator[pa.RecordBatch]:
+def _batches(file: pa.parquet.ParquetFile, group: int, window: _Window) -> Iterator[pa.RecordBatch]:
     """All rows of a row group, each once. Raises _Unbearable if one row does not fit into memory."""
     found = file.metadata.row_group(group)
     columns = [found.column(index) for index in range(found.num_columns)]
@@ -238,7 +239,9 @@ def _batches(file: pq.ParquetFile, group: int, window: _Window) -> Iterator[pa.R
     raise _Unbearable
 
 
-def _whole(file: pq.ParquetFile, group: int, rows: int, *, skip: int) -> Iterator[pa.RecordBatch]:
+def _whole(
+    file: pa.parquet.ParquetFile, group: int, rows: int, *, skip: int
+) -> Iterator[pa.RecordBatch]:
     """A row group's batches without its first `skip` rows."""
     for batch in file.iter_batches(batch_size=rows, row_groups=[group], use_threads=False):
         behind = batch.slice(min(skip, batch.num_rows))

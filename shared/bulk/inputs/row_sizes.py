@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from shared.bulk import arrow as pa
 
 Sizes: TypeAlias = NDArray[np.int64]
 
@@ -50,7 +50,7 @@ def value_sizes(array: pa.Array) -> Sizes:
     if pa.types.is_string_view(type_) or pa.types.is_binary_view(type_):
         array = array.cast(pa.large_binary())
     try:
-        return _numbers(pc.binary_length(array).fill_null(0))
+        return _numbers(pa.compute.binary_length(array).fill_null(0))
     except pa.ArrowNotImplementedError:  # unions and the like, which no Parquet file has
         return np.full(len(array), -(-array.nbytes // max(1, len(array))), np.int64)
 

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import orjson
-import pyarrow as pa
 
+from shared.bulk import arrow as pa
 from shared.bulk.rows import TEXT_COUNT, BadRow, vectors_of
 from shared.contracts import EmbedResult, FloatMatrix
 from shared.dialects.openai import EmbeddingsBody, format_line

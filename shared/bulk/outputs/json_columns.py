@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 import orjson
-import pyarrow as pa
 
+from shared.bulk import arrow as pa
 from shared.bulk.rows import OWN_COLUMNS
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])

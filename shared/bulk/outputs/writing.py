@@ -19,10 +19,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from shared.bulk import arrow as pa
 from shared.bulk.outputs.json_columns import other_fields
 from shared.bulk.rows import embedded, vector_array, vectors_of
 from shared.contracts import FloatMatrix
@@ -59,7 +58,7 @@ def write_parquet(
     """
     sink = _Sink()
     about = {**(metadata or {}), "blitz.vector": _about(dimensions, dtype)}
-    writer: pq.ParquetWriter | None = None
+    writer: pa.parquet.ParquetWriter | None = None
     empty = _nothing(dimensions)
     for table in _row_groups(chunks):
         if not table.num_rows:
@@ -147,11 +146,11 @@ class _Sink(io.RawIOBase):
         return taken
 
 
-def _writer(sink: _Sink, schema: pa.Schema, metadata: Mapping[str, str]) -> pq.ParquetWriter:
+def _writer(sink: _Sink, schema: pa.Schema, metadata: Mapping[str, str]) -> pa.parquet.ParquetWriter:
     # Vectors hardly ever repeat, and nobody searches for the least of their components.
     searched = [name for name in schema.names if name != "vector"]
     schema = schema.with_metadata(dict(metadata))
-    return pq.ParquetWriter(
+    return pa.parquet.ParquetWriter(
         sink, schema, compression="zstd", use_dictionary=searched, write_statistics=searched
     )
 

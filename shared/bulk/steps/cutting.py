@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-import pyarrow as pa
 
+from shared.bulk import arrow as pa
 from shared.bulk import control, jobs
 from shared.bulk.inputs.allowance import Allowance, Limits
 from shared.bulk.inputs.apart import cut_apart

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
 from shared.backends.base import Backend
+from shared.bulk import arrow as pa
 from shared.bulk.jobs import Job
 from shared.bulk.rows import BadRow, embedded
 from shared.contracts import EmbedRequest, EmbedResult, FloatMatrix

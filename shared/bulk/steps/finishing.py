@@ -11,8 +11,8 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
-import pyarrow as pa
 
+from shared.bulk import arrow as pa
 from shared.bulk import jobs
 from shared.bulk.jobs import Counts, Job, JobManifest, Output, Split
 from shared.bulk.outputs.batch import write_batch, write_batch_errors

@@ -10,12 +10,12 @@ from itertools import chain
 from typing import Any, cast
 
 import httpx
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Message
 
 from functions.api import batches
 from functions.api.app import create_app
+from functions.api.openapi import DescribedApp
 from functions.bulk.steps import steps_of
 from shared.bulk.inputs.allowance import NO_LIMITS
 from shared.bulk.pipeline import Bulk
@@ -34,7 +34,7 @@ LINE = b'{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"input"
 
 def batches_app(
     storage: Storage, *, clock: Callable[[], float] = time.time, grace_s: float = 60, **settings: Any
-) -> FastAPI:
+) -> DescribedApp:
     given = Settings(**settings)
     backend = FakeBackend()
     return create_app(

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
+import functions.local.connection
 import functions.local.server
 from functions.local.server import connection_limit
-from tests.patience import PATIENCE_S
 from tests.questions import seen
 from tests.server import ROOT, started_service, wait_until_answered
-from tests.sockets import serving
+from tests.sockets import Caller, serving
 from tests.tiny import Tiny, publish_all
 
 pytestmark = pytest.mark.anyio
@@ -43,36 +42,6 @@ class App:
         headers = [(b"content-length", b"%d" % size)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"a" * size})
-
-
-class Caller:
-    """One connection."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-
-    async def __aenter__(self) -> Caller:
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.writer.close()
-
-    def send(self, data: bytes) -> None:
-        self.writer.write(data)
-
-    async def status(self) -> int:
-        """Of the next answer, which is read up to its end."""
-        async with asyncio.timeout(PATIENCE_S):
-            head = await self.reader.readuntil(b"\r\n\r\n")
-            await self.reader.readexactly(2)
-        return int(head.split()[1])
-
-    async def ended(self) -> bytes:
-        """What still comes until the server closes."""
-        with suppress(ConnectionError):
-            return await asyncio.wait_for(self.reader.read(), PATIENCE_S)
-        return b""
 
 
 def is_gone(caller: Caller) -> bool:
@@ -130,7 +99,7 @@ async def test_headers_that_do_not_end_are_not_waited_for(
     sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """408, and the connection is closed; for the second request of a connection just that."""
-    monkeypatch.setattr(functions.local.server, "HEADERS_S", 0.05)
+    monkeypatch.setattr(functions.local.connection, "HEADERS_S", 0.05)
     monkeypatch.setattr(functions.local.server, "_SWEEP_S", 0.02)
     with serving(App()) as port:
         async with Caller(port) as caller:
@@ -164,7 +133,7 @@ async def test_who_takes_nothing_of_an_answer_is_cut_off(monkeypatch: pytest.Mon
             caller.send(LAST.replace(b"/ ", b"/much "))
             await asyncio.sleep(0.3)
             assert len(await caller.ended()) > MUCH
-    monkeypatch.setattr(functions.local.server, "STALLED_S", 0.2)
+    monkeypatch.setattr(functions.local.connection, "STALLED_S", 0.2)
     monkeypatch.setattr(functions.local.server, "_SWEEP_S", 0.02)
     with serving(App()) as port:
         async with Caller(port) as caller:

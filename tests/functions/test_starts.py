@@ -1,0 +1,80 @@
+"""What each role leaves for later when it starts: modules counted, not seconds.
+
+A module that comes back here is a slower cold start; what it costs is in docs/measurements/path.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.server import ROOT
+
+HEAVY = {
+    "aiohttp",
+    "azure",
+    "fastapi",
+    "opencensus",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "torch",
+    "uvicorn",
+}
+MODELS = {"onnxruntime", "tokenizers"}
+# Functions' own library is what an app is made of there.
+IN_AZURE = HEAVY - {"azure"} | {"azure.identity", "azure.storage", "azure.core"}
+APP = "import functions.local.__main__ as local; local._app(Settings.from_env(os.environ), None)"
+
+
+@pytest.mark.parametrize(
+    ("start", "environ", "left_out"),
+    [
+        ("import functions.router", {}, HEAVY | MODELS),
+        ("import functions.cpu", {}, HEAVY | {"shared.dialects"}),
+        ("import functions.local.__main__", {}, HEAVY - {"uvicorn"} | MODELS),
+        (APP, {}, HEAVY - {"uvicorn"}),
+        ("import function_app", {"BLITZ_ROLE": "router"}, IN_AZURE),
+        ("import function_app", {"BLITZ_ROLE": "cpu"}, IN_AZURE),
+        (
+            "import function_app",
+            {"BLITZ_ROLE": "router", "BLITZ_CPU_BACKEND_URL": "http://127.0.0.1:1"},
+            IN_AZURE - {"aiohttp"} | MODELS,
+        ),
+    ],
+    ids=[
+        "router",
+        "cpu",
+        "local",
+        "local app",
+        "router in Azure",
+        "cpu in Azure",
+        "router alone in Azure",
+    ],
+)
+def test_a_start_imports_no_more_than_it_needs(
+    start: str, environ: dict[str, str], left_out: set[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """With a bulk storage beside the models, and no telemetry."""
+    folder = tmp_path_factory.mktemp("start")
+    (folder / "models").mkdir()
+    code = (
+        "import json, os, sys; from shared.settings import Settings\n"
+        f"{start}\nprint(json.dumps(sorted(sys.modules))); sys.stdout.flush(); os._exit(0)"
+    )
+    stores = {"BLITZ_MODEL_STORE": f"file://{folder}/models", "BLITZ_STORAGE": f"file://{folder}/bulk"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **stores, **environ},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(json.loads(ran.stdout.splitlines()[-1]))
+    assert loaded >= {"numpy", "shared.settings"}
+    assert loaded & left_out == set()
