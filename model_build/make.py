@@ -59,13 +59,15 @@ def make(
         from model_build.prompts import with_prompts
         from model_build.source import inspect_source
         from model_build.tasks import check_rankable, read_evaluation
+        from model_build.text_side import with_text_side
 
         disable_progress_bar()
-        logging.getLogger("onnxruntime").setLevel(logging.ERROR)
+        for library in ("onnxruntime", "sentence_transformers"):
+            logging.getLogger(library).setLevel(logging.ERROR)
         tasks = [read_evaluation(path) for path in asked.evaluations]
         merged = merge_adapter(located.folder, folder / "merged")
         root = with_native_code(merged, folder / "source")
-        read = inspect_source(root, asked.pooling)
+        read = inspect_source(with_text_side(root, folder / "text"), asked.pooling)
         prompted = with_prompts(read, (*located.names, asked.name), asked.prompts)
         source = prompted.source
         if source.task == "cross-encoder":

@@ -12,13 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+from sentence_transformers.sentence_transformer.modules import (
+    CLIPModel,
+    Normalize,
+    Pooling,
+    StaticEmbedding,
+    Transformer,
+)
 from tokenizers import Tokenizer
 
 from model_build.folder import refusing
 from model_build.source import STATIC, SourceModel
 from model_build.static import MODEL2VEC, read_table, unknown_token
 from model_build.tasks import Score
+from model_build.text_side import clip_of
 from shared.contracts import FloatMatrix
 from shared.errors import InvalidArtefact
 from shared.vectors import poolings_of
@@ -80,6 +87,11 @@ def embedder(root: Path, source: SourceModel) -> Original:
 def _sentence_transformer(root: Path, source: SourceModel) -> SentenceTransformer:
     if source.architecture == MODEL2VEC:
         return SentenceTransformer(modules=[_model2vec(source)], device="cpu")
+    place, after = clip_of(root)
+    if place is not None:
+        # A processor of texts alone: one of images needs packages that a build does without.
+        texts = CLIPModel(str(place), tokenizer_name_or_path=str(source.folder), model_kwargs=_SAFE)
+        return SentenceTransformer(modules=[texts, *(Normalize() for _ in after)], device="cpu")
     if (root / "modules.json").is_file():
         return SentenceTransformer(
             str(root), device="cpu", trust_remote_code=False, local_files_only=True, model_kwargs=_SAFE

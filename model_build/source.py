@@ -21,8 +21,10 @@ from model_build.pooling import read_pooling
 from model_build.purpose import check_architecture, check_kind, pooling_of_plain
 from model_build.source_tokenizer import pad_token_id, read_tokenizer
 from model_build.static import MODEL2VEC, MODULE, Static, is_model2vec, read_static
+from model_build.text_side import TEXT_SIDE, ending_at_first_end
 from model_build.weights import check_described, count_elements
 from shared.cards import Task
+from shared.engines.torch import ENCODERS_OF
 from shared.errors import InvalidInput, printable
 from shared.models.manifest import MAX_NAMES, MAX_TOKENS
 from shared.vectors import Layer, Pooling, Poolings, poolings_of
@@ -33,7 +35,6 @@ _INSTEAD = {
         ("Router", "Asym"),
         ": save the modules of each route as a model of its own, and publish two models",
     ),
-    "CLIPModel": ": a text encoder of its own, as clip-ViT-B-32-multilingual-v1, is built",
     "SpladePooling": ": sparse vectors are not served",
     "SparseStaticEmbedding": ": sparse vectors are not served",
     "MLMTransformer": ": sparse vectors are not served",
@@ -97,9 +98,11 @@ def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:
     check_architecture(stated, raw, config)
     held = count_elements(transformer)
     tokenizer_json, tokenizer_settings = read_tokenizer(transformer)
+    if config.model_type == TEXT_SIDE:
+        tokenizer_json = ending_at_first_end(tokenizer_json, config.eos_token_id)
     architecture = (stated.architectures or [type(config).__name__])[0]
     hidden_size = int(config.hidden_size)
-    is_cross_encoder = _is_cross_encoder(folder, modules, architecture)
+    is_cross_encoder = _is_cross_encoder(folder, modules, architecture, config.model_type)
     if pooling is not None and (is_cross_encoder or len(modules) > 1):
         what = "a cross-encoder pools nothing" if is_cross_encoder else "modules.json states the pooling"
         raise InvalidInput(f"{what}: leave --pooling out", field="pooling")
@@ -126,11 +129,15 @@ def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:
     )
 
 
-def _is_cross_encoder(folder: Path, modules: list[tuple[str, Path]], architecture: str) -> bool:
+def _is_cross_encoder(
+    folder: Path, modules: list[tuple[str, Path]], architecture: str, model_type: str
+) -> bool:
     """Whether it is a classifier alone. One before a Pooling has lost its head."""
     if len(modules) > 1:
         return False
     if architecture.endswith("ForSequenceClassification"):
+        if model_type in ENCODERS_OF:
+            raise refused(f"a {architecture} needs its decoder, and this builder runs encoders alone")
         return True
     if (folder / "modules.json").is_file():
         raise refused(f"the only module is a Transformer, but {architecture} is not a cross-encoder")
@@ -259,8 +266,11 @@ def _config(folder: Path, raw: dict[str, Any]) -> Any:
         # Absent in architectures that are not text encoders.
         msgspec.convert(config.hidden_size, Width)
         msgspec.convert(config.num_attention_heads, Heads)
-    if config.is_encoder_decoder:
-        raise refused(f"{config.model_type} is an encoder-decoder; this builder supports encoders")
+    if config.is_encoder_decoder and config.model_type not in ENCODERS_OF:
+        raise refused(
+            f"{config.model_type} is an encoder-decoder; this builder runs the encoders of "
+            f"{', '.join(sorted(ENCODERS_OF))} alone, and encoders"
+        )
     return config
 
 

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch.nn.modules import module as torch_modules
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTextEncoding
 
 from model_build.configuration import WeightsIndex
 from model_build.folder import fields_of, read_json, refused, refusing
 from model_build.formats import no_weights
 from shared.cards import Task
 from shared.engines.memory import usable_memory
+from shared.engines.torch import ENCODERS_OF
 from shared.errors import InvalidArtefact
 from shared.storage.regular_files import open_regular
 
@@ -84,7 +85,7 @@ def check_described(config: Any, task: Task, held: int) -> None:
             f"the model's {held} weights take {held * _FP32_BYTES} bytes in FP32, and a build needs "
             f"them twice; this machine has {memory} bytes of memory"
         )
-    kind = AutoModel if task == "embedding" else AutoModelForSequenceClassification
+    kind = auto_class(config.model_type, task)
     # On the device "meta" tensors have shapes but no memory.
     with (
         refusing(f"config.json is not valid for {config.model_type}"),
@@ -92,6 +93,13 @@ def check_described(config: Any, task: Task, held: int) -> None:
         torch.device("meta"),
     ):
         kind.from_config(config, attn_implementation="eager", trust_remote_code=False)
+
+
+def auto_class(model_type: str, task: Task) -> Any:
+    """transformers' automatic class that builds or loads such a model."""
+    if task == "cross-encoder":
+        return AutoModelForSequenceClassification
+    return AutoModelForTextEncoding if model_type in ENCODERS_OF else AutoModel
 
 
 def check_numbers(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
