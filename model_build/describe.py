@@ -15,7 +15,16 @@ import msgspec
 import numpy as np
 from safetensors.numpy import save_file
 
-from shared.models.manifest import SCHEMA_VERSION, File, LayerFile, Manifest, Source, Target
+from shared.models.manifest import (
+    SCHEMA_VERSION,
+    File,
+    LayerFile,
+    Manifest,
+    Route,
+    RouteName,
+    Source,
+    Target,
+)
 from shared.vectors import DenseLayer, Layer, UnitLayer, poolings_of
 
 if TYPE_CHECKING:  # it imports torch, which model_build.assemble must not
@@ -77,6 +86,39 @@ def describe(folder: Path, source: SourceModel, origin: Source, name: str, targe
     return msgspec.structs.replace(manifest, revision=revision_of(manifest))
 
 
+def with_routes(
+    folder: Path, manifest: Manifest, parts: dict[RouteName, tuple[Path, Manifest]]
+) -> Manifest:
+    """`manifest` with routes, whose files are moved into `folder` under names of their own.
+
+    parts: a route -> the folder that it was built into, and its manifest.
+    """
+    routes, names = {}, [file.name for file in manifest.files]
+    for route, (place, part) in parts.items():
+        runs = _RUNS.get(part.target, (MODEL_FILE,))
+        for name in (*runs, TOKENIZER_FILE, *(each.file for each in part.layers if each.file)):
+            (place / name).rename(folder / f"{route}.{name}")
+            names.append(f"{route}.{name}")
+        routes[route] = Route(
+            target=part.target,
+            architecture=part.architecture,
+            model_file=f"{route}.{part.model_file}",
+            tokenizer_file=f"{route}.{part.tokenizer_file}",
+            pad_token_id=part.pad_token_id,
+            max_tokens=part.max_tokens,
+            pooling=part.pooling or "mean",
+            layers=tuple(
+                msgspec.structs.replace(each, file=each.file and f"{route}.{each.file}")
+                for each in part.layers
+            ),
+        )
+    manifest = msgspec.structs.replace(manifest, routes=routes)
+    (folder / CARD_FILE).write_text(card(manifest), "utf-8")
+    files = tuple(file_of(folder / name) for name in names)
+    manifest = msgspec.structs.replace(manifest, files=files)
+    return msgspec.structs.replace(manifest, revision=revision_of(manifest))
+
+
 def revision_of(manifest: Manifest) -> str:
     """First 12 hex digits of the sha256 over the files' hashes and the manifest's content fields."""
     content = msgspec.to_builtins(manifest)
@@ -120,6 +162,10 @@ def _embedding_facts(manifest: Manifest) -> dict[str, object]:
         "pooling": " + ".join(poolings_of(manifest.pooling or ())),
         "unit vectors": "yes" if manifest.normalize else "no",
         "default prompt": manifest.default_prompt or "none",
+        **{
+            f"texts for prompt `{name}`": f"{route.architecture}, {route.max_tokens} tokens"
+            for name, route in (manifest.routes or {}).items()
+        },
     }
 
 

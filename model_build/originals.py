@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import (
     CLIPModel,
     Normalize,
@@ -40,8 +41,10 @@ _BATCH = 8
 class Original:
     """Calls an embedding model by sentence-transformers' public interface."""
 
-    def __init__(self, model: SentenceTransformer) -> None:
+    def __init__(self, model: SentenceTransformer, task: str | None = None) -> None:
+        """task: which of the model's routes the texts take."""
         self._model = model
+        self._task = {} if task is None else {"task": task}
 
     def __call__(self, texts: Sequence[str], prompt: str | None) -> FloatMatrix:
         """(N, D) float32 unit vectors. prompt: a name; None: the model's default prompt.
@@ -55,13 +58,14 @@ class Original:
                 normalize_embeddings=True,
                 show_progress_bar=False,
                 batch_size=_BATCH,
+                **self._task,
             )
         return _numbers(vectors)
 
     def tokens(self, text: str) -> int:
         """Number of tokens that it reads of `text`, with special tokens and without a prompt."""
         with refusing(_DOES_NOT_RUN):
-            features = self._model.preprocess([text])
+            features = self._model.preprocess([text], **self._task)
         # Static embeddings have no padding, and therefore no mask.
         return int(
             features["attention_mask"].sum()
@@ -79,9 +83,15 @@ def embedder(root: Path, source: SourceModel) -> Original:
     """
     with refusing(_UNREADABLE):
         model = _sentence_transformer(root, source)
-        _prepare(model, source)
+        _prepare(_reader(model, source), source)
     model.prompts, model.default_prompt_name = dict(source.prompts), source.default_prompt
-    return Original(model)
+    return Original(model, source.route)
+
+
+def _reader(model: SentenceTransformer, source: SourceModel) -> Any:
+    """What tokenises the texts of the route of `source`: the model itself, or a module of its Router."""
+    first: Any = model[0]
+    return first.sub_modules[source.route][0] if isinstance(first, Router) else model
 
 
 def _sentence_transformer(root: Path, source: SourceModel) -> SentenceTransformer:

@@ -26,15 +26,11 @@ from model_build.weights import check_described, count_elements
 from shared.cards import Task
 from shared.engines.torch import ENCODERS_OF
 from shared.errors import InvalidInput, printable
-from shared.models.manifest import MAX_NAMES, MAX_TOKENS
+from shared.models.manifest import MAX_NAMES, MAX_TOKENS, RouteName
 from shared.vectors import Layer, Pooling, Poolings, poolings_of
 
 _MODULES = ("Transformer", "Pooling", MODULE, *KINDS)
 _INSTEAD = {
-    **dict.fromkeys(
-        ("Router", "Asym"),
-        ": save the modules of each route as a model of its own, and publish two models",
-    ),
     "SpladePooling": ": sparse vectors are not served",
     "SparseStaticEmbedding": ": sparse vectors are not served",
     "MLMTransformer": ": sparse vectors are not served",
@@ -55,6 +51,7 @@ class SourceModel:
     max_tokens: special tokens included. dimensions: of the vector after pooling and Dense layers; of a
         cross-encoder, the number of its labels.
     pooling: None for a cross-encoder. labels: of a cross-encoder, in the order of its logits.
+    route: of the original's Router; None: it has none.
     """
 
     folder: Path
@@ -74,6 +71,7 @@ class SourceModel:
     prompts: dict[str, str]
     default_prompt: str | None
     matryoshka_dimensions: tuple[int, ...]
+    route: RouteName | None = None
 
 
 def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:

@@ -63,8 +63,8 @@ def _try(text: str) -> None:
 def _converted_tokenizer(folder: Path) -> str:
     if not any((folder / name).is_file() for name in _PLAIN) and find_spec("sentencepiece") is None:
         raise refused(
-            "there is no tokenizer.json but only a sentencepiece vocabulary, and the package sentencepiece "
-            "is not part of a build: where it is installed, "
+            "there is no tokenizer.json but only a sentencepiece vocabulary, and the package "
+            "sentencepiece is not part of a build: where it is installed, "
             "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes a tokenizer.json"
         )
     with (

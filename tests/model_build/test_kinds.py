@@ -43,6 +43,7 @@ from transformers import CLIPModel as WholeClip
 
 from model_build.source import inspect_source
 from model_build.text_side import with_text_side
+from shared.contracts import InputType
 from shared.errors import InvalidInput
 from tests.model_build.built import embed, served
 from tests.model_build.command import VOCABULARY, Run, save_letters
@@ -184,11 +185,12 @@ def test_vectors_are_those_of_sentence_transformers(target: Any, kind: str, tmp_
     model = served(folder, target, tmp_path / "out")
     assert model.manifest.dimensions == theirs.encode("a").shape[0]
     texts = [*TEXTS, *(ENDS if "CLIP" in kind else [])]
-    for input_type, encode in (
+    asked: list[tuple[InputType | None, Any]] = [
         (None, theirs.encode),
         ("query", theirs.encode_query),
         ("document", theirs.encode_document),
-    ):
+    ]
+    for input_type, encode in asked:
         expected = encode(texts, show_progress_bar=False)
         for found in (
             embed(model, texts, input_type),

@@ -223,8 +223,6 @@ def _default_prompt(folder: Path) -> None:
         (_pickles, "pickles"),
         (_no_weights, "no model.safetensors"),
         (_modules(*PLAIN, (OLD + "LSTM", "2_LSTM")), "LSTM module"),
-        (_modules((OLD + "Router", "")), "Router module.*each route as a model of its own"),
-        (_modules(*PLAIN, (OLD + "Asym", "2_Asym")), "Asym module.*each route as a model of its own"),
         (_modules(PLAIN[0], (OLD + "SpladePooling", "1_Pooling")), "sparse vectors are not served"),
         (_modules(PLAIN[0], ("custom.Pooling", "1_Pooling")), "Pooling module"),
         (_modules(*PLAIN[::-1]), "the modules are not"),
