@@ -20,7 +20,7 @@ from shared.models.manifest import (
     File,
     LayerFile,
     Manifest,
-    Route,
+    ModelRoute,
     RouteName,
     Source,
     Target,
@@ -99,7 +99,7 @@ def with_routes(
         for name in (*runs, TOKENIZER_FILE, *(each.file for each in part.layers if each.file)):
             (place / name).rename(folder / f"{route}.{name}")
             names.append(f"{route}.{name}")
-        routes[route] = Route(
+        routes[route] = ModelRoute(
             target=part.target,
             architecture=part.architecture,
             model_file=f"{route}.{part.model_file}",

@@ -55,10 +55,8 @@ def report(status: str, manifest: Manifest, origin: Mapping[str, str]) -> None:
 
 
 def _report_prompts(manifest: Manifest, origin: Mapping[str, str]) -> None:
-    for route_name, route in (manifest.routes or {}).items():
-        typer.echo(
-            f"  texts of prompt or input type {route_name} take another way: a {route.architecture}"
-        )
+    for own, route in (manifest.routes or {}).items():
+        typer.echo(f"  texts of prompt or input type {own} take another way ({route.architecture})")
     if not any(manifest.prompts.values()) and not manifest.routes:
         typer.echo("  no prompts, so input_type has no effect; --prompt NAME=TEXT adds one")
     for name, text in sorted(manifest.prompts.items()):

@@ -59,7 +59,7 @@ class LayerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     kind: Literal["dense", "norm", "unit"] = "dense"
 
 
-class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ModelRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a route has of its own; its fields are those of Manifest."""
 
     target: Target
@@ -166,7 +166,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     created: int = 0
     quality: Quality | None = None
     memory: TextMemory | None = None
-    routes: dict[RouteName, Route] | msgspec.UnsetType = msgspec.UNSET
+    routes: dict[RouteName, ModelRoute] | msgspec.UnsetType = msgspec.UNSET
 
     def of_route(self, name: str) -> Manifest:
         """The model that texts of that route take, as a manifest without routes."""

@@ -112,7 +112,7 @@ def test_input_type_and_prompt_name_choose_the_route(
     store = f"file://{tmp_path / 'store'}"
     ran = run(folder, "--target", "cpu-fp32", "--name", "routed", "--push", store)
     assert ran.returncode == 0, ran.stderr
-    assert "of prompt or input type query take another way: a StaticEmbedding" in ran.stdout
+    assert "of prompt or input type query take another way (StaticEmbedding)" in ran.stdout
     theirs = SentenceTransformer(str(folder), device="cpu")
     queries, documents, plain = (
         encode(TEXTS, show_progress_bar=False)

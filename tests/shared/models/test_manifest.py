@@ -10,7 +10,7 @@ from shared.errors import InvalidArtefact, InvalidInput
 from shared.models.manifest import (
     File,
     LayerFile,
-    Route,
+    ModelRoute,
     decode_manifest,
     decode_pointer,
     encode_manifest,
@@ -57,7 +57,7 @@ def test_a_manifest_of_several_poolings_and_layers_is_read_as_written() -> None:
     assert written["dense"][0] == {"file": "d.safetensors", "activation": "gelu"}
 
 
-ROUTE = Route(
+ROUTE = ModelRoute(
     target="cpu-static",
     architecture="StaticEmbedding",
     model_file="query.model.safetensors",
