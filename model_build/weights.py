@@ -21,7 +21,6 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoMode
 from model_build.configuration import WeightsIndex
 from model_build.folder import fields_of, read_json, refused, refusing
 from model_build.formats import no_weights
-from shared.cards import Task
 from shared.engines.memory import usable_memory
 from shared.engines.torch import ENCODERS_OF
 from shared.errors import InvalidArtefact
@@ -75,17 +74,17 @@ def _shard(folder: Path, name: str) -> dict[str, list[int]]:
     return read_shapes(folder / name)
 
 
-def check_described(config: Any, task: Task, held: int) -> None:
+def check_described(config: Any, held: int, *, with_head: bool) -> None:
     """Raise InvalidInput if `config` describes more than the weights contain, or than memory can hold.
 
-    config: of transformers. held: elements in the weights.
+    config: of transformers. held: elements in the weights. with_head: of a classifier.
     """
     if 2 * held * _FP32_BYTES > (memory := usable_memory()):
         raise refused(
             f"the model's {held} weights take {held * _FP32_BYTES} bytes in FP32, and a build needs "
             f"them twice; this machine has {memory} bytes of memory"
         )
-    kind = auto_class(config.model_type, task)
+    kind = auto_class(config.model_type, with_head=with_head)
     # On the device "meta" tensors have shapes but no memory.
     with (
         refusing(f"config.json is not valid for {config.model_type}"),
@@ -95,9 +94,9 @@ def check_described(config: Any, task: Task, held: int) -> None:
         kind.from_config(config, attn_implementation="eager", trust_remote_code=False)
 
 
-def auto_class(model_type: str, task: Task) -> Any:
-    """transformers' automatic class that builds or loads such a model."""
-    if task == "cross-encoder":
+def auto_class(model_type: str, *, with_head: bool) -> Any:
+    """transformers' automatic class that builds or loads such a model. with_head: a classifier's."""
+    if with_head:
         return AutoModelForSequenceClassification
     return AutoModelForTextEncoding if model_type in ENCODERS_OF else AutoModel
 
