@@ -101,6 +101,22 @@ class Module(msgspec.Struct):
     path: Short
 
 
+class RouterParameters(msgspec.Struct):
+    """route_mappings: (task, modality) as a string -> a route."""
+
+    default_route: Short | None = None
+    allow_empty_key: bool = True
+    route_mappings: Annotated[dict[Short, Short], msgspec.Meta(max_length=MAX_NAMES)] | None = None
+
+
+class RouterConfig(msgspec.Struct):
+    """router_config.json. types: a module's folder -> its class. structure: a route -> its folders."""
+
+    types: Annotated[dict[Short, Short], msgspec.Meta(max_length=MAX_NAMES)]
+    structure: Annotated[dict[Short, list[Short]], msgspec.Meta(max_length=MAX_NAMES)]
+    parameters: RouterParameters = msgspec.field(default_factory=RouterParameters)
+
+
 class Pooling(msgspec.Struct):
     """config.json of a Pooling module: `pooling_mode`, or the booleans of older versions."""
 

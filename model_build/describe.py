@@ -15,7 +15,16 @@ import msgspec
 import numpy as np
 from safetensors.numpy import save_file
 
-from shared.models.manifest import SCHEMA_VERSION, File, LayerFile, Manifest, Source, Target
+from shared.models.manifest import (
+    SCHEMA_VERSION,
+    File,
+    LayerFile,
+    Manifest,
+    ModelRoute,
+    RouteName,
+    Source,
+    Target,
+)
 from shared.vectors import DenseLayer, Layer, UnitLayer, poolings_of
 
 if TYPE_CHECKING:  # it imports torch, which model_build.assemble must not
@@ -64,7 +73,7 @@ def describe(folder: Path, source: SourceModel, origin: Source, name: str, targe
         pooling=source.pooling,
         normalize=source.normalize,
         labels=source.labels,
-        template=source.template,
+        template=source.template or msgspec.UNSET,
         matryoshka_dimensions=source.matryoshka_dimensions,
         prompts=source.prompts,
         default_prompt=source.default_prompt,
@@ -75,6 +84,39 @@ def describe(folder: Path, source: SourceModel, origin: Source, name: str, targe
     (folder / CARD_FILE).write_text(card(manifest), "utf-8")
     names = (*runs, TOKENIZER_FILE, *(layer.file for layer in layers if layer.file), CARD_FILE)
     manifest = msgspec.structs.replace(manifest, files=tuple(file_of(folder / each) for each in names))
+    return msgspec.structs.replace(manifest, revision=revision_of(manifest))
+
+
+def with_routes(
+    folder: Path, manifest: Manifest, parts: dict[RouteName, tuple[Path, Manifest]]
+) -> Manifest:
+    """`manifest` with routes, whose files are moved into `folder` under names of their own.
+
+    parts: a route -> the folder that it was built into, and its manifest.
+    """
+    routes, names = {}, [file.name for file in manifest.files]
+    for route, (place, part) in parts.items():
+        runs = _RUNS.get(part.target, (MODEL_FILE,))
+        for name in (*runs, TOKENIZER_FILE, *(each.file for each in part.layers if each.file)):
+            (place / name).rename(folder / f"{route}.{name}")
+            names.append(f"{route}.{name}")
+        routes[route] = ModelRoute(
+            target=part.target,
+            architecture=part.architecture,
+            model_file=f"{route}.{part.model_file}",
+            tokenizer_file=f"{route}.{part.tokenizer_file}",
+            pad_token_id=part.pad_token_id,
+            max_tokens=part.max_tokens,
+            pooling=part.pooling or "mean",
+            layers=tuple(
+                msgspec.structs.replace(each, file=each.file and f"{route}.{each.file}")
+                for each in part.layers
+            ),
+        )
+    manifest = msgspec.structs.replace(manifest, routes=routes)
+    (folder / CARD_FILE).write_text(card(manifest), "utf-8")
+    files = tuple(file_of(folder / name) for name in names)
+    manifest = msgspec.structs.replace(manifest, files=files)
     return msgspec.structs.replace(manifest, revision=revision_of(manifest))
 
 
@@ -121,6 +163,10 @@ def _embedding_facts(manifest: Manifest) -> dict[str, object]:
         "pooling": " + ".join(poolings_of(manifest.pooling or ())),
         "unit vectors": "yes" if manifest.normalize else "no",
         "default prompt": manifest.default_prompt or "none",
+        **{
+            f"texts for prompt `{name}`": f"{route.architecture}, {route.max_tokens} tokens"
+            for name, route in (manifest.routes or {}).items()
+        },
     }
 
 

@@ -18,11 +18,11 @@ import torch
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from torch.jit._trace import TracerWarning
-from transformers import AutoModel, AutoModelForSequenceClassification
 
 from model_build.folder import refused, refusing
 from model_build.source import SourceModel
-from model_build.weights import check_numbers
+from model_build.tracing import masks_without_vmap
+from model_build.weights import auto_class, check_numbers
 
 OPSET = 17
 
@@ -122,6 +122,7 @@ def _trace(source: SourceModel, out: Path) -> None:
     with (
         refusing(f"the architecture {source.architecture} cannot be exported"),
         _third_party_warnings(),
+        masks_without_vmap(),
     ):
         torch.onnx.export(
             traced,
@@ -137,7 +138,7 @@ def _trace(source: SourceModel, out: Path) -> None:
 
 def _load(source: SourceModel) -> Any:
     """The original in FP32, in evaluation mode."""
-    kind = AutoModel if source.pooling else AutoModelForSequenceClassification
+    kind = auto_class(source.model_type, with_head=source.pooling is None)
     # Eager attention: the only one that the optimiser recognises. use_safetensors: never unpickle.
     with refusing(f"the weights do not match the {source.architecture} that config.json describes"):
         model, report = kind.from_pretrained(

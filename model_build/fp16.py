@@ -13,7 +13,7 @@ import torch
 from model_build.folder import read_json, refused
 from model_build.source import SourceModel
 from model_build.weights import check_numbers
-from shared.engines.torch import read_transformer
+from shared.engines.torch import needs_fp32, read_transformer
 from shared.errors import InvalidArtefact
 
 # Provenance, which would change the revision of equal content, or code.
@@ -21,7 +21,8 @@ _DROPPED = ("auto_map", "_name_or_path", "transformers_version", "torch_dtype")
 
 
 def export_fp16(source: SourceModel, folder: Path) -> None:
-    """Write model.safetensors, FP16 and in one file, and config.json into `folder`.
+    """Write model.safetensors, FP16 and in one file, and config.json into `folder`. What its code reads
+    in FP32 stays so.
 
     Only what the serving engine loads is written: no language model head, no unused pooler. Raises
     InvalidInput (field "model") if weights are missing, and InvalidArtefact if they are NaN, infinite or
@@ -33,6 +34,8 @@ def export_fp16(source: SourceModel, folder: Path) -> None:
         raise refused(error.message) from error
     check_numbers(model.named_parameters())
     for name, parameter in model.named_parameters():
+        if needs_fp32(model, name):
+            continue
         half = parameter.data.to(torch.float16)
         if not torch.isfinite(half).all():
             raise InvalidArtefact(

@@ -57,15 +57,21 @@ def make(
         from model_build.memory import measure_memory
         from model_build.native import with_native_code
         from model_build.prompts import with_prompts
+        from model_build.routed import make_routed
+        from model_build.routes import with_routes
         from model_build.source import inspect_source
         from model_build.tasks import check_rankable, read_evaluation
+        from model_build.text_side import with_text_side
 
         disable_progress_bar()
-        logging.getLogger("onnxruntime").setLevel(logging.ERROR)
+        for library in ("onnxruntime", "sentence_transformers"):
+            logging.getLogger(library).setLevel(logging.ERROR)
         tasks = [read_evaluation(path) for path in asked.evaluations]
         merged = merge_adapter(located.folder, folder / "merged")
         root = with_native_code(merged, folder / "source")
-        read = inspect_source(root, asked.pooling)
+        if routes := with_routes(root, folder / "routes"):
+            return make_routed(folder, root, routes, located, asked, progress)
+        read = inspect_source(with_text_side(root, folder / "text"), asked.pooling)
         prompted = with_prompts(read, (*located.names, asked.name), asked.prompts)
         source = prompted.source
         if source.task == "cross-encoder":
@@ -77,6 +83,21 @@ def make(
         minimum=asked.min_worst_cosine,
         rank_agreement=asked.min_rank_agreement,
     )
+    convert(folder, source, target, progress)
+    with progress.step("describe"):
+        manifest = describe(folder, source, located.source, asked.name, target)
+    with progress.step("evaluate"):
+        try:
+            quality = evaluate(folder, manifest, root, source, tasks, gates)
+            memory = measure_memory(folder, manifest)
+        except InvalidArtefact as error:  # the target's engine cannot run it
+            return manifest, prompted.origin, [error.message]
+    measured = msgspec.structs.replace(manifest, quality=quality, memory=memory)
+    return measured, prompted.origin, shortfalls(quality, target, gates)
+
+
+def convert(folder: Path, source: SourceModel, target: Target, progress: Progressing) -> None:
+    """Write what the target runs into `folder`."""
     if target == "cpu-static":
         with progress.step("convert"):
             from model_build.describe import WEIGHTS_FILE
@@ -92,16 +113,6 @@ def make(
             export_fp16(source, folder)
     else:
         _make_graph(folder, source, target, progress)
-    with progress.step("describe"):
-        manifest = describe(folder, source, located.source, asked.name, target)
-    with progress.step("evaluate"):
-        try:
-            quality = evaluate(folder, manifest, root, source, tasks, gates)
-            memory = measure_memory(folder, manifest)
-        except InvalidArtefact as error:  # the target's engine cannot run it
-            return manifest, prompted.origin, [error.message]
-    measured = msgspec.structs.replace(manifest, quality=quality, memory=memory)
-    return measured, prompted.origin, shortfalls(quality, target, gates)
 
 
 def _check_target(source: SourceModel, target: Target) -> None:

@@ -12,13 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+from sentence_transformers.base.modules import Router
+from sentence_transformers.sentence_transformer.modules import (
+    CLIPModel,
+    Normalize,
+    Pooling,
+    StaticEmbedding,
+    Transformer,
+)
 from tokenizers import Tokenizer
 
 from model_build.folder import refusing
 from model_build.source import STATIC, SourceModel
 from model_build.static import MODEL2VEC, read_table, unknown_token
 from model_build.tasks import Score
+from model_build.text_side import clip_of
 from shared.contracts import FloatMatrix
 from shared.errors import InvalidArtefact
 from shared.vectors import poolings_of
@@ -33,8 +41,10 @@ _BATCH = 8
 class Original:
     """Calls an embedding model by sentence-transformers' public interface."""
 
-    def __init__(self, model: SentenceTransformer) -> None:
+    def __init__(self, model: SentenceTransformer, task: str | None = None) -> None:
+        """task: which of the model's routes the texts take."""
         self._model = model
+        self._task = {} if task is None else {"task": task}
 
     def __call__(self, texts: Sequence[str], prompt: str | None) -> FloatMatrix:
         """(N, D) float32 unit vectors. prompt: a name; None: the model's default prompt.
@@ -48,13 +58,14 @@ class Original:
                 normalize_embeddings=True,
                 show_progress_bar=False,
                 batch_size=_BATCH,
+                **self._task,
             )
         return _numbers(vectors)
 
     def tokens(self, text: str) -> int:
         """Number of tokens that it reads of `text`, with special tokens and without a prompt."""
         with refusing(_DOES_NOT_RUN):
-            features = self._model.preprocess([text])
+            features = self._model.preprocess([text], **self._task)
         # Static embeddings have no padding, and therefore no mask.
         return int(
             features["attention_mask"].sum()
@@ -72,14 +83,25 @@ def embedder(root: Path, source: SourceModel) -> Original:
     """
     with refusing(_UNREADABLE):
         model = _sentence_transformer(root, source)
-        _prepare(model, source)
+        _prepare(_reader(model, source), source)
     model.prompts, model.default_prompt_name = dict(source.prompts), source.default_prompt
-    return Original(model)
+    return Original(model, source.route)
+
+
+def _reader(model: SentenceTransformer, source: SourceModel) -> Any:
+    """What tokenises the texts of the route of `source`: the model itself, or a module of its Router."""
+    first: Any = model[0]
+    return first.sub_modules[source.route][0] if isinstance(first, Router) else model
 
 
 def _sentence_transformer(root: Path, source: SourceModel) -> SentenceTransformer:
     if source.architecture == MODEL2VEC:
         return SentenceTransformer(modules=[_model2vec(source)], device="cpu")
+    place, after = clip_of(root)
+    if place is not None:
+        # A processor of texts alone: one of images needs packages that a build does without.
+        texts = CLIPModel(str(place), tokenizer_name_or_path=str(source.folder), model_kwargs=_SAFE)
+        return SentenceTransformer(modules=[texts, *(Normalize() for _ in after)], device="cpu")
     if (root / "modules.json").is_file():
         return SentenceTransformer(
             str(root), device="cpu", trust_remote_code=False, local_files_only=True, model_kwargs=_SAFE

@@ -55,8 +55,10 @@ def report(status: str, manifest: Manifest, origin: Mapping[str, str]) -> None:
 
 
 def _report_prompts(manifest: Manifest, origin: Mapping[str, str]) -> None:
-    if not any(manifest.prompts.values()):
+    for own, route in (manifest.routes or {}).items():
+        typer.echo(f"  texts of prompt or input type {own} take another way ({route.architecture})")
+    if not any(manifest.prompts.values()) and not manifest.routes:
         typer.echo("  no prompts, so input_type has no effect; --prompt NAME=TEXT adds one")
     for name, text in sorted(manifest.prompts.items()):
         used = ", used by default" if name == manifest.default_prompt else ""
-        typer.echo(f"  prompt {name}: {text!r} ({origin[name]}{used})")
+        typer.echo(f"  prompt {name}: {text!r} ({origin.get(name, 'names a route')}{used})")

@@ -22,22 +22,19 @@ from model_build.pooling import read_pooling
 from model_build.purpose import check_architecture, check_kind, pooling_of_plain
 from model_build.source_tokenizer import pad_token_id, read_tokenizer
 from model_build.static import MODEL2VEC, MODULE, Static, is_model2vec, read_static
+from model_build.text_side import TEXT_SIDE, ending_at_first_end
 from model_build.weights import check_described, count_elements
 from model_build.word_scores import read_score
 from shared.cards import Task
+from shared.engines.torch import ENCODERS_OF
 from shared.errors import InvalidInput, printable
-from shared.models.manifest import MAX_NAMES, MAX_TOKENS, PairTemplate
+from shared.models.manifest import MAX_NAMES, MAX_TOKENS, PairTemplate, RouteName
 from shared.vectors import Layer, Pooling, Poolings, poolings_of
 
 SCORE = "LogitScore"
 """The module of rerankers made of language models, by class name."""
 _MODULES = ("Transformer", "Pooling", MODULE, SCORE, *KINDS)
 _INSTEAD = {
-    **dict.fromkeys(
-        ("Router", "Asym"),
-        ": save the modules of each route as a model of its own, and publish two models",
-    ),
-    "CLIPModel": ": a text encoder of its own, as clip-ViT-B-32-multilingual-v1, is built",
     "SpladePooling": ": sparse vectors are not served",
     "SparseStaticEmbedding": ": sparse vectors are not served",
     "MLMTransformer": ": sparse vectors are not served",
@@ -59,6 +56,7 @@ class SourceModel:
         cross-encoder, the number of its labels.
     pooling: None for a cross-encoder with a head. labels: of a cross-encoder, in its logits' order.
     template: of a cross-encoder that reads a pair as one text.
+    route: of the original's Router; None: it has none.
     """
 
     folder: Path
@@ -79,6 +77,7 @@ class SourceModel:
     prompts: dict[str, str]
     default_prompt: str | None
     matryoshka_dimensions: tuple[int, ...]
+    route: RouteName | None = None
 
 
 def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:
@@ -103,9 +102,11 @@ def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:
     check_architecture(stated, raw, config)
     held = count_elements(transformer)
     tokenizer_json, tokenizer_settings = read_tokenizer(transformer)
+    if config.model_type == TEXT_SIDE:
+        tokenizer_json = ending_at_first_end(tokenizer_json, config.eos_token_id)
     architecture = (stated.architectures or [type(config).__name__])[0]
     hidden_size = int(config.hidden_size)
-    is_cross_encoder = _is_cross_encoder(folder, modules, architecture)
+    is_cross_encoder = _is_cross_encoder(folder, modules, architecture, config.model_type)
     has_modules = (folder / "modules.json").is_file()
     if pooling is not None and (is_cross_encoder or len(modules) > 1):
         what = "a cross-encoder pools nothing" if is_cross_encoder else "modules.json states the pooling"
@@ -135,7 +136,9 @@ def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:
     )
 
 
-def _is_cross_encoder(folder: Path, modules: list[tuple[str, Path]], architecture: str) -> bool:
+def _is_cross_encoder(
+    folder: Path, modules: list[tuple[str, Path]], architecture: str, model_type: str
+) -> bool:
     """Whether it is a classifier alone, or a language model whose words are its scores.
 
     A classifier before a Pooling has lost its head.
@@ -147,6 +150,8 @@ def _is_cross_encoder(folder: Path, modules: list[tuple[str, Path]], architectur
     if len(modules) > 1:
         return False
     if architecture.endswith("ForSequenceClassification"):
+        if model_type in ENCODERS_OF:
+            raise refused(f"a {architecture} needs its decoder, and this builder runs encoders alone")
         return True
     if (folder / "modules.json").is_file():
         raise refused(f"the only module is a Transformer, but {architecture} is not a cross-encoder")
@@ -291,8 +296,11 @@ def _config(folder: Path, raw: dict[str, Any]) -> Any:
         # Absent in architectures that are not text encoders.
         msgspec.convert(config.hidden_size, Width)
         msgspec.convert(config.num_attention_heads, Heads)
-    if config.is_encoder_decoder:
-        raise refused(f"{config.model_type} is an encoder-decoder; this builder supports encoders")
+    if config.is_encoder_decoder and config.model_type not in ENCODERS_OF:
+        raise refused(
+            f"{config.model_type} is an encoder-decoder; this builder runs the encoders of "
+            f"{', '.join(sorted(ENCODERS_OF))} alone, and encoders"
+        )
     return config
 
 

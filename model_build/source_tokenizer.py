@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ _TRIAL = Path(__file__).with_name("tokenizer_trial.py")
 _TRIAL_S = 120
 """The largest known tokenizer.json take a few seconds."""
 
-_VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+_PLAIN = ("vocab.txt", "vocab.json")
+_VOCABULARIES = (*_PLAIN, "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 
 
 def read_tokenizer(folder: Path) -> tuple[str, TokenizerConfig]:
@@ -59,6 +61,12 @@ def _try(text: str) -> None:
 
 
 def _converted_tokenizer(folder: Path) -> str:
+    if not any((folder / name).is_file() for name in _PLAIN) and find_spec("sentencepiece") is None:
+        raise refused(
+            "there is no tokenizer.json but only a sentencepiece vocabulary, and the package "
+            "sentencepiece is not part of a build: where it is installed, "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes a tokenizer.json"
+        )
     with (
         refusing("there is no tokenizer.json, and the slow tokenizer cannot be converted"),
         panics_are_errors(),

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch.nn.modules import module as torch_modules
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTextEncoding
 
 from model_build.configuration import WeightsIndex
 from model_build.folder import fields_of, read_json, refused, refusing
 from model_build.formats import no_weights
 from shared.engines.memory import usable_memory
+from shared.engines.torch import ENCODERS_OF
 from shared.errors import InvalidArtefact
 from shared.storage.regular_files import open_regular
 
@@ -83,7 +84,7 @@ def check_described(config: Any, held: int, *, with_head: bool) -> None:
             f"the model's {held} weights take {held * _FP32_BYTES} bytes in FP32, and a build needs "
             f"them twice; this machine has {memory} bytes of memory"
         )
-    kind = AutoModelForSequenceClassification if with_head else AutoModel
+    kind = auto_class(config.model_type, with_head=with_head)
     # On the device "meta" tensors have shapes but no memory.
     with (
         refusing(f"config.json is not valid for {config.model_type}"),
@@ -91,6 +92,13 @@ def check_described(config: Any, held: int, *, with_head: bool) -> None:
         torch.device("meta"),
     ):
         kind.from_config(config, attn_implementation="eager", trust_remote_code=False)
+
+
+def auto_class(model_type: str, *, with_head: bool) -> Any:
+    """transformers' automatic class that builds or loads such a model. with_head: a classifier's."""
+    if with_head:
+        return AutoModelForSequenceClassification
+    return AutoModelForTextEncoding if model_type in ENCODERS_OF else AutoModel
 
 
 def check_numbers(weights: Iterable[tuple[str, torch.Tensor]]) -> None:

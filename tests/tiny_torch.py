@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -194,7 +195,7 @@ def manifest_of_folder(folder: Path) -> Manifest:
         dimensions=source.dimensions,
         pooling=source.pooling,
         labels=source.labels,
-        template=source.template,
+        template=source.template or msgspec.UNSET,
         prompts=source.prompts,
     )
 

@@ -24,6 +24,7 @@ import torch
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_MAPPING,
 )
 from transformers.utils import logging as transformers_logging
@@ -43,6 +44,9 @@ BYTES_PER_TOKEN = 256 * 1024
 """The most that a padded token's activations take, counted for a 7B decoder (FFN 18,944 wide): gate, up
 and their product 114 kB in FP16; hidden states, query, key, value and FP32 pooling 60 kB; the attention
 mask and its bias 24 kB at 8,192 tokens. Encoders of 384 to 1,024 dimensions take 15 to 41 kB."""
+
+ENCODERS_OF = frozenset({"t5", "mt5", "umt5"})
+"""model_type of encoder-decoders that are run without their decoder."""
 
 _MOST_TOKENS = 65_536
 _FEWEST_TOKENS = 1_024
@@ -148,7 +152,11 @@ def _read_transformer(folder: Path, with_head: bool) -> Any:
     if getattr(config, "auto_map", None) or getattr(config, "quantization_config", None):
         raise InvalidArtefact("the model brings its own code, or quantised weights")
     config.use_cache = False  # a decoder would keep keys and values for tokens that never come
-    mapping = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if with_head else MODEL_MAPPING
+    if with_head:
+        mapping = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    else:
+        alone = config.model_type in ENCODERS_OF
+        mapping = MODEL_FOR_TEXT_ENCODING_MAPPING if alone else MODEL_MAPPING
     kind = mapping[type(config)]
     extra: dict[str, Any] = {}
     if not with_head and "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
@@ -264,10 +272,18 @@ class TorchEngine:
         return pool_on_device(output.last_hidden_state, mask, self._pooling)
 
 
+def needs_fp32(model: Any, name: str) -> bool:
+    """Whether `model`, of transformers, stays in FP32 at the parameter `name` although the rest is FP16:
+    the last layer of T5's feed-forward blocks overflows in FP16, and its code expects FP32 there."""
+    kept = getattr(model, "_keep_in_fp32_modules", None) or ()
+    return any(part in kept for part in name.split("."))
+
+
 def _place(model: Any, device: torch.device, dtype: torch.dtype) -> None:
     """Move `model`. Its parameters get `dtype`, but not buffers, such as rotary frequencies."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype).to(device)
+    for name, parameter in model.named_parameters():
+        kept = dtype == torch.float16 and needs_fp32(model, name)
+        parameter.data = parameter.data.to(torch.float32 if kept else dtype).to(device)
     model.to(device)
 
 

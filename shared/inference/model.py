@@ -6,7 +6,7 @@ served. It does not know the store, queues or other models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared.contracts import (
@@ -42,16 +42,23 @@ class Model:
         tokenizer: Tokenizer,
         engine: Engine,
         layers: Sequence[Layer] = (),
+        routes: Mapping[str, Model] | None = None,
     ) -> None:
+        """routes: the models of routes that differ from this one (see Manifest.routes)."""
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.engine = engine
         self._layers = tuple(layers)
+        self._routes = {} if routes is None else routes
 
     @property
     def memory_bytes(self) -> int:
-        """Memory that the loaded model takes, without running anything."""
-        return self.engine.memory_bytes
+        """Memory that the loaded model takes, its routes' included, without running anything."""
+        return self.engine.memory_bytes + sum(each.memory_bytes for each in self._routes.values())
+
+    def route(self, prompt_name: str | None, input_type: InputType | None = None) -> Model:
+        """The model that such texts take: itself, unless there is a route of the prompt's name."""
+        return self._routes.get(self._prompt_name(prompt_name, input_type) or "", self)
 
     def text_bytes(self, tokens: int) -> int:
         """What running one text of so many tokens takes."""
@@ -116,18 +123,21 @@ class Model:
         return rows
 
     def close(self) -> None:
-        """Free the engine."""
-        self.engine.close()
+        """Free the engines."""
+        for each in (*self._routes.values(), self):
+            each.engine.close()
+
+    def _prompt_name(self, prompt_name: str | None, input_type: InputType | None) -> str | None:
+        if prompt_name is not None:
+            return prompt_name
+        return prompt_for(input_type, self.manifest.prompts) or self.manifest.default_prompt
 
     def _prompt(self, prompt_name: str | None, input_type: InputType | None = None) -> str:
-        prompts = self.manifest.prompts
-        name = prompt_name
-        if name is None:
-            name = prompt_for(input_type, prompts) or self.manifest.default_prompt
+        name = self._prompt_name(prompt_name, input_type)
         if not name:
             return ""
-        check_prompt(name, prompts)
-        return prompts[name]
+        check_prompt(name, self.manifest.prompts)
+        return self.manifest.prompts[name]
 
 
 def load_model(
@@ -142,7 +152,7 @@ def load_model(
     """
     usable = None if memory_bytes is None else manifest.text_memory.tokens_within(memory_bytes)
     tokenizer = Tokenizer.from_file(
-        folder / manifest.tokenizer_file, manifest.max_tokens, usable, manifest.template
+        folder / manifest.tokenizer_file, manifest.max_tokens, usable, manifest.template or None
     )
     layers = [load_layer(folder, layer) for layer in manifest.layers]
     engine = open_engine(folder, manifest)
@@ -153,9 +163,12 @@ def load_model(
         raise InvalidArtefact(
             f"the graph gives {width} dimensions, the manifest says {manifest.dimensions}"
         )
-    model = Model(manifest, tokenizer, engine, layers)
+    routes: dict[str, Model] = {}  # filled below, so that a failure closes those that are open
+    model = Model(manifest, tokenizer, engine, layers, routes)
     try:
         _check_numbers(model)
+        for name in manifest.routes or ():
+            routes[name] = load_model(folder, manifest.of_route(name), open_engine, memory_bytes)
     except BaseException:
         model.close()
         raise

@@ -38,7 +38,8 @@ from shared.contracts import (
 )
 from shared.engines import allocator
 from shared.errors import BlitzError, InputTooLong, InvalidInput, NotFinite
-from shared.inference.batcher import Batcher
+from shared.inference.backlog import TokenReservation
+from shared.inference.batcher import Batched, Batcher
 from shared.inference.blank import LOWEST_COSINE, scored_indices, with_blank, without_blank
 from shared.inference.model import Model
 from shared.inference.model_cache import ModelCache
@@ -63,6 +64,9 @@ INLINE_CHARACTERS = 2_000
 
 _LARGE_CHARACTERS = 500_000
 """After larger requests, freed memory is given back to the system."""
+
+
+_SIDES: tuple[InputType, InputType] = ("query", "document")
 
 
 class _Told(TypedDict):
@@ -112,6 +116,7 @@ class Inference:
             return answered
 
     async def _embed(self, model: Model, request: EmbedRequest) -> EmbedResult:
+        model = model.route(request.prompt_name, request.input_type)
         rows, told = await self._run(model, model.tokenize, request)
         vectors = finish(rows, request.dimensions, request.normalize)
         return EmbedResult(vectors, max_tokens=model.manifest.max_tokens, **told)
@@ -139,6 +144,7 @@ class Inference:
     async def _spell(self, model: Model, request: TokenizeRequest) -> TokenizeResult:
         """Tokens of all inputs, in order. Waits for no other request's batch."""
         characters = characters_of(request)
+        model = model.route(request.prompt_name)
         rows, counts, tokenization_s = await self._tokenize(
             lambda: model.spell(request, self._max_request_tokens), characters, "inputs"
         )
@@ -194,14 +200,15 @@ class Inference:
             )
 
         queries = [request.query]
+        query_model, model = (model.route(None, each) for each in _SIDES)
 
         def tokenize(part: RerankRequest) -> Steps[list[list[int]]]:
             query = []
             if queries:
-                query = yield from _tokenize_as("query", (queries.pop(),), model, part)
+                query = yield from _tokenize_as("query", (queries.pop(),), query_model, part)
             return query + (yield from _tokenize_as("document", part.documents, model, part))
 
-        rows, told = await self._run(model, tokenize, request)
+        rows, told = await self._run(model, tokenize, request, query_model)
         vectors = finish(rows, None, normalize=True)
         # Not one matrix product: its rounding may depend on how many documents there are.
         cosines = np.array([float(vectors[0] @ row) for row in vectors[1:]], np.float64)
@@ -217,10 +224,12 @@ class Inference:
         model: Model,
         tokenize: Callable[[RequestT], Steps[Sequence[T]]],
         request: RequestT,
+        first_model: Model | None = None,
     ) -> tuple[FloatMatrix, _Told]:
         """Tokenise and batch what was let in: tokenising comes after, so that no refusal costs it.
 
-        The rows of all sequences, in order, and what the result says of the run.
+        The rows of all sequences, in order, and what the result says of the run. first_model: of the
+        first sequence, where that takes another route.
         """
         manifest = model.manifest
         paired = manifest.task == "cross-encoder"
@@ -231,11 +240,28 @@ class Inference:
                 characters_of(request),
                 request.items_as_told,
             )
-            batched = await self._batcher.submit(model, sequences, reservation)
+            batched = await self._submit(model, sequences, reservation, first_model or model)
         _check_finite(batched.rows, model, request)
         cut = tuple(row for row, tokens in enumerate(sequences) if is_cut(tokens))
         timings = Timings(tokenization_s, batched.queue_s, batched.inference_s)
         return batched.rows, _told(model, counts, timings, cut)
+
+    async def _submit(
+        self,
+        model: Model,
+        sequences: Sequence[Tokens],
+        reservation: TokenReservation,
+        first_model: Model,
+    ) -> Batched:
+        if first_model is model:
+            return await self._batcher.submit(model, sequences, reservation)
+        first = await self._batcher.submit(first_model, sequences[:1], reservation)
+        others = await self._batcher.submit(model, sequences[1:], reservation)
+        return Batched(
+            np.concatenate([first.rows, others.rows]),
+            first.queue_s + others.queue_s,
+            first.inference_s + others.inference_s,
+        )
 
     def _in_slices(
         self, tokenize: Callable[[RequestT], Steps[Sequence[T]]], request: RequestT, max_tokens: int

@@ -8,6 +8,7 @@ where files are stored.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -31,6 +32,8 @@ MAX_NAMES = 1_000
 MAX_POOLINGS = 8
 """More than there are, each of which makes a vector longer by its tokens' width."""
 
+RouteName: TypeAlias = Literal["query", "document"]
+"""What a route's texts are: the prompt of that name, or the input type, chooses it."""
 Target: TypeAlias = Literal["cpu-int8", "cpu-fp32", "cpu-static", "gpu-fp16"]
 
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -54,6 +57,19 @@ class LayerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     file: str
     activation: Activation
     kind: Literal["dense", "norm", "unit"] = "dense"
+
+
+class ModelRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a route has of its own; its fields are those of Manifest."""
+
+    target: Target
+    architecture: str
+    model_file: str
+    tokenizer_file: str
+    pad_token_id: int
+    max_tokens: int
+    pooling: Poolings
+    layers: tuple[LayerFile, ...] = ()
 
 
 class PairTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,10 +144,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     layers: after pooling, in order. In JSON their name is "dense", which all were once.
     matryoshka_dimensions: shorter lengths that the vector was trained for.
     labels: of a cross-encoder, one per logit; empty for an embedding model.
-    template: how a cross-encoder's pairs become one text; None: they are two segments.
+    template: how a cross-encoder's pairs become one text; unset: they are two segments.
     prompts: name -> prepended text; default_prompt: used if a request names none.
     tools: name -> version of the build tools. created: Unix seconds.
     memory: measured at build; None: not measured, see text_memory.
+    routes: of a model whose queries take another way than its documents, the way that the other fields
+        do not describe; those are of all other texts too.
     """
 
     schema_version: int
@@ -150,7 +168,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pooling: Poolings | None = None
     normalize: bool = False
     labels: tuple[str, ...] = ()
-    template: PairTemplate | None = None
+    template: PairTemplate | msgspec.UnsetType = msgspec.UNSET
     matryoshka_dimensions: tuple[int, ...] = ()
     prompts: dict[str, str] = {}
     default_prompt: str | None = None
@@ -159,6 +177,15 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     created: int = 0
     quality: Quality | None = None
     memory: TextMemory | None = None
+    routes: dict[RouteName, ModelRoute] | msgspec.UnsetType = msgspec.UNSET
+
+    def of_route(self, name: str) -> Manifest:
+        """The model that texts of that route take, as a manifest without routes."""
+        route = self.routes.get(name) if self.routes else None  # type: ignore[call-overload]
+        fields = (
+            {} if route is None else {each: getattr(route, each) for each in route.__struct_fields__}
+        )
+        return msgspec.structs.replace(self, routes=msgspec.UNSET, **fields)
 
     @property
     def text_memory(self) -> TextMemory:
@@ -197,17 +224,32 @@ def decode_manifest(data: bytes) -> Manifest:
         raise InvalidArtefact(f"the manifest lists {MANIFEST_FILE} among its artefacts")
     if manifest.task == "embedding" and not manifest.pooling:
         raise InvalidArtefact("an embedding model needs a pooling")
-    if manifest.task == "embedding" and manifest.template is not None:
+    if manifest.task == "embedding" and manifest.template:
         raise InvalidArtefact("an embedding model reads no pairs, and must have no template")
     if len(manifest.labels) != (manifest.dimensions if manifest.task == "cross-encoder" else 0):
         raise InvalidArtefact(
             "a cross-encoder needs one label per logit; an embedding model must have none"
         )
-    layers = {each.file for each in manifest.layers if each.kind != "unit"}
-    needed = {manifest.model_file, manifest.tokenizer_file, *layers}
-    if missing := needed - names:
-        raise InvalidArtefact(f"the manifest does not list {', '.join(sorted(missing))}")
+    _check_files(manifest, names)
+    _check_routes(manifest, names)
     return manifest
+
+
+def _check_routes(manifest: Manifest, names: Collection[str]) -> None:
+    """Raises InvalidArtefact."""
+    if manifest.routes and manifest.task != "embedding":
+        raise InvalidArtefact("a cross-encoder has no routes")
+    for name in manifest.routes or ():
+        part = manifest.of_route(name)
+        _check_numbers(part)
+        _check_files(part, names)
+
+
+def _check_files(manifest: Manifest, names: Collection[str]) -> None:
+    """Raises InvalidArtefact unless all that is loaded is among the names of files."""
+    layers = {each.file for each in manifest.layers if each.kind != "unit"}
+    if missing := {manifest.model_file, manifest.tokenizer_file, *layers} - set(names):
+        raise InvalidArtefact(f"the manifest does not list {', '.join(sorted(missing))}")
 
 
 def _check_numbers(manifest: Manifest) -> None:

@@ -13,6 +13,7 @@ from shared.cards import ModelState
 from shared.contracts import (
     EmbedRequest,
     FloatMatrix,
+    InputType,
     PredictRequest,
     RerankRequest,
     TokenizeRequest,
@@ -63,6 +64,9 @@ class FakeModel:
 
     def text_bytes(self, tokens: int) -> int:
         return 0
+
+    def route(self, prompt_name: str | None, input_type: InputType | None = None) -> FakeModel:
+        return self
 
     def tokenize(self, request: EmbedRequest) -> Steps[list[list[int]]]:
         yield

@@ -13,6 +13,7 @@ from model_build.export import export_onnx, optimize_offline
 from model_build.fp16 import export_fp16
 from model_build.source import inspect_source
 from model_build.static import export_static
+from model_build.text_side import with_text_side
 from shared.contracts import EmbedRequest, FloatMatrix, InputType
 from shared.engines.cpu import open_cpu_engine
 from shared.engines.torch import TorchEngine
@@ -25,7 +26,7 @@ from shared.vectors import finish
 def served(folder: Path, target: Target, out: Path) -> Model:
     """`folder` built into the new folder `out` and loaded; a GPU's model in FP32 on the CPU."""
     out.mkdir()
-    source = inspect_source(folder)
+    source = inspect_source(with_text_side(folder, out / "text"))
     if target == "cpu-static":
         export_static(source.folder, source.architecture, source.tokenizer_json, out / WEIGHTS_FILE)
     elif target == "gpu-fp16":

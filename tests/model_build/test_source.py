@@ -173,6 +173,11 @@ def _no_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
 
+def _sentencepiece(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "spiece.model").write_bytes(b"\n\x05\n\x03<s>")
+
+
 def _pickles(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -214,12 +219,10 @@ def _default_prompt(folder: Path) -> None:
         (_custom_code, "own code"),
         (_custom_tokenizer, "own code"),
         (_no_tokenizer, "no tokenizer.json"),
+        (_sentencepiece, "only a sentencepiece vocabulary.*save_pretrained"),
         (_pickles, "pickles"),
         (_no_weights, "no model.safetensors"),
         (_modules(*PLAIN, (OLD + "LSTM", "2_LSTM")), "LSTM module"),
-        (_modules((OLD + "Router", "")), "Router module.*each route as a model of its own"),
-        (_modules(*PLAIN, (OLD + "Asym", "2_Asym")), "Asym module.*each route as a model of its own"),
-        (_modules((OLD + "CLIPModel", "0_CLIP")), "CLIPModel module.*a text encoder of its own"),
         (_modules(PLAIN[0], (OLD + "SpladePooling", "1_Pooling")), "sparse vectors are not served"),
         (_modules(PLAIN[0], ("custom.Pooling", "1_Pooling")), "Pooling module"),
         (_modules(*PLAIN[::-1]), "the modules are not"),

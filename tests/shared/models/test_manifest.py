@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -8,6 +10,7 @@ from shared.errors import InvalidArtefact, InvalidInput
 from shared.models.manifest import (
     File,
     LayerFile,
+    ModelRoute,
     decode_manifest,
     decode_pointer,
     encode_manifest,
@@ -52,6 +55,54 @@ def test_a_manifest_of_several_poolings_and_layers_is_read_as_written() -> None:
     written = msgspec.to_builtins(manifest)
     assert (written["pooling"], "layers" in written) == (("mean", "cls"), False)
     assert written["dense"][0] == {"file": "d.safetensors", "activation": "gelu"}
+
+
+ROUTE = ModelRoute(
+    target="cpu-static",
+    architecture="StaticEmbedding",
+    model_file="query.model.safetensors",
+    tokenizer_file="query.tokenizer.json",
+    pad_token_id=0,
+    max_tokens=8,
+    pooling="mean",
+)
+ROUTED = msgspec.structs.replace(
+    MANIFEST,
+    routes={"query": ROUTE},
+    files=(*MANIFEST.files, File(ROUTE.model_file, 1, "22"), File(ROUTE.tokenizer_file, 1, "33")),
+)
+
+
+def test_a_route_has_what_it_has_of_its_own() -> None:
+    """The rest is the model's; another name is the model itself; without routes nothing is written."""
+    assert decode_manifest(encode_manifest(ROUTED)) == ROUTED
+    query = ROUTED.of_route("query")
+    assert (query.model_file, query.max_tokens, query.target) == (
+        "query.model.safetensors",
+        8,
+        "cpu-static",
+    )
+    assert (query.name, query.dimensions, bool(query.routes)) == ("m", MANIFEST.dimensions, False)
+    assert ROUTED.of_route("document") == msgspec.structs.replace(MANIFEST, files=ROUTED.files)
+    assert b"routes" not in encode_manifest(MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"files": MANIFEST.files}, "does not list query.model.safetensors, query.tokenizer.json"),
+        ({"routes": {"query": msgspec.structs.replace(ROUTE, max_tokens=0)}}, "0 as max_tokens"),
+        ({"routes": {"image": ROUTE}}, "Invalid enum value 'image'"),
+        (
+            {"task": "cross-encoder", "pooling": None, "labels": ("x", "y")},
+            "a cross-encoder has no routes",
+        ),
+    ],
+)
+def test_a_route_that_cannot_be_served_is_refused(change: dict[str, Any], message: str) -> None:
+    """As the manifest itself would be."""
+    with pytest.raises(InvalidArtefact, match=message):
+        decode_manifest(encode_manifest(msgspec.structs.replace(ROUTED, **change)))
 
 
 @pytest.mark.parametrize(
