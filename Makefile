@@ -91,7 +91,12 @@ endef
 	.venv/clients/bin/python -m pip install -q --no-compile --no-deps --require-hashes -r $<
 	touch $@
 
-.venv/bench: .venv/test tests/benchmarks/requirements.txt
+# OpenVINO, and what builds models for it.
+.venv/openvino: .venv/build infra/cpu/requirements-openvino.txt model_build/requirements-nncf.txt
+	$(INSTALL) -r infra/cpu/requirements-openvino.txt -r model_build/requirements-nncf.txt
+	touch $@
+
+.venv/bench: .venv/test .venv/openvino tests/benchmarks/requirements.txt
 	$(INSTALL) -r tests/benchmarks/requirements.txt
 	touch $@
 

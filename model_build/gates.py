@@ -20,6 +20,8 @@ from shared.models.manifest import Quality, Target
 # 0.982 and 0.006; x 128: 0.945; x 256: 0.65 and 0.036; x 10,000: -0.03 and 0.28.
 _SCORES: Mapping[Target, tuple[float, float]] = {
     "cpu-int8": (0.95, math.inf),
+    "cpu-int8-static": (0.95, math.inf),
+    "cpu-bf16": (0.99, 2e-2),
     "cpu-fp32": (0.999, 1e-3),
     "cpu-static": (0.999, 1e-3),
     "gpu-fp16": (0.99, 2e-2),
@@ -103,6 +105,8 @@ def max_batch_difference(target: Target) -> float:
     """Largest allowed absolute difference between batches, of unit vectors and of scores from 0 to 1.
 
     On a CPU the summation order of a row does not depend on the batch (FP32 torch: 1e-7). A GPU selects
-    kernels by shape, and FP16 has 11 significant bits.
+    kernels by shape, and FP16 has 11 significant bits; OpenVINO's kernels for bfloat16 do too, and it
+    has 8.
     """
-    return 1e-2 if target == "gpu-fp16" and torch.cuda.is_available() else 1e-6
+    by_shape = target == "cpu-bf16" or (target == "gpu-fp16" and torch.cuda.is_available())
+    return 1e-2 if by_shape else 1e-6

@@ -31,7 +31,14 @@ MAX_NAMES = 1_000
 MAX_POOLINGS = 8
 """More than there are, each of which makes a vector longer by its tokens' width."""
 
-Target: TypeAlias = Literal["cpu-int8", "cpu-fp32", "cpu-static", "gpu-fp16"]
+Target: TypeAlias = Literal[
+    "cpu-int8", "cpu-int8-static", "cpu-bf16", "cpu-fp32", "cpu-static", "gpu-fp16"
+]
+"""Where a model runs and in which numbers. cpu-int8: weights and each row of activations scaled by
+themselves. cpu-int8-static: activations by scales that were calibrated. cpu-static: no transformer but a
+table of static embeddings."""
+OPENVINO_TARGETS: frozenset[Target] = frozenset({"cpu-int8-static", "cpu-bf16"})
+"""Targets that an optional package of the CPU app runs."""
 
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
