@@ -32,7 +32,7 @@ def _openvino(manifest: Manifest) -> OpenEngine:
             raise
         raise Misconfigured(
             f"{manifest.name} is built for {manifest.target}, which OpenVINO runs, and that is not "
-            "installed here: install infra/cpu/requirements-openvino.txt, in Azure with CPU_OPENVINO=true; or "
-            "build the model for cpu-int8"
+            "installed here: install infra/cpu/requirements-openvino.txt, in Azure with "
+            "CPU_OPENVINO=true; or build the model for cpu-int8"
         ) from error
     return engine

@@ -1,9 +1,8 @@
 """OpenVINO on the CPU. The only module that imports openvino while serving.
 
 It is an optional package, imported with the first model that needs it. Does not know tokenizers, the
-store
-or other engines. One stream with one thread for each core: as many batches run at once, and none waits
-for another's threads.
+store or other engines. One stream with one thread for each core: as many batches run at once, and none
+waits for another's threads.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ _WEIGHTS = "pooling_weights"
 _FREE = 64
 _STEP = 16
 
-_RESIDENT = 3.0
-"""Memory of a loaded model by its file's size: weights are packed for the kernels, and the table of word
-embeddings becomes float32."""
+_RESIDENT = {"cpu-int8-static": 4, "cpu-bf16": 2}
+"""Memory of a loaded model by its file's size: weights are packed for the kernels, and an INT8 table of
+word embeddings becomes float32."""
 
 
 class OpenVinoEngine:
@@ -72,7 +71,7 @@ class OpenVinoEngine:
         self._max_tokens = manifest.max_tokens
         self._pad_token_id = manifest.pad_token_id
         self._idle: deque[ov.InferRequest] = deque()
-        self.memory_bytes = int(path.stat().st_size * _RESIDENT)
+        self.memory_bytes = path.stat().st_size * _RESIDENT[manifest.target]
 
     def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
         """See `Engine.run`."""

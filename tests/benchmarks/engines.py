@@ -6,6 +6,7 @@ import asyncio
 import logging
 import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from shared.contracts import EmbedRequest, FloatMatrix
-from shared.engines.onnx import OnnxEngine, capacity
+from shared.engines.cpu import open_cpu_engine
+from shared.engines.onnx import capacity
 from shared.inference.batcher import Batcher
 from shared.inference.model import Model, load_model
 from shared.inference.schedule import plan_batches
 from shared.inference.steps import completed
-from shared.models.manifest import Manifest
+from shared.models.manifest import MANIFEST_FILE, Manifest, Target, decode_manifest
 from shared.vectors import finish, pool
 
 Embed = Callable[[list[str]], FloatMatrix]
@@ -30,7 +32,7 @@ REPEATS = 3
 def ours(folder: Path, manifest: Manifest) -> tuple[Embed, Model]:
     """The engine as the server drives it: tokenise, batch over all cores, pool, normalise."""
     limits = capacity()
-    model = load_model(folder, manifest, OnnxEngine)
+    model = load_model(folder, manifest, open_cpu_engine)
     batcher = Batcher(
         threads=limits.threads,
         budget_tokens=limits.batch_tokens,
@@ -48,6 +50,14 @@ def ours(folder: Path, manifest: Manifest) -> tuple[Embed, Model]:
         return finish(batched.rows, None, True)
 
     return embed, model
+
+
+def ours_on_openvino(source: Path, target: Target, work: Path) -> Embed:
+    """The second engine, over a model that is built and measured first."""
+    out = work / target
+    command = [sys.executable, "-m", "model_build", str(source), "--name", target, "--target", target]
+    subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
+    return ours(out, decode_manifest((out / MANIFEST_FILE).read_bytes()))[0]
 
 
 def sentence_transformers(source: Path, max_tokens: int) -> Embed:

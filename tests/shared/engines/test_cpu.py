@@ -16,7 +16,6 @@ from shared.models.manifest import OPENVINO_TARGETS
 from shared.settings import Settings
 from tests.tiny import Tiny, manifest_of, nearly, publish_all
 
-
 pytestmark = pytest.mark.anyio
 
 
@@ -38,7 +37,7 @@ def test_a_missing_engine_is_named(target: str) -> None:
 
 
 async def test_other_models_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The start logs which model lacks its engine; requests for it and /ready's states have the reason."""
+    """The start logs which model lacks its engine; its requests and /ready's states have the reason."""
     store = f"file://{tmp_path / 'store'}"
     needy, plain = Tiny("needy"), Tiny("plain")
     publish_all([needy], store, "cpu-bf16")

@@ -57,7 +57,7 @@ def sequences(*lengths: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("pooling", [*POOLINGS, ("cls", "mean"), ("max", "mean")], ids=str)
 def test_vectors_are_onnxruntimes_pooled_in_numpy(folder: Path, pooling: Any) -> None:
-    """The same graph in another runtime, for every pooling that is in the graph, and max, which is not."""
+    """The same graph in another runtime: poolings that become part of it, and max, which does not."""
     given = sequences(5, 3, 30, 70, 75, 100)
     batch = pad(given, 1)
     feeds = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
