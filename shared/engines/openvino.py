@@ -25,8 +25,9 @@ from shared.vectors import is_weighted_sum, pool, pooling_divisors, pooling_weig
 
 _WEIGHTS = "pooling_weights"
 
-_FREE = 64
-_STEP = 16
+_LANES = 16
+"""Numbers of float32 in the longest vector register."""
+_SHORT, _SHORT_STEP = 64, 8
 
 _RESIDENT = {"cpu-int8-static": 4, "cpu-bf16": 2}
 """Memory of a loaded model by its file's size: weights are packed for the kernels, and an INT8 table of
@@ -122,19 +123,23 @@ class OpenVinoEngine:
 
 
 def _groups(lengths: Sequence[int], most: int) -> Iterator[tuple[int, list[int]]]:
-    """(padded length, positions): texts that run together. most: positions that the model has.
+    """(padded length, positions): texts that run together. most: tokens that the model reads.
 
-    In another padded length attention adds in another order, and where a number then falls on the other
-    side of an INT8 step, a vector changes by 1e-3. Up to _FREE tokens the order is the same, so those
-    are padded to the longest of them. A longer text always gets the same padded length, whoever is
-    beside it.
+    Attention adds up a row's numbers _LANES at a time and what is left over in another order; where a
+    number then falls on the other side of an INT8 step, a vector changes by 5e-3. With nothing left over
+    a text has the same bits in every padded length. That is too much padding for short texts, which run
+    with those of the same padded length instead, as do texts that leave no room for it.
     """
     groups: dict[int, list[int]] = {}
     for position, length in enumerate(lengths):
-        padded = 0 if length <= _FREE else max(length, min(most, -(-length // _STEP) * _STEP))
-        groups.setdefault(padded, []).append(position)
+        if length <= _SHORT:
+            padded = -(-length // _SHORT_STEP) * _SHORT_STEP
+        else:
+            padded = 0 if length <= most // _LANES * _LANES else most
+        groups.setdefault(min(padded, most), []).append(position)
     for padded, group in groups.items():
-        yield padded or max(lengths[each] for each in group), group
+        longest = max(lengths[position] for position in group)
+        yield padded or -(-longest // _LANES) * _LANES, group
 
 
 def _precision(core: ov.Core, manifest: Manifest) -> str:
