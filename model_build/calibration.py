@@ -53,7 +53,9 @@ def calibration_inputs(source: SourceModel, given: Path | None = None) -> list[T
     given: a file of an operator's own, UTF-8: a text a line; for a cross-encoder a query, a tab and a
     document. Raises InvalidInput (field "calibration") for a file that is not.
     """
-    tokenizer = Tokenizer(source.tokenizer_json, min(source.max_tokens, _LONGEST))
+    tokenizer = Tokenizer(
+        source.tokenizer_json, min(source.max_tokens, _LONGEST), template=source.template
+    )
     if given is not None:
         return _tokenize_lines(_read_lines(given), source, tokenizer)
     if source.task == "cross-encoder":
