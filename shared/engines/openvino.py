@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -87,7 +88,10 @@ class OpenVinoEngine:
         self, compiled: ov.CompiledModel, sequences: Sequence[Tokens], longest: int
     ) -> NDArray[np.float32]:
         batch = pad(sequences, self._pad_token_id, longest)
-        feeds = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        feeds: dict[str, NDArray[Any]] = {
+            "input_ids": batch.input_ids,
+            "attention_mask": batch.attention_mask,
+        }
         if "token_type_ids" in self._inputs:
             feeds["token_type_ids"] = batch.token_type_ids
         lengths = [len(tokens) for tokens in sequences]
@@ -106,9 +110,7 @@ class OpenVinoEngine:
         self._idle.clear()
         self._compiled = None
 
-    def _infer(
-        self, compiled: ov.CompiledModel, feeds: dict[str, NDArray[np.generic]]
-    ) -> NDArray[np.float32]:
+    def _infer(self, compiled: ov.CompiledModel, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         """A copy of the graph's output, from a request that no other thread uses meanwhile."""
         try:
             request = self._idle.pop()
