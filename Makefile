@@ -15,11 +15,11 @@ INSTALL := $(BIN)/python -m pip install --no-deps --require-hashes
 # Set in many containers. The tests start some hundred Pythons, and each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test check bench lock clean npm
+.PHONY: help run test test-openvino check bench lock clean npm
 
 help:   ## this list
-	@sed -n 's/^\([a-z]*\):.*## */make \1|/p' Makefile | while IFS='|' read -r target what; \
-		do printf '%-12s %s\n' "$$target" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## */make \1|/p' Makefile | while IFS='|' read -r target what; \
+		do printf '%-18s %s\n' "$$target" "$$what"; done
 
 run: .venv/serve .blitz/models/$(MODEL)/current  ## serve on http://127.0.0.1:7071; elsewhere: make run PORT=7193
 	$(BIN)/python -m functions.local --host 127.0.0.1 --port $(PORT) --model-store $(STORE)
@@ -37,6 +37,9 @@ run: .venv/serve .blitz/models/$(MODEL)/current  ## serve on http://127.0.0.1:70
 
 test: npm .venv/test .venv/clients/installed tests/node_modules/.package-lock.json  ## run all tests
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+
+test-openvino: .venv/test .venv/openvino  ## tests of the second CPU engine, after `make test`
+	$(BIN)/python -m pytest tests/shared/engines/test_openvino.py
 
 check: .venv/test  ## lint, format, types
 	$(BIN)/ruff check .
@@ -91,7 +94,12 @@ endef
 	.venv/clients/bin/python -m pip install -q --no-compile --no-deps --require-hashes -r $<
 	touch $@
 
-.venv/bench: .venv/test tests/benchmarks/requirements.txt
+# OpenVINO, and what builds models for it.
+.venv/openvino: .venv/build infra/cpu/requirements-openvino.txt model_build/requirements-nncf.txt
+	$(INSTALL) -r infra/cpu/requirements-openvino.txt -r model_build/requirements-nncf.txt
+	touch $@
+
+.venv/bench: .venv/test .venv/openvino tests/benchmarks/requirements.txt
 	$(INSTALL) -r tests/benchmarks/requirements.txt
 	touch $@
 

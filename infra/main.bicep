@@ -1,5 +1,5 @@
 // Composes the service: a resource group, what the apps share, and the three apps. Declares nothing itself.
-import { nameOf, storageUrlOf, testSecondsOf, zonesOf } from 'shared.bicep'
+import { isContainer, nameOf, storageUrlOf, testSecondsOf, zonesOf } from 'shared.bicep'
 
 targetScope = 'subscription'
 
@@ -40,6 +40,9 @@ param gpuModelsInImage bool = false
 @description('Where the CPU app runs: Functions on Flex Consumption, or a container of 4 vCPU and 16 GiB.')
 @allowed(['flex', 'container'])
 param cpuHost string = 'flex'
+
+@description('Whether the CPU app\'s image holds OpenVINO, a second engine; only where it is a container. See docs/models.md.')
+param cpuOpenvino bool = false
 
 @description('The CPU app\'s image, where it is a container; as gpuImage.')
 param cpuImage string = 'mcr.microsoft.com/azure-functions/python:4-python3.11'
@@ -157,7 +160,7 @@ param registryKeepDays int = 30
 @description('What infra/hooks/publish publishes after a deployment, a name of model_build/models.toml; none: nothing.')
 param sampleModel string = 'all-MiniLM-L6-v2'
 
-var cpuIsContainer = cpuHost == 'container'
+var cpuIsContainer = isContainer(cpuHost, cpuOpenvino)
 var hasContainers = gpuEnabled || cpuIsContainer
 // What the blog has; Flex scales further, and by itself.
 var cpuMaxReplicas = 10
@@ -448,6 +451,7 @@ output deployedParameters object = {
   GPU_ENABLED: toLower(string(gpuEnabled))
   GPU_PROFILE: gpuProfile
   CPU_HOST: cpuHost
+  CPU_OPENVINO: toLower(string(cpuOpenvino))
   GPU_MODELS_IN_IMAGE: toLower(string(gpuModelsInImage))
   GPU_MAX_REPLICAS: string(gpuMaxReplicas)
   GPU_COOLDOWN_SECONDS: string(gpuCooldownSeconds)

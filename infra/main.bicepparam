@@ -14,6 +14,7 @@ param gpuImage = readEnvironmentVariable(
   'mcr.microsoft.com/azure-functions/python:4-python3.11'
 )
 param cpuHost = readEnvironmentVariable('CPU_HOST', 'flex')
+param cpuOpenvino = bool(readEnvironmentVariable('CPU_OPENVINO', 'false'))
 param cpuImage = readEnvironmentVariable(
   'SERVICE_CPU_CONTAINER_IMAGE_NAME',
   'mcr.microsoft.com/azure-functions/python:4-python3.11'

@@ -69,6 +69,13 @@ func zonesOf(wanted bool, hasContainers bool, networkIsolated bool, apiManagemen
             : true
 
 @export()
+@description('Whether the CPU app is a container. Flex Consumption builds requirements.txt alone, which has no OpenVINO.')
+func isContainer(cpuHost string, openvino bool) bool =>
+  openvino && cpuHost != 'container'
+    ? fail('CPU_OPENVINO: only a container has OpenVINO; set CPU_HOST=container, or CPU_OPENVINO=false')
+    : cpuHost == 'container'
+
+@export()
 @description('Seconds between two availability tests of one place.')
 func testSecondsOf(wanted int) int =>
   contains([0, 300, 600, 900], wanted) ? wanted : fail('set AVAILABILITY_TEST_SECONDS to 0, 300, 600 or 900')

@@ -43,6 +43,8 @@ class BuildTarget(StrEnum):
     """Device and number format to build for."""
 
     int8 = "cpu-int8"
+    int8_static = "cpu-int8-static"
+    bf16 = "cpu-bf16"
     fp32 = "cpu-fp32"
     static = "cpu-static"
     fp16 = "gpu-fp16"
@@ -57,6 +59,9 @@ class PoolingName(StrEnum):
     last = "last"
     weighted_mean = "weighted_mean"
     mean_sqrt_length = "mean_sqrt_length"
+
+
+_OPTIONAL = {BuildTarget.int8_static: ("openvino", "nncf"), BuildTarget.bf16: ("openvino",)}
 
 
 @app.command()
@@ -119,6 +124,13 @@ def build(
             "of the model's configuration, or those known for its family. Repeatable.",
         ),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="For cpu-int8-static: texts like those that will be embedded, one a line; for a "
+            "cross-encoder a query, a tab and a document. Default: the builder's own."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also keep the built files in this folder.")] = None,
     recipe: Annotated[
         Path | None,
@@ -139,7 +151,7 @@ def build(
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         try:
-            _check_packages()
+            _check_packages(target)
             given = parse_prompts(prompt or [])
             store = _open(push, folder / "cache") if push else None
             located = locate(model, revision)
@@ -153,6 +165,7 @@ def build(
                     pooling=None if pooling is None else pooling.value,
                     prompts=given,
                     evaluations=evaluations or [],
+                    calibration=calibration,
                     min_cosine=min_cosine,
                     min_worst_cosine=min_worst_cosine,
                     min_rank_agreement=min_rank_agreement,
@@ -185,13 +198,16 @@ def build(
         report(status, manifest, origin)
 
 
-def _check_packages() -> None:
-    """Raises Misconfigured if only the serving packages are installed, as after `make run`."""
-    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
-        raise Misconfigured(
-            f"building a model needs packages that are not installed ({', '.join(missing)}); "
-            "make .venv/build installs them"
-        )
+def _check_packages(target: BuildTarget) -> None:
+    """Raises Misconfigured if only the serving packages are installed, as after `make run`, or OpenVINO
+    is not and `target` is for it."""
+    optional = _OPTIONAL.get(target, ())
+    for packages, environment in ((_PACKAGES, "build"), (optional, "openvino")):
+        if missing := [name for name in packages if find_spec(name) is None]:
+            raise Misconfigured(
+                f"building a model for {target} needs packages that are not installed "
+                f"({', '.join(missing)}); make .venv/{environment} installs them"
+            )
 
 
 def _open(url: str, cache: Path) -> ModelStore:

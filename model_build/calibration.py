@@ -5,6 +5,7 @@ It does not know how the magnitudes are used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,13 +22,20 @@ from model_build.smoothing import Channels, choose_divisors
 from model_build.source import SourceModel
 from shared.contracts import Tokens
 from shared.engines.base import pad
+from shared.errors import InvalidInput
 from shared.inference.steps import completed
 from shared.inference.tokenization import Tokenizer
+from shared.storage.regular_files import open_regular
 
 _TEXTS = 40
 _QUERIES = 6
 _LONGEST = 512
 """Tokens per text. Longer texts show the same outlier channels, and attention cost is quadratic."""
+
+
+_MOST_LINES = 300
+_MOST_BYTES = 64 << 20
+"""Of an operator's file."""
 
 
 def find_divisors(graph: Path, source: SourceModel) -> dict[str, Channels]:
@@ -39,11 +47,17 @@ def find_divisors(graph: Path, source: SourceModel) -> dict[str, Channels]:
     return choose_divisors(onnx.load(graph).graph, largest)
 
 
-def calibration_inputs(source: SourceModel) -> list[Tokens]:
-    """Tokenised calibration inputs: texts of every kind, or pairs for a cross-encoder."""
+def calibration_inputs(source: SourceModel, given: Path | None = None) -> list[Tokens]:
+    """Tokenised calibration inputs: texts of every kind, or pairs for a cross-encoder.
+
+    given: a file of an operator's own, UTF-8: a text a line; for a cross-encoder a query, a tab and a
+    document. Raises InvalidInput (field "calibration") for a file that is not.
+    """
     tokenizer = Tokenizer(
         source.tokenizer_json, min(source.max_tokens, _LONGEST), template=source.template
     )
+    if given is not None:
+        return _tokenize_lines(_read_lines(given), source, tokenizer)
     if source.task == "cross-encoder":
         return [
             pair
@@ -54,6 +68,41 @@ def calibration_inputs(source: SourceModel) -> list[Tokens]:
     prefix = source.prompts.get(source.default_prompt or "", "")
     # A tokenizer without special tokens gives no tokens for white space.
     return [ids for ids in completed(tokenizer.encode(texts, prefix=prefix)) if ids]
+
+
+def _read_lines(path: Path) -> list[str]:
+    """The file's lines that are not blank, evenly over the file if there are more than are used."""
+    try:
+        with open_regular(path) as stream:
+            content = stream.read(_MOST_BYTES + 1)
+        lines = [line for line in content.decode().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(
+            "the calibration file is not a file of UTF-8 text", field="calibration"
+        ) from error
+    if not lines or len(content) > _MOST_BYTES:
+        raise InvalidInput(
+            f"give a calibration file of 1 byte to {_MOST_BYTES >> 20} MiB, a text a line",
+            field="calibration",
+        )
+    return lines[:: math.ceil(len(lines) / _MOST_LINES)]
+
+
+def _tokenize_lines(lines: list[str], source: SourceModel, tokenizer: Tokenizer) -> list[Tokens]:
+    if source.task != "cross-encoder":
+        prefix = source.prompts.get(source.default_prompt or "", "")
+        return [ids for ids in completed(tokenizer.encode(lines, prefix=prefix)) if ids]
+    pairs = [tuple(line.split("\t")) for line in lines]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise InvalidInput(
+            "a cross-encoder's calibration file has a query, a tab and a document on each line",
+            field="calibration",
+        )
+    return [
+        each
+        for query, document in pairs
+        for each in completed(tokenizer.encode_pairs(query, (document,)))
+    ]
 
 
 def largest_inputs(graph: Path, sequences: Sequence[Tokens]) -> dict[str, Channels]:

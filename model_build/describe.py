@@ -16,6 +16,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from shared.models.manifest import (
+    OPENVINO_TARGETS,
     SCHEMA_VERSION,
     File,
     LayerFile,
@@ -41,6 +42,10 @@ _RUNS: dict[Target, tuple[str, ...]] = {
     "gpu-fp16": (WEIGHTS_FILE, CONFIG_FILE),
 }
 _TOOLS = ("numpy", "onnx", "onnxruntime", "sentence-transformers", "tokenizers", "torch", "transformers")
+_MORE_TOOLS: dict[Target, tuple[str, ...]] = {
+    "cpu-int8-static": ("nncf", "openvino"),
+    "cpu-bf16": ("openvino",),
+}
 # These fields differ between builds of the same content.
 _NOT_CONTENT = ("revision", "quality", "memory", "tools", "created")
 
@@ -78,7 +83,9 @@ def describe(folder: Path, source: SourceModel, origin: Source, name: str, targe
         prompts=source.prompts,
         default_prompt=source.default_prompt,
         layers=layers,
-        tools={tool: importlib.metadata.version(tool) for tool in _TOOLS},
+        tools={
+            tool: importlib.metadata.version(tool) for tool in (*_TOOLS, *_MORE_TOOLS.get(target, ()))
+        },
         created=int(time.time()),
     )
     (folder / CARD_FILE).write_text(card(manifest), "utf-8")
@@ -140,6 +147,11 @@ def card(manifest: Manifest) -> str:
     else:
         kind, facts, more = "Cross-encoder", _cross_encoder_facts(manifest), ""
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    needs = ""
+    if manifest.target in OPENVINO_TARGETS:
+        needs = (
+            "| runs on | OpenVINO, an optional package of the CPU app (requirements-openvino.txt) |\n"
+        )
     return f"""# {manifest.name}
 
 {kind}, built for `{manifest.target}` from {manifest.source.name} ({manifest.source.revision}). \
@@ -149,7 +161,7 @@ The original's licence applies.
 |---|---|
 | architecture | {manifest.architecture} |
 | longest input | {manifest.max_tokens} tokens |
-{rows}
+{needs}{rows}
 {more}
 How close it is to the original, how fast, and which tools built it: `manifest.json`.
 """

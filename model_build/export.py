@@ -46,6 +46,12 @@ def export_onnx(source: SourceModel, out: Path) -> None:
     _fix_output_width(out, source.hidden_size if source.pooling else source.dimensions)
 
 
+def export_plain(source: SourceModel, out: Path) -> None:
+    """As `export_onnx`, without onnxruntime's own operators: for runtimes that fuse by themselves."""
+    _trace(source, out)
+    _fix_output_width(out, source.hidden_size if source.pooling else source.dimensions)
+
+
 def optimize_offline(src: Path, out: Path) -> None:
     """Optimise once with ONNX Runtime at build time; the server loads the result without optimising.
 

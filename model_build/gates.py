@@ -20,6 +20,8 @@ from shared.models.manifest import Quality, Target
 # 0.982 and 0.006; x 128: 0.945; x 256: 0.65 and 0.036; x 10,000: -0.03 and 0.28.
 _SCORES: Mapping[Target, tuple[float, float]] = {
     "cpu-int8": (0.95, math.inf),
+    "cpu-int8-static": (0.95, math.inf),
+    "cpu-bf16": (0.99, 2e-2),
     "cpu-fp32": (0.999, 1e-3),
     "cpu-static": (0.999, 1e-3),
     "gpu-fp16": (0.99, 2e-2),

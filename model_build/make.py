@@ -17,7 +17,7 @@ import msgspec
 from model_build.locate import Located
 from model_build.progress import Progressing
 from shared.errors import InvalidArtefact, InvalidInput
-from shared.models.manifest import Manifest, Target
+from shared.models.manifest import OPENVINO_TARGETS, Manifest, Target
 from shared.vectors import Pooling
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Asked:
     pooling: Pooling | None
     prompts: dict[str, str]
     evaluations: Sequence[Path]
+    calibration: Path | None = None
     min_cosine: float | None
     min_worst_cosine: float | None
     min_rank_agreement: float | None
@@ -83,7 +84,7 @@ def make(
         minimum=asked.min_worst_cosine,
         rank_agreement=asked.min_rank_agreement,
     )
-    convert(folder, source, target, progress)
+    convert(folder, source, target, progress, asked.calibration)
     with progress.step("describe"):
         manifest = describe(folder, source, located.source, asked.name, target)
     with progress.step("evaluate"):
@@ -96,7 +97,13 @@ def make(
     return measured, prompted.origin, shortfalls(quality, target, gates)
 
 
-def convert(folder: Path, source: SourceModel, target: Target, progress: Progressing) -> None:
+def convert(
+    folder: Path,
+    source: SourceModel,
+    target: Target,
+    progress: Progressing,
+    calibration: Path | None = None,
+) -> None:
     """Write what the target runs into `folder`."""
     if target == "cpu-static":
         with progress.step("convert"):
@@ -111,8 +118,32 @@ def convert(folder: Path, source: SourceModel, target: Target, progress: Progres
             from model_build.fp16 import export_fp16
 
             export_fp16(source, folder)
+    elif target in OPENVINO_TARGETS:
+        _make_openvino(folder, source, target, calibration, progress)
     else:
         _make_graph(folder, source, target, progress)
+
+
+def _make_openvino(
+    folder: Path, source: SourceModel, target: Target, calibration: Path | None, progress: Progressing
+) -> None:
+    """Write the ONNX graph that OpenVINO runs."""
+    from model_build.calibration import calibration_inputs
+    from model_build.describe import MODEL_FILE
+    from model_build.export import export_plain
+    from model_build.qdq import quantize_static
+
+    if target == "cpu-bf16":
+        with progress.step("export"):
+            export_plain(source, folder / MODEL_FILE)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = Path(scratch) / "fp32.onnx"
+        with progress.step("export"):
+            export_plain(source, graph)
+        with progress.step("quantise"):
+            inputs = calibration_inputs(source, calibration)
+            quantize_static(graph, folder / MODEL_FILE, inputs, source.pad_token_id)
 
 
 def _check_target(source: SourceModel, target: Target) -> None:

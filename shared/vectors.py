@@ -8,7 +8,7 @@ padded length.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -82,6 +82,48 @@ def _pool(hidden: NDArray[np.float32], lengths: list[int], pooling: Pooling) -> 
             case "mean_sqrt_length":
                 pooled[row] = tokens.sum(axis=0) / np.float32(math.sqrt(length))
     return pooled
+
+
+def is_weighted_sum(pooling: Pooling) -> bool:
+    """Whether it is a sum of tokens times numbers that depend on the length alone."""
+    return pooling != "max"
+
+
+def pooling_weights(
+    lengths: Sequence[int], poolings: Sequence[Pooling], padded: int
+) -> NDArray[np.float32]:
+    """(B, P, T) float32, T the padded length: what tokens are multiplied by and summed for P poolings.
+
+    All are whole numbers, of which bfloat16 has the first 256 exactly; `pooling_divisors` does the rest.
+    """
+    weights = np.zeros((len(lengths), len(poolings), padded), np.float32)
+    for row, length in enumerate(lengths):
+        for which, pooling in enumerate(poolings):
+            match pooling:
+                case "cls":
+                    weights[row, which, 0] = 1
+                case "last":
+                    weights[row, which, length - 1] = 1
+                case "weighted_mean":
+                    weights[row, which, :length] = np.arange(1, length + 1)
+                case _:
+                    weights[row, which, :length] = 1
+    return weights
+
+
+def pooling_divisors(lengths: Sequence[int], poolings: Sequence[Pooling]) -> NDArray[np.float32]:
+    """(B, P, 1) float32: what the sums with `pooling_weights` are divided by."""
+    divisors = np.ones((len(lengths), len(poolings), 1), np.float32)
+    for which, pooling in enumerate(poolings):
+        for row, length in enumerate(lengths):
+            match pooling:
+                case "mean":
+                    divisors[row, which] = length
+                case "mean_sqrt_length":
+                    divisors[row, which] = math.sqrt(length)
+                case "weighted_mean":
+                    divisors[row, which] = length * (length + 1) / 2
+    return divisors
 
 
 ACTIVATIONS: dict[Activation, Callable[[FloatMatrix], FloatMatrix]] = {

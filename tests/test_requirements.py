@@ -21,6 +21,8 @@ BUILDER = "model_build/requirements.txt"
 CPU_TORCH = "model_build/requirements-torch.txt"
 GPU = "infra/gpu/requirements.txt"
 GPU_TORCH = "infra/gpu/requirements-torch.txt"
+OPENVINO = "infra/cpu/requirements-openvino.txt"
+NNCF = "model_build/requirements-nncf.txt"
 TESTS = "tests/requirements.txt"
 WORKER = "tests/requirements-worker.txt"
 BENCH = "tests/benchmarks/requirements.txt"
@@ -34,15 +36,18 @@ INSTALLED_WITH = {
     CPU_TORCH: (SERVED, SAMPLE, BUILDER),
     GPU: (SERVED, GPU_TORCH),
     GPU_TORCH: (SERVED, GPU),
+    OPENVINO: (SERVED,),
+    NNCF: (SERVED, SAMPLE, BUILDER, CPU_TORCH, OPENVINO),
     TESTS: (SERVED, SAMPLE, BUILDER, CPU_TORCH),
     WORKER: (SERVED, SAMPLE, BUILDER, CPU_TORCH, TESTS),
-    BENCH: (SERVED, SAMPLE, BUILDER, CPU_TORCH, TESTS),
+    BENCH: (SERVED, SAMPLE, BUILDER, CPU_TORCH, TESTS, OPENVINO, NNCF),
     CLIENTS: (),
     AUDIT: (),
 }
 """Each lock file, and those that are always in the same environment."""
 HERE = (SERVED, SAMPLE, BUILDER, CPU_TORCH, TESTS, WORKER)
 """What `make test` installs, and so whoever runs this."""
+NOT_HERE = (GPU_TORCH, BENCH, AUDIT, OPENVINO, NNCF)
 NOT_NEEDED = {"azurefunctions-extensions-base", "sentence-transformers"}
 """Only SDK-type bindings need the first, of which no app has one: see tests/requirements-worker.in. Only
 the code of the sample model's package needs the other: see model_build/requirements-sample.in."""
@@ -179,7 +184,9 @@ def test_what_locked_packages_need_is_locked(lock: str) -> None:
         try:
             needs = metadata.requires(name) or ()
         except metadata.PackageNotFoundError:
-            assert lock in (GPU_TORCH, BENCH, AUDIT) or not _applies(together[name]), name
+            assert lock in (GPU_TORCH, BENCH, AUDIT, OPENVINO, NNCF) or not _applies(together[name]), (
+                name
+            )
             continue
         for need in map(Requirement, needs):
             key = canonicalize_name(need.name)
@@ -194,6 +201,9 @@ def test_torch_is_in_its_own_lock_files_alone() -> None:
     newcomer's first minute has none either."""
     holds = {lock for lock in INSTALLED_WITH if "torch" in _locked(lock)}
     assert holds == {CPU_TORCH, GPU_TORCH}
+    # The second engine and what builds for it are in no app unless they are asked for.
+    for name, only in (("openvino", OPENVINO), ("nncf", NNCF)):
+        assert {lock for lock in INSTALLED_WITH if name in _locked(lock)} == {only}
     heavy = {"sentence-transformers", "transformers", "onnx", "scipy"}
     front_door = _together(SAMPLE).keys()
     assert not heavy & front_door

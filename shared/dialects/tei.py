@@ -48,6 +48,8 @@ _STATUSES: tuple[tuple[type[BlitzError], int, str], ...] = (
 
 _DTYPES = {
     "cpu-int8": "int8",
+    "cpu-int8-static": "int8",
+    "cpu-bf16": "bfloat16",
     "cpu-fp32": "float32",
     "cpu-static": "float32",
     "gpu-fp16": "float16",

@@ -60,9 +60,9 @@ OpenEngine: TypeAlias = Callable[[Path, Manifest], Engine]
 """The verified files of a model -> its engine. Raises InvalidArtefact."""
 
 
-def pad(sequences: Sequence[Tokens], pad_token_id: int) -> Batch:
-    """Right-pad to the longest. pad([[7, 8], [9]], 0).input_ids == [[7, 8], [9, 0]]."""
-    shape = (len(sequences), max(len(tokens) for tokens in sequences))
+def pad(sequences: Sequence[Tokens], pad_token_id: int, longest: int = 0) -> Batch:
+    """Right-pad to the longest, or to `longest`. pad([[7, 8], [9]], 0).input_ids == [[7, 8], [9, 0]]."""
+    shape = (len(sequences), longest or max(len(tokens) for tokens in sequences))
     batch = Batch(
         np.full(shape, pad_token_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     )

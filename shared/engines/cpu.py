@@ -1,19 +1,38 @@
-"""Which engine runs a model on the CPU: static embeddings in numpy, everything else in ONNX Runtime.
+"""Which engine runs a model on the CPU, by its target: numpy, OpenVINO, or ONNX Runtime.
 
 Does not know models, or how the engines work.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
-from shared.engines.base import Engine
+from shared.engines.base import Engine, OpenEngine
 from shared.engines.onnx import OnnxEngine
 from shared.engines.static import StaticEngine
-from shared.models.manifest import Manifest
+from shared.errors import Misconfigured
+from shared.models.manifest import OPENVINO_TARGETS, Manifest
 
 
 def open_cpu_engine(folder: Path, manifest: Manifest) -> Engine:
-    """See `OpenEngine`."""
+    """See `OpenEngine`. Raises Misconfigured if the model's engine is not installed."""
+    if manifest.target in OPENVINO_TARGETS:
+        return _openvino(manifest)(folder, manifest)
     kind = StaticEngine if manifest.target == "cpu-static" else OnnxEngine
     return kind(folder, manifest)
+
+
+def _openvino(manifest: Manifest) -> OpenEngine:
+    """OpenVINO's engine, whose package is imported with the first model that needs it."""
+    try:
+        engine: OpenEngine = import_module("shared.engines.openvino").OpenVinoEngine
+    except ModuleNotFoundError as error:
+        if error.name != "openvino":
+            raise
+        raise Misconfigured(
+            f"{manifest.name} is built for {manifest.target}, which OpenVINO runs, and that is not "
+            "installed here: install infra/cpu/requirements-openvino.txt, in Azure with "
+            "CPU_OPENVINO=true; or build the model for cpu-int8"
+        ) from error
+    return engine

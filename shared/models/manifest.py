@@ -34,7 +34,14 @@ MAX_POOLINGS = 8
 
 RouteName: TypeAlias = Literal["query", "document"]
 """What a route's texts are: the prompt of that name, or the input type, chooses it."""
-Target: TypeAlias = Literal["cpu-int8", "cpu-fp32", "cpu-static", "gpu-fp16"]
+Target: TypeAlias = Literal[
+    "cpu-int8", "cpu-int8-static", "cpu-bf16", "cpu-fp32", "cpu-static", "gpu-fp16"
+]
+"""Where a model runs and in which numbers. cpu-int8: weights and each row of activations scaled by
+themselves. cpu-int8-static: activations by scales that were calibrated. cpu-static: no transformer but a
+table of static embeddings."""
+OPENVINO_TARGETS: frozenset[Target] = frozenset({"cpu-int8-static", "cpu-bf16"})
+"""Targets that an optional package of the CPU app runs."""
 
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 

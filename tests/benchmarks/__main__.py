@@ -63,6 +63,10 @@ def _engines(work: Path, texts: list[str]) -> dict[str, dict[str, float]]:
             source, manifest.max_tokens
         ),
         "BlitzEmbedding INT8 per row": embed,
+        "BlitzEmbedding static INT8, OpenVINO": engines.ours_on_openvino(
+            source, "cpu-int8-static", work
+        ),
+        "BlitzEmbedding BF16, OpenVINO": engines.ours_on_openvino(source, "cpu-bf16", work),
         "ORT quantize_dynamic, batch 32": engines.quantize_dynamic(fp32, work, model, cores),
         "fastembed, INT8, its defaults": engines.fastembed(
             source, work / "dynamic.onnx", manifest.max_tokens, work

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -14,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from shared.contracts import EmbedRequest, FloatMatrix
-from shared.engines.onnx import OnnxEngine, capacity
+from shared.engines.cpu import open_cpu_engine
+from shared.engines.onnx import capacity
 from shared.inference.batcher import Batcher
 from shared.inference.model import Model, load_model
 from shared.inference.schedule import plan_batches
 from shared.inference.steps import completed
-from shared.models.manifest import Manifest
+from shared.models.manifest import MANIFEST_FILE, Manifest, Target, decode_manifest
 from shared.vectors import finish, pool
 from tests.benchmarks.turns import Turns, take_turns
 
@@ -29,7 +31,7 @@ Embed = Callable[[list[str]], FloatMatrix]
 def ours(folder: Path, manifest: Manifest) -> tuple[Embed, Model]:
     """The engine as the server drives it: tokenise, batch over all cores, pool, normalise."""
     limits = capacity()
-    model = load_model(folder, manifest, OnnxEngine)
+    model = load_model(folder, manifest, open_cpu_engine)
     batcher = Batcher(
         threads=limits.threads,
         budget_tokens=limits.batch_tokens,
@@ -51,13 +53,21 @@ def ours(folder: Path, manifest: Manifest) -> tuple[Embed, Model]:
 
 def alone(folder: Path, manifest: Manifest) -> Embed:
     """The engine called directly: tokenise, run, normalise; no batcher and no other thread."""
-    model = load_model(folder, manifest, OnnxEngine)
+    model = load_model(folder, manifest, open_cpu_engine)
 
     def embed(texts: list[str]) -> FloatMatrix:
         tokens = completed(model.tokenize(EmbedRequest(manifest.name, tuple(texts))))
         return finish(model.run(tokens), None, True)
 
     return embed
+
+
+def ours_on_openvino(source: Path, target: Target, work: Path) -> Embed:
+    """The second engine, over a model that is built and measured first."""
+    out = work / target
+    command = [sys.executable, "-m", "model_build", str(source), "--name", target, "--target", target]
+    subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
+    return ours(out, decode_manifest((out / MANIFEST_FILE).read_bytes()))[0]
 
 
 def sentence_transformers(source: Path, max_tokens: int) -> Embed:

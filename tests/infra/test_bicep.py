@@ -102,9 +102,12 @@ REFUSED = {
         "set NETWORK_ISOLATED=true, or GPU_ENABLED=false and CPU_HOST=flex"
     ),
     "zonesOf(true, false, true, true)": "set API_MANAGEMENT_ENABLED=false",
+    "isContainer('flex', true)": "set CPU_HOST=container, or CPU_OPENVINO=false",
     "testSecondsOf(60)": "set AVAILABILITY_TEST_SECONDS to 0, 300, 600 or 900",
 }
 TAKEN = {
+    "isContainer('flex', false)": False,
+    "isContainer('container', true)": True,
     "zonesOf(false, true, false, true)": False,
     "zonesOf(true, true, true, false)": True,
     "zonesOf(true, false, false, false)": True,
@@ -118,7 +121,8 @@ def _tell(expressions: Iterable[str], folder: Path) -> subprocess.CompletedProce
     shutil.copy(INFRA / "shared.bicep", folder)
     tags = "\n".join(f"'{number}': string({each})" for number, each in enumerate(expressions))
     (folder / "asks.bicep").write_text(
-        "import { zonesOf, testSecondsOf } from 'shared.bicep'\ntargetScope = 'subscription'\n"
+        "import { isContainer, zonesOf, testSecondsOf } from 'shared.bicep'\n"
+        "targetScope = 'subscription'\n"
         "resource group 'Microsoft.Resources/resourceGroups@2024-03-01' = {\n"
         f"name: 'x'\nlocation: 'x'\ntags: {{\n{tags}\n}}\n}}\n"
     )

@@ -49,12 +49,22 @@ def test_the_ingress_leads_to_its_port(file: Path, variant: str, app: str) -> No
 
 
 def test_the_cpu_app_s_image_has_no_torch() -> None:
-    """What the zip apps install, and nothing beside it."""
+    """What the zip apps install, and OpenVINO beside it where it is asked for."""
     installs = [rest for rest in arguments("RUN", CPU) if "pip" in rest]
-    assert [re.findall(r"--requirement (\S+)", each) for each in installs] == [
-        ["/build/requirements.txt"]
-    ]
-    assert ("COPY", "requirements.txt /build/requirements.txt") in instructions(CPU)
+    assert len(installs) == 1
+    always, _, asked = installs[0].partition('if [ "${OPENVINO}" = true ]; then')
+    found = [re.findall(r"--requirement ([^\s;]+)", each) for each in (always, asked)]
+    assert found == [["/build/requirements.txt"], ["/build/requirements-openvino.txt"]]
+    assert arguments("ARG", CPU) == ["OPENVINO=false"]
+    copied = "requirements.txt infra/cpu/requirements-openvino.txt /build/"
+    assert ("COPY", copied) in instructions(CPU)
+
+
+def test_azd_builds_the_cpu_app_s_image_with_what_was_asked_for() -> None:
+    """CPU_OPENVINO is the image's argument; where nobody set it, its default."""
+    described = (ROOT / "azure.yaml").read_text("utf-8")
+    _, _, docker = described.partition("path: infra/cpu/Dockerfile")
+    assert "- OPENVINO=${CPU_OPENVINO=false}" in docker.partition("  gpu:")[0]
 
 
 def test_the_largest_layer_is_the_lowest_and_code_the_highest() -> None:

@@ -239,7 +239,12 @@ def test_an_empty_environment_changes_nothing(azure: Azure) -> None:
         **{"NETWORK_ISOLATED": "true", "ALLOWED_IP_RANGES": "203.0.113.0/24,198.51.100.0/24"},
         **{"API_MANAGEMENT_ENABLED": "true", "API_MANAGEMENT_EMAIL": "o@example.org"},
         **{"RATE_LIMIT_PER_MINUTE": "5", "WARM_MODELS": "a,b", "DEFAULT_MODEL": "a"},
-        **{"TOKEN_LIMIT_PER_MINUTE": "6", "GATEWAY_GPU_TEXTS": "0", "CPU_HOST": "container"},
+        **{
+            "TOKEN_LIMIT_PER_MINUTE": "6",
+            "GATEWAY_GPU_TEXTS": "0",
+            "CPU_HOST": "container",
+            "CPU_OPENVINO": "true",
+        },
         **{"BUDGET_AMOUNT": "7", "BUDGET_START": "2025-02-01", "BACKEND_APP_ID": "old-id"},
         **{"API_KEY_HASHES": "h1,h2", "AZURE_PRINCIPAL_TYPE": "User"},
         **{"ALERT_EMAILS": "a@example.org,b@example.org", "ALERT_WEBHOOK": "https://example.org/x"},

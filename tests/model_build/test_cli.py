@@ -328,3 +328,19 @@ def test_catalogue_entries_are_complete() -> None:
         packaged = bool(entry.package and entry.module and entry.folder)
         pinned = bool(entry.hub) and len(entry.revision) == 40
         assert packaged != pinned, name
+
+
+@pytest.mark.parametrize(
+    ("target", "missing"), [("cpu-int8-static", "openvino, nncf"), ("cpu-bf16", "openvino")]
+)
+def test_optional_packages_are_asked_for_by_name(
+    tiny: Path, run: Run, monkeypatch: pytest.MonkeyPatch, target: str, missing: str
+) -> None:
+    """Before the model is read; the other targets need none of them."""
+    monkeypatch.setattr(
+        "model_build.__main__.find_spec",
+        lambda name: None if name in ("openvino", "nncf") else object(),
+    )
+    ran = run(tiny, "--target", target)
+    assert ran.returncode == 2
+    assert f"needs packages that are not installed ({missing}); make .venv/openvino" in ran.stderr

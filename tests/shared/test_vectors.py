@@ -9,6 +9,9 @@ from shared.vectors import (
     apply_layer,
     finish,
     pool,
+    pooling_divisors,
+    pooling_weights,
+    poolings_of,
     rows_not_finite,
     sigmoid,
     softmax,
@@ -32,6 +35,18 @@ HIDDEN = np.array([[[1, 0], [3, 4], [9, 9]], [[2, 6], [0, 0], [0, 0]]], np.float
 def test_pooling_never_reads_padding(pooling: Poolings, expected: list[list[float]]) -> None:
     """Row 0 has two tokens, row 1 has one; what lies beyond them changes nothing."""
     np.testing.assert_allclose(pool(HIDDEN, [2, 1], pooling), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "pooling", ["mean", "cls", "last", "weighted_mean", "mean_sqrt_length", ("last", "mean")], ids=str
+)
+def test_weighted_sums_are_the_poolings(pooling: Poolings) -> None:
+    """What an engine adds up in its graph is what `pool` does, also where texts are padded further."""
+    hidden = np.random.default_rng(0).standard_normal((3, 9, 4)).astype(np.float32)
+    lengths, kinds = [1, 7, 4], poolings_of(pooling)
+    sums = pooling_weights(lengths, kinds, 9) @ hidden
+    pooled = (sums / pooling_divisors(lengths, kinds)).reshape(3, -1)
+    np.testing.assert_allclose(pooled, pool(hidden, lengths, pooling), rtol=1e-5)
 
 
 def test_a_row_is_the_same_bits_alone_and_among_others() -> None:
