@@ -21,6 +21,7 @@ from torch.jit._trace import TracerWarning
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from model_build.folder import refused, refusing
+from model_build.masked_keys import mask_keys
 from model_build.source import SourceModel
 from model_build.weights import check_numbers
 
@@ -43,6 +44,7 @@ def export_onnx(source: SourceModel, out: Path) -> None:
         _trace(source, traced)
         with refusing(f"onnxruntime cannot optimise the graph of {source.architecture}"):
             _fuse(source, traced, out)
+            mask_keys(out)
     _fix_output_width(out, source.hidden_size if source.task == "embedding" else source.dimensions)
 
 
