@@ -20,6 +20,7 @@ from onnxruntime.transformers.optimizer import optimize_model
 from torch.jit._trace import TracerWarning
 from transformers import AutoModel, AutoModelForSequenceClassification
 
+from model_build import torch_attention
 from model_build.folder import refused, refusing
 from model_build.masked_keys import mask_keys
 from model_build.source import SourceModel
@@ -28,7 +29,10 @@ from model_build.weights import check_numbers
 OPSET = 17
 
 # Architectures whose attention onnxruntime's BERT optimiser knows. Others run the same graph unfused.
-_FUSED_ATTENTION = {"bert", "roberta", "xlm-roberta", "camembert", "distilbert"}
+_FUSED_ATTENTION = {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"}
+
+# Architectures of transformers' attention interface, neither causal nor windowed.
+_OWN_ATTENTION = {"albert", "eurobert", "gte", "jina_embeddings_v3", "nomic_bert"}
 
 
 def export_onnx(source: SourceModel, out: Path) -> None:
@@ -134,17 +138,19 @@ def _trace(source: SourceModel, out: Path) -> None:
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
+            custom_opsets={"com.microsoft": 1},
         )
 
 
 def _load(source: SourceModel) -> Any:
     """The original in FP32, in evaluation mode."""
     kind = AutoModel if source.task == "embedding" else AutoModelForSequenceClassification
+    attention = torch_attention.NAME if source.model_type in _OWN_ATTENTION else "eager"
     # Eager attention: the only one that the optimiser recognises. use_safetensors: never unpickle.
     with refusing(f"the weights do not match the {source.architecture} that config.json describes"):
         model, report = kind.from_pretrained(
             source.folder,
-            attn_implementation="eager",
+            attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,

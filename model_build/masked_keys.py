@@ -61,7 +61,10 @@ class _Writer:
         self._constants = {each.name: each for each in graph.initializer}
         self._widths = {name: each.dims[1] for name, each in matrices(graph).items()}
         self._made_by = {name: node for node in graph.node for name in node.output}
-        self._readers = [name for node in graph.node for name in node.input]
+        self._readers: dict[str, list[NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
         self._widened: set[str] = set()  # some architectures use one layer's weights many times
         self._masks: dict[tuple[int, int], str] = {}
 
@@ -102,14 +105,13 @@ class _Writer:
         _keep(graph, (each for each in graph.initializer if each.name in read))
 
     def _is_product(self, x: str) -> bool:
-        """Whether `x`, which nothing else reads, is a product with a constant matrix."""
+        """Whether `x` is a product with a constant, and only attention reads products with that."""
         node = self._made_by.get(x)
-        return (
-            node is not None
-            and node.op_type == "MatMul"
-            and node.input[1] in self._widths
-            and self._readers.count(x) == 1
-        )
+        if node is None or node.op_type != "MatMul" or node.input[1] not in self._widths:
+            return False
+        products = self._readers[node.input[1]]
+        readers = [each for product in products for each in self._readers.get(product.output[0], [])]
+        return len(readers) == len(products) and {each.op_type for each in readers} == {ATTENTION}
 
     def _mask(self, heads: int, size: int) -> str:
         """(B, T, heads * (size + 1)): 0, but in each head's last coordinate of padding very negative."""
