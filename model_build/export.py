@@ -138,7 +138,7 @@ def _trace(source: SourceModel, out: Path) -> None:
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
-            custom_opsets={"com.microsoft": 1},
+            custom_opsets={"com.microsoft": 1} if source.model_type in _OWN_ATTENTION else None,
         )
 
 
