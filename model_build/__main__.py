@@ -231,12 +231,14 @@ def _keep(folder: Path, manifest: Manifest, out: Path) -> None:
 
 def _record(folder: Path, manifest: Manifest, source: Path, recipe: Path, as_json: bool) -> None:
     from model_build.int8 import smoothing_in
+    from model_build.masked_keys import heads_in
     from model_build.recipe import encode_recipe, write_recipe
 
     try:
         model = folder / manifest.model_file
-        divisors = smoothing_in(model) if manifest.target == "cpu-int8" else []
-        recipe.write_bytes(encode_recipe(write_recipe(folder, manifest, source, divisors)))
+        int8 = manifest.target == "cpu-int8"
+        divisors, heads = (smoothing_in(model), heads_in(model)) if int8 else ([], 0)
+        recipe.write_bytes(encode_recipe(write_recipe(folder, manifest, source, divisors, heads)))
     except BlitzError as error:
         _fail(error.message, BAD_INPUT, as_json, manifest)
     except OSError:

@@ -19,7 +19,9 @@ from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from torch.jit._trace import TracerWarning
 
+from model_build import torch_attention
 from model_build.folder import refused, refusing
+from model_build.masked_keys import mask_keys
 from model_build.source import SourceModel
 from model_build.tracing import masks_without_vmap
 from model_build.weights import auto_class, check_numbers
@@ -27,7 +29,10 @@ from model_build.weights import auto_class, check_numbers
 OPSET = 17
 
 # Architectures whose attention onnxruntime's BERT optimiser knows. Others run the same graph unfused.
-_FUSED_ATTENTION = {"bert", "roberta", "xlm-roberta", "camembert", "distilbert"}
+_FUSED_ATTENTION = {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"}
+
+# Architectures of transformers' attention interface, neither causal nor windowed.
+_OWN_ATTENTION = {"albert", "eurobert", "gte", "jina_embeddings_v3", "nomic_bert"}
 
 
 def export_onnx(source: SourceModel, out: Path) -> None:
@@ -40,15 +45,16 @@ def export_onnx(source: SourceModel, out: Path) -> None:
     """
     with tempfile.TemporaryDirectory() as scratch:
         traced = Path(scratch) / "traced.onnx"
-        _trace(source, traced)
+        _trace(source, traced, torch_attention.NAME if source.model_type in _OWN_ATTENTION else "eager")
         with refusing(f"onnxruntime cannot optimise the graph of {source.architecture}"):
             _fuse(source, traced, out)
+            mask_keys(out)
     _fix_output_width(out, source.hidden_size if source.pooling else source.dimensions)
 
 
 def export_plain(source: SourceModel, out: Path) -> None:
     """As `export_onnx`, without onnxruntime's own operators: for runtimes that fuse by themselves."""
-    _trace(source, out)
+    _trace(source, out, "eager")
     _fix_output_width(out, source.hidden_size if source.pooling else source.dimensions)
 
 
@@ -108,8 +114,9 @@ def _third_party_warnings() -> Iterator[None]:
         yield
 
 
-def _trace(source: SourceModel, out: Path) -> None:
-    model = _load(source)
+def _trace(source: SourceModel, out: Path, attention: str) -> None:
+    """attention: one of transformers' attention functions, by name."""
+    model = _load(source, attention)
     ids = torch.full((2, 7), 0 if source.pad_token_id else 1, dtype=torch.int64)  # no padding
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0  # an all-ones mask would be constant-folded
@@ -139,17 +146,18 @@ def _trace(source: SourceModel, out: Path) -> None:
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
+            custom_opsets={"com.microsoft": 1} if attention == torch_attention.NAME else None,
         )
 
 
-def _load(source: SourceModel) -> Any:
+def _load(source: SourceModel, attention: str) -> Any:
     """The original in FP32, in evaluation mode."""
     kind = auto_class(source.model_type, with_head=source.pooling is None)
     # Eager attention: the only one that the optimiser recognises. use_safetensors: never unpickle.
     with refusing(f"the weights do not match the {source.architecture} that config.json describes"):
         model, report = kind.from_pretrained(
             source.folder,
-            attn_implementation="eager",
+            attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,

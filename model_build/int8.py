@@ -15,12 +15,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from model_build.linears import Linear, linear_of, matrices, weight_of
+from model_build.linears import Linear, linear_of, matrices, per_token, weight_of
 from model_build.rounding import quantize_columns, quantize_rows
 from model_build.smoothing import Channels
 
 # Constants that all quantised layers share.
 _ONE = "int8_one"
+_FLAT = "int8_flat"
+_SHAPE = "int8_shape"
 _SMOOTHING = "_smoothing"
 
 
@@ -101,6 +103,8 @@ class _Rewriter:
         self._initializers: dict[str, TensorProto] = {i.name: i for i in graph.initializer}
         self._matrices = matrices(graph)
         self._made_by = {name: node.op_type for node in graph.node for name in node.output}
+        self._per_token = per_token(graph)
+        self._zeros: set[str] = set()
         self._nodes: list[NodeProto] = []
         self._rows: dict[str, str] = {}  # tensor -> name of its quantised form
         self._weights: dict[tuple[str, bool, bytes], str] = {}
@@ -147,7 +151,8 @@ class _Rewriter:
     def _quantized_rows(self, x: str) -> str:
         if x in self._rows:
             return self._rows[x]
-        name = self._rows[x] = f"{x}_rows"
+        name, original = f"{x}_rows", x
+        self._rows[x] = name
         values = self._range(x)
         self._range_constants(values)
         if x in self._divisors:
@@ -162,9 +167,33 @@ class _Rewriter:
         self._add("Mul", [f"{name}_max", f"{values.key}_inverse"], f"{name}_raw_scale")
         # A row of zeros would divide by zero.
         self._add("Max", [f"{name}_raw_scale", f"{values.key}_floor"], f"{name}_scale")
-        self._add("Div", [x, f"{name}_scale"], f"{name}_unit")
-        self._add("QuantizeLinear", [f"{name}_unit", _ONE, f"{values.key}_zero"], name)
+        if original in self._per_token:
+            self._divide_by_rows(x, name, values)
+        else:
+            self._add("Div", [x, f"{name}_scale"], f"{name}_unit")
+            self._add("QuantizeLinear", [f"{name}_unit", _ONE, f"{values.key}_zero"], name)
         return name
+
+    def _divide_by_rows(self, x: str, name: str, values: _Range) -> None:
+        """QuantizeLinear with one scale per row (B * T), which divides as it rounds: the same integers
+        as of x / scale, without a pass over x."""
+        zeros = f"{values.key}_zeros"
+        if zeros not in self._zeros:
+            self._zeros.add(zeros)
+            self._add("Expand", [f"{values.key}_zero", self._rows_shape()], zeros)
+        self._add("Flatten", [x], f"{name}_flat", axis=-1)
+        self._add("Reshape", [f"{name}_scale", _FLAT], f"{name}_scales")
+        self._add("QuantizeLinear", [f"{name}_flat", f"{name}_scales", zeros], f"{name}_2d", axis=0)
+        self._add("Reshape", [f"{name}_2d", f"{_SHAPE}_batch"], name)
+
+    def _rows_shape(self) -> str:
+        """(B * T,); written once, with (B, T, -1)."""
+        if _FLAT not in self._initializers:
+            self._constant(_FLAT, np.array([-1], np.int64))
+            self._add("Shape", ["input_ids"], _SHAPE)
+            self._add("Concat", [_SHAPE, _FLAT], f"{_SHAPE}_batch", axis=0)
+            self._add("ReduceProd", [_SHAPE], f"{_SHAPE}_rows", axes=[0], keepdims=1)
+        return f"{_SHAPE}_rows"
 
     def _range_constants(self, values: _Range) -> None:
         floor = -values.least / values.zero if values.least else 1e-10

@@ -13,6 +13,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+# Operators that keep rows as they are, or broadcast what has fewer dimensions along them.
+_ROW_BY_ROW = {
+    *("Add", "Div", "Mul", "Sub", "Cast", "LayerNormalization"),
+    *("BiasGelu", "Erf", "FastGelu", "Gelu", "QuickGelu", "Relu", "Sigmoid", "Tanh"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Linear:
@@ -56,6 +62,26 @@ def weight_of(layer: Linear, constants: Mapping[str, TensorProto]) -> NDArray[np
     """(K, N) float32: one row per input channel, one column per output channel."""
     matrix: NDArray[np.float32] = numpy_helper.to_array(constants[layer.weight])
     return matrix.T if layer.transposed else matrix
+
+
+def per_token(graph: onnx.GraphProto) -> set[str]:
+    """Names of tensors that are known to be (B, T, K), one row per token; there may be more."""
+    found: set[str] = set()
+    for node in graph.node:
+        if (
+            _looks_up_tokens(node)
+            or node.op_type == "MultiHeadAttention"
+            or (node.op_type == "MatMul" and node.input[0] in found)
+            or (node.op_type in _ROW_BY_ROW and found.intersection(node.input))
+        ):
+            found.add(node.output[0])
+    return found
+
+
+def _looks_up_tokens(node: NodeProto) -> bool:
+    return (
+        node.op_type == "Gather" and node.input[1] == "input_ids" and not _attributes(node).get("axis")
+    )
 
 
 def _attributes(node: NodeProto) -> dict[str, object]:

@@ -21,24 +21,43 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from model_build.describe import TOKENIZER_FILE, WEIGHTS_FILE, file_of
+from model_build.heads import widen_heads
 from model_build.rounding import quantize_columns, quantize_rows
 from shared.errors import InvalidArtefact, InvalidInput
 from shared.models.manifest import File, Manifest
 
-Form: TypeAlias = Literal["same", "float16", "columns", "column scales", "rows", "row scales"]
+Form: TypeAlias = Literal[
+    "same",
+    "float16",
+    "columns",
+    "column scales",
+    "rows",
+    "row scales",
+    "head columns",
+    "head column scales",
+    "query bias",
+    "key bias",
+]
 Originals: TypeAlias = Mapping[str, NDArray[Any]]
 """Tensor -> values, and the tokenizer's file under its name, as bytes."""
 
-# A linear layer's weight is (out, in) in the original and (in, out) in the graph.
-_FORMS: dict[Form, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    "same": lambda tensor: tensor,
-    "float16": lambda tensor: tensor.astype(np.float16),
-    "columns": lambda weight: quantize_columns(weight.T)[0],
-    "column scales": lambda weight: quantize_columns(weight.T)[1],
-    "rows": lambda table: quantize_rows(table)[0],
-    "row scales": lambda table: quantize_rows(table)[1],
+# A linear layer's weight is (out, in) in the original and (in, out) in the graph. The second argument is
+# the number of heads, which some forms widen: see masked_keys.py.
+_FORMS: dict[Form, Callable[[NDArray[Any], int], NDArray[Any]]] = {
+    "same": lambda tensor, _: tensor,
+    "float16": lambda tensor, _: tensor.astype(np.float16),
+    "columns": lambda weight, _: quantize_columns(weight.T)[0],
+    "column scales": lambda weight, _: quantize_columns(weight.T)[1],
+    "rows": lambda table, _: quantize_rows(table)[0],
+    "row scales": lambda table, _: quantize_rows(table)[1],
+    "head columns": lambda weight, heads: quantize_columns(widen_heads(weight.T, heads))[0],
+    "head column scales": lambda weight, heads: quantize_columns(widen_heads(weight.T, heads))[1],
+    "query bias": lambda bias, heads: widen_heads(bias, heads, 1),
+    "key bias": lambda bias, heads: widen_heads(bias, heads),
 }
-_SMOOTHED: tuple[Form, ...] = ("columns", "column scales")
+_HEADS: tuple[Form, ...] = ("head columns", "head column scales")
+_BIASES: tuple[Form, ...] = ("query bias", "key bias")
+_SMOOTHED: tuple[Form, ...] = ("columns", "column scales", *_HEADS)
 _ORIGINALS = (WEIGHTS_FILE, TOKENIZER_FILE)
 _MAX_SKELETON_BYTES = 1 << 20
 """A graph has some 100 KB. Larger ones contain weights in a form that is not in the table."""
@@ -72,13 +91,15 @@ class Skeleton(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """originals: the files it applies to. skeletons: by file of the manifest.
 
-    divisors: exponents of powers of two, a byte an input channel; see smoothing.py.
+    divisors: exponents of powers of two, a byte an input channel; see smoothing.py. heads: of each
+    attention layer, if any was widened.
     """
 
     manifest: Manifest
     originals: tuple[File, ...]
     skeletons: dict[str, Skeleton]
     divisors: tuple[bytes, ...] = ()
+    heads: int = 0
 
 
 def decode_recipe(data: bytes) -> Recipe:
@@ -92,11 +113,16 @@ def encode_recipe(recipe: Recipe) -> bytes:
 
 
 def write_recipe(
-    built: Path, manifest: Manifest, source: Path, divisors: Sequence[NDArray[np.float32]] = ()
+    built: Path,
+    manifest: Manifest,
+    source: Path,
+    divisors: Sequence[NDArray[np.float32]] = (),
+    heads: int = 0,
 ) -> Recipe:
     """The recipe for the files of `manifest`, which are in `built`, from the model's folder `source`.
 
-    divisors: those that layers of an INT8 graph were made with, powers of two of 1 or more.
+    divisors: those that layers of an INT8 graph were made with, powers of two of 1 or more. heads: how
+    many each of its attention layers has; 0: they are not fused.
 
     Raises InvalidInput (field "recipe") if the weights are in other files, or in a form that is not in
     the table.
@@ -108,7 +134,7 @@ def write_recipe(
             )
     originals = _read_originals(source)
     exponents = tuple(np.log2(each).astype(np.uint8).tobytes() for each in divisors)
-    forms = _all_forms(originals, exponents)
+    forms = _all_forms(originals, exponents, heads)
     skeletons = {}
     for file in manifest.files:
         skeletons[file.name] = skeleton = _take_out((built / file.name).read_bytes(), forms)
@@ -118,7 +144,7 @@ def write_recipe(
                 field="recipe",
             )
     files = tuple(file_of(source / name) for name in _ORIGINALS)
-    return Recipe(manifest, files, skeletons, exponents)
+    return Recipe(manifest, files, skeletons, exponents, heads)
 
 
 def follow_recipe(recipe: Recipe, source: Path, out: Path) -> None:
@@ -133,7 +159,7 @@ def follow_recipe(recipe: Recipe, source: Path, out: Path) -> None:
             raise InvalidArtefact(f"{expected.name} is not the file that the recipe was written for")
     originals = _read_originals(source)
     for file in recipe.manifest.files:
-        content = _fill_in(recipe.skeletons[file.name], originals, recipe.divisors)
+        content = _fill_in(recipe.skeletons[file.name], originals, recipe)
         if hashlib.sha256(content).hexdigest() != file.sha256:
             raise InvalidArtefact(
                 f"{file.name} differs from the original build: its sha256 does not match"
@@ -146,25 +172,39 @@ def _read_originals(source: Path) -> Originals:
     return {**load_file(source / WEIGHTS_FILE), TOKENIZER_FILE: tokenizer}
 
 
-def _all_forms(originals: Originals, divisors: Sequence[bytes]) -> list[tuple[_Filling, bytes]]:
+def _all_forms(
+    originals: Originals, divisors: Sequence[bytes], heads: int
+) -> list[tuple[_Filling, bytes]]:
     """Every original in every possible form, longest first."""
     fillings = [
         _Filling(name, form)
         for name, tensor in originals.items()
         for form in _FORMS
-        if form == "same" or (tensor.dtype == np.float32 and (form == "float16" or tensor.ndim == 2))
+        if _can_have(tensor, form, heads)
     ]
     fillings += [
         _Filling(name, form, index)
         for index, exponents in enumerate(divisors)
         for name, tensor in originals.items()
         for form in _SMOOTHED
-        if tensor.dtype == np.float32 and tensor.ndim == 2 and tensor.shape[1] == len(exponents)
+        if _can_have(tensor, form, heads) and tensor.shape[1] == len(exponents)
     ]
-    found = [(each, _content_of(each, originals, divisors)) for each in fillings]
+    found = [(each, _content_of(each, originals, divisors, heads)) for each in fillings]
     # Constant bytes, such as zeros, match in many places and identify no tensor.
     distinctive = [each for each in found if len(set(each[1])) > 1]
     return sorted(distinctive, key=lambda each: len(each[1]), reverse=True)
+
+
+def _can_have(tensor: NDArray[Any], form: Form, heads: int) -> bool:
+    if form == "same":
+        return True
+    if tensor.dtype != np.float32:
+        return False
+    if form == "float16":
+        return True
+    if tensor.ndim != (1 if form in _BIASES else 2):
+        return False
+    return form not in (*_HEADS, *_BIASES) or (heads > 0 and len(tensor) % heads == 0)
 
 
 def _take_out(content: bytes, forms: list[tuple[_Filling, bytes]]) -> Skeleton:
@@ -187,19 +227,20 @@ def _take_out(content: bytes, forms: list[tuple[_Filling, bytes]]) -> Skeleton:
     return Skeleton(tuple(holes), zlib.compress(bytes(kept), 9))
 
 
-def _fill_in(skeleton: Skeleton, originals: Originals, divisors: Sequence[bytes]) -> bytes:
+def _fill_in(skeleton: Skeleton, originals: Originals, recipe: Recipe) -> bytes:
     kept, pieces, reached = zlib.decompress(skeleton.packed), [], 0
     for hole in skeleton.holes:
         filling = _Filling(hole.original, hole.form, hole.divisors)
-        pieces += [kept[reached : hole.at], _content_of(filling, originals, divisors)]
+        content = _content_of(filling, originals, recipe.divisors, recipe.heads)
+        pieces += [kept[reached : hole.at], content]
         reached = hole.at
     return b"".join([*pieces, kept[reached:]])
 
 
-def _content_of(filling: _Filling, originals: Originals, divisors: Sequence[bytes]) -> bytes:
+def _content_of(filling: _Filling, originals: Originals, divisors: Sequence[bytes], heads: int) -> bytes:
     """In C order, little-endian, as on all platforms with wheels."""
     tensor = originals[filling.original]
     if filling.divisors >= 0:
         exponents = np.frombuffer(divisors[filling.divisors], np.uint8)
         tensor = tensor * np.exp2(exponents).astype(np.float32)
-    return _FORMS[filling.form](tensor).tobytes()
+    return _FORMS[filling.form](tensor, heads).tobytes()

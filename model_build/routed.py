@@ -21,7 +21,7 @@ from model_build.prompts import with_prompts
 from model_build.source import STATIC, SourceModel, inspect_source
 from shared.cards import TextMemory
 from shared.errors import InvalidArtefact, InvalidInput
-from shared.models.manifest import Manifest, Quality, RouteName, Target
+from shared.models.manifest import OPENVINO_TARGETS, Manifest, Quality, RouteName, Target
 
 
 def make_routed(
@@ -37,6 +37,11 @@ def make_routed(
 
     Raises InvalidInput for a GPU, for --eval, and for routes whose vectors cannot be compared.
     """
+    if asked.target in OPENVINO_TARGETS:
+        raise InvalidInput(
+            f"a model with routes is not built for {asked.target}: use cpu-int8 or cpu-fp32",
+            field="target",
+        )
     if asked.evaluations:
         raise InvalidInput("a model with routes is not scored: leave --eval out", field="eval")
     sources, origin = _read(routes, located, asked)

@@ -71,6 +71,19 @@ def test_int8_logits_are_close_and_blind_to_batch_mates(architecture: str, tmp_p
     assert np.abs(alone - together).max() < 1e-6
 
 
+def test_scales_of_rows_give_the_bits_of_a_division(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QuantizeLinear with a scale per row is x / scale rounded; a classifier's rows are no tokens'."""
+    tiny_cross_encoder(tmp_path / "model", "bert")
+    _, by_rows, _ = _sessions(tmp_path)
+    nodes = onnx.load(tmp_path / "rows.onnx").graph.node
+    assert [n.op_type for n in nodes].count("Div") == 2  # of the pooler's input and the classifier's
+    monkeypatch.setattr("model_build.int8.per_token", lambda _: set())
+    _, by_division, _ = _sessions(tmp_path)
+    np.testing.assert_array_equal(_run(by_rows, PAIRS), _run(by_division, PAIRS))
+
+
 @pytest.mark.parametrize("rows", [1, 2, 7, 384])
 def test_pairs_of_weights_never_saturate_int16(rows: int) -> None:
     """With 255 as every activation, no adjacent pair of products leaves int16."""

@@ -120,6 +120,34 @@ def test_a_smoothed_layer_is_taken_out_with_its_divisors(source: Path, tmp_path:
     assert (out / "model.onnx").read_bytes() == content
 
 
+def test_widened_heads_are_taken_out(tmp_path: Path) -> None:
+    """Two heads of one coordinate get a second: of a weight 0, of a query's bias 1, of a key's 0."""
+    originals = tmp_path / "source"
+    originals.mkdir()
+    weight = np.array([[1.0, 0.25], [-0.5, 1.27]], np.float32)
+    query, key = np.array([1.5, -2.5], np.float32), np.array([3.5, 4.5], np.float32)
+    save_file({"weight": weight, "query": query, "key": key}, originals / "model.safetensors")
+    (originals / "tokenizer.json").write_text("{}")
+    scales = np.array([1.25, 0, 1.27, 0], np.float32) / np.float32(127)
+    columns = np.array([[102, 0, -50, 0], [25, 0, 127, 0]], np.int8)
+    scales[[1, 3]] = np.float32(1e-12)
+    content = b"<w>" + columns.tobytes() + b"<s>" + scales.tobytes() + b"<b>"
+    content += np.array([1.5, 1, -2.5, 1, 3.5, 0, 4.5, 0], np.float32).tobytes()
+    folder, manifest = built(tmp_path, {"model.onnx": content})
+    recipe = write_recipe(folder, manifest, originals, heads=2)
+    assert holes(recipe) == [
+        Hole(3, "weight", "head columns"),
+        Hole(6, "weight", "head column scales"),
+        Hole(9, "query", "query bias"),
+        Hole(9, "key", "key bias"),
+    ]
+    assert kept(recipe) == b"<w><s><b>"
+    out = tmp_path / "out"
+    out.mkdir()
+    follow_recipe(decode_recipe(encode_recipe(recipe)), originals, out)
+    assert (out / "model.onnx").read_bytes() == content
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
 @pytest.mark.parametrize("damage", ["another", "cut", "gone"])
 def test_other_originals_are_refused(source: Path, tmp_path: Path, name: str, damage: str) -> None:
