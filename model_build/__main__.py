@@ -57,6 +57,7 @@ class PoolingName(StrEnum):
     last = "last"
     weighted_mean = "weighted_mean"
     mean_sqrt_length = "mean_sqrt_length"
+    splade = "splade"
 
 
 @app.command()

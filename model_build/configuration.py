@@ -6,11 +6,12 @@ sentence-transformers.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from shared.models.manifest import MAX_DIMENSIONS, MAX_NAMES, MAX_TOKEN_ID, MAX_TOKENS
+from shared.models.manifest import MAX_DIMENSIONS, MAX_NAMES, MAX_TOKEN_ID, MAX_TOKENS, MAX_VOCABULARY
+from shared.vectors import SparseActivation
 
 # Larger than in any real model. Values within are still checked against the weights:
 # model_build.weights.
@@ -80,6 +81,7 @@ class SentenceBert(msgspec.Struct):
 
     max_seq_length: Tokens | None = None
     do_lower_case: bool | None = None
+    transformer_task: Short | None = None
 
 
 class SentenceTransformers(msgspec.Struct):
@@ -88,8 +90,16 @@ class SentenceTransformers(msgspec.Struct):
     model_type: Short | None = None
     prompts: Annotated[dict[Short, str | None], msgspec.Meta(max_length=MAX_NAMES)] | None = None
     default_prompt_name: Short | None = None
+    max_active_dims: Annotated[int, msgspec.Meta(ge=1, le=MAX_VOCABULARY)] | None = None
     matryoshka_dimensions: list[Width] | None = None
     matryoshka_dims: list[Width] | None = None
+
+
+class Splade(msgspec.Struct):
+    """config.json of a SpladePooling module."""
+
+    pooling_strategy: Literal["max", "sum"] = "max"
+    activation_function: SparseActivation = "relu"
 
 
 class Module(msgspec.Struct):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ import msgspec
 import numpy as np
 from safetensors.numpy import save_file
 
-from shared.models.manifest import SCHEMA_VERSION, File, LayerFile, Manifest, Source, Target
+from shared.cards import Task
+from shared.models.manifest import SCHEMA_VERSION, File, LayerFile, Manifest, Source, SparseHead, Target
 from shared.vectors import DenseLayer, Layer, UnitLayer, poolings_of
 
 if TYPE_CHECKING:  # it imports torch, which model_build.assemble must not
@@ -25,6 +27,7 @@ MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
+HEAD_FILE = "head.onnx"
 CARD_FILE = "README.md"
 
 _RUNS: dict[Target, tuple[str, ...]] = {
@@ -70,8 +73,11 @@ def describe(folder: Path, source: SourceModel, origin: Source, name: str, targe
         layers=layers,
         tools={tool: importlib.metadata.version(tool) for tool in _TOOLS},
         created=int(time.time()),
+        sparse=_head_of(source, target),
     )
     (folder / CARD_FILE).write_text(card(manifest), "utf-8")
+    if manifest.sparse is not None and manifest.sparse.file:
+        runs = (*runs, manifest.sparse.file)
     names = (*runs, TOKENIZER_FILE, *(layer.file for layer in layers if layer.file), CARD_FILE)
     manifest = msgspec.structs.replace(manifest, files=tuple(file_of(folder / each) for each in names))
     return msgspec.structs.replace(manifest, revision=revision_of(manifest))
@@ -82,6 +88,10 @@ def revision_of(manifest: Manifest) -> str:
     content = msgspec.to_builtins(manifest)
     for field in _NOT_CONTENT:
         content.pop(field)
+    # The revisions of other models are those that they had before there were these fields.
+    for field in ("sparse", "late_interaction"):
+        if content[field] is None:
+            content.pop(field)
     return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()[:12]
 
 
@@ -90,8 +100,8 @@ def card(manifest: Manifest) -> str:
 
     It is part of the hashed content, so measurements and versions stand in manifest.json only.
     """
-    if manifest.task == "embedding":
-        kind, facts = "Text embedding model", _embedding_facts(manifest)
+    if manifest.task != "cross-encoder":
+        kind, facts = _KINDS[manifest.task], _FACTS[manifest.task](manifest)
         prompts = "\n".join(f"- `{name}`: `{text}`" for name, text in sorted(manifest.prompts.items()))
         more = f"\n## Prompts\n\n{prompts or 'none'}\n"
     else:
@@ -121,6 +131,33 @@ def _embedding_facts(manifest: Manifest) -> dict[str, object]:
         "unit vectors": "yes" if manifest.normalize else "no",
         "default prompt": manifest.default_prompt or "none",
     }
+
+
+def _sparse_facts(manifest: Manifest) -> dict[str, object]:
+    assert manifest.sparse is not None, "a sparse model has a head"
+    return {
+        "words": manifest.dimensions,
+        "weights": f"{manifest.sparse.pooling} of {manifest.sparse.activation} over the tokens",
+        "at most": f"{manifest.sparse.most or 'all'} of a text's weights that are not 0",
+        "default prompt": manifest.default_prompt or "none",
+    }
+
+
+_KINDS: Mapping[Task, str] = {
+    "embedding": "Text embedding model",
+    "sparse": "Sparse text embedding model",
+}
+_FACTS: Mapping[Task, Callable[[Manifest], dict[str, object]]] = {
+    "embedding": _embedding_facts,
+    "sparse": _sparse_facts,
+}
+
+
+def _head_of(source: SourceModel, target: Target) -> SparseHead | None:
+    """On a GPU the head is in the transformer's weights."""
+    if source.sparse is None or target == "gpu-fp16":
+        return source.sparse
+    return msgspec.structs.replace(source.sparse, file=HEAD_FILE)
 
 
 def _cross_encoder_facts(manifest: Manifest) -> dict[str, object]:

@@ -18,11 +18,13 @@ import torch
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from torch.jit._trace import TracerWarning
-from transformers import AutoModel, AutoModelForSequenceClassification
 
+from model_build.describe import HEAD_FILE
 from model_build.folder import refused, refusing
 from model_build.source import SourceModel
-from model_build.weights import check_numbers
+from model_build.sparse import export_head
+from model_build.weights import CLASSES, check_numbers
+from shared.engines.torch_tokens import split_decoder
 
 OPSET = 17
 
@@ -35,15 +37,16 @@ def export_onnx(source: SourceModel, out: Path) -> None:
 
     Inputs `input_ids`, `attention_mask` (B, T) int64; output `token_embeddings` (B, T, H) float32, token
     types folded in as zeros. A cross-encoder with token types has the input `token_type_ids` (B, T)
-    int64 too; its output is `logits` (B, L) float32. Raises InvalidInput if the architecture does not
+    int64 too; its output is `logits` (B, L) float32. A sparse model's last layer is not in the graph: it
+    is written beside it, as HEAD_FILE. Raises InvalidInput if the architecture does not
     export, and InvalidArtefact if a weight is NaN or infinite.
     """
     with tempfile.TemporaryDirectory() as scratch:
         traced = Path(scratch) / "traced.onnx"
-        _trace(source, traced)
+        width = _trace(source, traced, out.with_name(HEAD_FILE))
         with refusing(f"onnxruntime cannot optimise the graph of {source.architecture}"):
             _fuse(source, traced, out)
-    _fix_output_width(out, source.hidden_size if source.task == "embedding" else source.dimensions)
+    _fix_output_width(out, width)
 
 
 def optimize_offline(src: Path, out: Path) -> None:
@@ -102,15 +105,23 @@ def _third_party_warnings() -> Iterator[None]:
         yield
 
 
-def _trace(source: SourceModel, out: Path) -> None:
+def _trace(source: SourceModel, out: Path, head: Path) -> int:
+    """Write the graph, and of a sparse model `head`. The width of the graph's output."""
     model = _load(source)
+    width = source.dimensions if source.task == "cross-encoder" else source.hidden_size
     ids = torch.full((2, 7), 0 if source.pad_token_id else 1, dtype=torch.int64)  # no padding
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0  # an all-ones mask would be constant-folded
     inputs = {"input_ids": ids, "attention_mask": mask}
     sizes = {0: "batch", 1: "sequence"}
     axes = dict.fromkeys(inputs, sizes)
-    if source.task == "embedding":
+    if source.task == "sparse":
+        with refusing(f"the head of {source.architecture} cannot be taken off"):
+            decoder = split_decoder(model)
+            export_head(decoder, head)
+        width = decoder.in_features
+        traced, axes["token_embeddings"] = _Traced(model, "logits"), sizes
+    elif source.task != "cross-encoder":
         traced, axes["token_embeddings"] = _Traced(model, "last_hidden_state"), sizes
     else:
         traced, axes["logits"] = _Traced(model, "logits"), {0: "batch"}
@@ -133,11 +144,12 @@ def _trace(source: SourceModel, out: Path) -> None:
             opset_version=OPSET,
             dynamo=False,
         )
+    return width
 
 
 def _load(source: SourceModel) -> Any:
     """The original in FP32, in evaluation mode."""
-    kind = AutoModel if source.task == "embedding" else AutoModelForSequenceClassification
+    kind = CLASSES[source.task]
     # Eager attention: the only one that the optimiser recognises. use_safetensors: never unpickle.
     with refusing(f"the weights do not match the {source.architecture} that config.json describes"):
         model, report = kind.from_pretrained(
@@ -150,7 +162,7 @@ def _load(source: SourceModel) -> Any:
             output_loading_info=True,
         )
     # Missing weights would be initialised at random. An embedding model's pooler is unused.
-    unread = ("pooler.",) if source.task == "embedding" else ()
+    unread = ("pooler.",) if source.task in ("embedding", "multi-vector") else ()
     missing = [key for key in report["missing_keys"] if not key.startswith(unread)]
     if missing:
         raise refused(f"the weights lack {missing[0]}, which the {source.architecture} needs")

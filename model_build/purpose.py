@@ -19,7 +19,6 @@ _POOLINGS = ", ".join(get_args(Pooling))
 
 # model_type of config_sentence_transformers.json; "ColBERT" is PyLate's.
 _OTHER_KINDS = {
-    "SparseEncoder": "a sparse encoder (SPLADE), whose vectors have a number for each word",
     "MultiVectorEncoder": "a late-interaction model (ColBERT), which has a vector for each token",
     "ColBERT": "a late-interaction model (ColBERT), which has a vector for each token",
 }
@@ -33,8 +32,8 @@ _HEADS = (
     ),
     (
         "ForMaskedLM",
-        "a masked language model, as sparse encoders (SPLADE) are, which are not built. If it was "
-        "trained for dense vectors, say how they are pooled: --pooling mean or cls",
+        "a masked language model, as sparse encoders (SPLADE) are. If it was trained as one, say "
+        "--pooling splade; if for dense vectors, how they are pooled: --pooling mean or cls",
     ),
     (
         "ForPreTraining",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from transformers import AutoConfig
@@ -20,23 +20,22 @@ from model_build.layers import CONFIGURED, KINDS, read_layers
 from model_build.pooling import read_pooling
 from model_build.purpose import check_architecture, check_kind, pooling_of_plain
 from model_build.source_tokenizer import pad_token_id, read_tokenizer
+from model_build.sparse import SPARSE_MODULES, is_sparse, read_sparse
 from model_build.static import MODEL2VEC, MODULE, Static, is_model2vec, read_static
 from model_build.weights import check_described, count_elements
 from shared.cards import Task
 from shared.errors import InvalidInput, printable
-from shared.models.manifest import MAX_NAMES, MAX_TOKENS
+from shared.models.manifest import MAX_NAMES, MAX_TOKENS, SparseHead
 from shared.vectors import Layer, Pooling, Poolings, poolings_of
 
-_MODULES = ("Transformer", "Pooling", MODULE, *KINDS)
+_MODULES = ("Transformer", "Pooling", MODULE, *SPARSE_MODULES, *KINDS)
 _INSTEAD = {
     **dict.fromkeys(
         ("Router", "Asym"),
         ": save the modules of each route as a model of its own, and publish two models",
     ),
     "CLIPModel": ": a text encoder of its own, as clip-ViT-B-32-multilingual-v1, is built",
-    "SpladePooling": ": sparse vectors are not served",
-    "SparseStaticEmbedding": ": sparse vectors are not served",
-    "MLMTransformer": ": sparse vectors are not served",
+    "SparseStaticEmbedding": ": queries of sparse models are embedded as documents are here",
 }
 """What would be right instead of modules that are not read."""
 STATIC = "static"
@@ -53,7 +52,8 @@ class SourceModel:
     tokenizer_json: the text of tokenizer.json, converted if the folder has only a slow tokenizer.
     max_tokens: special tokens included. dimensions: of the vector after pooling and Dense layers; of a
         cross-encoder, the number of its labels.
-    pooling: None for a cross-encoder. labels: of a cross-encoder, in the order of its logits.
+    pooling: None for all but embedding models. sparse: of a sparse model. labels: of a cross-encoder, in
+        the order of its logits.
     """
 
     folder: Path
@@ -73,9 +73,10 @@ class SourceModel:
     prompts: dict[str, str]
     default_prompt: str | None
     matryoshka_dimensions: tuple[int, ...]
+    sparse: SparseHead | None = None
 
 
-def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:
+def inspect_source(folder: Path, pooling: Pooling | Literal["splade"] | None = None) -> SourceModel:
     """Read `folder`. pooling: of a folder that states none.
 
     Raises InvalidInput (field "model" or "pooling") for what this builder does not support, and
@@ -103,13 +104,16 @@ def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:
     if pooling is not None and (is_cross_encoder or len(modules) > 1):
         what = "a cross-encoder pools nothing" if is_cross_encoder else "modules.json states the pooling"
         raise InvalidInput(f"{what}: leave --pooling out", field="pooling")
-    if is_cross_encoder:
+    if is_sparse(modules, pooling):
+        head = read_sparse(modules, transformer, architecture, _sentence_transformers(folder))
+        layers = _sparse_model(folder, head, config)
+    elif is_cross_encoder:
         layers = _cross_encoder(folder, config)
     else:
         read: Poolings = (
             read_pooling(modules[1][1])
             if len(modules) > 1
-            else pooling_of_plain(folder, architecture, pooling)
+            else pooling_of_plain(folder, architecture, pooling if pooling != "splade" else None)
         )
         layers = _embedding_model(folder, stated, modules, hidden_size, read)
     check_described(config, layers["task"], held)
@@ -182,6 +186,22 @@ def _embedding_model(
     }
 
 
+def _sparse_model(folder: Path, head: SparseHead, config: Any) -> dict[str, Any]:
+    prompts, default_prompt = _prompts(folder)
+    return {
+        "task": "sparse",
+        "dimensions": int(config.vocab_size),
+        "pooling": None,
+        "labels": (),
+        "normalize": False,
+        "layers": (),
+        "prompts": prompts,
+        "default_prompt": default_prompt,
+        "matryoshka_dimensions": (),
+        "sparse": head,
+    }
+
+
 def _static_model(folder: Path, static: Static, modules: list[tuple[str, Path]]) -> SourceModel:
     after = read_layers(modules, static.width)
     if static.architecture == MODEL2VEC and after.layers:
@@ -224,10 +244,15 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
         where = Path(module.path)
         if where.is_absolute() or ".." in where.parts or "\0" in module.path:
             raise refused("modules.json names a folder outside the model")
-        if name in ("Pooling", *CONFIGURED) and not (folder / where / "config.json").is_file():
+        if (
+            name in ("Pooling", "SpladePooling", *CONFIGURED)
+            and not (folder / where / "config.json").is_file()
+        ):
             raise refused(f"there is no {where / 'config.json'}, which the {name} of modules.json needs")
         modules.append((name, folder / where))
     kinds = [name for name, _ in modules]
+    if "SpladePooling" in kinds:
+        return modules
     before = 2 if kinds[:2] == ["Transformer", "Pooling"] else 1
     if kinds != ["Transformer"] and (
         kinds[:before] not in (["Transformer", "Pooling"], [MODULE]) or not {*kinds[before:]} <= {*KINDS}

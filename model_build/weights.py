@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch.nn.modules import module as torch_modules
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from model_build.configuration import WeightsIndex
 from model_build.folder import fields_of, read_json, refused, refusing
@@ -35,6 +35,15 @@ MAX_MODULES = 20_000
 # Allowance for poolers, heads and position tables that were not saved.
 _LACKING, _LACKING_ELEMENTS = 4, 1 << 20
 _FP32_BYTES = 4
+
+
+CLASSES: dict[Task, Any] = {
+    "embedding": AutoModel,
+    "multi-vector": AutoModel,
+    "sparse": AutoModelForMaskedLM,
+    "cross-encoder": AutoModelForSequenceClassification,
+}
+"""transformers' class of each kind of model."""
 
 
 def count_elements(folder: Path) -> int:
@@ -84,7 +93,7 @@ def check_described(config: Any, task: Task, held: int) -> None:
             f"the model's {held} weights take {held * _FP32_BYTES} bytes in FP32, and a build needs "
             f"them twice; this machine has {memory} bytes of memory"
         )
-    kind = AutoModel if task == "embedding" else AutoModelForSequenceClassification
+    kind = CLASSES[task]
     # On the device "meta" tensors have shapes but no memory.
     with (
         refusing(f"config.json is not valid for {config.model_type}"),

@@ -9,11 +9,18 @@ from pathlib import Path
 
 from shared.engines.base import Engine
 from shared.engines.onnx import OnnxEngine
+from shared.engines.onnx_tokens import SparseEngine, TokenVectorsEngine
 from shared.engines.static import StaticEngine
 from shared.models.manifest import Manifest
 
 
 def open_cpu_engine(folder: Path, manifest: Manifest) -> Engine:
     """See `OpenEngine`."""
-    kind = StaticEngine if manifest.target == "cpu-static" else OnnxEngine
-    return kind(folder, manifest)
+    if manifest.target == "cpu-static":
+        return StaticEngine(folder, manifest)
+    match manifest.task:
+        case "sparse":
+            return SparseEngine(folder, manifest)
+        case "multi-vector":
+            return TokenVectorsEngine(folder, manifest)
+    return OnnxEngine(folder, manifest)

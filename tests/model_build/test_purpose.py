@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from sentence_transformers import MultiVectorEncoder, SparseEncoder
+from sentence_transformers import MultiVectorEncoder
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -86,17 +86,14 @@ REFUSED: dict[str, tuple[Make, str]] = {
     ),
     "SPLADE": (
         _plain(BertForMaskedLM, BERT),
-        "a BertForMaskedLM, a masked language model, as sparse encoders (SPLADE) are, which are not",
+        "a BertForMaskedLM, a masked language model, as sparse encoders (SPLADE) are. If it was trained "
+        "as one, say --pooling splade",
     ),
     "pretrained": (_plain(BertForPreTraining, BERT), "--pooling mean or cls"),
     "ColBERT": (_plain(BertModel, BERT, architectures=["HF_ColBERT"]), f"HF_ColBERT: {COLBERT}"),
     "ColBERT by its metadata": (_stanford, f"artifact.metadata: {COLBERT}"),
     "ColBERT of PyLate": (_pylate, f"says ColBERT: {COLBERT}"),
     "ColBERT as saved": (_saved(MultiVectorEncoder, BertModel, BERT), f"MultiVectorEncoder: {COLBERT}"),
-    "SPLADE as saved": (
-        _saved(SparseEncoder, BertForMaskedLM, BERT),
-        "says SparseEncoder: a sparse encoder (SPLADE)",
-    ),
     "JinaBERT without auto_map": (
         _stated(architectures=["JinaBertModel"]),
         "config.json says JinaBertModel, a class that transformers does not have",
@@ -147,4 +144,4 @@ def test_a_pooling_that_is_stated_is_not_given(make: Make, said: str, tmp_path: 
 
 def test_the_option_has_every_pooling() -> None:
     """By the names of manifests."""
-    assert {each.value for each in PoolingName} == set(get_args(Pooling))
+    assert {each.value for each in PoolingName} == {*get_args(Pooling), "splade"}

@@ -220,7 +220,10 @@ def _default_prompt(folder: Path) -> None:
         (_modules((OLD + "Router", "")), "Router module.*each route as a model of its own"),
         (_modules(*PLAIN, (OLD + "Asym", "2_Asym")), "Asym module.*each route as a model of its own"),
         (_modules((OLD + "CLIPModel", "0_CLIP")), "CLIPModel module.*a text encoder of its own"),
-        (_modules(PLAIN[0], (OLD + "SpladePooling", "1_Pooling")), "sparse vectors are not served"),
+        (
+            _modules(PLAIN[0], (OLD + "SpladePooling", "1_Pooling")),
+            "a sparse encoder is a",
+        ),
         (_modules(PLAIN[0], ("custom.Pooling", "1_Pooling")), "Pooling module"),
         (_modules(*PLAIN[::-1]), "the modules are not"),
         (_modules(PLAIN[0]), "BertModel is not a cross-encoder"),
