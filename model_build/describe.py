@@ -74,6 +74,7 @@ def describe(folder: Path, source: SourceModel, origin: Source, name: str, targe
         tools={tool: importlib.metadata.version(tool) for tool in _TOOLS},
         created=int(time.time()),
         sparse=_head_of(source, target),
+        late_interaction=source.late_interaction,
     )
     (folder / CARD_FILE).write_text(card(manifest), "utf-8")
     if manifest.sparse is not None and manifest.sparse.file:
@@ -143,13 +144,26 @@ def _sparse_facts(manifest: Manifest) -> dict[str, object]:
     }
 
 
+def _late_facts(manifest: Manifest) -> dict[str, object]:
+    late = manifest.late_interaction
+    assert late is not None, "a multi-vector model says how it reads"
+    return {
+        "dimensions of a token's vector": manifest.dimensions,
+        "queries": f"{late.query_tokens} tokens at most, filled up to {late.expanded_to}",
+        "documents": f"{late.document_tokens} tokens at most, {len(late.skipped)} kinds skipped",
+        "score": "the mean of the largest cosines" if late.mean else "the sum of the largest cosines",
+    }
+
+
 _KINDS: Mapping[Task, str] = {
     "embedding": "Text embedding model",
     "sparse": "Sparse text embedding model",
+    "multi-vector": "Late-interaction text embedding model",
 }
 _FACTS: Mapping[Task, Callable[[Manifest], dict[str, object]]] = {
     "embedding": _embedding_facts,
     "sparse": _sparse_facts,
+    "multi-vector": _late_facts,
 }
 
 

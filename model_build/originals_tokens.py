@@ -74,6 +74,7 @@ def late_original(
         model = MultiVectorEncoder(
             str(root), device="cpu", trust_remote_code=False, local_files_only=True, model_kwargs=SAFE
         )
+    model.prompts, model.default_prompt_name = dict(source.prompts), source.default_prompt
 
     def encode(texts: Sequence[str], input_type: InputType) -> list[FloatMatrix]:
         encoder = model.encode_query if input_type == "query" else model.encode_document

@@ -16,19 +16,20 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from model_build.configuration import Config, Heads, Module, SentenceBert, SentenceTransformers, Width
 from model_build.folder import fields_of, read_json, read_value, refused, refusing
 from model_build.formats import check_no_adapter, no_model
+from model_build.late import MASK, Late, is_late, read_late
 from model_build.layers import CONFIGURED, KINDS, read_layers
 from model_build.pooling import read_pooling
-from model_build.purpose import check_architecture, check_kind, pooling_of_plain
+from model_build.purpose import check_architecture, pooling_of_plain
 from model_build.source_tokenizer import pad_token_id, read_tokenizer
 from model_build.sparse import SPARSE_MODULES, is_sparse, read_sparse
 from model_build.static import MODEL2VEC, MODULE, Static, is_model2vec, read_static
 from model_build.weights import check_described, count_elements
 from shared.cards import Task
 from shared.errors import InvalidInput, printable
-from shared.models.manifest import MAX_NAMES, MAX_TOKENS, SparseHead
+from shared.models.manifest import MAX_NAMES, MAX_TOKENS, LateInteraction, SparseHead
 from shared.vectors import Layer, Pooling, Poolings, poolings_of
 
-_MODULES = ("Transformer", "Pooling", MODULE, *SPARSE_MODULES, *KINDS)
+_MODULES = ("Transformer", "Pooling", MODULE, *SPARSE_MODULES, MASK, *KINDS)
 _INSTEAD = {
     **dict.fromkeys(
         ("Router", "Asym"),
@@ -38,6 +39,7 @@ _INSTEAD = {
     "SparseStaticEmbedding": ": queries of sparse models are embedded as documents are here",
 }
 """What would be right instead of modules that are not read."""
+_PYLATE_DENSE = "pylate.models.Dense.Dense"
 STATIC = "static"
 """The model_type of static embeddings, which are no transformers."""
 # Their position ids start after the padding id, so the positions before it are unused.
@@ -52,7 +54,8 @@ class SourceModel:
     tokenizer_json: the text of tokenizer.json, converted if the folder has only a slow tokenizer.
     max_tokens: special tokens included. dimensions: of the vector after pooling and Dense layers; of a
         cross-encoder, the number of its labels.
-    pooling: None for all but embedding models. sparse: of a sparse model. labels: of a cross-encoder, in
+    pooling: None for all but embedding models. sparse: of a sparse model, late_interaction: of a
+        multi-vector model. labels: of a cross-encoder, in
         the order of its logits.
     """
 
@@ -74,6 +77,7 @@ class SourceModel:
     default_prompt: str | None
     matryoshka_dimensions: tuple[int, ...]
     sparse: SparseHead | None = None
+    late_interaction: LateInteraction | None = None
 
 
 def inspect_source(folder: Path, pooling: Pooling | Literal["splade"] | None = None) -> SourceModel:
@@ -83,7 +87,6 @@ def inspect_source(folder: Path, pooling: Pooling | Literal["splade"] | None = N
     InvalidArtefact if a Dense layer has NaN or infinite numbers.
     """
     check_no_adapter(folder)
-    check_kind(folder, _sentence_transformers(folder).model_type)
     modules = _modules(folder)
     if modules[0][0] == MODULE:
         static = read_static(modules[0][1], has_modules=(folder / "modules.json").is_file())
@@ -104,8 +107,15 @@ def inspect_source(folder: Path, pooling: Pooling | Literal["splade"] | None = N
     if pooling is not None and (is_cross_encoder or len(modules) > 1):
         what = "a cross-encoder pools nothing" if is_cross_encoder else "modules.json states the pooling"
         raise InvalidInput(f"{what}: leave --pooling out", field="pooling")
-    if is_sparse(modules, pooling):
-        head = read_sparse(modules, transformer, architecture, _sentence_transformers(folder))
+    longest = _max_tokens(transformer, config, tokenizer_settings.model_max_length)
+    about = _sentence_transformers(folder)
+    if is_late(about, modules, architecture):
+        tokenizer = tokenizer_json, tokenizer_settings
+        late = read_late(modules, about, tokenizer, hidden_size, (longest, _positions(config)))
+        tokenizer_json, layers = late.tokenizer_json, _late_model(late)
+        longest = max(late.described.query_tokens, late.described.document_tokens)
+    elif is_sparse(modules, pooling):
+        head = read_sparse(modules, transformer, architecture, about)
         layers = _sparse_model(folder, head, config)
     elif is_cross_encoder:
         layers = _cross_encoder(folder, config)
@@ -125,7 +135,7 @@ def inspect_source(folder: Path, pooling: Pooling | Literal["splade"] | None = N
         hidden_size=hidden_size,
         tokenizer_json=tokenizer_json,
         pad_token_id=pad_token_id(config, tokenizer_json, tokenizer_settings),
-        max_tokens=_max_tokens(transformer, config, tokenizer_settings.model_max_length),
+        max_tokens=longest,
         **layers,
     )
 
@@ -186,6 +196,21 @@ def _embedding_model(
     }
 
 
+def _late_model(late: Late) -> dict[str, Any]:
+    return {
+        "task": "multi-vector",
+        "dimensions": late.width,
+        "pooling": None,
+        "labels": (),
+        "normalize": late.normalize,
+        "layers": late.layers,
+        "prompts": late.prompts,
+        "default_prompt": None,
+        "matryoshka_dimensions": (),
+        "late_interaction": late.described,
+    }
+
+
 def _sparse_model(folder: Path, head: SparseHead, config: Any) -> dict[str, Any]:
     prompts, default_prompt = _prompts(folder)
     return {
@@ -236,7 +261,8 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
     modules = []
     for module in fields_of(listed, list[Module], "modules.json"):
         package, _, name = module.type.rpartition(".")
-        if package.split(".")[0] != "sentence_transformers" or name not in _MODULES:
+        known = package.split(".")[0] == "sentence_transformers" or module.type == _PYLATE_DENSE
+        if not known or name not in _MODULES:
             raise refused(
                 f"the model has a {printable(name)} module; this builder reads "
                 f"{', '.join(_MODULES)}{_INSTEAD.get(name, '')}"
@@ -252,6 +278,9 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
         modules.append((name, folder / where))
     kinds = [name for name, _ in modules]
     if "SpladePooling" in kinds:
+        return modules
+    is_late = MASK in kinds or _sentence_transformers(folder).model_type == "ColBERT"
+    if is_late and kinds[:1] == ["Transformer"] and {*kinds[1:]} <= {MASK, *KINDS}:
         return modules
     before = 2 if kinds[:2] == ["Transformer", "Pooling"] else 1
     if kinds != ["Transformer"] and (
@@ -296,9 +325,7 @@ def _max_tokens(folder: Path, config: Any, model_max_length: float | None) -> in
     `model_max_length`. `max_length` in tokenizer_config.json and the truncation inside tokenizer.json
     are ignored: they record how the model was trained or last called.
     """
-    limits = []
-    if positions := getattr(config, "max_position_embeddings", None):
-        limits.append(int(positions) - _unused_positions(config))
+    limits = [_positions(config)]
     name = "sentence_bert_config.json"
     stated = fields_of(read_json(folder / name) or {}, SentenceBert, name).max_seq_length
     # Unset, model_max_length is written as 10**30.
@@ -306,6 +333,12 @@ def _max_tokens(folder: Path, config: Any, model_max_length: float | None) -> in
     if not 1 <= min(limits) <= MAX_TOKENS:
         raise refused(f"the model reads {min(limits)} tokens by its files: set max_seq_length in {name}")
     return min(limits)
+
+
+def _positions(config: Any) -> int:
+    """How many tokens the model has positions for; MAX_TOKENS where they are computed."""
+    positions = getattr(config, "max_position_embeddings", None)
+    return int(positions) - _unused_positions(config) if positions else MAX_TOKENS
 
 
 def _unused_positions(config: Any) -> int:

@@ -182,7 +182,7 @@ class Tiny:
     def _head(self) -> onnx.ModelProto:
         """Each dimension is a word."""
         size = self.dimensions
-        shape = ["N", size]
+        shape: list[Any] = ["N", size]
         graph = helper.make_graph(
             [helper.make_node("MatMul", ["hidden", "identity"], ["logits"])],
             "head",

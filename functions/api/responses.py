@@ -65,8 +65,9 @@ def is_large(result: Result) -> bool:
         return result.total_tokens > LARGE_RESULT_TOKENS
     if isinstance(result, EmbedSparseResult):
         return result.rows * _FLOATS_PER_WORD > LARGE_RESULT_FLOATS
-    is_vectors = isinstance(result, EmbedResult | EmbedTokensResult)
-    return is_vectors and result.vectors.size > LARGE_RESULT_FLOATS
+    if isinstance(result, EmbedResult | EmbedTokensResult):
+        return result.vectors.size > LARGE_RESULT_FLOATS
+    return False
 
 
 def headers_of(asked: AnyRequest, result: Result, total_s: float) -> dict[str, str]:

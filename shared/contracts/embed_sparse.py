@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -52,12 +52,12 @@ class EmbedSparseResult(Result):
         check_counts(self.counts, self.token_counts)
 
     @classmethod
-    def of(cls, rows: Sequence[SparseRow], **told: object) -> EmbedSparseResult:
+    def of(cls, rows: Sequence[SparseRow], **told: Any) -> EmbedSparseResult:
         """The result of these rows. told: its other fields."""
         indices = np.concatenate([row.indices for row in rows])
         values = np.concatenate([row.values for row in rows])
         counts = tuple(len(row.values) for row in rows)
-        return cls(indices, values, counts, **told)  # type: ignore[arg-type] - told are its fields
+        return cls(indices, values, counts, **told)
 
     @property
     def rows(self) -> int:

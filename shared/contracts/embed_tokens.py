@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -43,9 +43,9 @@ class EmbedTokensResult(Result):
         check_counts(self.counts, self.token_counts)
 
     @classmethod
-    def of(cls, rows: Sequence[FloatMatrix], **told: object) -> EmbedTokensResult:
+    def of(cls, rows: Sequence[FloatMatrix], **told: Any) -> EmbedTokensResult:
         """The result of each input's (T, D) vectors. told: its other fields."""
-        return cls(np.concatenate(rows), tuple(map(len, rows)), **told)  # type: ignore[arg-type] - told are its fields
+        return cls(np.concatenate(rows), tuple(map(len, rows)), **told)
 
     @property
     def rows(self) -> int:

@@ -101,8 +101,12 @@ class SparseEngine:
     def _pooled(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """(T, V) -> (V,): the largest logit, or in float64 the sum, whose order must not matter."""
         if self._described.pooling == "max":
-            return logits.max(axis=0).astype(np.float64)
-        return activate(logits, self._described.activation).sum(axis=0, dtype=np.float64)
+            largest: NDArray[np.float64] = logits.max(axis=0).astype(np.float64)
+            return largest
+        sums: NDArray[np.float64] = activate(logits, self._described.activation).sum(
+            axis=0, dtype=np.float64
+        )
+        return sums
 
     def _together(self, one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.maximum(one, other) if self._described.pooling == "max" else one + other

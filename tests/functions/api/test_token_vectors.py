@@ -53,8 +53,13 @@ async def test_a_multi_vector_model_gives_each_token_s_vector(client: httpx.Asyn
     for rows, text in zip(answer.json(), TEXTS, strict=True):
         assert np.allclose(rows, LATE.tokens(text), atol=1e-6)
     long = " ".join(["w1"] * 20)
-    by_name = {"input_type": "query"}, {"prompt_name": "query"}, {"prompt_name": "document"}, {}
-    found = [await client.post("/embed_all", json={"inputs": long, **asked}) for asked in by_name]
+    asked: tuple[dict[str, str], ...] = (
+        {"input_type": "query"},
+        {"prompt_name": "query"},
+        {"prompt_name": "document"},
+        {},
+    )
+    found = [await client.post("/embed_all", json={"inputs": long, **each}) for each in asked]
     assert [len(each.json()[0]) for each in found] == [8, 8, 22, 22]
     assert [each.headers.get("x-truncated") for each in found] == ["1; 0", "1; 0", None, None]
 
