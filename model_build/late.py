@@ -71,8 +71,8 @@ def is_late(stated: SentenceTransformers, modules: list[tuple[str, Path]], archi
     """Whether the folder is a late-interaction model's. Raises InvalidInput for half of Stanford's."""
     if architecture != STANFORD and (modules[0][1] / METADATA).is_file():
         raise refused(
-            f"the folder has ColBERT's {METADATA}, but config.json does not say {STANFORD}: it is not what "
-            "Stanford's code saved"
+            f"the folder has ColBERT's {METADATA}, but config.json does not say {STANFORD}: it is not "
+            "what Stanford's code saved"
         )
     kinds = [name for name, _ in modules]
     return stated.model_type in _SAVED_AS or MASK in kinds or architecture == STANFORD
@@ -198,9 +198,9 @@ def _said(modules: list[tuple[str, Path]], stated: SentenceTransformers) -> _Sai
         )
         if marker
     }
-    tasks = (tasks,) if isinstance(tasks, str) else tasks
+    skipped_in = (tasks,) if isinstance(tasks, str) else tasks or ("document",)
     length = own.document_length or stated.document_length
-    return _Said(query_length, length, expansion, words, tasks or ("document",), markers)
+    return _Said(query_length, length, expansion, words, skipped_in, markers)
 
 
 def _pylate_expansion(stated: SentenceTransformers) -> Expansion | None:

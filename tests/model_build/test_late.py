@@ -146,7 +146,7 @@ def test_a_text_alone_has_the_vectors_that_it_has_among_others(tmp_path: Path) -
     for asked in ("query", "document"):
         together = _vectors(model, asked)
         for text, right in zip(TEXTS, together, strict=True):
-            request = EmbedTokensRequest("m", (text,), input_type=asked)  # type: ignore[arg-type]
+            request = EmbedTokensRequest("m", (text,), input_type=asked)
             (alone,) = model.run(completed(model.tokenize_late(request)))
             assert np.abs(alone - right).max() < 1e-6
 
