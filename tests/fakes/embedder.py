@@ -53,7 +53,7 @@ class FakeEmbedder(ByOperation):
         return EmbedResult(vectors, (3,) * len(request.inputs), "mini", request.model.partition("@")[2])
 
 
-class FakeTokenEmbedder(ByOperation):
+class FakeTokenEmbedder(FakeEmbedder):
     """A sparse and a multi-vector model: weights of a text's letters, and a vector of each letter."""
 
     async def embed_sparse(self, request: EmbedSparseRequest) -> EmbedSparseResult:
