@@ -25,6 +25,7 @@ from model_build.source import SourceModel
 from model_build.sparse import export_head
 from model_build.weights import CLASSES, check_numbers
 from shared.engines.torch_tokens import split_decoder
+from shared.models.manifest import head_of
 
 OPSET = 17
 
@@ -108,7 +109,8 @@ def _third_party_warnings() -> Iterator[None]:
 def _trace(source: SourceModel, out: Path, head: Path) -> int:
     """Write the graph, and of a sparse model `head`. The width of the graph's output."""
     model = _load(source)
-    width = source.dimensions if source.task == "cross-encoder" else source.hidden_size
+    has_labels = head_of(source.task, source.pooling) == "labels"
+    width = source.dimensions if has_labels else source.hidden_size
     ids = torch.full((2, 7), 0 if source.pad_token_id else 1, dtype=torch.int64)  # no padding
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0  # an all-ones mask would be constant-folded
@@ -121,7 +123,7 @@ def _trace(source: SourceModel, out: Path, head: Path) -> int:
             export_head(decoder, head)
         width = decoder.in_features
         traced, axes["token_embeddings"] = _Traced(model, "logits"), sizes
-    elif source.task != "cross-encoder":
+    elif head_of(source.task, source.pooling) == "none":
         traced, axes["token_embeddings"] = _Traced(model, "last_hidden_state"), sizes
     else:
         traced, axes["logits"] = _Traced(model, "logits"), {0: "batch"}
@@ -149,7 +151,7 @@ def _trace(source: SourceModel, out: Path, head: Path) -> int:
 
 def _load(source: SourceModel) -> Any:
     """The original in FP32, in evaluation mode."""
-    kind = CLASSES[source.task]
+    kind = CLASSES[head_of(source.task, source.pooling)]
     # Eager attention: the only one that the optimiser recognises. use_safetensors: never unpickle.
     with refusing(f"the weights do not match the {source.architecture} that config.json describes"):
         model, report = kind.from_pretrained(
@@ -161,8 +163,8 @@ def _load(source: SourceModel) -> Any:
             dtype=torch.float32,
             output_loading_info=True,
         )
-    # Missing weights would be initialised at random. An embedding model's pooler is unused.
-    unread = ("pooler.",) if source.task in ("embedding", "multi-vector") else ()
+    # Missing weights would be initialised at random. A pooler is unused where we pool.
+    unread = ("pooler.",) if head_of(source.task, source.pooling) == "none" else ()
     missing = [key for key in report["missing_keys"] if not key.startswith(unread)]
     if missing:
         raise refused(f"the weights lack {missing[0]}, which the {source.architecture} needs")

@@ -21,9 +21,9 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceCl
 from model_build.configuration import WeightsIndex
 from model_build.folder import fields_of, read_json, refused, refusing
 from model_build.formats import no_weights
-from shared.cards import Task
 from shared.engines.memory import usable_memory
 from shared.errors import InvalidArtefact
+from shared.models.manifest import Head
 from shared.storage.regular_files import open_regular
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -37,13 +37,12 @@ _LACKING, _LACKING_ELEMENTS = 4, 1 << 20
 _FP32_BYTES = 4
 
 
-CLASSES: dict[Task, Any] = {
-    "embedding": AutoModel,
-    "multi-vector": AutoModel,
-    "sparse": AutoModelForMaskedLM,
-    "cross-encoder": AutoModelForSequenceClassification,
+CLASSES: dict[Head, Any] = {
+    "none": AutoModel,
+    "words": AutoModelForMaskedLM,
+    "labels": AutoModelForSequenceClassification,
 }
-"""transformers' class of each kind of model."""
+"""transformers' class of a model with such a head."""
 
 
 def count_elements(folder: Path) -> int:
@@ -83,17 +82,17 @@ def _shard(folder: Path, name: str) -> dict[str, list[int]]:
     return read_shapes(folder / name)
 
 
-def check_described(config: Any, task: Task, held: int) -> None:
+def check_described(config: Any, held: int, head: Head) -> None:
     """Raise InvalidInput if `config` describes more than the weights contain, or than memory can hold.
 
-    config: of transformers. held: elements in the weights.
+    config: of transformers. held: elements in the weights. head: what it has behind its layers.
     """
     if 2 * held * _FP32_BYTES > (memory := usable_memory()):
         raise refused(
             f"the model's {held} weights take {held * _FP32_BYTES} bytes in FP32, and a build needs "
             f"them twice; this machine has {memory} bytes of memory"
         )
-    kind = CLASSES[task]
+    kind = CLASSES[head]
     # On the device "meta" tensors have shapes but no memory.
     with (
         refusing(f"config.json is not valid for {config.model_type}"),

@@ -17,7 +17,7 @@ from shared.contracts import FloatMatrix, Tokens
 from shared.engines.base import Capacity, pad
 from shared.engines.cpus import usable_cpus
 from shared.errors import InvalidArtefact
-from shared.models.manifest import Manifest
+from shared.models.manifest import Manifest, head_of
 from shared.vectors import pool, poolings_of
 
 
@@ -50,7 +50,7 @@ class OnnxEngine:
         except Exception as error:  # onnxruntime raises a family of its own, rooted at Exception
             raise InvalidArtefact(f"{path.name} is not a graph this version runs") from error
         self._pooling = manifest.pooling
-        if len(output.shape) != (2 if manifest.task == "cross-encoder" else 3):
+        if len(output.shape) != (2 if head_of(manifest.task, self._pooling) == "labels" else 3):
             raise InvalidArtefact(f"{path.name} does not give what a model for {manifest.task} gives")
         self._pad_token_id = manifest.pad_token_id
         self._memory = manifest.text_memory

@@ -29,13 +29,12 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
-from shared.cards import Task
 from shared.contracts import Tokens
 from shared.engines.base import Capacity, Rows, pad
 from shared.engines.panics import panics_are_errors
 from shared.engines.torch_tokens import WORDS_AT_ONCE, pool_words, sparse_rows, split_decoder, token_rows
 from shared.errors import BlitzError, InvalidArtefact, Unavailable
-from shared.models.manifest import Manifest
+from shared.models.manifest import Head, Manifest, head_of
 from shared.vectors import Pooling, Poolings, poolings_of
 
 # Progress bars in a server's log, and a table of keys that _read_transformer checks itself.
@@ -131,32 +130,29 @@ def _pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.T
     return (hidden * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
 
 
-def read_transformer(folder: Path, task: Task) -> Any:
-    """The FP32 transformer of config.json and safetensors in `folder`, on the CPU, without a pooler
-    that nothing reads; a cross-encoder with its head.
+def read_transformer(folder: Path, head: Head) -> Any:
+    """The FP32 transformer of config.json and safetensors in `folder`, on the CPU: a classifier with
+    its head, any other without a pooler that nothing reads.
 
     Raises InvalidArtefact unless the files are complete and the code is transformers' own.
     """
     try:
         with _loading, panics_are_errors():
-            return _read_transformer(folder, task)
+            return _read_transformer(folder, head)
     except BlitzError:
         raise
     except Exception as error:  # transformers raises KeyError, ValueError, OSError and its own
         raise InvalidArtefact("the weights are not a transformer this version runs") from error
 
 
-def _read_transformer(folder: Path, task: Task) -> Any:
+def _read_transformer(folder: Path, head: Head) -> Any:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if getattr(config, "auto_map", None) or getattr(config, "quantization_config", None):
         raise InvalidArtefact("the model brings its own code, or quantised weights")
     config.use_cache = False  # a decoder would keep keys and values for tokens that never come
-    kind = _CLASSES[task][type(config)]
+    kind = _CLASSES[head][type(config)]
     extra: dict[str, Any] = {}
-    if (
-        task in ("embedding", "multi-vector")
-        and "add_pooling_layer" in inspect.signature(kind.__init__).parameters
-    ):
+    if head == "none" and "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
         extra["add_pooling_layer"] = False
     model, report = kind.from_pretrained(
         folder,
@@ -176,11 +172,10 @@ def _read_transformer(folder: Path, task: Task) -> Any:
     return model.eval().requires_grad_(False)
 
 
-_CLASSES: dict[Task, Any] = {
-    "embedding": MODEL_MAPPING,
-    "multi-vector": MODEL_MAPPING,
-    "sparse": MODEL_FOR_MASKED_LM_MAPPING,
-    "cross-encoder": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+_CLASSES: dict[Head, Any] = {
+    "none": MODEL_MAPPING,
+    "words": MODEL_FOR_MASKED_LM_MAPPING,
+    "labels": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 }
 
 
@@ -206,13 +201,13 @@ class TorchEngine:
         self._pad_token_id = manifest.pad_token_id
         self._pooling = manifest.pooling
         self._task, self._sparse = manifest.task, manifest.sparse
-        model = read_transformer(folder, manifest.task)
+        model = read_transformer(folder, head_of(manifest.task, manifest.pooling))
         if model.config.pad_token_id is None:
             # A decoder's classifier reads the last token that is no padding.
             model.config.pad_token_id = manifest.pad_token_id
         # RoBERTa's code takes token types, but it has one of them only.
         self._takes_types = (
-            manifest.task == "cross-encoder"
+            not manifest.pooling
             and "token_type_ids" in inspect.signature(model.forward).parameters
             and getattr(model.config, "type_vocab_size", 0) > 1
         )

@@ -186,7 +186,7 @@ def load_model(
     """
     usable = None if memory_bytes is None else manifest.text_memory.tokens_within(memory_bytes)
     file = folder / manifest.tokenizer_file
-    tokenizer = Tokenizer.from_file(file, manifest.max_tokens, usable)
+    tokenizer = Tokenizer.from_file(file, manifest.max_tokens, usable, manifest.template)
     late = None
     if (described := manifest.late_interaction) is not None:
         lengths = (described.query_tokens, described.document_tokens)

@@ -33,6 +33,9 @@ MAX_NAMES = 1_000
 MAX_POOLINGS = 8
 """More than there are, each of which makes a vector longer by its tokens' width."""
 
+Head: TypeAlias = Literal["none", "words", "labels"]
+"""What a transformer has behind its layers: a row for each word, or for each label."""
+
 Target: TypeAlias = Literal["cpu-int8", "cpu-fp32", "cpu-static", "gpu-fp16"]
 
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -98,6 +101,14 @@ class LateInteraction(
     mean: bool = False
 
 
+class PairTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The text of a pair: before + query + between + document + after."""
+
+    before: str
+    between: str
+    after: str
+
+
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Origin of the weights: a hub id, package or folder name; its revision or content hash."""
 
@@ -161,11 +172,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     max_tokens: longest input, special tokens included.
     dimensions: length of the full vector; of a cross-encoder, the number of its labels.
     sparse: of a sparse model only; late_interaction: of a multi-vector model only.
-    pooling: of an embedding model only; of several, the results stand one behind the other. normalize:
-        whether the original ends in a Normalize module.
+    pooling: of an embedding model, and of a cross-encoder without a classification head: layers make its
+        score of the pooled row. Of several poolings the results stand one behind the other.
+    normalize: of an embedding or multi-vector model, whether the original ends in a Normalize module.
     layers: after pooling, in order. In JSON their name is "dense", which all were once.
     matryoshka_dimensions: shorter lengths that the vector was trained for.
     labels: of a cross-encoder, one per logit; empty for an embedding model.
+    template: how a cross-encoder's pairs become one text; None: they are two segments.
     prompts: name -> prepended text; default_prompt: used if a request names none.
     tools: name -> version of the build tools. created: Unix seconds.
     memory: measured at build; None: not measured, see text_memory.
@@ -187,6 +200,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pooling: Poolings | None = None
     normalize: bool = False
     labels: tuple[str, ...] = ()
+    template: PairTemplate | None = None
     matryoshka_dimensions: tuple[int, ...] = ()
     prompts: dict[str, str] = {}
     default_prompt: str | None = None
@@ -212,6 +226,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def size(self) -> int:
         """Total bytes of all files."""
         return sum(file.size for file in self.files)
+
+
+def head_of(task: Task, pooling: Poolings | None) -> Head:
+    """The head that a model's transformer needs."""
+    if task == "sparse":
+        return "words"
+    return "labels" if task == "cross-encoder" and not pooling else "none"
 
 
 def decode_manifest(data: bytes) -> Manifest:
@@ -245,8 +266,12 @@ def decode_manifest(data: bytes) -> Manifest:
 
 def _check_task(manifest: Manifest) -> None:
     """Raises InvalidArtefact for a task's fields that are missing, or another's that are there."""
-    if (manifest.task == "embedding") != bool(manifest.pooling):
-        raise InvalidArtefact("an embedding model needs a pooling; others must have none")
+    if manifest.task == "embedding" and not manifest.pooling:
+        raise InvalidArtefact("an embedding model needs a pooling")
+    if manifest.task in ("sparse", "multi-vector") and manifest.pooling:
+        raise InvalidArtefact(f"a {manifest.task} model pools no vectors, and must have no pooling")
+    if manifest.task != "cross-encoder" and manifest.template is not None:
+        raise InvalidArtefact(f"a {manifest.task} model reads no pairs, and must have no template")
     for task, described in (("sparse", manifest.sparse), ("multi-vector", manifest.late_interaction)):
         if (manifest.task == task) != (described is not None):
             raise InvalidArtefact(f"a {task} model needs its description; others must have none")
