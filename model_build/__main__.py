@@ -59,6 +59,7 @@ class PoolingName(StrEnum):
     last = "last"
     weighted_mean = "weighted_mean"
     mean_sqrt_length = "mean_sqrt_length"
+    splade = "splade"
 
 
 _OPTIONAL = {BuildTarget.int8_static: ("openvino", "nncf"), BuildTarget.bf16: ("openvino",)}

@@ -6,11 +6,12 @@ sentence-transformers.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from shared.models.manifest import MAX_DIMENSIONS, MAX_NAMES, MAX_TOKEN_ID, MAX_TOKENS
+from shared.models.manifest import MAX_DIMENSIONS, MAX_NAMES, MAX_TOKEN_ID, MAX_TOKENS, MAX_VOCABULARY
+from shared.vectors import SparseActivation
 
 # Larger than in any real model. Values within are still checked against the weights:
 # model_build.weights.
@@ -21,7 +22,9 @@ Layers: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=256)]
 Heads: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=4_096)]
 Tokens: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=-1, le=MAX_TOKEN_ID)]
+Length: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
 Short: TypeAlias = Annotated[str, msgspec.Meta(max_length=1_000)]
+Words: TypeAlias = Annotated[list[Short], msgspec.Meta(max_length=MAX_NAMES)]
 
 
 class Config(msgspec.Struct):
@@ -73,6 +76,17 @@ class TokenizerConfig(msgspec.Struct):
 
     model_max_length: Annotated[float, msgspec.Meta(ge=0)] | None = None
     pad_token: Short | TokenContent | None = None
+    mask_token: Short | TokenContent | None = None
+    eos_token: Short | TokenContent | None = None
+
+
+class Expansion(msgspec.Struct):
+    """How short queries are filled up. strategy: "fixed" cuts longer ones; "min" does not."""
+
+    strategy: Literal["fixed", "min"]
+    length: Length
+    attend: bool = False
+    token: Short | None = None
 
 
 class SentenceBert(msgspec.Struct):
@@ -80,18 +94,67 @@ class SentenceBert(msgspec.Struct):
 
     max_seq_length: Tokens | None = None
     do_lower_case: bool | None = None
+    transformer_task: Short | None = None
+    query_length: Length | None = None
+    document_length: Length | None = None
+    query_expansion: Expansion | None = None
     modality_config: Annotated[dict[Short, Any], msgspec.Meta(max_length=100)] | None = None
     processing_kwargs: Annotated[dict[Short, Any], msgspec.Meta(max_length=100)] | None = None
 
 
 class SentenceTransformers(msgspec.Struct):
-    """config_sentence_transformers.json. model_type: the class that saved the folder."""
+    """config_sentence_transformers.json. model_type: the class that saved the folder.
+
+    From query_length on, the fields are PyLate's.
+    """
 
     model_type: Short | None = None
     prompts: Annotated[dict[Short, str | None], msgspec.Meta(max_length=MAX_NAMES)] | None = None
     default_prompt_name: Short | None = None
+    max_active_dims: Annotated[int, msgspec.Meta(ge=1, le=MAX_VOCABULARY)] | None = None
     matryoshka_dimensions: list[Width] | None = None
     matryoshka_dims: list[Width] | None = None
+    similarity_fn_name: Short | None = None
+    query_length: Length | None = None
+    document_length: Length | None = None
+    query_prefix: Short | None = None
+    document_prefix: Short | None = None
+    do_query_expansion: bool | None = None
+    attend_to_expansion_tokens: bool | None = None
+    skiplist_words: Words | None = None
+
+    @property
+    def is_pylate(self) -> bool:
+        """Whether there is any of PyLate's fields."""
+        mine = (self.query_length, self.document_length, self.query_prefix, self.document_prefix)
+        flags = (self.do_query_expansion, self.attend_to_expansion_tokens, self.skiplist_words)
+        return any(field is not None for field in (*mine, *flags))
+
+
+class MultiVectorMask(msgspec.Struct):
+    """config.json of a MultiVectorMask module."""
+
+    skiplist_words: Words | None = None
+    skiplist_tasks: Short | Annotated[list[Short], msgspec.Meta(max_length=10)] | None = None
+    keep_only_token_ids: Annotated[list[TokenId], msgspec.Meta(max_length=MAX_NAMES)] | None = None
+
+
+class Stanford(msgspec.Struct):
+    """artifact.metadata of Stanford's colbert-ir."""
+
+    query_token_id: Short | None = None
+    doc_token_id: Short | None = None
+    query_maxlen: Length | None = None
+    doc_maxlen: Length | None = None
+    attend_to_mask_tokens: bool | None = None
+    mask_punctuation: bool | None = None
+
+
+class Splade(msgspec.Struct):
+    """config.json of a SpladePooling module."""
+
+    pooling_strategy: Literal["max", "sum"] = "max"
+    activation_function: SparseActivation = "relu"
 
 
 class Module(msgspec.Struct):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import msgspec
 import numpy as np
 from safetensors.numpy import save_file
 
+from shared.cards import Task
 from shared.models.manifest import (
     OPENVINO_TARGETS,
     SCHEMA_VERSION,
@@ -24,6 +26,7 @@ from shared.models.manifest import (
     ModelRoute,
     RouteName,
     Source,
+    SparseHead,
     Target,
 )
 from shared.vectors import DenseLayer, Layer, UnitLayer, poolings_of
@@ -35,6 +38,7 @@ MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
+HEAD_FILE = "head.onnx"
 CARD_FILE = "README.md"
 
 _RUNS: dict[Target, tuple[str, ...]] = {
@@ -87,8 +91,12 @@ def describe(folder: Path, source: SourceModel, origin: Source, name: str, targe
             tool: importlib.metadata.version(tool) for tool in (*_TOOLS, *_MORE_TOOLS.get(target, ()))
         },
         created=int(time.time()),
+        sparse=_head_of(source, target),
+        late_interaction=source.late_interaction,
     )
     (folder / CARD_FILE).write_text(card(manifest), "utf-8")
+    if manifest.sparse is not None and manifest.sparse.file:
+        runs = (*runs, manifest.sparse.file)
     names = (*runs, TOKENIZER_FILE, *(layer.file for layer in layers if layer.file), CARD_FILE)
     manifest = msgspec.structs.replace(manifest, files=tuple(file_of(folder / each) for each in names))
     return msgspec.structs.replace(manifest, revision=revision_of(manifest))
@@ -132,6 +140,10 @@ def revision_of(manifest: Manifest) -> str:
     content = msgspec.to_builtins(manifest)
     for field in _NOT_CONTENT:
         content.pop(field)
+    # The revisions of other models are those that they had before there were these fields.
+    for field in ("sparse", "late_interaction"):
+        if content[field] is None:
+            content.pop(field)
     return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()[:12]
 
 
@@ -140,8 +152,8 @@ def card(manifest: Manifest) -> str:
 
     It is part of the hashed content, so measurements and versions stand in manifest.json only.
     """
-    if manifest.task == "embedding":
-        kind, facts = "Text embedding model", _embedding_facts(manifest)
+    if manifest.task != "cross-encoder":
+        kind, facts = _KINDS[manifest.task], _FACTS[manifest.task](manifest)
         prompts = "\n".join(f"- `{name}`: `{text}`" for name, text in sorted(manifest.prompts.items()))
         more = f"\n## Prompts\n\n{prompts or 'none'}\n"
     else:
@@ -180,6 +192,46 @@ def _embedding_facts(manifest: Manifest) -> dict[str, object]:
             for name, route in (manifest.routes or {}).items()
         },
     }
+
+
+def _sparse_facts(manifest: Manifest) -> dict[str, object]:
+    assert manifest.sparse is not None, "a sparse model has a head"
+    return {
+        "words": manifest.dimensions,
+        "weights": f"{manifest.sparse.pooling} of {manifest.sparse.activation} over the tokens",
+        "at most": f"{manifest.sparse.most or 'all'} of a text's weights that are not 0",
+        "default prompt": manifest.default_prompt or "none",
+    }
+
+
+def _late_facts(manifest: Manifest) -> dict[str, object]:
+    late = manifest.late_interaction
+    assert late is not None, "a multi-vector model says how it reads"
+    return {
+        "dimensions of a token's vector": manifest.dimensions,
+        "queries": f"{late.query_tokens} tokens at most, filled up to {late.expanded_to}",
+        "documents": f"{late.document_tokens} tokens at most, {len(late.skipped)} kinds skipped",
+        "score": "the mean of the largest cosines" if late.mean else "the sum of the largest cosines",
+    }
+
+
+_KINDS: Mapping[Task, str] = {
+    "embedding": "Text embedding model",
+    "sparse": "Sparse text embedding model",
+    "multi-vector": "Late-interaction text embedding model",
+}
+_FACTS: Mapping[Task, Callable[[Manifest], dict[str, object]]] = {
+    "embedding": _embedding_facts,
+    "sparse": _sparse_facts,
+    "multi-vector": _late_facts,
+}
+
+
+def _head_of(source: SourceModel, target: Target) -> SparseHead | None:
+    """On a GPU the head is in the transformer's weights."""
+    if source.sparse is None or target == "gpu-fp16":
+        return source.sparse
+    return msgspec.structs.replace(source.sparse, file=HEAD_FILE)
 
 
 def _cross_encoder_facts(manifest: Manifest) -> dict[str, object]:

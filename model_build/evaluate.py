@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from model_build.evaluate_tokens import measure_late, measure_sparse
 from model_build.fidelity import compare_vectors
 from model_build.gates import Gates, gates_of
 from model_build.odd_texts import ODD_TEXTS
@@ -64,8 +65,16 @@ def evaluate(
     served = Served(folder, manifest)
     load_s = round(time.perf_counter() - started, 3)
     try:
-        measure = _measure_vectors if manifest.task == "embedding" else _measure_scores
-        quality = measure(served, root, source, gates or gates_of(manifest.target), evaluations, load_s)
+        limits = gates or gates_of(manifest.target, manifest.task)
+        match manifest.task:
+            case "sparse":
+                quality = measure_sparse(served, root, source, limits, load_s)
+            case "multi-vector":
+                quality = measure_late(served, root, source, limits, load_s)
+            case "embedding":
+                quality = _measure_vectors(served, root, source, limits, evaluations, load_s)
+            case "cross-encoder":
+                quality = _measure_scores(served, root, source, limits, evaluations, load_s)
     finally:
         served.close()
     if manifest.target == "gpu-fp16" and not torch.cuda.is_available():
@@ -82,7 +91,9 @@ def _try_half(folder: Path, manifest: Manifest) -> None:
             return  # cannot be checked without a GPU
         raise
     try:
-        if manifest.task == "embedding":
+        if manifest.task in ("sparse", "multi-vector"):
+            served.encode(sample_texts()[:_WARM_UP], "document")
+        elif manifest.task == "embedding":
             served.embed(sample_texts()[:_WARM_UP], None)
         else:
             ranking = sample_rankings()[0]

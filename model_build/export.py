@@ -20,11 +20,15 @@ from onnxruntime.transformers.optimizer import optimize_model
 from torch.jit._trace import TracerWarning
 
 from model_build import torch_attention
+from model_build.describe import HEAD_FILE
 from model_build.folder import refused, refusing
 from model_build.masked_keys import mask_keys
 from model_build.source import SourceModel
+from model_build.sparse import export_head
 from model_build.tracing import masks_without_vmap
 from model_build.weights import auto_class, check_numbers
+from shared.engines.torch_tokens import split_decoder
+from shared.models.manifest import head_of
 
 OPSET = 17
 
@@ -40,22 +44,24 @@ def export_onnx(source: SourceModel, out: Path) -> None:
 
     Inputs `input_ids`, `attention_mask` (B, T) int64; output `token_embeddings` (B, T, H) float32, token
     types folded in as zeros. A cross-encoder with token types has the input `token_type_ids` (B, T)
-    int64 too; its output is `logits` (B, L) float32. Raises InvalidInput if the architecture does not
+    int64 too; its output is `logits` (B, L) float32. A sparse model's last layer is not in the graph: it
+    is written beside it, as HEAD_FILE. Raises InvalidInput if the architecture does not
     export, and InvalidArtefact if a weight is NaN or infinite.
     """
     with tempfile.TemporaryDirectory() as scratch:
         traced = Path(scratch) / "traced.onnx"
-        _trace(source, traced, torch_attention.NAME if source.model_type in _OWN_ATTENTION else "eager")
+        attention = torch_attention.NAME if source.model_type in _OWN_ATTENTION else "eager"
+        width = _trace(source, traced, out.with_name(HEAD_FILE), attention)
         with refusing(f"onnxruntime cannot optimise the graph of {source.architecture}"):
             _fuse(source, traced, out)
             mask_keys(out)
-    _fix_output_width(out, source.hidden_size if source.pooling else source.dimensions)
+    _fix_output_width(out, width)
 
 
 def export_plain(source: SourceModel, out: Path) -> None:
     """As `export_onnx`, without onnxruntime's own operators: for runtimes that fuse by themselves."""
-    _trace(source, out, "eager")
-    _fix_output_width(out, source.hidden_size if source.pooling else source.dimensions)
+    width = _trace(source, out, out.with_name(HEAD_FILE), "eager")
+    _fix_output_width(out, width)
 
 
 def optimize_offline(src: Path, out: Path) -> None:
@@ -114,16 +120,27 @@ def _third_party_warnings() -> Iterator[None]:
         yield
 
 
-def _trace(source: SourceModel, out: Path, attention: str) -> None:
-    """attention: one of transformers' attention functions, by name."""
+def _trace(source: SourceModel, out: Path, head: Path, attention: str) -> int:
+    """Write the graph, and of a sparse model `head`. The width of the graph's output.
+
+    attention: one of transformers' attention functions, by name.
+    """
     model = _load(source, attention)
+    has_labels = head_of(source.task, source.pooling) == "labels"
+    width = source.dimensions if has_labels else source.hidden_size
     ids = torch.full((2, 7), 0 if source.pad_token_id else 1, dtype=torch.int64)  # no padding
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0  # an all-ones mask would be constant-folded
     inputs = {"input_ids": ids, "attention_mask": mask}
     sizes = {0: "batch", 1: "sequence"}
     axes = dict.fromkeys(inputs, sizes)
-    if source.pooling:
+    if source.task == "sparse":
+        with refusing(f"the head of {source.architecture} cannot be taken off"):
+            decoder = split_decoder(model)
+            export_head(decoder, head)
+        width = decoder.in_features
+        traced, axes["token_embeddings"] = _Traced(model, "logits"), sizes
+    elif head_of(source.task, source.pooling) == "none":
         traced, axes["token_embeddings"] = _Traced(model, "last_hidden_state"), sizes
     else:
         traced, axes["logits"] = _Traced(model, "logits"), {0: "batch"}
@@ -148,11 +165,12 @@ def _trace(source: SourceModel, out: Path, attention: str) -> None:
             dynamo=False,
             custom_opsets={"com.microsoft": 1} if attention == torch_attention.NAME else None,
         )
+    return width
 
 
 def _load(source: SourceModel, attention: str) -> Any:
     """The original in FP32, in evaluation mode."""
-    kind = auto_class(source.model_type, with_head=source.pooling is None)
+    kind = auto_class(source.model_type, head_of(source.task, source.pooling))
     # Eager attention: the only one that the optimiser recognises. use_safetensors: never unpickle.
     with refusing(f"the weights do not match the {source.architecture} that config.json describes"):
         model, report = kind.from_pretrained(
@@ -165,7 +183,7 @@ def _load(source: SourceModel, attention: str) -> Any:
             output_loading_info=True,
         )
     # Missing weights would be initialised at random. A pooler is unused where we pool.
-    unread = ("pooler.",) if source.pooling else ()
+    unread = ("pooler.",) if head_of(source.task, source.pooling) == "none" else ()
     missing = [key for key in report["missing_keys"] if not key.startswith(unread)]
     if missing:
         raise refused(f"the weights lack {missing[0]}, which the {source.architecture} needs")

@@ -50,6 +50,14 @@ TARGETS: Mapping[Target, FidelityTarget] = {
 }
 
 
+TOKEN_TARGETS: Mapping[Target, FidelityTarget] = {
+    "cpu-int8": FidelityTarget(mean=0.99, minimum=0.95, low=0.98, low_share=0.01, centred=0.98),
+    "cpu-fp32": FidelityTarget(mean=0.9999, minimum=0.999, low=0.9999, low_share=0.01, centred=0.999),
+    "gpu-fp16": FidelityTarget(mean=0.999, minimum=0.99, low=0.999, low_share=0.01, centred=0.99),
+}
+"""Of sparse vectors, and of the vectors of single tokens, for which nothing is averaged."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fidelity:
     """Statistics of the texts' cosines with the original; fields as in FidelityTarget.

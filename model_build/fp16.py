@@ -15,6 +15,7 @@ from model_build.source import SourceModel
 from model_build.weights import check_numbers
 from shared.engines.torch import needs_fp32, read_transformer
 from shared.errors import InvalidArtefact
+from shared.models.manifest import head_of
 
 # Provenance, which would change the revision of equal content, or code.
 _DROPPED = ("auto_map", "_name_or_path", "transformers_version", "torch_dtype")
@@ -29,7 +30,7 @@ def export_fp16(source: SourceModel, folder: Path) -> None:
     too large for FP16.
     """
     try:
-        model = read_transformer(source.folder, with_head=source.pooling is None)
+        model = read_transformer(source.folder, head_of(source.task, source.pooling))
     except InvalidArtefact as error:
         raise refused(error.message) from error
     check_numbers(model.named_parameters())

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 import torch
 
-from model_build.fidelity import TARGETS, Fidelity, FidelityTarget, fidelity_shortfalls, relaxed
+from model_build.fidelity import (
+    TARGETS,
+    TOKEN_TARGETS,
+    Fidelity,
+    FidelityTarget,
+    fidelity_shortfalls,
+    relaxed,
+)
+from shared.cards import Task
 from shared.models.manifest import Quality, Target
 
 # Least rank agreement, and largest difference of a score (scores are from 0 to 1).
@@ -32,7 +40,8 @@ _SCORES: Mapping[Target, tuple[float, float]] = {
 class Gates:
     """Limits for a model.
 
-    cosine: of an embedding model. rank_agreement: a cross-encoder's least mean rank agreement.
+    cosine: of all but cross-encoders. rank_agreement: the least mean rank agreement of all but embedding
+    models.
     score_difference: the largest difference of its scores, which are from 0 to 1.
     """
 
@@ -43,19 +52,21 @@ class Gates:
 
 def gates_of(
     target: Target,
+    task: Task = "embedding",
     *,
     mean: float | None = None,
     minimum: float | None = None,
     rank_agreement: float | None = None,
 ) -> Gates:
-    """The gates of `target`, with the given limits instead of its own. mean, minimum: of the cosines.
+    """The gates of `target` for a model of `task`, with the given limits instead of its own.
 
-    A given rank_agreement also lifts the limit of the score difference.
+    mean, minimum: of the cosines. A given rank_agreement also lifts the limit of the score difference.
     """
     agreement, difference = _SCORES[target]
     if rank_agreement is not None:
         agreement, difference = rank_agreement, math.inf
-    return Gates(relaxed(TARGETS[target], mean, minimum), agreement, difference)
+    cosines = (TARGETS if task == "embedding" else TOKEN_TARGETS)[target]
+    return Gates(relaxed(cosines, mean, minimum), agreement, difference)
 
 
 def shortfalls(quality: Quality, target: Target, gates: Gates) -> list[str]:

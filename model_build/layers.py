@@ -40,7 +40,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "Softplus": "softplus",
     "Mish": "mish",
 }
-_EMBEDDING = "sentence_embedding"
+_EMBEDDING, _TOKENS = "sentence_embedding", "token_embeddings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +52,26 @@ class Layers:
     width: int
 
 
-def read_layers(modules: Sequence[tuple[str, Path]], width: int) -> Layers:
+def read_layers(modules: Sequence[tuple[str, Path]], width: int, *, by_token: bool = False) -> Layers:
     """The layers of `modules`, (kind, folder) in order. width: dimensions of the pooled vectors.
+
+    by_token: whether the vectors are tokens', of a late-interaction model.
 
     Raises InvalidInput (field "model") for unsupported settings or weights that do not fit, and
     InvalidArtefact for NaN or infinite weights.
     """
+    vectors = _TOKENS if by_token else _EMBEDDING
     layers: list[Layer] = []
     for kind, folder in modules:
         match kind:
             case "Dense":
-                layer = _dense(folder, width)
+                layer = _dense(folder, width, vectors)
                 width = layer.weight.shape[0]
                 layers.append(layer)
             case "LayerNorm":
                 layers.append(_norm(folder, width))
             case "Normalize":
-                _check_normalize(folder)
+                _check_normalize(folder, vectors)
                 layers.append(UnitLayer())
             case "Dropout":
                 pass  # active only in training
@@ -78,7 +81,7 @@ def read_layers(modules: Sequence[tuple[str, Path]], width: int) -> Layers:
     return Layers(tuple(layers), normalize, width)
 
 
-def _dense(folder: Path, width: int) -> DenseLayer:
+def _dense(folder: Path, width: int, vectors: str) -> DenseLayer:
     config = fields_of(read_json(folder / "config.json") or {}, DenseConfig, "Dense's config.json")
     package, _, name = config.activation_function.rpartition(".")
     if name not in _ACTIVATIONS or package.split(".")[0] != "torch":
@@ -86,11 +89,9 @@ def _dense(folder: Path, width: int) -> DenseLayer:
             f"a Dense layer has activation {printable(config.activation_function)}, not one of torch's "
             f"{', '.join(_ACTIVATIONS)}"
         )
-    names = {each or _EMBEDDING for each in (config.module_input_name, config.module_output_name)}
-    if config.use_residual or names != {_EMBEDDING}:
-        raise refused(
-            "a Dense layer has a residual, or an input or output other than sentence_embedding"
-        )
+    names = {each or vectors for each in (config.module_input_name, config.module_output_name)}
+    if config.use_residual or names != {vectors}:
+        raise refused(f"a Dense layer has a residual, or an input or output other than {vectors}")
     shapes = _shapes(folder)
     weight, bias = shapes.get("linear.weight"), shapes.get("linear.bias")
     if weight is None:
@@ -112,12 +113,12 @@ def _norm(folder: Path, width: int) -> NormLayer:
     return NormLayer(tensors["norm.weight"], tensors["norm.bias"])
 
 
-def _check_normalize(folder: Path) -> None:
+def _check_normalize(folder: Path, vectors: str) -> None:
     stated = fields_of(
         read_json(folder / "config.json") or {}, NormalizeConfig, "Normalize's config.json"
     )
-    if {stated.module_input_name, stated.module_output_name} - {None, _EMBEDDING}:
-        raise refused("a Normalize has an input or output other than sentence_embedding")
+    if {stated.module_input_name, stated.module_output_name} - {None, vectors}:
+        raise refused(f"a Normalize has an input or output other than {vectors}")
 
 
 def _shapes(folder: Path) -> dict[str, list[int]]:

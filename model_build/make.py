@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -30,7 +30,7 @@ class Asked:
 
     target: Target
     name: str
-    pooling: Pooling | None
+    pooling: Pooling | Literal["splade"] | None
     prompts: dict[str, str]
     evaluations: Sequence[Path]
     calibration: Path | None = None
@@ -75,11 +75,11 @@ def make(
         read = inspect_source(with_text_side(root, folder / "text"), asked.pooling)
         prompted = with_prompts(read, (*located.names, asked.name), asked.prompts)
         source = prompted.source
-        if source.task == "cross-encoder":
-            check_rankable(tasks, source.dimensions)
+        check_rankable(tasks, source.task, source.dimensions)
         _check_target(source, target)
     gates = gates_of(
         target,
+        source.task,
         mean=asked.min_cosine,
         minimum=asked.min_worst_cosine,
         rank_agreement=asked.min_rank_agreement,
@@ -150,6 +150,11 @@ def _check_target(source: SourceModel, target: Target) -> None:
     """Raises InvalidInput (field "target")."""
     from model_build.source import STATIC
 
+    if target in OPENVINO_TARGETS and source.task in ("sparse", "multi-vector"):
+        raise InvalidInput(
+            f"{target} is for embedding models and cross-encoders: build a {source.task} model for cpu-int8",
+            field="target",
+        )
     if (source.model_type == STATIC) == (target == "cpu-static"):
         return
     if target == "cpu-static":
@@ -165,7 +170,7 @@ def _check_target(source: SourceModel, target: Target) -> None:
 def _make_graph(folder: Path, source: SourceModel, target: Target, progress: Progressing) -> None:
     """Write the ONNX graph of a CPU target."""
     from model_build.calibration import find_divisors
-    from model_build.describe import MODEL_FILE
+    from model_build.describe import HEAD_FILE, MODEL_FILE
     from model_build.export import export_onnx, optimize_offline
     from model_build.int8 import quantize_per_row
 
@@ -182,3 +187,9 @@ def _make_graph(folder: Path, source: SourceModel, target: Target, progress: Pro
                     )
                 graph = graph.with_name("int8.onnx")
             optimize_offline(graph, folder / MODEL_FILE)
+            if source.task == "sparse":
+                head = graph.with_name(HEAD_FILE)
+                if target == "cpu-int8":
+                    quantize_per_row(head, head.with_name("int8-head.onnx"))
+                    head = head.with_name("int8-head.onnx")
+                optimize_offline(head, folder / HEAD_FILE)

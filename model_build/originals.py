@@ -31,11 +31,11 @@ from shared.contracts import FloatMatrix
 from shared.errors import InvalidArtefact
 from shared.vectors import poolings_of
 
-_SAFE: dict[str, Any] = {"use_safetensors": True, "dtype": "float32"}
-_UNREADABLE = "sentence-transformers, the reference for the build, cannot load the model"
-_DOES_NOT_RUN = "sentence-transformers, the reference for the build, cannot run the model"
+SAFE: dict[str, Any] = {"use_safetensors": True, "dtype": "float32"}
+UNREADABLE = "sentence-transformers, the reference for the build, cannot load the model"
+DOES_NOT_RUN = "sentence-transformers, the reference for the build, cannot run the model"
 # On two cores, 200 texts of 3 to 200 words took 4.5 s of CPU time this way, 6.5 s in batches of 32.
-_BATCH = 8
+BATCH = 8
 
 
 class Original:
@@ -51,20 +51,20 @@ class Original:
 
         Raises InvalidInput if the model cannot run, InvalidArtefact for NaN or infinite numbers.
         """
-        with refusing(_DOES_NOT_RUN):
+        with refusing(DOES_NOT_RUN):
             vectors: FloatMatrix = self._model.encode(
                 list(texts),
                 prompt_name=prompt,
                 normalize_embeddings=True,
                 show_progress_bar=False,
-                batch_size=_BATCH,
+                batch_size=BATCH,
                 **self._task,
             )
         return _numbers(vectors)
 
     def tokens(self, text: str) -> int:
         """Number of tokens that it reads of `text`, with special tokens and without a prompt."""
-        with refusing(_DOES_NOT_RUN):
+        with refusing(DOES_NOT_RUN):
             features = self._model.preprocess([text], **self._task)
         # Static embeddings have no padding, and therefore no mask.
         return int(
@@ -81,9 +81,9 @@ def embedder(root: Path, source: SourceModel) -> Original:
     folder, so that errors in `source` show. The prompts are those of `source`, and so is the pooling if
     the folder states none: the operator gave it. Raises InvalidInput if it cannot be loaded.
     """
-    with refusing(_UNREADABLE):
+    with refusing(UNREADABLE):
         model = _sentence_transformer(root, source)
-        _prepare(_reader(model, source), source)
+        prepare(_reader(model, source), source)
     model.prompts, model.default_prompt_name = dict(source.prompts), source.default_prompt
     return Original(model, source.route)
 
@@ -100,11 +100,11 @@ def _sentence_transformer(root: Path, source: SourceModel) -> SentenceTransforme
     place, after = clip_of(root)
     if place is not None:
         # A processor of texts alone: one of images needs packages that a build does without.
-        texts = CLIPModel(str(place), tokenizer_name_or_path=str(source.folder), model_kwargs=_SAFE)
+        texts = CLIPModel(str(place), tokenizer_name_or_path=str(source.folder), model_kwargs=SAFE)
         return SentenceTransformer(modules=[texts, *(Normalize() for _ in after)], device="cpu")
     if (root / "modules.json").is_file():
         return SentenceTransformer(
-            str(root), device="cpu", trust_remote_code=False, local_files_only=True, model_kwargs=_SAFE
+            str(root), device="cpu", trust_remote_code=False, local_files_only=True, model_kwargs=SAFE
         )
     plain = poolings_of(source.pooling or "mean")[0]
     mode: Any = {
@@ -112,7 +112,7 @@ def _sentence_transformer(root: Path, source: SourceModel) -> SentenceTransforme
         "weighted_mean": "weightedmean",
         "mean_sqrt_length": "mean_sqrt_len_tokens",
     }.get(plain, plain)
-    modules = [Transformer(str(root), model_kwargs=_SAFE), Pooling(source.hidden_size, mode)]
+    modules = [Transformer(str(root), model_kwargs=SAFE), Pooling(source.hidden_size, mode)]
     return SentenceTransformer(modules=modules, device="cpu")
 
 
@@ -133,20 +133,20 @@ def scorer(root: Path, source: SourceModel) -> Score:
 
     Raises InvalidInput if it cannot be loaded; its calls raise as those of Original.
     """
-    with refusing(_UNREADABLE):
+    with refusing(UNREADABLE):
         model = CrossEncoder(
             str(root),
             device="cpu",
             trust_remote_code=False,
             local_files_only=True,
-            model_kwargs=_SAFE,
+            model_kwargs=SAFE,
             activation_fn=torch.nn.Identity(),
         )
-        _prepare(model, source)
+        prepare(model, source)
 
     def score(pairs: Sequence[tuple[str, str]]) -> FloatMatrix:
-        with refusing(_DOES_NOT_RUN):
-            logits: FloatMatrix = model.predict(list(pairs), show_progress_bar=False, batch_size=_BATCH)
+        with refusing(DOES_NOT_RUN):
+            logits: FloatMatrix = model.predict(list(pairs), show_progress_bar=False, batch_size=BATCH)
         return _numbers(logits).reshape(len(pairs), -1)
 
     return score
@@ -158,7 +158,8 @@ def _numbers(rows: FloatMatrix) -> FloatMatrix:
     return rows
 
 
-def _prepare(model: Any, source: SourceModel) -> None:
+def prepare(model: Any, source: SourceModel) -> None:
+    """Make a model of sentence-transformers pad, and read no more than it has positions for."""
     if source.model_type == STATIC:
         return  # no padding, and the tokenizer has the maximum length
     if (positions := _positions(model)) is not None and positions < model.max_seq_length:

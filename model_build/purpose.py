@@ -12,17 +12,12 @@ import transformers
 
 from model_build.configuration import Config
 from model_build.folder import refused
+from model_build.late import STANFORD
 from shared.errors import printable
 from shared.vectors import Pooling
 
 _POOLINGS = ", ".join(get_args(Pooling))
 
-# model_type of config_sentence_transformers.json; "ColBERT" is PyLate's.
-_OTHER_KINDS = {
-    "SparseEncoder": "a sparse encoder (SPLADE), whose vectors have a number for each word",
-    "MultiVectorEncoder": "a late-interaction model (ColBERT), which has a vector for each token",
-    "ColBERT": "a late-interaction model (ColBERT), which has a vector for each token",
-}
 
 # (suffix of the class in config.json, what such a model is and what to do). The first match is used.
 _HEADS = (
@@ -34,8 +29,8 @@ _HEADS = (
     ),
     (
         "ForMaskedLM",
-        "a masked language model, as sparse encoders (SPLADE) are, which are not built. If it was "
-        "trained for dense vectors, say how they are pooled: --pooling mean or cls",
+        "a masked language model, as sparse encoders (SPLADE) are. If it was trained as one, say "
+        "--pooling splade; if for dense vectors, how they are pooled: --pooling mean or cls",
     ),
     (
         "ForPreTraining",
@@ -45,23 +40,6 @@ _HEADS = (
 )
 
 
-def check_kind(folder: Path, saved_as: str | None) -> None:
-    """Raise InvalidInput (field "model") for a sparse encoder or a late-interaction model.
-
-    saved_as: model_type of config_sentence_transformers.json.
-    """
-    if said := _OTHER_KINDS.get(saved_as or ""):
-        raise refused(
-            f"config_sentence_transformers.json says {saved_as}: {said}. This builder makes models with "
-            "one vector a text, and cross-encoders"
-        )
-    if (folder / "artifact.metadata").is_file():  # Stanford's
-        raise refused(
-            f"the folder has ColBERT's artifact.metadata: {_OTHER_KINDS['ColBERT']}. This builder makes "
-            "models with one vector a text, and cross-encoders"
-        )
-
-
 def check_architecture(stated: Config, raw: dict[str, Any], config: Any) -> None:
     """Raise InvalidInput if config.json names a class, or a type of positions, that transformers' own
     code of this model type does not have: the model would load and return wrong vectors.
@@ -69,9 +47,7 @@ def check_architecture(stated: Config, raw: dict[str, Any], config: Any) -> None
     raw: config.json. config: transformers' configuration object, read from it.
     """
     for name in stated.architectures or []:
-        if "ColBERT" in name:
-            raise refused(f"config.json says {printable(name)}: {_OTHER_KINDS['ColBERT']}")
-        if not _is_native(name):
+        if name != STANFORD and not _is_native(name):
             raise refused(
                 f"config.json says {printable(name)}, a class that transformers does not have: its own "
                 "code is needed, which this builder never runs"

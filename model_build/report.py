@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import typer
 
 from shared.command_line import command_of
-from shared.models.manifest import Manifest
+from shared.models.manifest import Manifest, Quality
 
 
 def report(status: str, manifest: Manifest, origin: Mapping[str, str]) -> None:
@@ -31,6 +31,9 @@ def report(status: str, manifest: Manifest, origin: Mapping[str, str]) -> None:
             f"apart from what all have in common {quality.cosine_centred:.6f}"
         )
         _report_prompts(manifest, origin)
+    elif manifest.task != "cross-encoder":
+        _report_tokens(manifest, quality)
+        _report_prompts(manifest, origin)
     else:
         typer.echo(
             f"  rank agreement with the original: mean {quality.rank_agreement_mean:.4f}, "
@@ -40,7 +43,7 @@ def report(status: str, manifest: Manifest, origin: Mapping[str, str]) -> None:
             f"  scores differ by {quality.score_mean_abs_diff:.4f} on average, "
             f"{quality.score_max_abs_diff:.4f} at most"
         )
-    unit = "texts" if manifest.task == "embedding" else "pairs"
+    unit = "pairs" if manifest.task == "cross-encoder" else "texts"
     typer.echo(f"  largest difference between batches: {quality.batch_max_abs_diff:.1e}")
     typer.echo(
         f"  {manifest.size / 1e6:.1f} MB, loads in {quality.load_s:.2f} s, "
@@ -62,3 +65,19 @@ def _report_prompts(manifest: Manifest, origin: Mapping[str, str]) -> None:
     for name, text in sorted(manifest.prompts.items()):
         used = ", used by default" if name == manifest.default_prompt else ""
         typer.echo(f"  prompt {name}: {text!r} ({origin.get(name, 'names a route')}{used})")
+
+
+def _report_tokens(manifest: Manifest, quality: Quality) -> None:
+    of = "text" if manifest.task == "sparse" else "token"
+    typer.echo(
+        f"  cosine with the original, of each {of}: mean {quality.cosine_mean:.6f}, "
+        f"1st percentile {quality.cosine_p01:.6f}, min {quality.cosine_min:.6f}"
+    )
+    typer.echo(
+        f"  rank agreement with the original: mean {quality.rank_agreement_mean:.4f}, "
+        f"min {quality.rank_agreement_min:.4f}"
+    )
+    if quality.active_mean is not None:
+        typer.echo(
+            f"  {quality.active_mean:.0f} of {manifest.dimensions} words have a weight, on average"
+        )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,22 +18,27 @@ import torch
 from shared.contracts import (
     DoubleMatrix,
     EmbedRequest,
+    EmbedSparseRequest,
+    EmbedTokensRequest,
     FloatMatrix,
+    InputType,
     PredictRequest,
     RerankRequest,
+    SparseRow,
     Tokens,
 )
 from shared.engines import onnx
-from shared.engines.base import Capacity, OpenEngine
+from shared.engines.base import Capacity, OpenEngine, Rows
 from shared.engines.cpu import open_cpu_engine
 from shared.engines.torch import TorchEngine, gpu_memory
 from shared.engines.torch import capacity as gpu_capacity
 from shared.errors import BlitzError, InvalidArtefact
+from shared.inference.finite import not_finite
 from shared.inference.model import Model, load_model
 from shared.inference.schedule import plan_batches
 from shared.inference.steps import completed
 from shared.models.manifest import Manifest, Target
-from shared.vectors import finish, rows_not_finite, sigmoid, softmax
+from shared.vectors import finish, sigmoid, softmax
 
 _COMPARED = 96
 _BATCH = 32
@@ -54,6 +60,21 @@ class Served:
     def embed(self, texts: Sequence[str], prompt: str | None) -> FloatMatrix:
         """(N, D) float32 unit vectors."""
         return finish(self._run(self._tokenize(texts, prompt)), None, normalize=True)
+
+    def encode(self, texts: Sequence[str], input_type: InputType) -> list[Any]:
+        """Of a sparse model a SparseRow each, of a multi-vector model (T, D) unit vectors."""
+        return self._rows(self._tokenize_as(texts, input_type))
+
+    def difference_by_batch(self, texts: Sequence[str]) -> float:
+        """Largest change of a number, of `encode`, between a text alone and among 31 others."""
+        compared = sorted(self._tokenize_as(texts[:_COMPARED], "document"), key=len)
+        largest = 0.0
+        for start in range(0, len(compared), _BATCH):
+            batch = compared[start : start + _BATCH]
+            for tokens, among in zip(batch, self.model.run(batch), strict=True):
+                difference = _difference(self.model.run([tokens])[0], among)
+                largest = float(np.maximum(largest, difference))
+        return largest
 
     def tokens(self, text: str) -> int:
         """How many tokens of `text` it reads, special ones included, without a prompt."""
@@ -77,6 +98,14 @@ class Served:
         """Free the model."""
         self.model.close()
 
+    def _tokenize_as(self, texts: Sequence[str], input_type: InputType) -> Sequence[Tokens]:
+        name, asked = self.model.manifest.name, tuple(texts)
+        if self.model.manifest.task == "sparse":
+            sparse = EmbedSparseRequest(name, asked, input_type=input_type)
+            return completed(self.model.tokenize_sparse(sparse))
+        late = EmbedTokensRequest(name, asked, input_type=input_type)
+        return completed(self.model.tokenize_late(late))
+
     def _tokenize(self, texts: Sequence[str], prompt: str | None) -> Sequence[Tokens]:
         request = EmbedRequest(self.model.manifest.name, tuple(texts), prompt_name=prompt)
         return completed(self.model.tokenize(request))
@@ -92,24 +121,30 @@ class Served:
         return sequences
 
     def _run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
+        rows: FloatMatrix = np.stack(self._rows(sequences))
+        return rows
+
+    def _rows(self, sequences: Sequence[Tokens]) -> list[Any]:
         plan = plan_batches(
             [len(tokens) for tokens in sequences],
             budget_tokens=self._limits.batch_tokens,
             max_texts=self._limits.batch_texts,
         )
-        result = np.empty((len(sequences), self.model.manifest.dimensions), np.float32)
+        result: list[Any] = [None] * len(sequences)
 
         def run(rows: list[int]) -> None:
             try:
-                result[rows] = self.model.run([sequences[row] for row in rows])
+                made = self.model.run([sequences[row] for row in rows])
             except BlitzError:
                 raise
             except Exception as error:  # of the runtime
                 raise InvalidArtefact("the built model does not run the sample inputs") from error
+            for row, numbers in zip(rows, made, strict=True):
+                result[row] = numbers
 
         with ThreadPoolExecutor(self._limits.threads) as pool:
             list(pool.map(run, plan))
-        if bad := len(rows_not_finite(result)):
+        if bad := len(not_finite(_together(result))):
             raise InvalidArtefact(
                 f"as {self.model.manifest.target} the model returns NaN or infinite numbers for {bad} "
                 f"of {len(sequences)} sample inputs"
@@ -129,6 +164,22 @@ class Served:
             # np.maximum keeps a NaN; max() would drop it.
             largest = float(np.maximum(largest, np.abs(alone - among).max()))
         return largest
+
+
+def _together(rows: list[Any]) -> Rows:
+    """Rows of one vector each as a matrix: some whose length is infinite have finite numbers."""
+    return np.stack(rows) if isinstance(rows[0], np.ndarray) and rows[0].ndim == 1 else rows
+
+
+def _difference(one: Any, other: Any) -> float:
+    """The largest of numbers in the same places. A word that only one has counts with all its weight."""
+    if not isinstance(one, SparseRow):
+        return float(np.abs(one - other).max(initial=0.0))
+    words = np.union1d(one.indices, other.indices)
+    numbers = np.zeros((2, len(words)), np.float32)
+    for row, each in zip(numbers, (one, other), strict=True):
+        row[np.searchsorted(words, each.indices)] = each.values
+    return float(np.abs(numbers[0] - numbers[1]).max(initial=0.0))
 
 
 def probabilities(logits: FloatMatrix) -> DoubleMatrix:

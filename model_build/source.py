@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from transformers import AutoConfig
@@ -16,11 +16,13 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from model_build.configuration import Config, Heads, Module, SentenceBert, SentenceTransformers, Width
 from model_build.folder import fields_of, read_json, read_value, refused, refusing
 from model_build.formats import check_no_adapter, no_model
+from model_build.late import MASK, Late, is_late, read_late
 from model_build.layers import CONFIGURED, KINDS, read_layers
 from model_build.pair_template import read_template, without_special_tokens
 from model_build.pooling import read_pooling
-from model_build.purpose import check_architecture, check_kind, pooling_of_plain
+from model_build.purpose import check_architecture, pooling_of_plain
 from model_build.source_tokenizer import pad_token_id, read_tokenizer
+from model_build.sparse import SPARSE_MODULES, is_sparse, read_sparse
 from model_build.static import MODEL2VEC, MODULE, Static, is_model2vec, read_static
 from model_build.text_side import TEXT_SIDE, ending_at_first_end
 from model_build.weights import check_described, count_elements
@@ -28,18 +30,25 @@ from model_build.word_scores import read_score
 from shared.cards import Task
 from shared.engines.torch import ENCODERS_OF
 from shared.errors import InvalidInput, printable
-from shared.models.manifest import MAX_NAMES, MAX_TOKENS, PairTemplate, RouteName
+from shared.models.manifest import (
+    MAX_NAMES,
+    MAX_TOKENS,
+    LateInteraction,
+    PairTemplate,
+    RouteName,
+    SparseHead,
+    head_of,
+)
 from shared.vectors import Layer, Pooling, Poolings, poolings_of
 
 SCORE = "LogitScore"
 """The module of rerankers made of language models, by class name."""
-_MODULES = ("Transformer", "Pooling", MODULE, SCORE, *KINDS)
+_MODULES = ("Transformer", "Pooling", MODULE, SCORE, *SPARSE_MODULES, MASK, *KINDS)
 _INSTEAD = {
-    "SpladePooling": ": sparse vectors are not served",
-    "SparseStaticEmbedding": ": sparse vectors are not served",
-    "MLMTransformer": ": sparse vectors are not served",
+    "SparseStaticEmbedding": ": queries of sparse models are embedded as documents are here",
 }
 """What would be right instead of modules that are not read."""
+_PYLATE_DENSE = "pylate.models.Dense.Dense"
 STATIC = "static"
 """The model_type of static embeddings, which are no transformers."""
 # Their position ids start after the padding id, so the positions before it are unused.
@@ -54,8 +63,9 @@ class SourceModel:
     tokenizer_json: the text of tokenizer.json, converted if the folder has only a slow tokenizer.
     max_tokens: special tokens included. dimensions: of the vector after pooling and Dense layers; of a
         cross-encoder, the number of its labels.
-    pooling: None for a cross-encoder with a head. labels: of a cross-encoder, in its logits' order.
-    template: of a cross-encoder that reads a pair as one text.
+    pooling: None for a cross-encoder with a head, and for sparse and multi-vector models. labels: of a
+        cross-encoder, in its logits' order. template: of a cross-encoder that reads a pair as one text.
+    sparse: of a sparse model. late_interaction: of a multi-vector model.
     route: of the original's Router; None: it has none.
     """
 
@@ -77,17 +87,18 @@ class SourceModel:
     prompts: dict[str, str]
     default_prompt: str | None
     matryoshka_dimensions: tuple[int, ...]
+    sparse: SparseHead | None = None
+    late_interaction: LateInteraction | None = None
     route: RouteName | None = None
 
 
-def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:
+def inspect_source(folder: Path, pooling: Pooling | Literal["splade"] | None = None) -> SourceModel:
     """Read `folder`. pooling: of a folder that states none.
 
     Raises InvalidInput (field "model" or "pooling") for what this builder does not support, and
     InvalidArtefact if a Dense layer has NaN or infinite numbers.
     """
     check_no_adapter(folder)
-    check_kind(folder, _sentence_transformers(folder).model_type)
     modules = _modules(folder)
     if modules[0][0] == MODULE:
         static = read_static(modules[0][1], has_modules=(folder / "modules.json").is_file())
@@ -111,7 +122,17 @@ def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:
     if pooling is not None and (is_cross_encoder or len(modules) > 1):
         what = "a cross-encoder pools nothing" if is_cross_encoder else "modules.json states the pooling"
         raise InvalidInput(f"{what}: leave --pooling out", field="pooling")
-    if is_cross_encoder:
+    longest = _max_tokens(transformer, config, tokenizer_settings.model_max_length)
+    about = _sentence_transformers(folder)
+    if is_late(about, modules, architecture):
+        tokenizer = tokenizer_json, tokenizer_settings
+        late = read_late(modules, about, tokenizer, hidden_size, (longest, _positions(config)))
+        tokenizer_json, layers = late.tokenizer_json, _late_model(late)
+        longest = max(late.described.query_tokens, late.described.document_tokens)
+    elif is_sparse(modules, pooling):
+        head = read_sparse(modules, transformer, architecture, about)
+        layers = _sparse_model(folder, head, config)
+    elif is_cross_encoder:
         layers = _cross_encoder(folder, config, modules, has_modules=has_modules)
         if layers["template"] is not None:
             tokenizer_json = without_special_tokens(tokenizer_json)
@@ -119,10 +140,10 @@ def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:
         read: Poolings = (
             read_pooling(modules[1][1])
             if len(modules) > 1
-            else pooling_of_plain(folder, architecture, pooling)
+            else pooling_of_plain(folder, architecture, pooling if pooling != "splade" else None)
         )
         layers = _embedding_model(folder, stated, modules, hidden_size, read)
-    check_described(config, held, with_head=layers["pooling"] is None)
+    check_described(config, held, head_of(layers["task"], layers["pooling"]))
     return SourceModel(
         folder=transformer,
         architecture=architecture,
@@ -131,7 +152,7 @@ def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:
         hidden_size=hidden_size,
         tokenizer_json=tokenizer_json,
         pad_token_id=pad_token_id(config, tokenizer_json, tokenizer_settings),
-        max_tokens=_max_tokens(transformer, config, tokenizer_settings.model_max_length),
+        max_tokens=longest,
         **layers,
     )
 
@@ -218,6 +239,39 @@ def _embedding_model(
     }
 
 
+def _late_model(late: Late) -> dict[str, Any]:
+    return {
+        "task": "multi-vector",
+        "dimensions": late.width,
+        "pooling": None,
+        "labels": (),
+        "normalize": late.normalize,
+        "layers": late.layers,
+        "prompts": late.prompts,
+        "default_prompt": None,
+        "matryoshka_dimensions": (),
+        "late_interaction": late.described,
+        "template": None,
+    }
+
+
+def _sparse_model(folder: Path, head: SparseHead, config: Any) -> dict[str, Any]:
+    prompts, default_prompt = _prompts(folder)
+    return {
+        "task": "sparse",
+        "dimensions": int(config.vocab_size),
+        "pooling": None,
+        "labels": (),
+        "normalize": False,
+        "layers": (),
+        "prompts": prompts,
+        "default_prompt": default_prompt,
+        "matryoshka_dimensions": (),
+        "sparse": head,
+        "template": None,
+    }
+
+
 def _static_model(folder: Path, static: Static, modules: list[tuple[str, Path]]) -> SourceModel:
     after = read_layers(modules, static.width)
     if static.architecture == MODEL2VEC and after.layers:
@@ -253,7 +307,8 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
     modules = []
     for module in fields_of(listed, list[Module], "modules.json"):
         package, _, name = module.type.rpartition(".")
-        if package.split(".")[0] != "sentence_transformers" or name not in _MODULES:
+        known = package.split(".")[0] == "sentence_transformers" or module.type == _PYLATE_DENSE
+        if not known or name not in _MODULES:
             raise refused(
                 f"the model has a {printable(name)} module; this builder reads "
                 f"{', '.join(_MODULES)}{_INSTEAD.get(name, '')}"
@@ -261,10 +316,16 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
         where = Path(module.path)
         if where.is_absolute() or ".." in where.parts or "\0" in module.path:
             raise refused("modules.json names a folder outside the model")
-        if name in ("Pooling", SCORE, *CONFIGURED) and not (folder / where / "config.json").is_file():
+        configured = name in ("Pooling", "SpladePooling", SCORE, *CONFIGURED)
+        if configured and not (folder / where / "config.json").is_file():
             raise refused(f"there is no {where / 'config.json'}, which the {name} of modules.json needs")
         modules.append((name, folder / where))
     kinds = [name for name, _ in modules]
+    if "SpladePooling" in kinds:
+        return modules
+    is_late = MASK in kinds or _sentence_transformers(folder).model_type == "ColBERT"
+    if is_late and kinds[:1] == ["Transformer"] and {*kinds[1:]} <= {MASK, *KINDS}:
+        return modules
     before = 2 if kinds[:2] == ["Transformer", "Pooling"] else 1
     if kinds not in (["Transformer"], ["Transformer", SCORE]) and (
         kinds[:before] not in (["Transformer", "Pooling"], [MODULE]) or not {*kinds[before:]} <= {*KINDS}
@@ -311,9 +372,7 @@ def _max_tokens(folder: Path, config: Any, model_max_length: float | None) -> in
     `model_max_length`. `max_length` in tokenizer_config.json and the truncation inside tokenizer.json
     are ignored: they record how the model was trained or last called.
     """
-    limits = []
-    if positions := getattr(config, "max_position_embeddings", None):
-        limits.append(int(positions) - _unused_positions(config))
+    limits = [_positions(config)]
     name = "sentence_bert_config.json"
     stated = fields_of(read_json(folder / name) or {}, SentenceBert, name).max_seq_length
     # Unset, model_max_length is written as 10**30.
@@ -321,6 +380,12 @@ def _max_tokens(folder: Path, config: Any, model_max_length: float | None) -> in
     if not 1 <= min(limits) <= MAX_TOKENS:
         raise refused(f"the model reads {min(limits)} tokens by its files: set max_seq_length in {name}")
     return min(limits)
+
+
+def _positions(config: Any) -> int:
+    """How many tokens the model has positions for; MAX_TOKENS where they are computed."""
+    positions = getattr(config, "max_position_embeddings", None)
+    return int(positions) - _unused_positions(config) if positions else MAX_TOKENS
 
 
 def _unused_positions(config: Any) -> int:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from model_build.outputs import correlation, output_forms
+from shared.cards import Task
 from shared.contracts import FloatMatrix
 from shared.errors import InvalidInput
 from shared.storage.regular_files import open_regular
@@ -81,9 +82,15 @@ def read_evaluation(path: Path) -> Evaluation:
         raise InvalidInput(f"{path.name} cannot be read", field="eval") from error
 
 
-def check_rankable(evaluations: Sequence[Evaluation], labels: int) -> None:
-    """Raise InvalidInput (field "eval") if a cross-encoder with so many labels cannot run them."""
-    if labels > 1 and evaluations:
+def check_rankable(evaluations: Sequence[Evaluation], task: Task, labels: int) -> None:
+    """Raise InvalidInput (field "eval") if a model of `task`, with so many labels, cannot run them."""
+    if task == "embedding" or not evaluations:
+        return
+    if task != "cross-encoder":
+        raise InvalidInput(
+            f"a {task} model is measured on the builder's own texts: leave --eval out", field="eval"
+        )
+    if labels > 1:
         raise InvalidInput("the model has several labels, but --eval needs a single score", field="eval")
     for each in evaluations:
         if isinstance(each, Retrieval):

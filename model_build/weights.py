@@ -16,7 +16,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch.nn.modules import module as torch_modules
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTextEncoding
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
+)
 
 from model_build.configuration import WeightsIndex
 from model_build.folder import fields_of, read_json, refused, refusing
@@ -24,6 +29,7 @@ from model_build.formats import no_weights
 from shared.engines.memory import usable_memory
 from shared.engines.torch import ENCODERS_OF
 from shared.errors import InvalidArtefact
+from shared.models.manifest import Head
 from shared.storage.regular_files import open_regular
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -35,6 +41,14 @@ MAX_MODULES = 20_000
 # Allowance for poolers, heads and position tables that were not saved.
 _LACKING, _LACKING_ELEMENTS = 4, 1 << 20
 _FP32_BYTES = 4
+
+
+_CLASSES: dict[Head, Any] = {
+    "none": AutoModel,
+    "words": AutoModelForMaskedLM,
+    "labels": AutoModelForSequenceClassification,
+}
+"""transformers' class of a model with such a head."""
 
 
 def count_elements(folder: Path) -> int:
@@ -74,17 +88,17 @@ def _shard(folder: Path, name: str) -> dict[str, list[int]]:
     return read_shapes(folder / name)
 
 
-def check_described(config: Any, held: int, *, with_head: bool) -> None:
+def check_described(config: Any, held: int, head: Head) -> None:
     """Raise InvalidInput if `config` describes more than the weights contain, or than memory can hold.
 
-    config: of transformers. held: elements in the weights. with_head: of a classifier.
+    config: of transformers. held: elements in the weights. head: what it has behind its layers.
     """
     if 2 * held * _FP32_BYTES > (memory := usable_memory()):
         raise refused(
             f"the model's {held} weights take {held * _FP32_BYTES} bytes in FP32, and a build needs "
             f"them twice; this machine has {memory} bytes of memory"
         )
-    kind = auto_class(config.model_type, with_head=with_head)
+    kind = auto_class(config.model_type, head)
     # On the device "meta" tensors have shapes but no memory.
     with (
         refusing(f"config.json is not valid for {config.model_type}"),
@@ -94,11 +108,11 @@ def check_described(config: Any, held: int, *, with_head: bool) -> None:
         kind.from_config(config, attn_implementation="eager", trust_remote_code=False)
 
 
-def auto_class(model_type: str, *, with_head: bool) -> Any:
-    """transformers' automatic class that builds or loads such a model. with_head: a classifier's."""
-    if with_head:
-        return AutoModelForSequenceClassification
-    return AutoModelForTextEncoding if model_type in ENCODERS_OF else AutoModel
+def auto_class(model_type: str, head: Head) -> Any:
+    """transformers' automatic class that builds or loads such a model."""
+    if head == "none" and model_type in ENCODERS_OF:
+        return AutoModelForTextEncoding
+    return _CLASSES[head]
 
 
 def check_numbers(weights: Iterable[tuple[str, torch.Tensor]]) -> None:

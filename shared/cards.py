@@ -13,7 +13,8 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 Device: TypeAlias = Literal["cpu", "gpu"]
-Task: TypeAlias = Literal["embedding", "cross-encoder"]
+Task: TypeAlias = Literal["embedding", "cross-encoder", "sparse", "multi-vector"]
+"""What a model gives: a vector per text, scores, weights of words, or a vector per token."""
 _Bytes: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
@@ -68,7 +69,8 @@ class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class ModelCard:
     """What is known of a model published for one device. created: Unix seconds, 0 if unknown.
 
-    size_bytes: of its files. pooling: None for a cross-encoder, which has labels instead. memory: what
+    size_bytes: of its files. pooling: None for a cross-encoder, which has labels instead, and for a
+    multi-vector model. dimensions: of a sparse model, the size of its vocabulary. memory: what
     running it takes. closeness: to the original, 1 is equal; None if it was not measured. staged: the
     revision that answers a share of the requests.
     """

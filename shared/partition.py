@@ -38,7 +38,9 @@ def join(results: Sequence[ResultT]) -> ResultT:
     first = results[0]
     if len(results) == 1:
         return first
-    whole: dict[str, Any] = {name: _joined(results, name) for name in ("token_counts", *first.joined)}
+    whole: dict[str, Any] = {
+        name: _joined(results, name) for name in ("token_counts", *first.joined_by_item, *first.joined)
+    }
     whole["timings"] = Timings(
         *(max(getattr(result.timings, each.name) for result in results) for each in fields(Timings))
     )

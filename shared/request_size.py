@@ -14,6 +14,10 @@ BYTES_PER_TOKEN = 4
 TOKENS_PER_TEXT = 2
 """English takes about four bytes a token in WordPiece or BPE; the two are [CLS] and [SEP]."""
 
+MAX_NUMBERS = 33_554_432
+"""In an answer whose inputs have many vectors, or words: 134 MB of float32, 262,144 tokens' vectors of
+128 dimensions."""
+
 CHARACTERS_PER_TOKEN = 16
 """More than in any language. Beyond it a request is refused unread: tokenising takes 1 s a megabyte."""
 
@@ -45,6 +49,16 @@ def check_tokens(tokens: int, max_tokens: int, field: str, *, counted_all: bool 
         least = "" if counted_all else "at least "
         raise PayloadTooLarge(
             f"the {field} have {least}{tokens} tokens, a request may have {max_tokens}: "
+            "send fewer at once",
+            field=field,
+        )
+
+
+def check_numbers(numbers: int, field: str) -> None:
+    """Raises PayloadTooLarge for an answer of more than MAX_NUMBERS."""
+    if numbers > MAX_NUMBERS:
+        raise PayloadTooLarge(
+            f"the answer to the {field} would have {numbers} numbers, and one may have {MAX_NUMBERS}: "
             "send fewer at once",
             field=field,
         )

@@ -15,11 +15,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.contracts import DoubleMatrix, FloatMatrix
+from shared.contracts import DoubleMatrix, FloatMatrix, FloatVector, SparseRow
 
 Pooling: TypeAlias = Literal["mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_length"]
 Poolings: TypeAlias = Pooling | tuple[Pooling, ...]
 """One way of pooling, or several whose results stand one behind the other."""
+SparseActivation: TypeAlias = Literal["relu", "log1p_relu"]
 Activation: TypeAlias = Literal[
     "identity", "tanh", "relu", "gelu", "sigmoid", "silu", "leaky_relu", "elu", "softplus", "mish"
 ]
@@ -195,3 +196,23 @@ def finish(vectors: FloatMatrix, dimensions: int | None, normalize: bool) -> Flo
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors = vectors / np.maximum(norms, np.float32(1e-12))
     return np.ascontiguousarray(vectors)
+
+
+def activate(logits: FloatMatrix, activation: SparseActivation) -> FloatMatrix:
+    """A sparse model's weights of its logits, of any shape: log(1 + max(0, x)), or log(1 + that)."""
+    weights = np.log1p(np.maximum(logits, 0))
+    return np.log1p(weights) if activation == "log1p_relu" else weights
+
+
+def sparse_row(weights: FloatVector, most: int = 0) -> SparseRow:
+    """Those of a text's (V,) weights that are not 0. most: the largest, so many at most; 0: all."""
+    indices = np.flatnonzero(weights)
+    if 0 < most < len(indices):
+        largest = np.argpartition(-weights[indices], most - 1)[:most]
+        indices = indices[np.sort(largest)]
+    return SparseRow(indices.astype(np.int32), np.ascontiguousarray(weights[indices]))
+
+
+def max_sim(query: FloatMatrix, document: FloatMatrix) -> float:
+    """Sum over a query's unit vectors (Q, D) of the largest cosine with one of a document's (T, D)."""
+    return float((query @ document.T).max(axis=1).sum(dtype=np.float64))

@@ -20,7 +20,8 @@ from functions.backend.app import create_app as create_backend_app
 from functions.backend.build import build_inference
 from shared.backends.base import Backend
 from shared.contracts import DecodeRequest, EmbedRequest, PredictRequest, RerankRequest, TokenizeRequest
-from shared.engines.onnx import OnnxEngine, capacity
+from shared.engines.cpu import open_cpu_engine
+from shared.engines.onnx import capacity
 from shared.models.catalogue import Catalogue
 from shared.models.store import open_store
 from shared.observability.metrics import Telemetry
@@ -127,7 +128,7 @@ async def ask(
 
 @asynccontextmanager
 async def client_over_models(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    inference = build_inference(settings, "cpu", OnnxEngine, capacity())
+    inference = build_inference(settings, "cpu", open_cpu_engine, capacity())
     app = create_app(
         settings,
         inference,

@@ -26,7 +26,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from shared.cards import Task
 from shared.contracts import FloatMatrix
-from shared.models.manifest import SCHEMA_VERSION, File, Manifest, Source, Target
+from shared.models.manifest import (
+    SCHEMA_VERSION,
+    File,
+    LateInteraction,
+    Manifest,
+    Source,
+    SparseHead,
+    Target,
+)
 from shared.models.store import ModelStore, open_store_url
 
 WORDS = 400
@@ -61,8 +69,20 @@ class Tiny:
         rows = np.stack([self._table[_ids(text)].mean(axis=0) for text in texts])[:, :dimensions]
         return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
+    def weights(self, text: str) -> NDArray[np.float64]:
+        """What a sparse model must answer: (dimensions,), of which words are the table's columns."""
+        return np.asarray(np.log1p(np.maximum(self._table[_ids(text)].max(axis=0), 0)))
+
+    def tokens(self, text: str) -> NDArray[np.float64]:
+        """What a multi-vector model must answer: (T, dimensions), of unit length, without w0's."""
+        rows = self._table[[each for each in _ids(text) if each != _VOCABULARY["w0"]]]
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
     def scores(self, query: str, documents: Sequence[str]) -> NDArray[np.float64]:
-        """What a cross-encoder must answer, (N,), 0 to 1; or an embedding model's cosines."""
+        """What a cross-encoder must answer, (N,), 0 to 1; or an embedding model's cosines, or MaxSim."""
+        if self.task == "multi-vector":
+            sims = [self.tokens(query) @ self.tokens(document).T for document in documents]
+            return np.asarray([sim.max(axis=1).sum() for sim in sims])
         if self.task == "embedding":
             return np.asarray(self.vectors(documents) @ self.vectors([query])[0])
         logits = [self._table[_ids(query, document)].sum() for document in documents]
@@ -92,6 +112,8 @@ class Tiny:
                     self._write_bert(folder)
                 else:
                     onnx.save(self._graph(), folder / "model.onnx")
+                    if self.task == "sparse":
+                        onnx.save(self._head(), folder / "head.onnx")
                 if self.ballast_bytes:
                     with (folder / "ballast.bin").open("wb") as ballast:
                         ballast.truncate(self.ballast_bytes)
@@ -116,8 +138,10 @@ class Tiny:
             pad_token_id=_PAD,
             max_tokens=MAX_TOKENS,
             dimensions=1 if scores else self.dimensions,
-            pooling=None if scores else "mean",
-            normalize=not scores,
+            pooling="mean" if self.task == "embedding" else None,
+            normalize=self.task in ("embedding", "multi-vector"),
+            sparse=SparseHead(file="head.onnx") if self.task == "sparse" else None,
+            late_interaction=_LATE if self.task == "multi-vector" else None,
             labels=("relevance",) if scores else (),
             prompts=dict(self.prompts),
         )
@@ -155,6 +179,20 @@ class Tiny:
         opset = helper.make_opsetid("", 17)
         return helper.make_model(graph, opset_imports=[opset], ir_version=8)
 
+    def _head(self) -> onnx.ModelProto:
+        """Each dimension is a word."""
+        size = self.dimensions
+        shape: list[Any] = ["N", size]
+        graph = helper.make_graph(
+            [helper.make_node("MatMul", ["hidden", "identity"], ["logits"])],
+            "head",
+            [helper.make_tensor_value_info("hidden", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
+            [numpy_helper.from_array(np.eye(size, dtype=np.float32), "identity")],
+        )
+        opset = helper.make_opsetid("", 17)
+        return helper.make_model(graph, opset_imports=[opset], ir_version=8)
+
     def _write_bert(self, folder: Path) -> None:
         """Without layers it is LayerNorm(word + position + type), of which two are nothing here."""
         assert self.task == "embedding", "the GPU's tiny models embed"
@@ -188,6 +226,9 @@ class Tiny:
 
 
 _EPSILON = 1e-12
+_LATE = LateInteraction(
+    query_tokens=8, document_tokens=MAX_TOKENS, skipped=(_VOCABULARY["w0"],), skips_in_queries=True
+)
 
 
 def manifest_of(name: str, **fields: Any) -> Manifest:

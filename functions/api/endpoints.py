@@ -43,6 +43,7 @@ from shared.contracts import (
     AnyRequest,
     EmbedRequest,
     EmbedResult,
+    EmbedSparseRequest,
     RerankRequest,
     RerankResult,
     Result,
@@ -126,8 +127,6 @@ class Endpoints:
         self, request: Request, operation: Operation, data: bytes, started: float
     ) -> Response:
         """Decode, run, format. started: a perf_counter."""
-        if operation.refusal is not None:
-            raise InvalidInput(operation.refusal(await self._card_asked(request, data)))
         named, body, asked, unknown = await self._read(request, operation, data)
         cards = await self._catalogue.cards_of(asked.model)
         _reserve_answer(request, asked, cards, self._settings.max_request_tokens)
@@ -194,17 +193,6 @@ class Endpoints:
                 model = self._model(operation.spellings(named))
                 await self._check_model(named, model, kind, is_known=True)
             raise
-
-    async def _card_asked(self, request: Request, data: bytes) -> ModelCard | None:
-        """The card of the named model, or of the only model; None if several and none is named.
-
-        Raises UnknownModel.
-        """
-        read = partial(read_model, data, request.headers.get("content-type", ""))
-        if named := self._named(request, await in_thread_if(len(data) > LARGE_BODY_BYTES, read)):
-            return await self._card(named)
-        cards = await self._cards()
-        return cards[0] if len(cards) == 1 else None
 
     def _named(self, request: Request, in_body: str | None) -> str:
         return str(
@@ -354,7 +342,7 @@ def _warnings_of(
 ) -> list[str]:
     """Warnings for the caller: ignored fields, input types without effect, empty documents."""
     warnings = [warning_of(unknown)] if unknown else []
-    if isinstance(asked, EmbedRequest) and asked.prompt_name is None and cards:
+    if isinstance(asked, EmbedRequest | EmbedSparseRequest) and asked.prompt_name is None and cards:
         field = next((name for name in ("input_type", "task") if getattr(body, name, None)), None)
         if field and not any(prompt_for(asked.input_type, card.prompts) for card in cards):
             had = ", ".join(cards[0].prompts)

@@ -21,6 +21,10 @@ from shared.contracts import (
     DecodeResult,
     EmbedRequest,
     EmbedResult,
+    EmbedSparseRequest,
+    EmbedSparseResult,
+    EmbedTokensRequest,
+    EmbedTokensResult,
     RerankRequest,
     RerankResult,
     Result,
@@ -30,6 +34,7 @@ from shared.contracts import (
 from shared.dialects.body import JSON
 from shared.dialects.operations import FormatError
 from shared.errors import BlitzError, RequestTimeout, printable
+from shared.request_size import MAX_NUMBERS, estimate_request
 from shared.wire import codec
 
 # Larger results are encoded in a thread, so that the event loop runs between the steps. One call of
@@ -43,6 +48,10 @@ NAMED_CUTS = 100
 """Indices in x-truncated: each takes up to 5 characters, and a proxy may refuse 4 kB of headers."""
 SLICE_BYTES = 64 * 1024
 _BYTES_PER_FLOAT, _BYTES_PER_TOKEN, _BYTES_PER_ID = 16, 128, 32
+_FLOATS_PER_WORD = 8
+"""What writing {"index": 2023, "value": 0.53} takes, in floats of a vector."""
+_WORDS, _BYTES_PER_WORD = 512, 256
+"""Of a sparse vector: more than trained models have of a text, and what its JSON takes."""
 
 
 def accepts_msgpack(request: Request) -> bool:
@@ -55,7 +64,11 @@ def is_large(result: Result) -> bool:
     """Whether the result should be encoded in a thread."""
     if isinstance(result, TokenizeResult | DecodeResult):
         return result.total_tokens > LARGE_RESULT_TOKENS
-    return isinstance(result, EmbedResult) and result.vectors.size > LARGE_RESULT_FLOATS
+    if isinstance(result, EmbedSparseResult):
+        return result.rows * _FLOATS_PER_WORD > LARGE_RESULT_FLOATS
+    if isinstance(result, EmbedResult | EmbedTokensResult):
+        return result.vectors.size > LARGE_RESULT_FLOATS
+    return False
 
 
 def headers_of(asked: AnyRequest, result: Result, total_s: float) -> dict[str, str]:
@@ -130,6 +143,11 @@ def answer_bytes(asked: AnyRequest, dimensions: int, max_tokens: int) -> int:
     """
     if isinstance(asked, EmbedRequest):
         return len(asked.inputs) * dimensions * _BYTES_PER_FLOAT
+    if isinstance(asked, EmbedSparseRequest):
+        return len(asked.inputs) * min(_WORDS, dimensions) * _BYTES_PER_WORD
+    if isinstance(asked, EmbedTokensRequest):
+        tokens = estimate_request(asked, paired=False, max_tokens=None)
+        return min(tokens, max_tokens, MAX_NUMBERS // max(1, dimensions)) * dimensions * _BYTES_PER_FLOAT
     if isinstance(asked, TokenizeRequest):
         return min(_characters(asked), max_tokens) * _BYTES_PER_TOKEN
     if isinstance(asked, DecodeRequest):

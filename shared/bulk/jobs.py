@@ -13,7 +13,7 @@ import msgspec
 
 from shared.bulk.inputs.detect import Kind
 from shared.bulk.options import Container, JobOptions
-from shared.cards import Device
+from shared.cards import Device, Task
 from shared.errors import InvalidMessage
 from shared.storage.blobs import BlobStat, is_key
 
@@ -35,8 +35,8 @@ class Job(msgspec.Struct, frozen=True):
     container, source, etag: the version of the input. container: "out" for an uploaded file, whose
     outputs are files of the same owner, in the same folder. keep_s: how long those are kept; 0: for
     ever. revision: of the model, the same for all chunks. created: Unix seconds. kind: of the input;
-    "batch" has OpenAI's output. device: where its chunks go. sidecar: whether there was one when the
-    options were read; None for an uploaded file, which has none.
+    "batch" has OpenAI's output. device: where its chunks go. task: the model's. sidecar: whether there
+    was one when the options were read; None for an uploaded file, which has none.
     """
 
     id: str
@@ -53,6 +53,7 @@ class Job(msgspec.Struct, frozen=True):
     compression: Literal["gzip", "zstd"] | None = None
     sidecar: bool | None = None
     keep_s: int = 0
+    task: Task = "embedding"
 
     @property
     def output(self) -> str:

@@ -12,7 +12,8 @@ A text list of one request gives one Arrow row per text, with the same row, line
 go on in the next chunk. An embedded chunk has these columns, too:
     tokens int32   tokens fed
     truncated bool whether the text was longer than the model reads, and cut; null if that is unknown
-    vector fixed_size_list<float32>[D]
+    vector fixed_size_list<float32>[D]; of a multi-vector model list<fixed_size_list<float32>[D]>; of a
+        sparse model there are `indices` list<int32> and `values` list<float32> instead
 
 It does not know formats, storage or models. Nothing here puts a text into an error.
 """
@@ -27,7 +28,8 @@ import numpy as np
 import orjson
 
 from shared.bulk import arrow as pa
-from shared.contracts import FloatMatrix
+from shared.cards import Task
+from shared.contracts import FloatMatrix, SparseRow
 
 TEXT_INDEX, TEXT_COUNT = "part", "parts"
 """Columns: a text's index in its OpenAI Batch request, and how many texts that has. The words are of an
@@ -181,13 +183,20 @@ def embedded(
     vectors: FloatMatrix,
     tokens: Sequence[int],
     truncated: Sequence[bool | None] | None = None,
+    task: Task = "embedding",
 ) -> pa.Table:
     """A chunk's rows (all or some of them) with their vectors (N, D) and token counts (N).
 
-    truncated: (N) whether each text was cut; None: unknown.
+    truncated: (N) whether each text was cut; None: unknown. task: of the model; for a sparse model the
+    vectors are (N,) SparseRow, for a multi-vector model (N,) of (T, D), and (0, D) if there are none.
     """
     cut = pa.nulls(table.num_rows, pa.bool_()) if truncated is None else pa.array(truncated, pa.bool_())
-    columns = {"tokens": pa.array(tokens, pa.int32()), "truncated": cut, "vector": vector_array(vectors)}
+    columns = {"tokens": pa.array(tokens, pa.int32()), "truncated": cut}
+    columns |= _columns_for(vectors, task)
+    taken = table.column_names
+    mine = [name if name in columns else None for name in taken]
+    if any(mine):  # a sparse model's are no names that inputs cannot have
+        table = table.rename_columns(list(free_names(taken, columns)))
     for name, column in columns.items():
         table = table.append_column(name, column)
     return table
@@ -197,6 +206,27 @@ def vector_array(vectors: np.ndarray[Any, Any]) -> pa.FixedSizeListArray:
     """(N, D) of float32, float16 or int8 -> N lists of D."""
     values = pa.array(np.ascontiguousarray(vectors).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])
+
+
+def _columns_for(vectors: Any, task: Task) -> dict[str, pa.Array]:
+    """A chunk's columns of numbers, by name."""
+    if task == "embedding":
+        return {"vector": vector_array(vectors)}
+    counts = [len(row.values) if isinstance(row, SparseRow) else len(row) for row in vectors]
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+    if task == "multi-vector":
+        rows = np.concatenate(vectors) if len(vectors) else vectors
+        return {"vector": pa.ListArray.from_arrays(offsets, vector_array(rows.astype(np.float32)))}
+    lists = {"indices": (np.int32, pa.int32()), "values": (np.float32, pa.float32())}
+    return {
+        name: pa.ListArray.from_arrays(
+            offsets,
+            pa.array(
+                np.concatenate([np.empty(0, dtype), *(getattr(row, name) for row in vectors)]), kind
+            ),
+        )
+        for name, (dtype, kind) in lists.items()
+    }
 
 
 def vectors_of(chunk: pa.Table) -> FloatMatrix:

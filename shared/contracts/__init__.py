@@ -5,16 +5,29 @@ Each operation has a file; other packages import from here. Does not know HTTP, 
 
 from shared.contracts.decode import DecodeRequest, DecodeResult
 from shared.contracts.embed import EmbedRequest, EmbedResult, InputType, prompt_for
+from shared.contracts.embed_sparse import EmbedSparseRequest, EmbedSparseResult, SparseRow
+from shared.contracts.embed_tokens import EmbedTokensRequest, EmbedTokensResult
 from shared.contracts.predict import PredictRequest, PredictResult
 from shared.contracts.request import AnyRequest, Request, RequestT
 from shared.contracts.rerank import RerankRequest, RerankResult
-from shared.contracts.result import DoubleMatrix, FloatMatrix, IntMatrix, Result, ResultT, Timings
+from shared.contracts.result import (
+    DoubleMatrix,
+    FloatMatrix,
+    FloatVector,
+    IntMatrix,
+    IntVector,
+    Result,
+    ResultT,
+    Timings,
+)
 from shared.contracts.texts import TextInput, TruncationSide, is_blank
 from shared.contracts.tokenize import TokenizeRequest, TokenizeResult
-from shared.contracts.tokens import CutIds, TokenPair, Tokens, is_cut
+from shared.contracts.tokens import CutIds, LateIds, TokenPair, Tokens, is_cut
 
 REQUESTS: tuple[type[AnyRequest], ...] = (
     EmbedRequest,
+    EmbedSparseRequest,
+    EmbedTokensRequest,
     RerankRequest,
     PredictRequest,
     TokenizeRequest,
@@ -31,9 +44,16 @@ __all__ = [
     "DoubleMatrix",
     "EmbedRequest",
     "EmbedResult",
+    "EmbedSparseRequest",
+    "EmbedSparseResult",
+    "EmbedTokensRequest",
+    "EmbedTokensResult",
     "FloatMatrix",
+    "FloatVector",
     "InputType",
     "IntMatrix",
+    "IntVector",
+    "LateIds",
     "PredictRequest",
     "PredictResult",
     "Request",
@@ -42,6 +62,7 @@ __all__ = [
     "RerankResult",
     "Result",
     "ResultT",
+    "SparseRow",
     "TextInput",
     "Timings",
     "TokenPair",

@@ -12,8 +12,8 @@ from typing import ClassVar, Literal, TypeAlias
 from shared.cards import Device
 from shared.contracts.request import Request
 from shared.contracts.result import FloatMatrix, Result, Timings
-from shared.contracts.texts import TextInput, TruncationSide
-from shared.errors import EmptyInput, InvalidInput
+from shared.contracts.texts import TextInput, TruncationSide, check_not_empty
+from shared.errors import InvalidInput
 
 InputType: TypeAlias = Literal["query", "document", "classification", "clustering"]
 """What a text is embedded for."""
@@ -78,11 +78,7 @@ class EmbedRequest(Request[EmbedResult]):
     input_type: InputType | None = None
 
     def __post_init__(self) -> None:
-        if not self.inputs:
-            raise EmptyInput("there is nothing to embed: give at least one input", field="input")
-        for index, item in enumerate(self.inputs):
-            if not item:
-                raise EmptyInput("an input is empty: give a text", field=f"input[{index}]")
+        check_not_empty(self.inputs)
         if self.dimensions is not None and self.dimensions < 1:
             raise InvalidInput("dimensions must be 1 or more", field="dimensions")
 

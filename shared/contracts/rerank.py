@@ -21,10 +21,10 @@ from shared.errors import EmptyInput, InvalidInput
 class RerankResult(Result):
     """scores: (N,) float64, entry i belongs to document i. method: how the scores were computed.
 
-    token_counts: tokens per pair, without padding; with "cosine", tokens per document, where the first
-        count includes the query's.
+    token_counts: tokens per pair, without padding; with "cosine" and "maxsim", tokens per document,
+        where the first count includes the query's.
     logits: (N,) float32, the cross-encoder's outputs from which the scores are computed; None for
-        cosines.
+        others.
     cut: indices of the documents that were cut, or whose pair was; all indices if the query was cut.
     """
 
@@ -35,7 +35,7 @@ class RerankResult(Result):
     token_counts: tuple[int, ...]
     model: str
     revision: str
-    method: Literal["cross-encoder", "cosine"]
+    method: Literal["cross-encoder", "cosine", "maxsim"]
     timings: Timings = field(default_factory=Timings)
     device: Device = "cpu"
     logits: FloatMatrix | None = None

@@ -5,7 +5,7 @@ Does not know the operations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
@@ -19,6 +19,8 @@ ResultT = TypeVar("ResultT", bound="Result")
 FloatMatrix: TypeAlias = NDArray[np.float32]
 IntMatrix: TypeAlias = NDArray[np.int32]
 DoubleMatrix: TypeAlias = NDArray[np.float64]
+FloatVector: TypeAlias = NDArray[np.float32]
+IntVector: TypeAlias = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +37,15 @@ class Result:
 
     arrays: field -> numpy dtype and shape of a row (None: any length), as the codec sends them.
     joined: the fields with one entry per item (or token). If a request is split, the parts' entries are
-    concatenated.
+    concatenated. joined_by_item: fields beside `token_counts` with one entry per item, where `joined`
+    have others.
     """
 
     __slots__ = ()
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # subclasses are dataclasses
     arrays: ClassVar[Mapping[str, tuple[str, tuple[int | None, ...]]]]
     joined: ClassVar[tuple[str, ...]]
+    joined_by_item: ClassVar[tuple[str, ...]] = ()
 
     token_counts: tuple[int, ...]
     model: str
@@ -59,3 +63,9 @@ class Result:
     def rows(self) -> int:
         """Number of entries of each field in `joined`."""
         return len(self.token_counts)
+
+
+def check_counts(counts: Sequence[int], token_counts: Sequence[int]) -> None:
+    """Raises ValueError unless there is one for each item, none negative."""
+    if len(counts) != len(token_counts) or any(count < 0 for count in counts):
+        raise ValueError("counts do not fit the inputs")

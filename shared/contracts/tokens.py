@@ -5,6 +5,7 @@ Does not know tokenizers or the meaning of an id.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -31,10 +32,28 @@ class CutIds(list[int]):
     __slots__ = ()
 
 
+class LateIds(list[int]):
+    """Ids of a query or document of a multi-vector model.
+
+    attended: so many of them, from the first on, are attended to. skipped: whether those that the model
+    skips get no vector. is_cut: whether the text was truncated.
+    """
+
+    __slots__ = ("attended", "is_cut", "skipped")
+
+    def __init__(self, ids: Iterable[int], *, attended: int, skipped: bool, is_cut: bool) -> None:
+        super().__init__(ids)
+        self.attended = attended
+        self.skipped = skipped
+        self.is_cut = is_cut
+
+
 Tokens: TypeAlias = list[int] | TokenPair
 """One input of an engine."""
 
 
 def is_cut(tokens: Tokens) -> bool:
     """Whether the input was truncated to these tokens."""
-    return tokens.is_cut if isinstance(tokens, TokenPair) else isinstance(tokens, CutIds)
+    if isinstance(tokens, TokenPair | LateIds):
+        return tokens.is_cut
+    return isinstance(tokens, CutIds)

@@ -51,8 +51,8 @@ _CUT = "texts are truncated at the model's limit, or refused with truncate: fals
 _PROMPT = "name one of the model's prompts by prompt_name or input_type"
 REFUSED: Mapping[str, Refused] = {
     "late_chunking": Refused("send each chunk with its own context", (False,)),
-    "return_multivector": Refused("models return one vector per text", (False,)),
-    "multi_vector": Refused("models return one vector per text", (False,)),
+    "return_multivector": Refused("/embed_all returns a vector per token", (False,)),
+    "multi_vector": Refused("/embed_all returns a vector per token", (False,)),
     "rank_fields": Refused("a document's text is ranked: join the fields into it", (["text"],)),
     "max_chunks_per_doc": Refused("a document is one chunk: max_tokens_per_doc cuts it", (1, 10)),
     "return_embeddings": Refused("/v1/embeddings returns vectors", (False,)),

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, get_type_hints
 
 import msgspec
 
-from shared.cards import ModelCard, Task
+from shared.cards import Task
 from shared.contracts import AnyRequest
 from shared.dialects import (
     azure_search,
@@ -25,7 +25,7 @@ from shared.dialects import (
     tei,
     tei_scores,
     tei_tokens,
-    tei_unserved,
+    tei_vectors,
 )
 from shared.dialects.body import PresentFields
 from shared.errors import BlitzError
@@ -47,7 +47,6 @@ class Operation:
     query: fields of the body that may come in the query string.
     spellings: equivalent names of a model, the given name first.
     stand_in: where each input may fail alone, a text that is embedded if all of them do.
-    refusal: for a route that is not served: the model's card, None if unknown -> the reason.
     """
 
     summary: str
@@ -62,7 +61,6 @@ class Operation:
     query: tuple[str, ...] = ()
     spellings: Callable[[str], tuple[str, ...]] = lambda name: (name,)
     stand_in: str | None = None
-    refusal: Callable[[ModelCard | None], str] | None = None
 
 
 OPERATIONS = (
@@ -109,6 +107,26 @@ OPERATIONS = (
         tei.format_result,
         tei.format_result_msgpack,
         tei.format_error,
+    ),
+    Operation(
+        "Embed as weights of words (Text Embeddings Inference)",
+        ("/embed_sparse",),
+        tei_vectors.VectorsBody,
+        tei_vectors.sparse_request_from,
+        tei_vectors.format_sparse,
+        tei_vectors.format_sparse_msgpack,
+        tei.format_error,
+        task="sparse",
+    ),
+    Operation(
+        "Embed each token (Text Embeddings Inference)",
+        ("/embed_all",),
+        tei_vectors.VectorsBody,
+        tei_vectors.tokens_request_from,
+        tei_vectors.format_tokens,
+        tei_vectors.format_tokens_msgpack,
+        tei.format_error,
+        task="multi-vector",
     ),
     Operation(
         "Label texts or pairs (Text Embeddings Inference)",
@@ -227,19 +245,6 @@ OPERATIONS = (
         ollama.format_prompt_msgpack,
         ollama.format_prompt_error,
         spellings=ollama.spellings,
-    ),
-    *(
-        Operation(
-            "Not served: the error says why (Text Embeddings Inference)",
-            (path,),
-            tei_unserved.UnservedBody,
-            tei_unserved.refuse,
-            tei_unserved.format_refused,
-            tei_unserved.format_refused,
-            tei.format_error,
-            refusal=why,
-        )
-        for path, why in tei_unserved.REFUSALS.items()
     ),
     Operation(
         "Embed records (Azure AI Search: custom Web API skill and vectorizer)",

@@ -205,8 +205,8 @@ def _cosines(vectors: FloatMatrix) -> FloatMatrix:
 
 
 def _model_type(card: ModelCard) -> dict[str, object]:
-    if card.task == "embedding":
-        return {"embedding": {"pooling": card.pooling}}
+    if card.task != "cross-encoder":
+        return {"embedding": {"pooling": card.pooling or "none"}}
     labels = {
         "id2label": {str(index): label for index, label in enumerate(card.labels)},
         "label2id": {label: index for index, label in enumerate(card.labels)},

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.contracts import FloatMatrix, TokenPair, Tokens
+from shared.contracts import LateIds, TokenPair, Tokens
 from shared.models.manifest import Manifest
+
+Rows: TypeAlias = Any
+"""What a model makes of B inputs: (B, D) float32; of a sparse model a list of B SparseRow; of a
+multi-vector model a list with the (T, D) float32 of each input's tokens. Which, its task says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +44,16 @@ class Engine(Protocol):
 
     @property
     def dimensions(self) -> int:
-        """D, the width of a row."""
+        """D, the width of a row, or of a token's vector."""
 
     @property
     def memory_bytes(self) -> int:
         """What holding this engine costs, for the cache's byte budget."""
 
-    def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
+    def run(self, sequences: Sequence[Tokens]) -> Rows:
         """B sequences -> (B, D) float32: pooled token embeddings, or a cross-encoder's logits.
+
+        Of a model whose inputs have more than one vector, or few numbers of many, a list.
 
         A row does not depend on the others.
         """
@@ -73,5 +79,6 @@ def pad(sequences: Sequence[Tokens], pad_token_id: int, longest: int = 0) -> Bat
             batch.token_type_ids[row, :length] = tokens.type_ids
         else:
             batch.input_ids[row, :length] = tokens
-        batch.attention_mask[row, :length] = 1
+        attended = tokens.attended if isinstance(tokens, LateIds) else length
+        batch.attention_mask[row, :attended] = 1
     return batch

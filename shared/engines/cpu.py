@@ -10,6 +10,7 @@ from pathlib import Path
 
 from shared.engines.base import Engine, OpenEngine
 from shared.engines.onnx import OnnxEngine
+from shared.engines.onnx_tokens import SparseEngine, TokenVectorsEngine
 from shared.engines.static import StaticEngine
 from shared.errors import Misconfigured
 from shared.models.manifest import OPENVINO_TARGETS, Manifest
@@ -19,8 +20,14 @@ def open_cpu_engine(folder: Path, manifest: Manifest) -> Engine:
     """See `OpenEngine`. Raises Misconfigured if the model's engine is not installed."""
     if manifest.target in OPENVINO_TARGETS:
         return _openvino(manifest)(folder, manifest)
-    kind = StaticEngine if manifest.target == "cpu-static" else OnnxEngine
-    return kind(folder, manifest)
+    if manifest.target == "cpu-static":
+        return StaticEngine(folder, manifest)
+    match manifest.task:
+        case "sparse":
+            return SparseEngine(folder, manifest)
+        case "multi-vector":
+            return TokenVectorsEngine(folder, manifest)
+    return OnnxEngine(folder, manifest)
 
 
 def _openvino(manifest: Manifest) -> OpenEngine:

@@ -17,7 +17,7 @@ from shared.contracts import FloatMatrix, Tokens
 from shared.engines.base import Capacity, pad
 from shared.engines.cpus import usable_cpus
 from shared.errors import InvalidArtefact
-from shared.models.manifest import Manifest
+from shared.models.manifest import Manifest, head_of
 from shared.vectors import pool, poolings_of
 
 
@@ -34,24 +34,15 @@ After smaller runs it is kept: the next run takes as much, and that is faster.""
 class OnnxEngine:
     """Runs a graph `input_ids, attention_mask[, token_type_ids] -> (B, T, H)`, or `(B, L)` of logits.
 
+    `output` is that; `run` pools it.
+
     Raises InvalidArtefact if the manifest's model file is not such a graph.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # The builder optimised the graph. Optimising again would fuse Add + LayerNormalization into
-        # SkipLayerNormalization, which is several times slower on the CPU.
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Memory patterns are kept for every input shape ever seen: they grow with mixed lengths.
-        options.enable_mem_pattern = False
         path = folder / manifest.model_file
         try:
-            self._session: ort.InferenceSession | None = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            self._session: ort.InferenceSession | None = open_session(path)
             self._inputs = {each.name for each in self._session.get_inputs()}
             output = self._session.get_outputs()[0]
             self._output = output.name
@@ -59,7 +50,7 @@ class OnnxEngine:
         except Exception as error:  # onnxruntime raises a family of its own, rooted at Exception
             raise InvalidArtefact(f"{path.name} is not a graph this version runs") from error
         self._pooling = manifest.pooling
-        if len(output.shape) != (3 if self._pooling else 2):
+        if len(output.shape) != (2 if head_of(manifest.task, self._pooling) == "labels" else 3):
             raise InvalidArtefact(f"{path.name} does not give what a model for {manifest.task} gives")
         self._pad_token_id = manifest.pad_token_id
         self._memory = manifest.text_memory
@@ -68,6 +59,13 @@ class OnnxEngine:
         self.memory_bytes = path.stat().st_size
 
     def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
+        output = self.output(sequences)
+        if self._pooling is None:
+            return output
+        return pool(output, [len(tokens) for tokens in sequences], self._pooling)
+
+    def output(self, sequences: Sequence[Tokens]) -> NDArray[np.float32]:
+        """The graph's (B, T, H), right-padded, or (B, L)."""
         assert self._session is not None, "run after close"
         batch = pad(sequences, self._pad_token_id)
         feeds = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
@@ -77,9 +75,21 @@ class OnnxEngine:
         large = texts * self._memory.bytes_of(longest) > _GIVEN_BACK_BYTES
         options = self._giving_back if large else None
         output: NDArray[np.float32] = self._session.run([self._output], feeds, options)[0]
-        if self._pooling is None:
-            return output
-        return pool(output, [len(tokens) for tokens in sequences], self._pooling)
+        return output
 
     def close(self) -> None:
         self._session = None
+
+
+def open_session(path: Path) -> ort.InferenceSession:
+    """A session over the graph in a file, as all models have it. Raises what onnxruntime does."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The builder optimised the graph. Optimising again would fuse Add + LayerNormalization into
+    # SkipLayerNormalization, which is several times slower on the CPU.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # Memory patterns are kept for every input shape ever seen: they grow with mixed lengths.
+    options.enable_mem_pattern = False
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

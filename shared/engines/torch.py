@@ -1,4 +1,4 @@
-"""transformers on the GPU, or on the CPU for tests. The only module that imports torch while serving.
+"""transformers on the GPU, or on the CPU for tests. Beside torch_tokens alone it imports torch.
 
 Does not know where files come from, queues or other models.
 
@@ -23,17 +23,19 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_MAPPING,
 )
 from transformers.utils import logging as transformers_logging
 
-from shared.contracts import FloatMatrix, Tokens
-from shared.engines.base import Capacity, pad
+from shared.contracts import Tokens
+from shared.engines.base import Capacity, Rows, pad
 from shared.engines.panics import panics_are_errors
+from shared.engines.torch_tokens import WORDS_AT_ONCE, pool_words, sparse_rows, split_decoder, token_rows
 from shared.errors import BlitzError, InvalidArtefact, Unavailable
-from shared.models.manifest import Manifest
+from shared.models.manifest import Head, Manifest, head_of
 from shared.vectors import Pooling, Poolings, poolings_of
 
 # Progress bars in a server's log, and a table of keys that _read_transformer checks itself.
@@ -132,7 +134,7 @@ def _pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.T
     return (hidden * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
 
 
-def read_transformer(folder: Path, *, with_head: bool) -> Any:
+def read_transformer(folder: Path, head: Head) -> Any:
     """The FP32 transformer of config.json and safetensors in `folder`, on the CPU: a classifier with
     its head, any other without a pooler that nothing reads.
 
@@ -140,26 +142,24 @@ def read_transformer(folder: Path, *, with_head: bool) -> Any:
     """
     try:
         with _loading, panics_are_errors():
-            return _read_transformer(folder, with_head)
+            return _read_transformer(folder, head)
     except BlitzError:
         raise
     except Exception as error:  # transformers raises KeyError, ValueError, OSError and its own
         raise InvalidArtefact("the weights are not a transformer this version runs") from error
 
 
-def _read_transformer(folder: Path, with_head: bool) -> Any:
+def _read_transformer(folder: Path, head: Head) -> Any:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if getattr(config, "auto_map", None) or getattr(config, "quantization_config", None):
         raise InvalidArtefact("the model brings its own code, or quantised weights")
     config.use_cache = False  # a decoder would keep keys and values for tokens that never come
-    if with_head:
-        mapping = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    else:
-        alone = config.model_type in ENCODERS_OF
-        mapping = MODEL_FOR_TEXT_ENCODING_MAPPING if alone else MODEL_MAPPING
-    kind = mapping[type(config)]
+    classes = _CLASSES[head]
+    if head == "none" and config.model_type in ENCODERS_OF:
+        classes = MODEL_FOR_TEXT_ENCODING_MAPPING
+    kind = classes[type(config)]
     extra: dict[str, Any] = {}
-    if not with_head and "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
+    if head == "none" and "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
         extra["add_pooling_layer"] = False
     model, report = kind.from_pretrained(
         folder,
@@ -177,6 +177,13 @@ def _read_transformer(folder: Path, with_head: bool) -> Any:
     if report["missing_keys"] or report["mismatched_keys"]:
         raise InvalidArtefact("the weights lack tensors that the architecture needs")
     return model.eval().requires_grad_(False)
+
+
+_CLASSES: dict[Head, Any] = {
+    "none": MODEL_MAPPING,
+    "words": MODEL_FOR_MASKED_LM_MAPPING,
+    "labels": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+}
 
 
 class TorchEngine:
@@ -200,7 +207,8 @@ class TorchEngine:
         self._device = torch.device(device)
         self._pad_token_id = manifest.pad_token_id
         self._pooling = manifest.pooling
-        model = read_transformer(folder, with_head=not manifest.pooling)
+        self._task, self._sparse = manifest.task, manifest.sparse
+        model = read_transformer(folder, head_of(manifest.task, manifest.pooling))
         if model.config.pad_token_id is None:
             # A decoder's classifier reads the last token that is no padding.
             model.config.pad_token_id = manifest.pad_token_id
@@ -212,19 +220,24 @@ class TorchEngine:
         )
         try:
             _place(model, self._device, dtype)
+            tensors = [*model.parameters(), *model.buffers()]  # before its last layer is taken off
+            self._decoder = None if self._sparse is None else split_decoder(model)
             self._model: Any = torch.compile(model, dynamic=True) if compile else model
             # The first pass loads kernels, which no request should wait for, and shows the width.
-            self.dimensions = self._forward([[0 if self._pad_token_id else 1]]).shape[1]
+            self.dimensions = self._forward([[0 if self._pad_token_id else 1]]).shape[-1]
         except torch.cuda.OutOfMemoryError as error:
             raise Unavailable("the GPU has no memory left for this model") from error
+        except BlitzError:
+            raise
         except Exception as error:  # torch and each architecture raise what they like
             raise InvalidArtefact("the weights are not a transformer this version runs") from error
-        tensors = [*model.parameters(), *model.buffers()]
         self.memory_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
+    def run(self, sequences: Sequence[Tokens]) -> Rows:
         """See `Engine.run`. Raises Unavailable if not even one sequence fits the GPU's memory."""
         buckets = split_by_length([len(each) for each in sequences], _PASS_TOKENS[self._device.type])
+        if self._pooling is None and self._task != "cross-encoder":
+            return self._run_unpooled(sequences, buckets)
         # Answers are fetched at the end, so that the GPU need not wait for the host between passes.
         pooled = [self._forward_in_halves([sequences[i] for i in bucket]) for bucket in buckets]
         rows = np.empty((len(sequences), self.dimensions), np.float32)
@@ -232,8 +245,25 @@ class TorchEngine:
             rows[bucket] = tensor.cpu().numpy()
         return rows
 
+    def _run_unpooled(self, sequences: Sequence[Tokens], buckets: list[list[int]]) -> Rows:
+        """A list: of a pass, no more leaves the GPU than counts, and none waits for the next."""
+        most = len(sequences) if self._sparse is None else max(1, WORDS_AT_ONCE // self.dimensions)
+        rows: list[Any] = [None] * len(sequences)
+        for bucket in buckets:
+            for start in range(0, len(bucket), most):
+                part = bucket[start : start + most]
+                some = [sequences[index] for index in part]
+                made = self._forward_in_halves(some)
+                if self._sparse is not None:
+                    found: list[Any] = list(sparse_rows(made, self._sparse))
+                else:
+                    found = list(token_rows(made, list(map(len, some))))
+                for index, row in zip(part, found, strict=True):
+                    rows[index] = row
+        return rows
+
     def close(self) -> None:
-        self._model = None
+        self._model = self._decoder = None
         gc.collect()  # modules and compiled code may refer to each other in circles
         _empty_cache()
 
@@ -247,11 +277,15 @@ class TorchEngine:
             raise Unavailable("the GPU has no memory left for this input: retry later", retry_after_s=1)
         half = len(sequences) // 2
         halves = (sequences[:half], sequences[half:])
-        return torch.cat([self._forward_in_halves(each) for each in halves])
+        made = [self._forward_in_halves(each) for each in halves]
+        if self._task == "multi-vector":  # (B, T, H) of two T
+            longest = max(part.shape[1] for part in made)
+            made = [torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in made]
+        return torch.cat(made)
 
     @torch.inference_mode()
     def _forward(self, sequences: Sequence[Tokens]) -> torch.Tensor:
-        """B sequences -> (B, D) float32 on the device."""
+        """B sequences -> (B, D) float32 on the device; of a multi-vector model (B, T, H)."""
         batch = pad(sequences, self._pad_token_id)
         arrays = [batch.input_ids, batch.attention_mask]
         if self._takes_types:
@@ -266,6 +300,11 @@ class TorchEngine:
         if types:
             inputs["token_type_ids"] = types[0]
         output = self._model(**inputs)
+        if self._sparse is not None:
+            return pool_words(output.logits, mask, self._decoder, self._sparse)
+        if self._task == "multi-vector":
+            hidden: torch.Tensor = output.last_hidden_state
+            return hidden
         if self._pooling is None:
             logits: torch.Tensor = output.logits
             return logits.float()

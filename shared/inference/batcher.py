@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from shared.contracts import FloatMatrix
+from shared.engines.base import Rows
 from shared.errors import BlitzError, EmptyInput, Unavailable
 from shared.inference.backlog import Backlog, TokenReservation
 from shared.inference.fair_queue import FairQueue, MicroBatch, Waiting, Weighs
@@ -31,16 +32,16 @@ _log = logging.getLogger(__name__)
 class Runs(Weighs, Protocol):
     """What a batch runs on; `shared.inference.model.Model` is one. Called from many threads at once."""
 
-    def run(self, sequences: Sequence[Any]) -> FloatMatrix:
-        """B sequences -> (B, D) float32."""
+    def run(self, sequences: Sequence[Any]) -> Rows:
+        """B sequences -> (B, D) float32, or a list of what each of them has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batched:
-    """rows: (N, D) float32 in input order. queue_s: until the first batch started, inference_s: the
-    rest of the wall time, both in seconds."""
+    """rows: (N, D) float32 in input order, or a list in that order. queue_s: until the first batch
+    started, inference_s: the rest of the wall time, both in seconds."""
 
-    rows: FloatMatrix
+    rows: Rows
     queue_s: float
     inference_s: float
 
@@ -55,7 +56,7 @@ class _Ticket(Waiting):
     submitted: float = field(default_factory=time.perf_counter)
     started: float | None = None
     running: int = 0
-    rows: FloatMatrix | None = None
+    rows: FloatMatrix | list[Any] | None = None
     error: BlitzError | None = None
 
 
@@ -243,7 +244,7 @@ class Batcher:
         began = time.perf_counter()
         try:
             rows = shares[0][0].model.run(sequences)
-            if rows.shape[0] != len(sequences):
+            if len(rows) != len(sequences):
                 raise ValueError("the model returned another number of rows than it was given")
             self._deliver(shares, rows)
         except Exception as error:  # an engine may raise anything; the thread has to live on
@@ -263,13 +264,18 @@ class Batcher:
                 ticket.running -= 1
                 self._settle(ticket)
 
-    def _deliver(self, shares: list[_Share], rows: FloatMatrix) -> None:
+    def _deliver(self, shares: list[_Share], rows: Rows) -> None:
         start = 0
         for ticket, batch in shares:
             with self._changed:
                 if ticket.rows is None:
-                    ticket.rows = np.empty((len(ticket.sequences), rows.shape[1]), np.float32)
-            ticket.rows[batch] = rows[start : start + len(batch)]
+                    ticket.rows = _room_for(len(ticket.sequences), rows)
+            some = rows[start : start + len(batch)]
+            if isinstance(ticket.rows, list):
+                for index, row in zip(batch, some, strict=True):
+                    ticket.rows[index] = row
+            else:
+                ticket.rows[batch] = some
             start += len(batch)
 
     def _drop(self, ticket: _Ticket) -> None:
@@ -288,6 +294,11 @@ class Batcher:
             return
         with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits any more
             ticket.loop.call_soon_threadsafe(_resolve, ticket.done)
+
+
+def _room_for(count: int, rows: Rows) -> FloatMatrix | list[Any]:
+    """For the rows of `count` sequences, of which these are some."""
+    return [None] * count if isinstance(rows, list) else np.empty((count, rows.shape[1]), np.float32)
 
 
 def _resolve(done: asyncio.Future[None]) -> None:

@@ -34,15 +34,20 @@ def without_blank(request: RerankRequest, scored: Sequence[int]) -> RerankReques
     return replace(request, documents=documents or (_STAND_IN,))
 
 
-def with_blank(result: RerankResult, request: RerankRequest, scored: Sequence[int]) -> RerankResult:
+def with_blank(
+    result: RerankResult,
+    request: RerankRequest,
+    scored: Sequence[int],
+    lowest: float = LOWEST_COSINE,
+) -> RerankResult:
     """The result for all documents of `request`, from that for those at `scored` or the stand-in.
 
-    Blank ones have the lowest score, the lowest logit and no tokens.
+    Blank ones have the lowest score, the lowest logit and no tokens. lowest: score without logits.
     """
     counts = [0] * len(request.documents)
     for index, tokens in zip(scored, result.token_counts, strict=False):
         counts[index] = tokens
-    lowest, logits = LOWEST_COSINE, None
+    logits = None
     if result.logits is not None:
         lowest = LOWEST_LOGIT if request.raw_scores else 0.0
         logits = _placed(result.logits, scored, len(counts), LOWEST_LOGIT)

@@ -12,8 +12,10 @@ from pathlib import Path
 from shared.contracts import (
     DecodeRequest,
     EmbedRequest,
-    FloatMatrix,
+    EmbedSparseRequest,
+    EmbedTokensRequest,
     InputType,
+    LateIds,
     PredictRequest,
     RerankRequest,
     TokenizeRequest,
@@ -21,8 +23,10 @@ from shared.contracts import (
     Tokens,
     prompt_for,
 )
-from shared.engines.base import Engine, OpenEngine
+from shared.engines.base import Engine, OpenEngine, Rows
 from shared.errors import BeyondMemory, InvalidArtefact, InvalidInput
+from shared.inference.finite import not_finite
+from shared.inference.late import LateModel
 from shared.inference.layers import load_layer
 from shared.inference.spelling import Spelling
 from shared.inference.steps import Steps, completed
@@ -30,7 +34,10 @@ from shared.inference.tokenization import Tokenizer
 from shared.models.capabilities import check_supports
 from shared.models.manifest import Manifest
 from shared.names import check_prompt
-from shared.vectors import DenseLayer, Layer, apply_layer, rows_not_finite
+from shared.vectors import DenseLayer, Layer, apply_layer
+
+_WORD_BYTES = 24
+"""For each word of a sparse model's vocabulary: the pooled logits, and what is made of them."""
 
 
 class Model:
@@ -42,13 +49,17 @@ class Model:
         tokenizer: Tokenizer,
         engine: Engine,
         layers: Sequence[Layer] = (),
+        late: LateModel | None = None,
         routes: Mapping[str, Model] | None = None,
     ) -> None:
-        """routes: the models of routes that differ from this one (see Manifest.routes)."""
+        """late: of a multi-vector model. routes: the models of routes that differ from this one (see
+        Manifest.routes).
+        """
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.engine = engine
         self._layers = tuple(layers)
+        self._late = late
         self._routes = {} if routes is None else routes
 
     @property
@@ -62,7 +73,9 @@ class Model:
 
     def text_bytes(self, tokens: int) -> int:
         """What running one text of so many tokens takes."""
-        return self.manifest.text_memory.bytes_of(tokens)
+        # A sparse model has a number for each word of its vocabulary, however short the text.
+        words = 0 if self.manifest.sparse is None else self.manifest.dimensions
+        return self.manifest.text_memory.bytes_of(tokens) + words * _WORD_BYTES
 
     def tokenize(self, request: EmbedRequest) -> Steps[list[list[int]]]:
         """Ids of each input, its prompt prepended. Raises InvalidInput and InputTooLong."""
@@ -77,6 +90,33 @@ class Model:
             truncate=request.truncate,
             side=request.truncation_side,
             prefix=self._prompt(request.prompt_name, request.input_type),
+        )
+
+    def tokenize_sparse(self, request: EmbedSparseRequest) -> Steps[list[list[int]]]:
+        """As `tokenize`, for a sparse model."""
+        check_supports(EmbedSparseRequest, self.manifest)
+        return self.tokenizer.encode(
+            request.inputs,
+            truncate=request.truncate,
+            side=request.truncation_side,
+            prefix=self._prompt(request.prompt_name, request.input_type),
+        )
+
+    def tokenize_late(self, request: EmbedTokensRequest) -> Steps[list[LateIds]]:
+        """Queries' or documents' ids, for a multi-vector model. Raises InvalidInput and InputTooLong."""
+        check_supports(EmbedTokensRequest, self.manifest)
+        assert self._late is not None, "a multi-vector model without its description"
+        asked = request.prompt_name if request.prompt_name is not None else request.input_type
+        input_type: InputType = "query" if asked == "query" else "document"
+        # Without a prompt of that name, the name still says which of the two it is.
+        named = request.prompt_name in self.manifest.prompts or request.prompt_name == ""
+        known = named or request.prompt_name not in ("query", "document")
+        return self._late.encode(
+            request.inputs,
+            is_query=input_type == "query",
+            prefix=self._prompt(request.prompt_name if known else None, input_type),
+            truncate=request.truncate,
+            side=request.truncation_side,
         )
 
     def tokenize_pairs(self, request: RerankRequest) -> Steps[list[TokenPair]]:
@@ -115,9 +155,14 @@ class Model:
             request.inputs, limit=limit, skip_special_tokens=request.skip_special_tokens
         )
 
-    def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
-        """One micro-batch -> (B, D) float32: vectors neither truncated nor normalised, or logits."""
+    def run(self, sequences: Sequence[Tokens]) -> Rows:
+        """One micro-batch -> (B, D) float32: vectors neither truncated nor normalised, or logits.
+
+        Of a sparse model a SparseRow each, of a multi-vector model finished (T, D) vectors.
+        """
         rows = self.engine.run(sequences)
+        if self._late is not None:
+            return self._late.finish(rows, sequences, self._layers, self.manifest.normalize)
         for layer in self._layers:
             rows = apply_layer(rows, layer)
         return rows
@@ -151,9 +196,12 @@ def load_model(
     numbers for a short text are NaN or infinite.
     """
     usable = None if memory_bytes is None else manifest.text_memory.tokens_within(memory_bytes)
-    tokenizer = Tokenizer.from_file(
-        folder / manifest.tokenizer_file, manifest.max_tokens, usable, manifest.template or None
-    )
+    file = folder / manifest.tokenizer_file
+    tokenizer = Tokenizer.from_file(file, manifest.max_tokens, usable, manifest.template or None)
+    late = None
+    if (described := manifest.late_interaction) is not None:
+        lengths = (described.query_tokens, described.document_tokens)
+        late = LateModel(described, *(Tokenizer.from_file(file, length, usable) for length in lengths))
     layers = [load_layer(folder, layer) for layer in manifest.layers]
     engine = open_engine(folder, manifest)
     widths = [layer.weight.shape[0] for layer in layers if isinstance(layer, DenseLayer)]
@@ -164,7 +212,7 @@ def load_model(
             f"the graph gives {width} dimensions, the manifest says {manifest.dimensions}"
         )
     routes: dict[str, Model] = {}  # filled below, so that a failure closes those that are open
-    model = Model(manifest, tokenizer, engine, layers, routes)
+    model = Model(manifest, tokenizer, engine, layers, late, routes)
     try:
         _check_numbers(model)
         for name in manifest.routes or ():
@@ -181,7 +229,7 @@ def _check_numbers(model: Model) -> None:
         tokens = completed(model.tokenizer.encode_each([("a", "a") if pair else "a"]))
     except BeyondMemory:
         return  # every request will be told so
-    if rows_not_finite(model.run(tokens)):
+    if not_finite(model.run(tokens)):
         raise InvalidArtefact(
             "its numbers for a short text are NaN or infinite: the weights are damaged, or overflow in "
             f"the format of {model.manifest.target}"

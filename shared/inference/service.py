@@ -19,8 +19,13 @@ from shared.contracts import (
     AnyRequest,
     DecodeRequest,
     DecodeResult,
+    DoubleMatrix,
     EmbedRequest,
     EmbedResult,
+    EmbedSparseRequest,
+    EmbedSparseResult,
+    EmbedTokensRequest,
+    EmbedTokensResult,
     FloatMatrix,
     InputType,
     PredictRequest,
@@ -37,18 +42,26 @@ from shared.contracts import (
     is_cut,
 )
 from shared.engines import allocator
+from shared.engines.base import Rows
 from shared.errors import BlitzError, InputTooLong, InvalidInput, NotFinite
 from shared.inference.backlog import TokenReservation
 from shared.inference.batcher import Batched, Batcher
 from shared.inference.blank import LOWEST_COSINE, scored_indices, with_blank, without_blank
+from shared.inference.finite import not_finite
 from shared.inference.model import Model
 from shared.inference.model_cache import ModelCache
 from shared.inference.steps import Steps, completed
 from shared.inference.turns import Turns
 from shared.models.catalogue import Catalogue
 from shared.partition import in_whole, renumbered, split
-from shared.request_size import characters_of, check_characters, check_tokens, estimate_request
-from shared.vectors import finish, rows_not_finite, sigmoid, softmax
+from shared.request_size import (
+    characters_of,
+    check_characters,
+    check_numbers,
+    check_tokens,
+    estimate_request,
+)
+from shared.vectors import finish, max_sim, sigmoid, softmax
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +116,8 @@ class Inference:
         self._max_request_tokens = max_request_tokens
         self._handlers: dict[type[AnyRequest], Callable[[Model, Any], Awaitable[Any]]] = {
             EmbedRequest: self._embed,
+            EmbedSparseRequest: self._embed_sparse,
+            EmbedTokensRequest: self._embed_tokens,
             RerankRequest: self._rerank,
             PredictRequest: self._predict,
             TokenizeRequest: self._spell,
@@ -121,6 +136,15 @@ class Inference:
         vectors = finish(rows, request.dimensions, request.normalize)
         return EmbedResult(vectors, max_tokens=model.manifest.max_tokens, **told)
 
+    async def _embed_sparse(self, model: Model, request: EmbedSparseRequest) -> EmbedSparseResult:
+        rows, told = await self._run(model, model.tokenize_sparse, request)
+        check_numbers(sum(len(row.values) for row in rows), request.items_as_told)
+        return EmbedSparseResult.of(rows, **told)
+
+    async def _embed_tokens(self, model: Model, request: EmbedTokensRequest) -> EmbedTokensResult:
+        rows, told = await self._run(model, model.tokenize_late, request)
+        return EmbedTokensResult.of(rows, **told)
+
     async def _rerank(self, model: Model, request: RerankRequest) -> RerankResult:
         """Scores of all documents, in order: a cross-encoder's, or an embedding model's cosines."""
         scored = scored_indices(request)
@@ -130,7 +154,10 @@ class Inference:
             result = await self._score(model, without_blank(request, scored))
         except BlitzError as error:
             raise renumbered(error, lambda index: (scored or [0])[index]) from error
-        return with_blank(result, request, scored)
+        late = model.manifest.late_interaction
+        # A query of so many vectors has no lower score than minus as many.
+        lowest = LOWEST_COSINE if late is None or late.mean else -float(late.query_tokens)
+        return with_blank(result, request, scored, lowest)
 
     async def _predict(self, model: Model, request: PredictRequest) -> PredictResult:
         """Each label's score for all inputs, in order: softmax, or sigmoid of a single label."""
@@ -184,40 +211,38 @@ class Inference:
 
     async def _score(self, model: Model, request: RerankRequest) -> RerankResult:
         """As `_rerank`, of documents that are not blank."""
-        if model.manifest.task == "embedding":
-            return await self._rerank_by_cosine(model, request)
+        if model.manifest.task in ("embedding", "multi-vector"):
+            return await self._rerank_by_vectors(model, request)
         rows, told = await self._run(model, model.tokenize_pairs, request)
         logits = np.ascontiguousarray(rows[:, 0])
         scores = logits.astype(np.float64) if request.raw_scores else sigmoid(logits)
         return RerankResult(scores, method="cross-encoder", logits=logits, **told)
 
-    async def _rerank_by_cosine(self, model: Model, request: RerankRequest) -> RerankResult:
+    async def _rerank_by_vectors(self, model: Model, request: RerankRequest) -> RerankResult:
         """Query and documents in one batch, with the model's prompts for each if it has them."""
         if request.max_document_tokens is not None:
             raise InvalidInput(
-                f"{model.manifest.name} is an embedding model: max_tokens_per_doc is for cross-encoders",
+                f"{model.manifest.name} is no cross-encoder, which max_tokens_per_doc is for",
                 field="max_document_tokens",
             )
 
         queries = [request.query]
         query_model, model = (model.route(None, each) for each in _SIDES)
 
-        def tokenize(part: RerankRequest) -> Steps[list[list[int]]]:
-            query = []
+        def tokenize(part: RerankRequest) -> Steps[list[Tokens]]:
+            query: list[Tokens] = []
             if queries:
-                query = yield from _tokenize_as("query", (queries.pop(),), query_model, part)
-            return query + (yield from _tokenize_as("document", part.documents, model, part))
+                query += yield from _tokenize_as("query", (queries.pop(),), query_model, part)
+            return [*query, *(yield from _tokenize_as("document", part.documents, model, part))]
 
         rows, told = await self._run(model, tokenize, request, query_model)
-        vectors = finish(rows, None, normalize=True)
-        # Not one matrix product: its rounding may depend on how many documents there are.
-        cosines = np.array([float(vectors[0] @ row) for row in vectors[1:]], np.float64)
-        scores = np.clip(cosines, _LEAST_COSINE, 1)  # they are rounded
+        late = model.manifest.late_interaction
+        scores = _cosines(rows) if late is None else _max_sims(rows, late.mean)
         query, first, *others = told["token_counts"]
         told["token_counts"] = (query + first, *others)
         all_of_them, cut = tuple(range(len(scores))), told["cut"]
         told["cut"] = all_of_them if cut[:1] == (0,) else tuple(row - 1 for row in cut)
-        return RerankResult(scores, method="cosine", **told)
+        return RerankResult(scores, method="cosine" if late is None else "maxsim", **told)
 
     async def _run(
         self,
@@ -225,11 +250,11 @@ class Inference:
         tokenize: Callable[[RequestT], Steps[Sequence[T]]],
         request: RequestT,
         first_model: Model | None = None,
-    ) -> tuple[FloatMatrix, _Told]:
+    ) -> tuple[Any, _Told]:
         """Tokenise and batch what was let in: tokenising comes after, so that no refusal costs it.
 
-        The rows of all sequences, in order, and what the result says of the run. first_model: of the
-        first sequence, where that takes another route.
+        The rows of all sequences, in order, as `Model.run` gives them, and what the result says of the
+        run. first_model: of the first sequence, where that takes another route.
         """
         manifest = model.manifest
         paired = manifest.task == "cross-encoder"
@@ -240,6 +265,8 @@ class Inference:
                 characters_of(request),
                 request.items_as_told,
             )
+            if manifest.late_interaction is not None:
+                check_numbers(sum(counts) * manifest.dimensions, request.items_as_told)
             batched = await self._submit(model, sequences, reservation, first_model or model)
         _check_finite(batched.rows, model, request)
         cut = tuple(row for row, tokens in enumerate(sequences) if is_cut(tokens))
@@ -321,9 +348,25 @@ def _told(
     }
 
 
-def _check_finite(rows: FloatMatrix, model: Model, request: RequestT) -> None:
+def _cosines(rows: FloatMatrix) -> DoubleMatrix:
+    """(N,): the first row's cosine with each of the others."""
+    vectors = finish(rows, None, normalize=True)
+    # Not one matrix product: its rounding may depend on how many documents there are.
+    cosines = np.array([float(vectors[0] @ row) for row in vectors[1:]], np.float64)
+    return np.clip(cosines, _LEAST_COSINE, 1)  # they are rounded
+
+
+def _max_sims(rows: Sequence[FloatMatrix], mean: bool) -> DoubleMatrix:
+    """(N,): MaxSim of the first input's vectors with each of the others'. mean: a query vector's."""
+    query = finish(rows[0], None, normalize=True)
+    vectors = (finish(row, None, normalize=True) for row in rows[1:])
+    scores = [max_sim(query, each) / (len(query) if mean else 1) for each in vectors]
+    return np.array(scores, np.float64)
+
+
+def _check_finite(rows: Rows, model: Model, request: RequestT) -> None:
     """Raises NotFinite naming the first input that the model has no numbers for."""
-    found = rows_not_finite(rows)
+    found = not_finite(rows)
     if not found:
         return
     query_rows = len(rows) - len(request.texts)  # one, if its own vector is compared with the others
@@ -338,8 +381,9 @@ def _check_finite(rows: FloatMatrix, model: Model, request: RequestT) -> None:
 
 def _tokenize_as(
     input_type: InputType, texts: tuple[str, ...], model: Model, request: RerankRequest
-) -> Steps[list[list[int]]]:
-    embedding = EmbedRequest(
+) -> Steps[Sequence[Tokens]]:
+    is_late = model.manifest.late_interaction is not None
+    embedding = (EmbedTokensRequest if is_late else EmbedRequest)(
         request.model,
         texts,
         truncate=request.truncate,
@@ -347,6 +391,8 @@ def _tokenize_as(
         input_type=input_type,
     )
     try:
+        if isinstance(embedding, EmbedTokensRequest):
+            return (yield from model.tokenize_late(embedding))
         return (yield from model.tokenize(embedding))
     except InputTooLong as error:
         # The model speaks of input[i], the caller sent a query and documents.

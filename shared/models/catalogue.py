@@ -144,7 +144,7 @@ def card_of(manifest: Manifest) -> ModelCard:
         revision=manifest.revision,
         target=manifest.target,
         architecture=manifest.architecture,
-        pooling="+".join(poolings_of(manifest.pooling)) if manifest.pooling else None,
+        pooling=_pooling_of(manifest),
         dimensions=manifest.dimensions,
         max_tokens=manifest.max_tokens,
         prompts=tuple(sorted(manifest.prompts)),
@@ -156,3 +156,9 @@ def card_of(manifest: Manifest) -> ModelCard:
         memory=manifest.text_memory,
         closeness=manifest.quality.closeness if manifest.quality else None,
     )
+
+
+def _pooling_of(manifest: Manifest) -> str | None:
+    if manifest.sparse is not None:
+        return "splade"  # as Text Embeddings Inference calls it
+    return "+".join(poolings_of(manifest.pooling)) if manifest.pooling else None

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
 from shared.cards import WEIGHTLESS, Device, Task, TextMemory
 from shared.errors import InvalidArtefact
-from shared.vectors import Activation, Poolings, poolings_of
+from shared.vectors import Activation, Poolings, SparseActivation, poolings_of
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -27,6 +27,8 @@ MAX_TOKENIZER_BYTES = 128 << 20
 MAX_TOKEN_ID = 2**31 - 1
 MAX_TOKENS = 1 << 20
 MAX_DIMENSIONS = 1 << 16
+MAX_VOCABULARY = 1 << 20
+"""Dimensions of a sparse model's vectors. The largest vocabularies have 262,144 tokens."""
 MAX_NAMES = 1_000
 """Maximum number of prompts, and of labels."""
 MAX_POOLINGS = 8
@@ -42,6 +44,8 @@ themselves. cpu-int8-static: activations by scales that were calibrated. cpu-sta
 table of static embeddings."""
 OPENVINO_TARGETS: frozenset[Target] = frozenset({"cpu-int8-static", "cpu-bf16"})
 """Targets that an optional package of the CPU app runs."""
+Head: TypeAlias = Literal["none", "words", "labels"]
+"""What a transformer has behind its layers: a row for each word, or for each label."""
 
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -79,6 +83,46 @@ class ModelRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     layers: tuple[LayerFile, ...] = ()
 
 
+class SparseHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How a sparse model makes one number for each word of its vocabulary.
+
+    A text's T tokens have (T, V) logits. Of those `activation` is taken, and `pooling` over the tokens.
+
+    activation: log(1 + max(0, x)), or log(1 + that). file: on a CPU, the graph of the last layer, whose
+    inputs are `hidden` (N, H) and whose output is (N, V). most: so many of the numbers are kept, the
+    largest; 0: all.
+    """
+
+    pooling: Literal["max", "sum"] = "max"
+    activation: SparseActivation = "relu"
+    file: str = ""
+    most: Annotated[int, msgspec.Meta(ge=0, le=MAX_VOCABULARY)] = 0
+
+
+_Length: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
+
+
+class LateInteraction(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
+    """How a multi-vector model reads queries and documents; max_tokens is the longer of the two.
+
+    query_tokens, document_tokens: what is read of each. expanded_to: shorter queries are filled up to
+    so many tokens with `expansion_token`, whose vectors count; attends: whether others attend to them.
+    skipped: tokens of documents that get no vector; skips_in_queries: of queries neither.
+    mean: whether a score is divided by the number of the query's vectors.
+    """
+
+    query_tokens: _Length
+    document_tokens: _Length
+    expanded_to: Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)] = 0
+    expansion_token: Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKEN_ID)] = 0
+    attends: bool = False
+    skipped: Annotated[tuple[int, ...], msgspec.Meta(max_length=10_000)] = ()
+    skips_in_queries: bool = False
+    mean: bool = False
+
+
 class PairTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The text of a pair: before + query + between + document + after."""
 
@@ -99,14 +143,17 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     batch_max_abs_diff: largest change of a result between an input alone and among 31 others.
     inputs_per_s: texts, or pairs for a cross-encoder.
-    cosine_*: an embedding model's vectors with the original's. cosine_centred: after what all texts have
-        in common is subtracted. cosine_low_share: of the texts that are below the limit `cosine_low`.
+    cosine_*: a model's vectors with the original's; of a multi-vector model, its tokens'.
+        cosine_centred: after what all texts have in common is subtracted. cosine_low_share: of the
+        texts that are below the limit `cosine_low`.
     limits: what the figures had to reach to be published.
     outputs: form of a vector (float, int8, binary, 256 dimensions, ...) -> Spearman's correlation of the
         similarities of sample texts with the original's; null where it is not defined.
     int8_largest: the largest number of the sample texts' int8 vectors, of 127.
     rank_agreement_*: a cross-encoder's Spearman correlation with the original, over the documents of
-        each sample query. score_*_abs_diff: between their scores, 0 to 1.
+        each sample query. score_*_abs_diff: between their scores, 0 to 1. Sparse and
+        multi-vector models have cosines and rank agreement.
+    active_mean: numbers that are not 0 in a sparse model's vectors.
     """
 
     batch_max_abs_diff: float
@@ -121,6 +168,7 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     rank_agreement_min: float | None = None
     score_mean_abs_diff: float | None = None
     score_max_abs_diff: float | None = None
+    active_mean: float | None = None
     limits: dict[str, float] = {}
     outputs: dict[str, float | None] = {}
     int8_largest: int | None = None
@@ -145,9 +193,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     max_tokens: longest input, special tokens included.
     dimensions: length of the full vector; of a cross-encoder, the number of its labels.
+    sparse: of a sparse model only; late_interaction: of a multi-vector model only.
     pooling: of an embedding model, and of a cross-encoder without a classification head: layers make its
         score of the pooled row. Of several poolings the results stand one behind the other.
-    normalize: of an embedding model, whether the original ends in a Normalize module.
+    normalize: of an embedding or multi-vector model, whether the original ends in a Normalize module.
     layers: after pooling, in order. In JSON their name is "dense", which all were once.
     matryoshka_dimensions: shorter lengths that the vector was trained for.
     labels: of a cross-encoder, one per logit; empty for an embedding model.
@@ -184,6 +233,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     created: int = 0
     quality: Quality | None = None
     memory: TextMemory | None = None
+    sparse: SparseHead | None = None
+    late_interaction: LateInteraction | None = None
     routes: dict[RouteName, ModelRoute] | msgspec.UnsetType = msgspec.UNSET
 
     def of_route(self, name: str) -> Manifest:
@@ -210,6 +261,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return sum(file.size for file in self.files)
 
 
+def head_of(task: Task, pooling: Poolings | None) -> Head:
+    """The head that a model's transformer needs."""
+    if task == "sparse":
+        return "words"
+    return "labels" if task == "cross-encoder" and not pooling else "none"
+
+
 def decode_manifest(data: bytes) -> Manifest:
     """Parse and check a manifest. Raises InvalidArtefact with the reason."""
     try:
@@ -229,14 +287,7 @@ def decode_manifest(data: bytes) -> Manifest:
             raise InvalidArtefact("the manifest lists a file name with a path or odd characters")
     if MANIFEST_FILE in names:
         raise InvalidArtefact(f"the manifest lists {MANIFEST_FILE} among its artefacts")
-    if manifest.task == "embedding" and not manifest.pooling:
-        raise InvalidArtefact("an embedding model needs a pooling")
-    if manifest.task == "embedding" and manifest.template:
-        raise InvalidArtefact("an embedding model reads no pairs, and must have no template")
-    if len(manifest.labels) != (manifest.dimensions if manifest.task == "cross-encoder" else 0):
-        raise InvalidArtefact(
-            "a cross-encoder needs one label per logit; an embedding model must have none"
-        )
+    _check_task(manifest)
     _check_files(manifest, names)
     _check_routes(manifest, names)
     return manifest
@@ -245,7 +296,7 @@ def decode_manifest(data: bytes) -> Manifest:
 def _check_routes(manifest: Manifest, names: Collection[str]) -> None:
     """Raises InvalidArtefact."""
     if manifest.routes and manifest.task != "embedding":
-        raise InvalidArtefact("a cross-encoder has no routes")
+        raise InvalidArtefact(f"a {manifest.task} model has no routes")
     for name in manifest.routes or ():
         part = manifest.of_route(name)
         _check_numbers(part)
@@ -255,8 +306,26 @@ def _check_routes(manifest: Manifest, names: Collection[str]) -> None:
 def _check_files(manifest: Manifest, names: Collection[str]) -> None:
     """Raises InvalidArtefact unless all that is loaded is among the names of files."""
     layers = {each.file for each in manifest.layers if each.kind != "unit"}
-    if missing := {manifest.model_file, manifest.tokenizer_file, *layers} - set(names):
+    needed = {manifest.model_file, manifest.tokenizer_file, *layers}
+    if manifest.sparse is not None and manifest.device == "cpu":
+        needed.add(manifest.sparse.file)
+    if missing := needed - set(names):
         raise InvalidArtefact(f"the manifest does not list {', '.join(sorted(missing))}")
+
+
+def _check_task(manifest: Manifest) -> None:
+    """Raises InvalidArtefact for a task's fields that are missing, or another's that are there."""
+    if manifest.task == "embedding" and not manifest.pooling:
+        raise InvalidArtefact("an embedding model needs a pooling")
+    if manifest.task in ("sparse", "multi-vector") and manifest.pooling:
+        raise InvalidArtefact(f"a {manifest.task} model pools no vectors, and must have no pooling")
+    if manifest.task != "cross-encoder" and manifest.template:
+        raise InvalidArtefact(f"a {manifest.task} model reads no pairs, and must have no template")
+    for task, described in (("sparse", manifest.sparse), ("multi-vector", manifest.late_interaction)):
+        if (manifest.task == task) != (described is not None):
+            raise InvalidArtefact(f"a {task} model needs its description; others must have none")
+    if len(manifest.labels) != (manifest.dimensions if manifest.task == "cross-encoder" else 0):
+        raise InvalidArtefact("a cross-encoder needs one label per logit; others must have none")
 
 
 def _check_numbers(manifest: Manifest) -> None:
@@ -268,7 +337,7 @@ def _check_numbers(manifest: Manifest) -> None:
         ("the tokenizer's size", sizes.get(manifest.tokenizer_file, 0), 0, MAX_TOKENIZER_BYTES),
         ("pad_token_id", manifest.pad_token_id, 0, MAX_TOKEN_ID),
         ("max_tokens", manifest.max_tokens, 1, MAX_TOKENS),
-        ("dimensions", manifest.dimensions, 1, MAX_DIMENSIONS),
+        ("dimensions", manifest.dimensions, 1, MAX_VOCABULARY if manifest.sparse else MAX_DIMENSIONS),
         ("the number of prompts", len(manifest.prompts), 0, MAX_NAMES),
         ("the number of poolings", len(poolings_of(manifest.pooling or ())), 0, MAX_POOLINGS),
         ("the number of labels", len(manifest.labels), 0, MAX_NAMES),

@@ -15,10 +15,15 @@ from shared.contracts import (
     DecodeResult,
     EmbedRequest,
     EmbedResult,
+    EmbedSparseRequest,
+    EmbedSparseResult,
+    EmbedTokensRequest,
+    EmbedTokensResult,
     PredictRequest,
     PredictResult,
     RerankRequest,
     RerankResult,
+    SparseRow,
     Timings,
     TokenizeRequest,
     TokenizeResult,
@@ -43,8 +48,8 @@ class FakeBackend(ByOperation):
     """A backend and the catalogue of its models, both at once.
 
     What it answers depends on nothing but the text. Raises `error` instead if there is one. Models
-    named rerank... are cross-encoders of one label, label... of two; the others embed, and rerank by
-    "cosine".
+    named rerank... are cross-encoders of one label, label... of two, sparse... sparse models, late...
+    multi-vector ones; the others embed, and rerank by "cosine".
     """
 
     def __init__(
@@ -65,6 +70,23 @@ class FakeBackend(ByOperation):
         await self._receive(request)
         vectors = np.stack([vector_of(item, request.dimensions or 8) for item in request.inputs])
         return EmbedResult(vectors, _counts(request), request.model, "r1", TIMINGS, self.device)
+
+    async def embed_sparse(self, request: EmbedSparseRequest) -> EmbedSparseResult:
+        """Of each input as many words as it has characters, all of weight 0.5."""
+        await self._receive(request)
+        rows = [
+            SparseRow(np.arange(len(item), dtype=np.int32), np.full(len(item), 0.5, np.float32))
+            for item in request.inputs
+        ]
+        told = {"model": request.model, "revision": "r1", "timings": TIMINGS, "device": self.device}
+        return EmbedSparseResult.of(rows, token_counts=_counts(request), **told)
+
+    async def embed_tokens(self, request: EmbedTokensRequest) -> EmbedTokensResult:
+        """Of each input a vector a character."""
+        await self._receive(request)
+        rows = [np.stack([vector_of(each, 8) for each in item]) for item in request.inputs]
+        told = {"model": request.model, "revision": "r1", "timings": TIMINGS, "device": self.device}
+        return EmbedTokensResult.of(rows, token_counts=_counts(request), **told)
 
     async def rerank(self, request: RerankRequest) -> RerankResult:
         await self._receive(request)
@@ -121,6 +143,10 @@ class FakeBackend(ByOperation):
 
 def card_of(name: str) -> ModelCard:
     labels = {"rerank": ("relevant",), "label-": LABELS}.get(name[:6], ())
+    if name.startswith("sparse"):
+        return ModelCard(name, "r1", "cpu-int8", "bert", "splade", 30_522, 256, task="sparse")
+    if name.startswith("late"):
+        return ModelCard(name, "r1", "cpu-int8", "bert", None, 8, 256, task="multi-vector")
     if not labels:
         return ModelCard(name, "r1", "cpu-int8", "bert", "mean", 8, 256)
     return ModelCard(

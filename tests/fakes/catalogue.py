@@ -24,9 +24,13 @@ class FakeCatalogue:
 
 
 def embedder_and_labeller() -> FakeCatalogue:
-    """ "m" embeds; "p" labels and is not listed, so that "m" is the only one there is."""
+    """ "m" embeds and is the only one there is: "p" labels, "s" is sparse, "l" late: not listed."""
     labels = ModelCard("p", "r", "cpu-int8", "bert", None, 2, 16, task="cross-encoder")
-    return FakeCatalogue([ModelCard("m", "r", "cpu-int8", "bert", "mean", 2, 16)], [labels])
+    sparse = ModelCard("s", "r", "cpu-int8", "bert", "splade", 99, 16, task="sparse")
+    late = ModelCard("l", "r", "cpu-int8", "bert", None, 2, 16, task="multi-vector")
+    return FakeCatalogue(
+        [ModelCard("m", "r", "cpu-int8", "bert", "mean", 2, 16)], [labels, sparse, late]
+    )
 
 
 def bulk_cards(*others: str, revision: str = "r1") -> list[ModelCard]:

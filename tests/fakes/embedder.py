@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from shared.contracts import EmbedRequest, EmbedResult
+from shared.contracts import (
+    EmbedRequest,
+    EmbedResult,
+    EmbedSparseRequest,
+    EmbedSparseResult,
+    EmbedTokensRequest,
+    EmbedTokensResult,
+    SparseRow,
+)
 from shared.errors import InputTooLong, InvalidInput, Overloaded
 from tests.fakes.backend import ByOperation
 
@@ -43,6 +51,28 @@ class FakeEmbedder(ByOperation):
         vectors = np.stack([bytes_vector(f"{text}{prompt}") for text in request.inputs])
         vectors = vectors[:, : request.dimensions]
         return EmbedResult(vectors, (3,) * len(request.inputs), "mini", request.model.partition("@")[2])
+
+
+class FakeTokenEmbedder(FakeEmbedder):
+    """A sparse and a multi-vector model: weights of a text's letters, and a vector of each letter."""
+
+    async def embed_sparse(self, request: EmbedSparseRequest) -> EmbedSparseResult:
+        return EmbedSparseResult.of([letters_of(str(text)) for text in request.inputs], **_told(request))
+
+    async def embed_tokens(self, request: EmbedTokensRequest) -> EmbedTokensResult:
+        rows = [np.stack([bytes_vector(each) for each in str(text)]) for text in request.inputs]
+        return EmbedTokensResult.of(rows, **_told(request))
+
+
+def letters_of(text: str) -> SparseRow:
+    found, counts = np.unique(np.frombuffer(text.encode(), np.uint8), return_counts=True)
+    return SparseRow(found.astype(np.int32), counts.astype(np.float32))
+
+
+def _told(request: Any) -> Any:
+    counts = tuple(len(text) for text in request.inputs)
+    name, _, revision = request.model.partition("@")
+    return {"token_counts": counts, "model": name, "revision": revision}
 
 
 def bytes_vector(text: str) -> Any:

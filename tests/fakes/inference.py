@@ -15,10 +15,15 @@ from shared.contracts import (
     DecodeResult,
     EmbedRequest,
     EmbedResult,
+    EmbedSparseRequest,
+    EmbedSparseResult,
+    EmbedTokensRequest,
+    EmbedTokensResult,
     PredictRequest,
     PredictResult,
     RerankRequest,
     RerankResult,
+    SparseRow,
     TokenizeRequest,
     TokenizeResult,
 )
@@ -46,6 +51,16 @@ class FakeInference(ByOperation):
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         rows, counts, revision = await self._rows(request, request.inputs)
         return EmbedResult(rows, counts, request.model, revision, device=self.device)
+
+    async def embed_sparse(self, request: EmbedSparseRequest) -> EmbedSparseResult:
+        rows, counts, revision = await self._rows(request, request.inputs)
+        sparse = [SparseRow(np.arange(2, dtype=np.int32), row) for row in rows]
+        return EmbedSparseResult.of(sparse, token_counts=counts, model=request.model, revision=revision)
+
+    async def embed_tokens(self, request: EmbedTokensRequest) -> EmbedTokensResult:
+        rows, counts, revision = await self._rows(request, request.inputs)
+        vectors = [np.repeat(row[None], count, axis=0) for row, count in zip(rows, counts, strict=True)]
+        return EmbedTokensResult.of(vectors, token_counts=counts, model=request.model, revision=revision)
 
     async def rerank(self, request: RerankRequest) -> RerankResult:
         rows, counts, revision = await self._rows(request, request.documents)

@@ -223,7 +223,10 @@ def _default_prompt(folder: Path) -> None:
         (_pickles, "pickles"),
         (_no_weights, "no model.safetensors"),
         (_modules(*PLAIN, (OLD + "LSTM", "2_LSTM")), "LSTM module"),
-        (_modules(PLAIN[0], (OLD + "SpladePooling", "1_Pooling")), "sparse vectors are not served"),
+        (
+            _modules(PLAIN[0], (OLD + "SpladePooling", "1_Pooling")),
+            "a sparse encoder is a",
+        ),
         (_modules(PLAIN[0], ("custom.Pooling", "1_Pooling")), "Pooling module"),
         (_modules(*PLAIN[::-1]), "the modules are not"),
         (_modules(PLAIN[0]), "BertModel is not a cross-encoder"),

@@ -109,10 +109,12 @@ def test_several_labels_or_a_corpus_cannot_be_ranked() -> None:
     """A cross-encoder has one score for a pair, and no vectors to search by."""
     retrieval = Retrieval("nano", {"d": "a"}, {"q": "a"}, {"q": {"d": 1}})
     with pytest.raises(InvalidInput, match="several labels"):
-        check_rankable([Pairs("x", [1, 2], ["a", "a"], ["b", "c"])], 3)
+        check_rankable([Pairs("x", [1, 2], ["a", "a"], ["b", "c"])], "cross-encoder", 3)
     with pytest.raises(InvalidInput, match="nano is for embedding models"):
-        check_rankable([retrieval], 1)
-    check_rankable([], 3)
+        check_rankable([retrieval], "cross-encoder", 1)
+    check_rankable([], "cross-encoder", 3)
+    with pytest.raises(InvalidInput, match="a sparse model is measured on the builder's own texts"):
+        check_rankable([retrieval], "sparse", 0)
 
 
 def test_answers_are_read_from_a_csv(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ dtype of the vectors in the output:
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from shared.bulk import arrow as pa
 from shared.bulk.outputs.json_columns import other_fields
-from shared.bulk.rows import embedded, vector_array, vectors_of
+from shared.bulk.rows import embedded, free_names, vector_array, vectors_of
+from shared.cards import Task
 from shared.contracts import FloatMatrix
 
 Dtype = Literal["float32", "float16", "int8"]
@@ -49,17 +50,18 @@ def write_parquet(
     *,
     dimensions: int,
     dtype: Dtype = "float32",
+    task: Task = "embedding",
     metadata: Mapping[str, str] | None = None,
 ) -> Iterator[bytes]:
     """Columns: row, id, text, the input's others, tokens, truncated, scale (of int8), vector.
 
-    vector: fixed_size_list<dtype>[dimensions]. The file's metadata: what is given, and blitz.vector, a
-    JSON object that says how to read the vectors.
+    vector: fixed_size_list<dtype>[dimensions]; of other tasks the columns of rows.py. The file's
+    metadata: what is given, and blitz.vector, a JSON object that says how to read the vectors.
     """
     sink = _Sink()
     about = {**(metadata or {}), "blitz.vector": _about(dimensions, dtype)}
     writer: pa.parquet.ParquetWriter | None = None
-    empty = _nothing(dimensions)
+    empty = _nothing(dimensions, task)
     for table in _row_groups(chunks):
         if not table.num_rows:
             empty = table
@@ -76,20 +78,28 @@ def write_parquet(
 def write_jsonl(chunks: Iterable[pa.Table], *, dtype: Dtype = "float32") -> Iterator[bytes]:
     """A line for each row: {"id", "embedding", "scale" (of int8), "text", other input fields}.
 
-    An id that the input has as a number is a number. "truncated": true is there for texts that were cut.
+    A sparse model's line has "indices" and "values" instead of "embedding", and a multi-vector model's
+    "embedding" is a list of vectors. An id that the input has as a number is a number. "truncated": true
+    is there for texts that were cut.
     """
     for chunk in chunks:
-        vectors, scales = quantise(vectors_of(chunk), dtype)
+        numbers, scales = _numbers_of(chunk, dtype)
         ids, texts = chunk["id"].to_pylist(), chunk["text"].to_pylist()
         lines: list[bytes] = []
         cut = chunk["truncated"].to_pylist()
         for at, others in enumerate(other_fields(chunk)):
-            line: dict[str, object] = {"id": ids[at], "embedding": vectors[at]}
+            line: dict[str, object] = {
+                "id": ids[at],
+                **{name: rows[at] for name, rows in numbers.items()},
+            }
             if scales is not None:
                 line["scale"] = scales[at]
             if cut[at]:
                 line["truncated"] = True
-            lines.append(_dump({**line, "text": texts[at], **others}))
+            line["text"] = texts[at]
+            if not numbers.keys().isdisjoint(others):  # a sparse model's are no names of our own alone
+                others = dict(zip(free_names(others, numbers), others.values(), strict=True))
+            lines.append(_dump({**line, **others}))
         yield b"".join(lines)
 
 
@@ -148,11 +158,15 @@ class _Sink(io.RawIOBase):
 
 def _writer(sink: _Sink, schema: pa.Schema, metadata: Mapping[str, str]) -> pa.parquet.ParquetWriter:
     # Vectors hardly ever repeat, and nobody searches for the least of their components.
-    searched = [name for name in schema.names if name != "vector"]
+    searched = [field.name for field in schema if field.name != "vector" and not _is_list(field.type)]
     schema = schema.with_metadata(dict(metadata))
     return pa.parquet.ParquetWriter(
         sink, schema, compression="zstd", use_dictionary=searched, write_statistics=searched
     )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind))
 
 
 def _row_groups(chunks: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -170,7 +184,33 @@ def _row_groups(chunks: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(gathered)
 
 
+def _numbers_of(
+    chunk: pa.Table, dtype: Dtype
+) -> tuple[dict[str, Sequence[Any]], NDArray[np.float32] | None]:
+    """What a line of JSON has of each row's numbers, by field; and the scales of int8."""
+    if "indices" in chunk.column_names and "vector" not in chunk.column_names:
+        return {name: _lists(chunk[name]) for name in ("indices", "values")}, None
+    if not pa.types.is_fixed_size_list(chunk["vector"].type):
+        return {"embedding": _lists(chunk["vector"])}, None
+    vectors, scales = quantise(vectors_of(chunk), dtype)
+    return {"embedding": list(vectors)}, scales
+
+
+def _lists(column: pa.ChunkedArray) -> list[NDArray[Any]]:
+    """Each row's list as an array, of one dimension or of two."""
+    lists = column.combine_chunks()
+    values = lists.flatten()
+    if pa.types.is_fixed_size_list(values.type):
+        numbers = values.flatten().to_numpy().reshape(-1, values.type.list_size)
+    else:
+        numbers = values.to_numpy()
+    ends = np.cumsum(lists.value_lengths().to_numpy())
+    return np.split(numbers, ends[:-1]) if len(ends) else []
+
+
 def _output(chunk: pa.Table, dtype: Dtype) -> pa.Table:
+    if "vector" not in chunk.column_names or not pa.types.is_fixed_size_list(chunk["vector"].type):
+        return chunk.drop_columns(["line"] if "line" in chunk.column_names else [])
     vectors, scales = quantise(vectors_of(chunk), dtype)
     table = chunk.drop_columns(["vector", *(["line"] if "line" in chunk.column_names else [])])
     if scales is not None:
@@ -178,9 +218,10 @@ def _output(chunk: pa.Table, dtype: Dtype) -> pa.Table:
     return table.append_column("vector", vector_array(vectors))
 
 
-def _nothing(dimensions: int) -> pa.Table:
+def _nothing(dimensions: int, task: Task) -> pa.Table:
     names = {"row": pa.int64(), "id": pa.string(), "text": pa.string()}
-    return embedded(pa.schema(names).empty_table(), np.empty((0, dimensions), np.float32), [])
+    vectors = np.empty((0, dimensions), np.float32)
+    return embedded(pa.schema(names).empty_table(), vectors, [], task=task)
 
 
 def _about(dimensions: int, dtype: Dtype) -> str:

@@ -9,19 +9,35 @@ import asyncio
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from shared.backends.base import Backend
 from shared.bulk import arrow as pa
 from shared.bulk.jobs import Job
 from shared.bulk.rows import BadRow, embedded
-from shared.contracts import EmbedRequest, EmbedResult, FloatMatrix
+from shared.contracts import (
+    AnyRequest,
+    EmbedRequest,
+    EmbedResult,
+    EmbedSparseRequest,
+    EmbedSparseResult,
+    EmbedTokensRequest,
+    EmbedTokensResult,
+    SparseRow,
+)
 from shared.errors import BlitzError, DeadlineExceeded, InvalidInput, Misconfigured, Overloaded
 from shared.names import pinned_name
+from shared.request_size import MAX_NUMBERS
 from shared.routing.item_failures import run_around_failures
+
+_Result: TypeAlias = EmbedResult | EmbedSparseResult | EmbedTokensResult
+
+_TOKENS_PER_BYTE = 4
+"""A text of one byte has special tokens and a marker beside its own."""
 
 ANSWER_S = 900.0
 """One call takes so long at most, or it is a failed try: at a chunk's 256 KB, 300 bytes a second."""
@@ -43,21 +59,24 @@ class _Failure(NamedTuple):
 
 @dataclass(slots=True)
 class _Done:
-    """Rows that have vectors (N, D). cut: whether each text was cut."""
+    """Rows that have vectors (N, D), or (N,) of what `embedded` takes. cut: whether each was cut."""
 
     rows: list[int]
-    vectors: FloatMatrix
+    vectors: NDArray[Any]
     tokens: tuple[int, ...]
     cut: tuple[bool, ...]
 
     @classmethod
-    def of(cls, rows: list[int], result: EmbedResult) -> _Done:
+    def of(cls, rows: list[int], result: _Result) -> _Done:
         cut = tuple(at in result.cut for at in range(len(rows)))
-        return cls(rows, result.vectors, result.token_counts, cut)
+        return cls(rows, _vectors_in(result), result.token_counts, cut)
 
     def leave_out_not_finite(self, failed: dict[int, _Failure]) -> None:
         """Rows whose numbers are none. The backend is to refuse them; an output must not have them."""
-        finite = np.isfinite(self.vectors).all(axis=1)
+        if self.vectors.dtype == object:
+            finite = np.array([np.isfinite(_numbers(row)).all() for row in self.vectors], bool)
+        else:
+            finite = np.isfinite(self.vectors).all(axis=1)
         if finite.all():
             return
         why = "the model's numbers for this text are NaN or infinite"
@@ -93,20 +112,28 @@ class Embedder:
         done: list[_Done] = []
         async with self._turn:
             for asked, rows in _rows_by_asked(job, table).items():
-                for slice_ in _slices(texts, rows, self._request_tokens):
+                for slice_ in _slices(texts, rows, self._most_bytes(job)):
                     done += await self._embed(job, asked, texts, slice_, failed)
         for each in done:
             each.leave_out_not_finite(failed)
         rows = [row for each in done for row in each.rows]
         order = np.argsort(rows, kind="stable")
-        vectors = np.concatenate([np.empty((0, job.dimensions), np.float32), *(d.vectors for d in done)])
+        vectors = np.concatenate([each.vectors for each in done]) if done else _none(job)
         tokens = [count for each in done for count in each.tokens]
         cut = [is_cut for each in done for is_cut in each.cut]
         chosen = table if len(rows) == len(texts) else table.take(pa.array(sorted(rows), pa.int64()))
         names = list(_names(table)) if failed else []
         bad = [_failed(names[row], failure.code, failure.why) for row, failure in sorted(failed.items())]
-        kept = embedded(chosen, vectors[order], [tokens[at] for at in order], [cut[at] for at in order])
+        vectors = vectors[order] if len(order) else _none(job)
+        told = [tokens[at] for at in order], [cut[at] for at in order]
+        kept = embedded(chosen, vectors, *told, task=job.task)
         return kept, bad
+
+    def _most_bytes(self, job: Job) -> int:
+        """Of the texts of a call. The vectors of tokens are many: of a text, far more than its bytes."""
+        if job.task != "multi-vector":
+            return self._request_tokens
+        return min(self._request_tokens, MAX_NUMBERS // (_TOKENS_PER_BYTE * job.dimensions))
 
     async def _embed(
         self,
@@ -133,21 +160,16 @@ class Embedder:
             failed[row] = _Failure(code, why)
         return [_Done.of(some, result) for some, result in answered.results]
 
-    async def _ask(self, job: Job, asked: _Asked, texts: list[str]) -> EmbedResult:
+    async def _ask(self, job: Job, asked: _Asked, texts: list[str]) -> _Result:
         """Waits while the backend has too much to do: that is no reason to count a try."""
         if self._backend is None:
             raise Misconfigured("this process has no models to embed with")
-        request = EmbedRequest(
-            pinned_name(job.options.model, job.revision),
-            tuple(texts),
-            dimensions=job.options.dimensions,
-            truncate=asked.truncate is not False,
-            prompt_name=asked.prompt_name,
-        )
+        request = _request(job, asked, tuple(texts))
         while True:
             try:
                 async with asyncio.timeout(ANSWER_S):
-                    return await self._backend.run(request)
+                    result: _Result = await self._backend.run(request)
+                    return result
             except TimeoutError:
                 raise DeadlineExceeded(f"a chunk took more than {ANSWER_S:.0f} s") from None
             except Overloaded as error:
@@ -158,7 +180,36 @@ def give_up_rows(job: Job, table: pa.Table) -> tuple[pa.Table, list[BadRow]]:
     """As `embed_rows`, of a chunk that failed too often: no row has a vector."""
     why = "the rows of this chunk could not be embedded, in several tries"
     failed = [_failed(row, "embedding_failed", why) for row in _names(table)]
-    return embedded(table.slice(0, 0), np.empty((0, job.dimensions), np.float32), []), failed
+    return embedded(table.slice(0, 0), _none(job), [], task=job.task), failed
+
+
+def _request(job: Job, asked: _Asked, texts: tuple[str, ...]) -> AnyRequest:
+    name, truncate = pinned_name(job.options.model, job.revision), asked.truncate is not False
+    if job.task == "sparse":
+        return EmbedSparseRequest(name, texts, truncate, prompt_name=asked.prompt_name)
+    if job.task == "multi-vector":
+        return EmbedTokensRequest(name, texts, truncate, prompt_name=asked.prompt_name)
+    return EmbedRequest(
+        name, texts, job.options.dimensions, truncate=truncate, prompt_name=asked.prompt_name
+    )
+
+
+def _vectors_in(result: _Result) -> NDArray[Any]:
+    """(N, D), or (N,) objects."""
+    if isinstance(result, EmbedResult):
+        return result.vectors
+    rows = np.empty(len(result.counts), object)
+    for index, row in enumerate(result.per_input):
+        rows[index] = row
+    return rows
+
+
+def _numbers(row: Any) -> NDArray[Any]:
+    return row.values if isinstance(row, SparseRow) else np.asarray(row)
+
+
+def _none(job: Job) -> NDArray[Any]:
+    return np.empty((0, job.dimensions), np.float32)
 
 
 def _rows_by_asked(job: Job, table: pa.Table) -> dict[_Asked, list[int]]:

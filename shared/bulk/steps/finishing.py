@@ -130,7 +130,7 @@ def _outputs(
         yield (
             job.output,
             lambda tables: write_parquet(
-                tables, dimensions=job.dimensions, dtype=options.dtype, metadata=about
+                tables, dimensions=job.dimensions, dtype=options.dtype, task=job.task, metadata=about
             ),
         )
 

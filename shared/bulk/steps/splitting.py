@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from shared.bulk import jobs
-from shared.bulk.inputs.detect import HEAD_BYTES, ReadOptions, detect_format
+from shared.bulk.inputs.detect import HEAD_BYTES, Kind, ReadOptions, detect_format
 from shared.bulk.jobs import Job, StepMessage
 from shared.bulk.ledger import Ledger
 from shared.bulk.observed import belongs_to
@@ -133,7 +133,7 @@ class Splitter:
         cards = await self._catalogue.cards()
         if not options.model:
             options = replace(options, model=_only_model(draft, cards, self._aliases))
-        card = _card_for(options, cards, self._choose(options, stat.size), self._aliases)
+        card = _card_for(options, cards, self._choose(options, stat.size), self._aliases, draft.kind)
         # An uploaded file's job has its id from whoever asked for it.
         job = replace(
             draft,
@@ -142,6 +142,7 @@ class Splitter:
             revision=card.revision,
             dimensions=options.dimensions or card.dimensions,
             device=card.device,
+            task=card.task,
         )
         out = self._storage.out
         if not await asyncio.to_thread(out.create, JobPaths(job.id).job, jobs.encode(job)):
@@ -177,7 +178,11 @@ class Splitter:
 
 
 def _card_for(
-    options: JobOptions, cards: list[ModelCard], devices: list[Device], aliases: Mapping[str, str]
+    options: JobOptions,
+    cards: list[ModelCard],
+    devices: list[Device],
+    aliases: Mapping[str, str],
+    kind: Kind,
 ) -> ModelCard:
     """The model on the first of `devices` that has it, else on any. Raises InvalidInput."""
     named = [card for card in cards if card.name == options.model]
@@ -187,8 +192,10 @@ def _card_for(
             f"there is no embedding model {printable(options.model)!r}; there are: {known}",
             field="model",
         )
-    if named[0].task != "embedding":
+    if named[0].task == "cross-encoder":
         raise InvalidInput(f"{options.model} is a cross-encoder, which has no vectors", field="model")
+    if named[0].task != "embedding":
+        _check_token_options(options, named[0], kind)
     if options.dimensions is not None and options.dimensions > named[0].dimensions:
         raise InvalidInput(
             f"dimensions must be at most {named[0].dimensions} for {options.model}", field="dimensions"
@@ -206,6 +213,18 @@ def _card_for(
     return min(named, key=lambda card: ranks.get(card.device, len(ranks)))
 
 
+def _check_token_options(options: JobOptions, card: ModelCard, kind: Kind) -> None:
+    """Raises InvalidInput for what a model has no answer to that has no single dense vector."""
+    what = f"{card.name} is a {card.task} model, which has no single dense vector for a text"
+    if kind == "batch":
+        raise InvalidInput(f"{what}, as OpenAI's batches have it", field="model")
+    for name, usual in (("dimensions", None), ("dtype", "float32")):
+        if getattr(options, name) != usual:
+            raise InvalidInput(f"{what}: leave {name} out", field=name)
+    if options.format == "npy":
+        raise InvalidInput(f"{what}: the format is parquet or jsonl", field="format")
+
+
 def _only_model(draft: Job, cards: list[ModelCard], aliases: Mapping[str, str]) -> str:
     """Raises InvalidInput if there are several."""
     names = _names(cards, {})
@@ -216,7 +235,7 @@ def _only_model(draft: Job, cards: list[ModelCard], aliases: Mapping[str, str]) 
 
 def _names(cards: list[ModelCard], aliases: Mapping[str, str]) -> list[str]:
     """Those that embed, and what else they are called."""
-    names = {card.name for card in cards if card.task == "embedding"}
+    names = {card.name for card in cards if card.task != "cross-encoder"}
     return sorted(names | {alias for alias, name in aliases.items() if name in names})
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from shared.contracts import PredictRequest
-from shared.dialects.operations import OPERATIONS, Operation, request_type_of
+from shared.contracts import AnyRequest, EmbedSparseRequest, EmbedTokensRequest, PredictRequest
+from shared.dialects.operations import Operation, request_type_of
 from shared.errors import InvalidInput
 from shared.settings import Settings
 
@@ -26,6 +26,13 @@ VALID: tuple[dict[str, Any], ...] = (
 )
 
 
+_MODELS: dict[type[AnyRequest], str] = {
+    PredictRequest: "p",
+    EmbedSparseRequest: "s",
+    EmbedTokensRequest: "l",
+}
+
+
 def valid_body(operation: Operation) -> dict[str, Any]:
     """One that the operation answers."""
     for body in VALID:
@@ -36,14 +43,14 @@ def valid_body(operation: Operation) -> dict[str, Any]:
             operation.request_from(read, model="m", settings=Settings())
         except (msgspec.ValidationError, InvalidInput):
             continue
-        return {**body, "model": "p" if request_type_of(operation) is PredictRequest else "m"}
+        return {**body, "model": _MODELS.get(request_type_of(operation), "m")}
     raise AssertionError(f"give VALID a body for: {operation.summary}")
 
 
-SERVED = [each for each in OPERATIONS if not each.refusal]
 GOOD = "w1 w2"
 EMBEDDERS = ("embedder",)
 SCORERS = ("scorer",)
+SPARSE, LATE = ("sparse",), ("late",)
 NUMERIC: dict[str, tuple[tuple[str, ...], Any, str]] = {
     # body of "%", where the text goes that has no numbers, and what the error calls it.
     "/v1/embeddings": (EMBEDDERS, {"input": [GOOD, "%"]}, "input[1]"),
@@ -64,10 +71,16 @@ NUMERIC: dict[str, tuple[tuple[str, ...], Any, str]] = {
         {"values": [{"recordId": "a", "data": {"text": "%"}}]},
         "values[0]",
     ),
+    "/embed_sparse": (SPARSE, {"inputs": [GOOD, "%"]}, "inputs[1]"),
+    "/embed_all": (LATE, {"inputs": [GOOD, "%"]}, "inputs[1]"),
     "/predict": (SCORERS, {"inputs": [[GOOD], ["%"]]}, "inputs[1]"),
     "/rerank": (EMBEDDERS + SCORERS, {"query": GOOD, "texts": [GOOD, "%"]}, "texts[1]"),
     "/v1/rerank": (EMBEDDERS + SCORERS, {"query": GOOD, "documents": [GOOD, "%"]}, "documents[1]"),
-    "/v2/rerank": (EMBEDDERS + SCORERS, {"query": GOOD, "documents": [GOOD, "%"]}, "documents[1]"),
+    "/v2/rerank": (
+        EMBEDDERS + SCORERS + LATE,
+        {"query": GOOD, "documents": [GOOD, "%"]},
+        "documents[1]",
+    ),
 }
 ASKED = [(path, model) for path, (models, _, _) in NUMERIC.items() for model in models]
 

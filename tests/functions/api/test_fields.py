@@ -30,6 +30,8 @@ BARE: dict[Any, Any] = {
     "/embed": {"inputs": TEXTS},
     "/": {"inputs": TEXTS},
     "/similarity": {"inputs": {"source_sentence": "a", "sentences": ["b"]}},
+    "/embed_sparse": {"inputs": TEXTS},
+    "/embed_all": {"inputs": TEXTS},
     "/predict": {"inputs": "a"},
     "/tokenize": {"inputs": TEXTS},
     "/decode": {"ids": [97, 98]},
@@ -82,6 +84,8 @@ OTHER_AT: dict[tuple[str, str], Any] = {
     ("/azure-search", "input"): "other",
     ("/embed", "inputs"): "d",
     ("/", "inputs"): "d",
+    ("/embed_sparse", "inputs"): "d",
+    ("/embed_all", "inputs"): "d",
     ("/predict", "inputs"): [["a"], ["b", "c"]],
     ("/tokenize", "inputs"): "d",
     ("/similarity", "inputs"): {"source_sentence": "b", "sentences": ["a"]},
@@ -115,8 +119,9 @@ ROWS = _rows()
 
 
 async def ask(path: str, body: Any) -> tuple[httpx.Response, FakeBackend]:
-    backend = FakeBackend("mini", "label-2")
-    model = "label-2" if path == "/predict" else "mini"
+    models = {"/predict": "label-2", "/embed_sparse": "sparse-1", "/embed_all": "late-1"}
+    backend = FakeBackend("mini", *models.values())
+    model = models.get(path, "mini")
     return await post(path, {"model": model, **body}, backend), backend
 
 
@@ -150,7 +155,7 @@ async def test_a_field_becomes_what_the_table_says(
 def test_every_path_has_a_row() -> None:
     """But for those that are other spellings of one that has."""
     spelled_alike = {"/embeddings", "/openai/v1/embeddings", "/openai/deployments/{model}/embeddings"}
-    assert set(PATHS) - spelled_alike - {*REFUSED} <= {path for _, path, _, _ in ROWS}
+    assert set(PATHS) - spelled_alike <= {path for _, path, _, _ in ROWS}
 
 
 NOTHING: list[Any] = [None, "", [], {}]
@@ -256,45 +261,51 @@ async def test_base64_holds_the_numbers_of_the_type_that_was_asked(kind: str, dt
     assert np.allclose(np.array([np.frombuffer(each, dtype) for each in coded]), numbers)
 
 
-REFUSED = ("/embed_all", "/embed_sparse")
-
-
 @pytest.mark.parametrize(
-    ("path", "model", "why"),
+    ("path", "model", "what"),
     [
-        ("/embed_all", "", "the engines pool"),
         (
             "/embed_all",
             "mini",
-            "the token vectors of mini are pooled into one per text (mean)",
+            "mini is an embedding model, which gives one dense vector per text: /embed",
         ),
-        ("/embed_all", "alias/of", "the token vectors of alias/of"),
-        ("/embed_all", "rerank-1", "rerank-1 is a cross-encoder, which has scores and no vectors"),
-        ("/embed_sparse", "", "no model here has term weights, as SPLADE models do"),
+        ("/embed_all", "alias/of", "mini is an embedding model"),
+        ("/embed_all", "rerank-1", "rerank-1 is a cross-encoder, which gives scores and no vectors"),
+        ("/embed_all", "sparse-1", "sparse-1 is a sparse model, which gives weights of words"),
+        ("/embed_sparse", "mini", "mini is an embedding model"),
+        ("/embed_sparse", "label-2", "label-2 is a cross-encoder, which gives scores and no vectors"),
+        ("/embed_sparse", "late-1", "late-1 is a multi-vector model, which gives one vector per token"),
         (
-            "/embed_sparse",
-            "mini",
-            "mini has no term weights, as SPLADE models do, but one dense vector",
+            "/embed",
+            "sparse-1",
+            "sparse-1 is a sparse model, which gives weights of words: /embed_sparse",
         ),
-        ("/embed_sparse", "label-2", "label-2 is a cross-encoder, which has scores and no vectors"),
+        (
+            "/embed",
+            "late-1",
+            "late-1 is a multi-vector model, which gives one vector per token: /embed_all",
+        ),
+        ("/predict", "sparse-1", "sparse-1 is a sparse model"),
+        ("/predict", "late-1", "late-1 is a multi-vector model"),
     ],
 )
 @pytest.mark.parametrize("place", ["body", "URL"])
-async def test_a_path_that_is_not_served_says_why(path: str, model: str, why: str, place: str) -> None:
-    """Of the model that is named, before it says anything of what the body lacks."""
-    url = f"{path}?model={model}" if place == "URL" and model else path
-    body = {"model": model} if place == "body" and model else {"inputs": 3}
-    backend = FakeBackend("mini", "other", "rerank-1", "label-2")
+async def test_a_model_of_another_task_is_refused_by_its_own(
+    path: str, model: str, what: str, place: str
+) -> None:
+    """Before anything is said of what the body lacks."""
+    url = f"{path}?model={model}" if place == "URL" else path
+    body = {"model": model} if place == "body" else {"inputs": 3}
+    backend = FakeBackend("mini", "rerank-1", "label-2", "sparse-1", "late-1")
     response = await post(url, body, backend, model_aliases=("alias/of=mini",))
     assert response.status_code == 422
-    assert response.json()["error"].startswith(f"{path} is not served: {why}")
+    assert response.json()["error"].startswith(what)
     assert not backend.requests
 
 
-@pytest.mark.parametrize("path", REFUSED)
-async def test_of_the_only_model_the_reason_is_told(path: str) -> None:
+@pytest.mark.parametrize("path", ["/embed_all", "/embed_sparse"])
+async def test_the_only_model_is_refused_where_none_is_named(path: str) -> None:
     """Clients of Text Embeddings Inference name none."""
     response = await post(path, {"inputs": "a"}, FakeBackend("mini"))
-    error = response.json()["error"]
-    assert error.startswith(f"{path} is not served: ")
-    assert "mini" in error
+    assert response.status_code == 422
+    assert response.json()["error"].startswith("mini is an embedding model")

@@ -19,10 +19,12 @@ from starlette.types import ASGIApp
 from shared.dialects.operations import OPERATIONS, PATHS, Operation
 from shared.wire import codec
 from tests.apps import JSON, WIRE_BODIES, ask, wire_backend, wire_router
-from tests.functions.api.bodies import SERVED, VALID, valid_body
+from tests.functions.api.bodies import VALID, valid_body
 from tests.shared.wire.hostile import HOSTILE
 
-PAIRS = [pytest.param(path, each, id=f"{path} {each.summary}") for each in SERVED for path in each.paths]
+PAIRS = [
+    pytest.param(path, each, id=f"{path} {each.summary}") for each in OPERATIONS for path in each.paths
+]
 ROUTES = [path.replace("{model}", "m") for path in PATHS]
 
 

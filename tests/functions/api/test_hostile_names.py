@@ -14,11 +14,12 @@ from prometheus_client import CollectorRegistry
 from functions.api.app import create_app
 from functions.api.build import connect
 from functions.cpu import create_inference
+from shared.dialects.operations import OPERATIONS
 from shared.models.manifest import File, encode_manifest, encode_pointer
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
 from tests.apps import ask
-from tests.functions.api.bodies import SERVED, valid_body
+from tests.functions.api.bodies import valid_body
 from tests.tiny import manifest_of
 
 NAMES = [
@@ -71,7 +72,7 @@ async def test_a_model_name_cannot_leave_the_store(store: Path, monkeypatch: pyt
     try:
         for name in NAMES:
             code = quote(name, safe="").encode()
-            for operation in SERVED:
+            for operation in OPERATIONS:
                 body = {**valid_body(operation), "model": name}
                 path = operation.paths[0]
                 unnamed = json.dumps(body | {"model": None}).encode()

@@ -33,7 +33,7 @@ from tests.patience import PATIENCE_S
 NOW = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC
 A, B, C = "a-key-of-the-search-team", "another-key-of-the-search-team", "a-key-of-the-batch-team"
 OWNER = "0123456789abcdef"
-CARDS = [ModelCard(name, "r", "t", "a", "mean", 2, 9) for name in ("m", "p")]
+CARDS = [ModelCard(name, "r", "t", "a", "mean", 2, 9) for name in ("m", "p", "s", "l")]
 BODY = {"model": "m", "input": "a"}
 
 

@@ -104,14 +104,14 @@ async def test_what_cannot_be_is_told_before_what_is_missing(each: Operation) ->
 @pytest.mark.parametrize(
     ("path", "body", "model", "said"),
     [
-        ("/v1/embeddings", {}, "rerank-1", "rerank-1 is a cross-encoder, which has no vectors"),
+        ("/v1/embeddings", {}, "rerank-1", "rerank-1 is a cross-encoder, which gives scores"),
         ("/v1/embeddings", {"input": "a"}, "rerank-1", "rerank-1 is a cross-encoder"),
         ("/v1/embeddings", {"input": ""}, "rerank-1", "rerank-1 is a cross-encoder"),
         ("/embed", {"inputs": "a"}, "rerank-1", "rerank-1 is a cross-encoder"),
         ("/v2/embed", {"texts": []}, "label-2", "label-2 is a cross-encoder"),
         ("/azure-search", {}, "rerank-1", "rerank-1 is a cross-encoder"),
-        ("/predict", {"inputs": "a"}, "mini", "mini is an embedding model, which has no labels"),
-        ("/predict", {}, "mini", "mini is an embedding model, which has no labels"),
+        ("/predict", {"inputs": "a"}, "mini", "mini is an embedding model"),
+        ("/predict", {}, "mini", "mini is an embedding model"),
         (
             "/rerank",
             {"query": "q", "texts": ["a"]},

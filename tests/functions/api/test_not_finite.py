@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 BAD = "w1 w7"
 ALONE = {"/azure-search"}
 """Dialects of records: see test_a_record_that_the_model_fails_at_fails_alone."""
-WITHOUT_NUMBERS = {"/tokenize", "/decode", "/embed_all", "/embed_sparse"}
+WITHOUT_NUMBERS = {"/tokenize", "/decode"}
 SPELLED_ALIKE = {"/embeddings", "/openai/v1/embeddings", "/openai/deployments/{model}/embeddings"}
 
 
@@ -31,6 +31,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     tinies = [
         Tiny("embedder", broken=("w7",)),
         Tiny("scorer", task="cross-encoder", broken=("w7",)),
+        Tiny("sparse", task="sparse", broken=("w7",)),
+        Tiny("late", task="multi-vector", broken=("w7",)),
         Tiny("all-broken", broken=("[CLS]",)),
         Tiny("all-broken-scorer", task="cross-encoder", broken=("[CLS]",)),
     ]

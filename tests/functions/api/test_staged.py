@@ -22,7 +22,7 @@ from functions.api.app import create_app
 from functions.api.known_keys import connect_keys
 from functions.backend.build import build_inference
 from model_build import rollout
-from shared.dialects.operations import Operation
+from shared.dialects.operations import OPERATIONS, Operation
 from shared.engines.onnx import OnnxEngine, capacity
 from shared.models.catalogue import Catalogue
 from shared.models.manifest import File, Manifest
@@ -33,7 +33,7 @@ from shared.routing.policy import policy_of
 from shared.settings import Settings
 from tests.apps import wire_router
 from tests.azurite import Azurite, running_azurite
-from tests.functions.api.bodies import SERVED, valid_body
+from tests.functions.api.bodies import valid_body
 from tests.patience import PATIENCE_S
 from tests.tiny import Tiny, nearly
 
@@ -234,7 +234,7 @@ async def test_a_caller_cannot_ask_for_a_revision(
     assert "there are: m" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("operation", SERVED, ids=lambda each: each.summary)
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.summary)
 async def test_every_answer_says_which_revision_it_is_of(operation: Operation) -> None:
     """In every dialect, also where nothing is staged."""
     transport = httpx.ASGITransport(wire_router())

@@ -1,0 +1,94 @@
+"""Sparse embedding: texts in, the weights of some words of the vocabulary per text out.
+
+Does not know HTTP, models or batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from shared.cards import Device
+from shared.contracts.embed import InputType
+from shared.contracts.request import Request
+from shared.contracts.result import FloatVector, IntVector, Result, Timings, check_counts
+from shared.contracts.texts import TextInput, TruncationSide, check_not_empty
+
+
+@dataclass(frozen=True, slots=True)
+class SparseRow:
+    """One text's numbers that are not 0. indices: (K,) int32, ascending. values: (K,) float32."""
+
+    indices: IntVector
+    values: FloatVector
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSparseResult(Result):
+    """indices (K,) int32 and values (K,) float32 of all inputs, one behind the other.
+
+    counts: how many of them each input has. An index is a token id of the model's vocabulary. Other
+    fields as in EmbedResult. Raises ValueError if counts do not fit.
+    """
+
+    arrays: ClassVar = {"indices": ("<i4", ()), "values": ("<f4", ())}
+    joined = ("indices", "values")
+    joined_by_item = ("counts",)
+
+    indices: IntVector
+    values: FloatVector
+    counts: tuple[int, ...]
+    token_counts: tuple[int, ...]
+    model: str
+    revision: str
+    timings: Timings = field(default_factory=Timings)
+    device: Device = "cpu"
+    cut: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_counts(self.counts, self.token_counts)
+
+    @classmethod
+    def of(cls, rows: Sequence[SparseRow], **told: Any) -> EmbedSparseResult:
+        """The result of these rows. told: its other fields."""
+        indices = np.concatenate([row.indices for row in rows])
+        values = np.concatenate([row.values for row in rows])
+        counts = tuple(len(row.values) for row in rows)
+        return cls(indices, values, counts, **told)
+
+    @property
+    def rows(self) -> int:
+        """How many numbers there are: the joined arrays have one entry each."""
+        return sum(self.counts)
+
+    @property
+    def per_input(self) -> Iterator[SparseRow]:
+        """The numbers of each input, in order."""
+        start = 0
+        for count in self.counts:
+            end = start + count
+            yield SparseRow(self.indices[start:end], self.values[start:end])
+            start = end
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSparseRequest(Request[EmbedSparseResult]):
+    """Embed `inputs` with `model`, a sparse encoder. Fields as in EmbedRequest.
+
+    Raises EmptyInput without inputs or for an empty one.
+    """
+
+    operation, result, items, items_as_told = "embed_sparse", EmbedSparseResult, "inputs", "input"
+
+    model: str
+    inputs: tuple[TextInput, ...]
+    truncate: bool = True
+    truncation_side: TruncationSide = "right"
+    prompt_name: str | None = None
+    input_type: InputType | None = None
+
+    def __post_init__(self) -> None:
+        check_not_empty(self.inputs)
