@@ -6,8 +6,7 @@ It does not know options of a command line, or where the result is kept or publi
 from __future__ import annotations
 
 import logging
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +16,17 @@ import msgspec
 from model_build.locate import Located
 from model_build.progress import Progressing
 from shared.errors import InvalidArtefact, InvalidInput
-from shared.models.manifest import Manifest, Target
+from shared.models.manifest import Manifest, Source, Target
 from shared.vectors import Pooling
 
 if TYPE_CHECKING:
+    from model_build.gates import Gates
+    from model_build.sensitivity import Kept
     from model_build.source import SourceModel
+    from model_build.tasks import Evaluation
+
+# Graphs between the steps, beside what is published.
+_FP32, _INT8 = "traced.onnx", "quantized.onnx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +50,11 @@ def make(
 
     Raises InvalidArtefact if the original returns NaN or infinite numbers.
     """
-    target = asked.target
     with progress.step("read the model"):
         # torch takes seconds to import; a mistyped name should fail before that.
         from transformers.utils.logging import disable_progress_bar
 
         from model_build.adapter import merge_adapter
-        from model_build.describe import describe
-        from model_build.evaluate import evaluate
-        from model_build.gates import gates_of, shortfalls
-        from model_build.memory import measure_memory
         from model_build.native import with_native_code
         from model_build.prompts import with_prompts
         from model_build.source import inspect_source
@@ -70,38 +70,128 @@ def make(
         source = prompted.source
         if source.task == "cross-encoder":
             check_rankable(tasks, source.dimensions)
-        _check_target(source, target)
-    gates = gates_of(
-        target,
-        mean=asked.min_cosine,
-        minimum=asked.min_worst_cosine,
-        rank_agreement=asked.min_rank_agreement,
-    )
-    if target == "cpu-static":
-        with progress.step("convert"):
-            from model_build.describe import WEIGHTS_FILE
+        _check_target(source, asked.target)
+    build = _Build(folder, root, source, located.source, asked, tasks)
+    build.convert(progress)
+    with progress.step("describe"):
+        manifest = build.describe(folder)
+    try:
+        with progress.step("evaluate"):
+            manifest = build.measure(folder, manifest)
+        manifest = build.keep_in_fp32(manifest, progress)
+    except InvalidArtefact as error:  # the target's engine cannot run it
+        return manifest, prompted.origin, [error.message]
+    return manifest, prompted.origin, build.shortfalls(manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """A model that was read. root: the original's folder. tasks: additional ones to score."""
+
+    folder: Path
+    root: Path
+    source: SourceModel
+    origin: Source
+    asked: Asked
+    tasks: Sequence[Evaluation]
+
+    def convert(self, progress: Progressing) -> None:
+        """Write what the target runs."""
+        from model_build.describe import MODEL_FILE, WEIGHTS_FILE
+
+        source, target = self.source, self.asked.target
+        if target == "cpu-static":
             from model_build.static import export_static
 
-            export_static(
-                source.folder, source.architecture, source.tokenizer_json, folder / WEIGHTS_FILE
-            )
-    elif target == "gpu-fp16":
-        with progress.step("convert"):
+            weights = self.folder / WEIGHTS_FILE
+            with progress.step("convert"):
+                export_static(source.folder, source.architecture, source.tokenizer_json, weights)
+            return
+        if target == "gpu-fp16":
             from model_build.fp16 import export_fp16
 
-            export_fp16(source, folder)
-    else:
-        _make_graph(folder, source, target, progress)
-    with progress.step("describe"):
-        manifest = describe(folder, source, located.source, asked.name, target)
-    with progress.step("evaluate"):
-        try:
-            quality = evaluate(folder, manifest, root, source, tasks, gates)
-            memory = measure_memory(folder, manifest)
-        except InvalidArtefact as error:  # the target's engine cannot run it
-            return manifest, prompted.origin, [error.message]
-    measured = msgspec.structs.replace(manifest, quality=quality, memory=memory)
-    return measured, prompted.origin, shortfalls(quality, target, gates)
+            with progress.step("convert"):
+                export_fp16(source, self.folder)
+            return
+        from model_build.export import export_onnx, optimize_offline
+
+        with progress.step("export"):
+            export_onnx(source, self.folder / _FP32)
+        with progress.step("quantise" if target == "cpu-int8" else "optimise"):
+            if target == "cpu-int8":
+                self._quantize(self.folder)
+            else:
+                optimize_offline(self.folder / _FP32, self.folder / MODEL_FILE)
+
+    def describe(self, into: Path) -> Manifest:
+        """Write what else is published; the manifest, without quality."""
+        from model_build.describe import describe
+
+        return describe(into, self.source, self.origin, self.asked.name, self.asked.target)
+
+    def measure(self, into: Path, manifest: Manifest) -> Manifest:
+        """With quality and memory. Raises InvalidArtefact if the target's engine cannot run it."""
+        from model_build.evaluate import evaluate
+        from model_build.memory import measure_memory
+
+        quality = evaluate(into, manifest, self.root, self.source, self.tasks, self._gates())
+        memory = measure_memory(into, manifest)
+        return msgspec.structs.replace(manifest, quality=quality, memory=memory)
+
+    def keep_in_fp32(self, manifest: Manifest, progress: Progressing) -> Manifest:
+        """Of an INT8 model that is not as close as it should be, keep layers in FP32 if that helps."""
+        from model_build.gates import distances, int8_aims
+
+        if self.asked.target != "cpu-int8":
+            return manifest
+        aims = int8_aims(**self._limits())
+        if not (manifest.quality and distances(manifest.quality, aims)):
+            return manifest
+        from model_build.keeping import keep_in_fp32
+
+        graphs = self.folder / _FP32, self.folder / _INT8
+        with progress.step("keep layers in FP32"):
+            return keep_in_fp32(
+                self.folder, manifest, graphs, self.source, self._rebuild, aims, self._gates()
+            )
+
+    def shortfalls(self, manifest: Manifest) -> list[str]:
+        """The failed gates as messages."""
+        from model_build.gates import shortfalls
+
+        assert manifest.quality is not None
+        short = shortfalls(manifest.quality, manifest.target, self._gates())
+        if short and manifest.target == "cpu-int8":
+            return [*short, "keeping a quarter of it in FP32 would not suffice; try --target cpu-fp32"]
+        return short
+
+    def _rebuild(self, into: Path, kept: Kept) -> Manifest:
+        self._quantize(into, kept.layers)
+        return self.measure(into, self.describe(into))
+
+    def _quantize(self, into: Path, kept: Collection[str] = ()) -> None:
+        """Raises InvalidInput (field "target") if the graph has no layer to quantise."""
+        from model_build.calibration import find_divisors
+        from model_build.describe import MODEL_FILE
+        from model_build.export import optimize_offline
+        from model_build.int8 import quantize_per_row
+
+        divisors = find_divisors(self.folder / _FP32, self.source)
+        if not quantize_per_row(self.folder / _FP32, into / _INT8, divisors, kept):
+            raise InvalidInput("the model has no layer that can be quantised to INT8", field="target")
+        optimize_offline(into / _INT8, into / MODEL_FILE)
+
+    def _gates(self) -> Gates:
+        from model_build.gates import gates_of
+
+        return gates_of(self.asked.target, **self._limits())
+
+    def _limits(self) -> dict[str, float | None]:
+        return {
+            "mean": self.asked.min_cosine,
+            "minimum": self.asked.min_worst_cosine,
+            "rank_agreement": self.asked.min_rank_agreement,
+        }
 
 
 def _check_target(source: SourceModel, target: Target) -> None:
@@ -118,25 +208,3 @@ def _check_target(source: SourceModel, target: Target) -> None:
             "to quantise and which a GPU would not read faster: build it for cpu-static"
         )
     raise InvalidInput(f"{target} {message}", field="target")
-
-
-def _make_graph(folder: Path, source: SourceModel, target: Target, progress: Progressing) -> None:
-    """Write the ONNX graph of a CPU target."""
-    from model_build.calibration import find_divisors
-    from model_build.describe import MODEL_FILE
-    from model_build.export import export_onnx, optimize_offline
-    from model_build.int8 import quantize_per_row
-
-    with tempfile.TemporaryDirectory() as scratch:
-        graph = Path(scratch) / "fp32.onnx"
-        with progress.step("export"):
-            export_onnx(source, graph)
-        with progress.step("quantise" if target == "cpu-int8" else "optimise"):
-            if target == "cpu-int8":
-                divisors = find_divisors(graph, source)
-                if not quantize_per_row(graph, graph.with_name("int8.onnx"), divisors):
-                    raise InvalidInput(
-                        "the model has no layer that can be quantised to INT8", field="target"
-                    )
-                graph = graph.with_name("int8.onnx")
-            optimize_offline(graph, folder / MODEL_FILE)

@@ -71,6 +71,9 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     cosine_*: an embedding model's vectors with the original's. cosine_centred: after what all texts have
         in common is subtracted. cosine_low_share: of the texts that are below the limit `cosine_low`.
     limits: what the figures had to reach to be published.
+    kept_fp32: layers of an INT8 model that are in FP32, because INT8 cost too much there, the most costly
+        first. kept_fp32_share: of the linear layers' multiplications. kept_fp32_time: what the model
+        takes, divided by what it took all in INT8.
     outputs: form of a vector (float, int8, binary, 256 dimensions, ...) -> Spearman's correlation of the
         similarities of sample texts with the original's; null where it is not defined.
     int8_largest: the largest number of the sample texts' int8 vectors, of 127.
@@ -91,6 +94,9 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     score_mean_abs_diff: float | None = None
     score_max_abs_diff: float | None = None
     limits: dict[str, float] = {}
+    kept_fp32: tuple[str, ...] = ()
+    kept_fp32_share: float = 0.0
+    kept_fp32_time: float | None = None
     outputs: dict[str, float | None] = {}
     int8_largest: int | None = None
     evaluations: dict[str, float] = {}
