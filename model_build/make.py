@@ -79,6 +79,7 @@ def make(
         with progress.step("evaluate"):
             manifest = build.measure(folder, manifest)
         manifest = build.keep_in_fp32(manifest, progress)
+        manifest = build.write_card(manifest)
     except InvalidArtefact as error:  # the target's engine cannot run it
         return manifest, prompted.origin, [error.message]
     return manifest, prompted.origin, build.shortfalls(manifest)
@@ -130,10 +131,16 @@ class _Build:
         return describe(into, self.source, self.origin, self.asked.name, self.asked.target)
 
     def measure(self, into: Path, manifest: Manifest) -> Manifest:
-        """With quality and memory. Raises InvalidArtefact if the target's engine cannot run it."""
+        """With int8 ranges, quality and memory.
+
+        Raises InvalidArtefact if the target's engine cannot run it.
+        """
+        from model_build.describe import with_int8_ranges
         from model_build.evaluate import evaluate
         from model_build.memory import measure_memory
+        from model_build.ranges import calibrate_int8
 
+        manifest = with_int8_ranges(manifest, calibrate_int8(into, manifest))
         quality = evaluate(into, manifest, self.root, self.source, self.tasks, self._gates())
         memory = measure_memory(into, manifest)
         return msgspec.structs.replace(manifest, quality=quality, memory=memory)
@@ -154,6 +161,12 @@ class _Build:
             return keep_in_fp32(
                 self.folder, manifest, graphs, self.source, self._rebuild, aims, self._gates()
             )
+
+    def write_card(self, manifest: Manifest) -> Manifest:
+        """The manifest with its card, which says what was measured."""
+        from model_build.describe import with_card
+
+        return with_card(self.folder, manifest)
 
     def shortfalls(self, manifest: Manifest) -> list[str]:
         """The failed gates as messages."""

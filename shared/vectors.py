@@ -153,3 +153,9 @@ def finish(vectors: FloatMatrix, dimensions: int | None, normalize: bool) -> Flo
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors = vectors / np.maximum(norms, np.float32(1e-12))
     return np.ascontiguousarray(vectors)
+
+
+def to_int8(vectors: FloatMatrix, largest: float) -> NDArray[np.int8]:
+    """(N, D) numbers from -largest to largest -> integers from -127 to 127; others are clipped."""
+    scaled = np.rint(vectors * np.float32(127 / largest))
+    return np.clip(scaled, -127, 127, out=scaled).astype(np.int8)

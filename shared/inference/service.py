@@ -114,7 +114,12 @@ class Inference:
     async def _embed(self, model: Model, request: EmbedRequest) -> EmbedResult:
         rows, told = await self._run(model, model.tokenize, request)
         vectors = finish(rows, request.dimensions, request.normalize)
-        return EmbedResult(vectors, max_tokens=model.manifest.max_tokens, **told)
+        return EmbedResult(
+            vectors,
+            max_tokens=model.manifest.max_tokens,
+            int8_range=model.manifest.int8_range(request.dimensions),
+            **told,
+        )
 
     async def _rerank(self, model: Model, request: RerankRequest) -> RerankResult:
         """Scores of all documents, in order: a cross-encoder's, or an embedding model's cosines."""

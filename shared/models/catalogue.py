@@ -155,4 +155,5 @@ def card_of(manifest: Manifest) -> ModelCard:
         size_bytes=manifest.size,
         memory=manifest.text_memory,
         closeness=manifest.quality.closeness if manifest.quality else None,
+        int8_ranges=tuple(manifest.int8_ranges.items()),
     )

@@ -31,6 +31,8 @@ MAX_NAMES = 1_000
 MAX_POOLINGS = 8
 """More than there are, each of which makes a vector longer by its tokens' width."""
 
+_LEAST_RANGE = 1e-3
+
 Target: TypeAlias = Literal["cpu-int8", "cpu-fp32", "cpu-static", "gpu-fp16"]
 
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -71,9 +73,9 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     cosine_*: an embedding model's vectors with the original's. cosine_centred: after what all texts have
         in common is subtracted. cosine_low_share: of the texts that are below the limit `cosine_low`.
     limits: what the figures had to reach to be published.
-    kept_fp32: layers of an INT8 model that are in FP32, because INT8 cost too much there, the most costly
-        first. kept_fp32_share: of the linear layers' multiplications. kept_fp32_time: what the model
-        takes, divided by what it took all in INT8.
+    kept_fp32: layers of an INT8 model that are in FP32, because INT8 cost too much there, the most
+        costly first. kept_fp32_share: of the linear layers' multiplications. kept_fp32_time: what the
+        model takes, divided by what it took all in INT8.
     outputs: form of a vector (float, int8, binary, 256 dimensions, ...) -> Spearman's correlation of the
         similarities of sample texts with the original's; null where it is not defined.
     int8_largest: the largest number of the sample texts' int8 vectors, of 127.
@@ -124,6 +126,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         module. Of several poolings the results stand one behind the other.
     layers: after pooling, in order. In JSON their name is "dense", which all were once.
     matryoshka_dimensions: shorter lengths that the vector was trained for.
+    int8_ranges: dimensions -> the number that becomes 127 in int8 answers of at least so many. Empty in
+        manifests of before it was calibrated: 1 for all.
     labels: of a cross-encoder, one per logit; empty for an embedding model.
     prompts: name -> prepended text; default_prompt: used if a request names none.
     tools: name -> version of the build tools. created: Unix seconds.
@@ -147,6 +151,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     normalize: bool = False
     labels: tuple[str, ...] = ()
     matryoshka_dimensions: tuple[int, ...] = ()
+    int8_ranges: dict[int, float] = {}
     prompts: dict[str, str] = {}
     default_prompt: str | None = None
     layers: tuple[LayerFile, ...] = msgspec.field(default=(), name="dense")
@@ -159,6 +164,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def text_memory(self) -> TextMemory:
         """The measured memory, or else an assumption for a base model."""
         return self.memory or _UNMEASURED[self.device]
+
+    def int8_range(self, dimensions: int | None = None) -> float:
+        """The number that becomes 127 in int8 answers of so many dimensions; None: of all of them."""
+        wanted = self.dimensions if dimensions is None else dimensions
+        known = [size for size in self.int8_ranges if size <= wanted]
+        return self.int8_ranges[max(known)] if known else 1.0
 
     @property
     def device(self) -> Device:
@@ -216,6 +227,9 @@ def _check_numbers(manifest: Manifest) -> None:
         ("the number of prompts", len(manifest.prompts), 0, MAX_NAMES),
         ("the number of poolings", len(poolings_of(manifest.pooling or ())), 0, MAX_POOLINGS),
         ("the number of labels", len(manifest.labels), 0, MAX_NAMES),
+        ("the number of int8 ranges", len(manifest.int8_ranges), 0, MAX_NAMES),
+        ("an int8 range", min(manifest.int8_ranges.values(), default=1), _LEAST_RANGE, 1),
+        ("an int8 range", max(manifest.int8_ranges.values(), default=1), _LEAST_RANGE, 1),
     )
     for what, number, least, most in bounds:
         if not least <= number <= most:
