@@ -43,7 +43,9 @@ def find_divisors(graph: Path, source: SourceModel) -> dict[str, Channels]:
 
 def calibration_inputs(source: SourceModel) -> list[Tokens]:
     """Tokenised calibration inputs: texts of every kind, or pairs for a cross-encoder."""
-    tokenizer = Tokenizer(source.tokenizer_json, min(source.max_tokens, _LONGEST))
+    tokenizer = Tokenizer(
+        source.tokenizer_json, min(source.max_tokens, _LONGEST), template=source.template
+    )
     if source.task == "cross-encoder":
         return [
             pair
@@ -70,7 +72,9 @@ def proving_inputs(source: SourceModel) -> tuple[list[Tokens], list[int]]:
 def _inputs(
     source: SourceModel, *, seed: int, queries: int, odd: slice
 ) -> tuple[list[Tokens], list[int]]:
-    tokenizer = Tokenizer(source.tokenizer_json, min(source.max_tokens, _LONGEST))
+    tokenizer = Tokenizer(
+        source.tokenizer_json, min(source.max_tokens, _LONGEST), template=source.template
+    )
     if source.task == "cross-encoder":
         rankings = sample_rankings(seed)[:queries]
         pairs = [

@@ -144,12 +144,12 @@ class Sensitivity:
             for each in self._session.get_inputs()
         }
         output: FloatMatrix = self._session.run(None, feeds)[0]
-        if self._source.pooling is None:
-            return output
-        rows = pool(output, [len(tokens) for tokens in sequences], self._source.pooling)
+        rows = output
+        if self._source.pooling is not None:
+            rows = pool(output, [len(tokens) for tokens in sequences], self._source.pooling)
         for layer in self._source.layers:
             rows = apply_layer(rows, layer)
-        return finish(rows, None, normalize=True)
+        return finish(rows, None, normalize=True) if self._source.task == "embedding" else rows
 
 
 def switchable(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> onnx.ModelProto:
