@@ -83,10 +83,13 @@ def render() -> str:
 def table(coverage: Coverage) -> str:
     """A summary and, for each architecture, its models."""
     built = [name for name in coverage.models if _built(coverage, name)]
+    on_cpu = [
+        name for name in built if any(target.startswith("cpu") for target in _built(coverage, name))
+    ]
     known = Counter(_fidelity(coverage, name) for name in built)
     lines = [
-        f"Of {len(coverage.models)} models {len(built)} are built: the fidelity of {known['real']} was "
-        "measured on their real weights,",
+        f"Of {len(coverage.models)} models {len(built)} are built, {len(on_cpu)} for the CPU too: the "
+        f"fidelity of {known['real']} was measured on their real weights,",
         f"of {known['random']} on random weights of their architecture, and of {known['tests']} on tiny "
         "models.",
     ]
@@ -111,7 +114,7 @@ def _cells(coverage: Coverage, name: str) -> tuple[str, ...]:
         model.kind,
         "" if model.tokens is None else f"{model.tokens:,}",
         "" if model.dimensions is None else str(model.dimensions),
-        cpu.removeprefix("cpu-").upper().replace("STATIC", "table") if built else reason,
+        cpu.removeprefix("cpu-").upper().replace("STATIC", "table") if cpu else reason,
         "built" if "gpu-fp16" in built else "-",
         f"{fidelity}: {model.figures}" if model.figures else fidelity,
         tei,
