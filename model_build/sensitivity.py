@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from model_build.calibration import choosing_inputs, open_unoptimised, proving_inputs
@@ -137,7 +138,7 @@ class Sensitivity:
             rows[batch] = self._run_batch([sequences[row] for row in batch], switch)
         return rows
 
-    def _run_batch(self, sequences: Sequence[Tokens], switch: np.ndarray) -> FloatMatrix:
+    def _run_batch(self, sequences: Sequence[Tokens], switch: NDArray[np.bool_]) -> FloatMatrix:
         padded = pad(sequences, self._source.pad_token_id)
         feeds = {
             each.name: switch if each.name == _SWITCH else getattr(padded, each.name)

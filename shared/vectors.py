@@ -157,5 +157,6 @@ def finish(vectors: FloatMatrix, dimensions: int | None, normalize: bool) -> Flo
 
 def to_int8(vectors: FloatMatrix, largest: float) -> NDArray[np.int8]:
     """(N, D) numbers from -largest to largest -> integers from -127 to 127; others are clipped."""
-    scaled = np.rint(vectors * np.float32(127 / largest))
-    return np.clip(scaled, -127, 127, out=scaled).astype(np.int8)
+    scaled: NDArray[np.float32] = np.rint(vectors * np.float32(127 / largest))
+    integers: NDArray[np.int8] = np.clip(scaled, -127, 127, out=scaled).astype(np.int8)
+    return integers
