@@ -140,7 +140,7 @@ class _Build:
         from model_build.memory import measure_memory
         from model_build.ranges import calibrate_int8
 
-        manifest = with_int8_ranges(manifest, calibrate_int8(into, manifest))
+        manifest = with_int8_ranges(manifest, calibrate_int8(self.root, self.source))
         quality = evaluate(into, manifest, self.root, self.source, self.tasks, self._gates())
         memory = measure_memory(into, manifest)
         return msgspec.structs.replace(manifest, quality=quality, memory=memory)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from model_build.originals import embedder
 from model_build.samples import sample_texts
-from model_build.serving import Served
+from model_build.source import SourceModel
 from shared.contracts import FloatMatrix
-from shared.models.manifest import Manifest
 from shared.vectors import finish
 
 _HEADROOM = 1.25
@@ -26,22 +26,17 @@ _STEPS = 200
 """A range is a multiple of 1/200, so that the last bits of a processor's sums do not show."""
 
 
-def calibrate_int8(folder: Path, manifest: Manifest) -> dict[int, float]:
+def calibrate_int8(root: Path, source: SourceModel) -> dict[int, float]:
     """Dimensions -> the number that becomes 127, over the builder's texts; none for a cross-encoder.
 
-    Its odd texts are not among them: 300 times the letter a would take a third of everyone's range, for
-    one number that may as well be clipped.
-
-    Raises InvalidArtefact if the model in `folder` does not run.
+    By the original in the folder `root`, so that a model's builds for CPU and GPU have the same. The odd
+    texts are not among them: 300 times the letter a would take a third of everyone's range, for one
+    number that may as well be clipped. Raises InvalidInput and InvalidArtefact as Original does.
     """
-    if manifest.task != "embedding":
+    if source.task != "embedding":
         return {}
-    served = Served(folder, manifest)
-    try:
-        vectors = served.embed(sample_texts(_TEXTS), None)
-    finally:
-        served.close()
-    return ranges_of(vectors, manifest.matryoshka_dimensions)
+    vectors = embedder(root, source)(sample_texts(_TEXTS), None)
+    return ranges_of(vectors, source.matryoshka_dimensions)
 
 
 def ranges_of(vectors: FloatMatrix, stated: Sequence[int]) -> dict[int, float]:
