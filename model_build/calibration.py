@@ -29,6 +29,8 @@ from shared.storage.regular_files import open_regular
 
 _TEXTS = 40
 _QUERIES = 6
+_TRIED = 80
+_PROVING_QUERIES = 12
 _LONGEST = 512
 """Tokens per text. Longer texts show the same outlier channels, and attention cost is quadratic."""
 
@@ -65,6 +67,41 @@ def calibration_inputs(source: SourceModel, given: Path | None = None) -> list[T
             for pair in completed(tokenizer.encode_pairs(each.query, each.documents))
         ]
     texts = [*sample_texts()[:_TEXTS], *(text for texts in ODD_TEXTS.values() for text in texts)]
+    return _tokenised(source, tokenizer, texts)
+
+
+def choosing_inputs(source: SourceModel) -> tuple[list[Tokens], list[int]]:
+    """Tokenised inputs, and how many documents each query of a cross-encoder has (else none).
+
+    For choosing layers. The gates' English texts are not among them, nor those of `proving_inputs`.
+    """
+    return _inputs(source, seed=1, queries=3, odd=slice(0, None, 2))
+
+
+def proving_inputs(source: SourceModel) -> tuple[list[Tokens], list[int]]:
+    """As `choosing_inputs`, for testing a choice: other texts, and more of them."""
+    return _inputs(source, seed=2, queries=_PROVING_QUERIES, odd=slice(1, None, 2))
+
+
+def _inputs(
+    source: SourceModel, *, seed: int, queries: int, odd: slice
+) -> tuple[list[Tokens], list[int]]:
+    tokenizer = Tokenizer(
+        source.tokenizer_json, min(source.max_tokens, _LONGEST), template=source.template
+    )
+    if source.task == "cross-encoder":
+        rankings = sample_rankings(seed)[:queries]
+        pairs = [
+            pair
+            for each in rankings
+            for pair in completed(tokenizer.encode_pairs(each.query, each.documents))
+        ]
+        return list(pairs), [len(each.documents) for each in rankings]
+    odd_texts = [text for texts in ODD_TEXTS.values() for text in texts][odd]
+    return _tokenised(source, tokenizer, [*sample_texts(_TRIED, seed), *odd_texts]), []
+
+
+def _tokenised(source: SourceModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[Tokens]:
     prefix = source.prompts.get(source.default_prompt or "", "")
     # A tokenizer without special tokens gives no tokens for white space.
     return [ids for ids in completed(tokenizer.encode(texts, prefix=prefix)) if ids]
@@ -116,7 +153,7 @@ def largest_inputs(graph: Path, sequences: Sequence[Tokens]) -> dict[str, Channe
             helper.make_node("ReduceMax", [f"{x}_flat"], [f"{x}_largest"], axes=[0], keepdims=0)
         )
         model.graph.output.append(helper.make_tensor_value_info(f"{x}_largest", TensorProto.FLOAT, None))
-    session = _open(model.SerializeToString())
+    session = open_unoptimised(model)
     names = [f"{x}_largest" for x in inputs]
     largest: dict[str, Channels] = {}
     for tokens in sequences:
@@ -125,13 +162,13 @@ def largest_inputs(graph: Path, sequences: Sequence[Tokens]) -> dict[str, Channe
     return largest
 
 
-def _open(model: bytes) -> ort.InferenceSession:
+def open_unoptimised(model: onnx.ModelProto) -> ort.InferenceSession:
     """A session without graph optimisation: it runs only a few texts."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_mem_pattern = False
     options.log_severity_level = 3
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _feeds(session: ort.InferenceSession, tokens: Tokens) -> dict[str, NDArray[np.int64]]:

@@ -15,6 +15,7 @@ _SEPARATES: dict[str, Callable[[Manifest], object]] = {
     "dimensions": lambda model: model.dimensions,
     "pooling": lambda model: model.pooling,
     "normalize": lambda model: model.normalize,
+    "int8 ranges": lambda model: model.int8_ranges,
     "prompts": lambda model: model.prompts,
     "default prompt": lambda model: model.default_prompt,
 }
@@ -74,6 +75,7 @@ def _told(model: Manifest) -> dict[str, str]:
         "weights": f"{model.source.name} {model.source.revision[:12]}",
         "dimensions": str(model.dimensions),
         "max tokens": str(model.max_tokens),
+        "int8 range": f"{model.int8_range():g}" if model.task == "embedding" else _ABSENT,
         **prompts,
         "default prompt": model.default_prompt or _ABSENT,
         "labels": ", ".join(model.labels) or _ABSENT,

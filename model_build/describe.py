@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from safetensors.numpy import save_file
 
+from model_build.quality_card import quality_section
 from shared.cards import Task
 from shared.models.manifest import (
     OPENVINO_TARGETS,
@@ -135,23 +136,37 @@ def with_routes(
     return msgspec.structs.replace(manifest, revision=revision_of(manifest))
 
 
+def with_int8_ranges(manifest: Manifest, ranges: dict[int, float]) -> Manifest:
+    """The manifest with these, and the revision that it then has."""
+    calibrated = msgspec.structs.replace(manifest, int8_ranges=ranges)
+    return msgspec.structs.replace(calibrated, revision=revision_of(calibrated))
+
+
+def with_card(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the card again, with what was measured; the manifest that lists it."""
+    (folder / CARD_FILE).write_text(card(manifest), "utf-8")
+    others = tuple(file for file in manifest.files if file.name != CARD_FILE)
+    return msgspec.structs.replace(manifest, files=(*others, file_of(folder / CARD_FILE)))
+
+
 def revision_of(manifest: Manifest) -> str:
-    """First 12 hex digits of the sha256 over the files' hashes and the manifest's content fields."""
-    content = msgspec.to_builtins(manifest)
+    """First 12 hex digits of the sha256 over the files' hashes and the manifest's content fields.
+
+    The card is not content: it says what was measured.
+    """
+    content = msgspec.to_builtins(manifest, str_keys=True)
     for field in _NOT_CONTENT:
         content.pop(field)
     # The revisions of other models are those that they had before there were these fields.
     for field in ("sparse", "late_interaction"):
         if content[field] is None:
             content.pop(field)
+    content["files"] = [file for file in content["files"] if file["name"] != CARD_FILE]
     return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()[:12]
 
 
 def card(manifest: Manifest) -> str:
-    """The model card (README.md) of the folder, in Markdown.
-
-    It is part of the hashed content, so measurements and versions stand in manifest.json only.
-    """
+    """The model card (README.md) of the folder, in Markdown."""
     if manifest.task != "cross-encoder":
         kind, facts = _KINDS[manifest.task], _FACTS[manifest.task](manifest)
         prompts = "\n".join(f"- `{name}`: `{text}`" for name, text in sorted(manifest.prompts.items()))
@@ -174,8 +189,8 @@ The original's licence applies.
 | architecture | {manifest.architecture} |
 | longest input | {manifest.max_tokens} tokens |
 {needs}{rows}
-{more}
-How close it is to the original, how fast, and which tools built it: `manifest.json`.
+{more}{quality_section(manifest)}
+All figures, how fast it is, and which tools built it: `manifest.json`.
 """
 
 
@@ -186,6 +201,10 @@ def _embedding_facts(manifest: Manifest) -> dict[str, object]:
         or "none stated",
         "pooling": " + ".join(poolings_of(manifest.pooling or ())),
         "unit vectors": "yes" if manifest.normalize else "no",
+        "127 of int8 stands for": ", ".join(
+            f"{value:g} from {size} dimensions on" for size, value in manifest.int8_ranges.items()
+        )
+        or "1",
         "default prompt": manifest.default_prompt or "none",
         **{
             f"texts for prompt `{name}`": f"{route.architecture}, {route.max_tokens} tokens"

@@ -125,6 +125,7 @@ def _measure_vectors(
         vectors = np.concatenate([vectors, served.embed(some, prompt)])
         truth = np.concatenate([truth, original(some, prompt)])
     found = compare_vectors(vectors, truth, gates.cosine)
+    int8_range = served.model.manifest.int8_range()
     return Quality(
         cosine_mean=found.mean,
         cosine_p01=found.p01,
@@ -135,10 +136,10 @@ def _measure_vectors(
         outputs={
             form: None if math.isnan(value) else value
             for form, value in judge_outputs(
-                vectors[: len(usual)], truth[: len(usual)], source.matryoshka_dimensions
+                vectors[: len(usual)], truth[: len(usual)], source.matryoshka_dimensions, int8_range
             ).items()
         },
-        int8_largest=largest_int8(vectors),
+        int8_largest=largest_int8(vectors, int8_range),
         batch_max_abs_diff=served.vector_difference(texts),
         load_s=load_s,
         inputs_per_s=round(len(usual) / elapsed_s, 1),
@@ -148,6 +149,7 @@ def _measure_vectors(
                 score_embedding,
                 prompts=set(source.prompts),
                 dimensions=source.matryoshka_dimensions,
+                int8_range=int8_range,
             ),
             served.embed,
             original,

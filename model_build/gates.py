@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from model_build.fidelity import (
+    INT8_AIM,
     TARGETS,
     TOKEN_TARGETS,
     Fidelity,
@@ -34,6 +35,7 @@ _SCORES: Mapping[Target, tuple[float, float]] = {
     "cpu-static": (0.999, 1e-3),
     "gpu-fp16": (0.99, 2e-2),
 }
+_AIMED_AGREEMENT = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,28 @@ def gates_of(
     return Gates(relaxed(cosines, mean, minimum), agreement, difference)
 
 
+def int8_aims(
+    *, mean: float | None = None, minimum: float | None = None, rank_agreement: float | None = None
+) -> Gates:
+    """What an INT8 model should reach, or else has layers kept in FP32. Arguments as in `gates_of`."""
+    agreement = _AIMED_AGREEMENT if rank_agreement is None else rank_agreement
+    return Gates(relaxed(INT8_AIM, mean, minimum), agreement, math.inf)
+
+
 def shortfalls(quality: Quality, target: Target, gates: Gates) -> list[str]:
     """The failed gates as messages; empty if the model may be published. NaN fails a gate."""
+    found = distances(quality, gates)
+    limit = max_batch_difference(target)
+    if not quality.batch_max_abs_diff < limit:
+        found.append(
+            f"results depend on the batch: they differ by {quality.batch_max_abs_diff:.2e}; the limit "
+            f"is {limit:g}"
+        )
+    return found
+
+
+def distances(quality: Quality, gates: Gates) -> list[str]:
+    """The missed limits of how close the results are to the original's, as messages."""
     found = []
     if quality.cosine_mean is not None:
         found += fidelity_shortfalls(_fidelity_of(quality), gates.cosine)
@@ -90,12 +112,6 @@ def shortfalls(quality: Quality, target: Target, gates: Gates) -> list[str]:
         found.append(
             f"a score differs by {difference:.2e} from the original's; the limit is "
             f"{gates.score_difference:g} (--min-rank-agreement)"
-        )
-    limit = max_batch_difference(target)
-    if not quality.batch_max_abs_diff < limit:
-        found.append(
-            f"results depend on the batch: they differ by {quality.batch_max_abs_diff:.2e}; the limit "
-            f"is {limit:g}"
         )
     return found
 

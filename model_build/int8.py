@@ -5,7 +5,7 @@ It does not know the graph's origin, tokenizers or the quality of the result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,17 @@ _ABOVE = {
 }
 
 
-def quantize_per_row(src: Path, out: Path, divisors: Mapping[str, Channels] | None = None) -> int:
+def quantize_per_row(
+    src: Path,
+    out: Path,
+    divisors: Mapping[str, Channels] | None = None,
+    kept: Collection[str] = (),
+) -> int:
     """Write `out`, `src` with INT8 linear layers and word embeddings. Returns how many layers.
 
     src: an FP32 graph of opset 17, fused but not yet optimised by ONNX Runtime. divisors: layers' input
-    -> by what its channels are divided first, and its weights multiplied (see smoothing.py).
+    -> by what its channels are divided first, and its weights multiplied (see smoothing.py). kept:
+    outputs of layers that stay in FP32 (see sensitivity.py).
 
     Every MatMul and Gemm whose right-hand side is a constant (K, N) matrix becomes
 
@@ -76,7 +82,7 @@ def quantize_per_row(src: Path, out: Path, divisors: Mapping[str, Channels] | No
     this way, 0.9966 with the usual max|w| / 127 (clipped), 0.9976 with that and exact products.
     """
     model = onnx.load(src)
-    rewriter = _Rewriter(model.graph, divisors or {})
+    rewriter = _Rewriter(model.graph, divisors or {}, kept)
     layers = rewriter.rewrite()
     if not any(opset.domain == "com.microsoft" for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
@@ -97,9 +103,12 @@ def smoothing_in(path: Path) -> list[Channels]:
 class _Rewriter:
     """One pass over a graph: nodes are copied or replaced, in order."""
 
-    def __init__(self, graph: onnx.GraphProto, divisors: Mapping[str, Channels]) -> None:
+    def __init__(
+        self, graph: onnx.GraphProto, divisors: Mapping[str, Channels], kept: Collection[str]
+    ) -> None:
         self._graph = graph
         self._divisors = divisors
+        self._kept = kept
         self._initializers: dict[str, TensorProto] = {i.name: i for i in graph.initializer}
         self._matrices = matrices(graph)
         self._made_by = {name: node.op_type for node in graph.node for name in node.output}
@@ -123,7 +132,7 @@ class _Rewriter:
 
     def _rewrite(self, node: NodeProto) -> bool:
         layer = linear_of(node, self._matrices)
-        if layer is not None:
+        if layer is not None and layer.y not in self._kept:
             if layer.bias:
                 product = replace(layer, y=f"{layer.y}_product")
                 self._linear(product)

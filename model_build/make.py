@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,11 +17,17 @@ import msgspec
 from model_build.locate import Located
 from model_build.progress import Progressing
 from shared.errors import InvalidArtefact, InvalidInput
-from shared.models.manifest import OPENVINO_TARGETS, Manifest, Target
+from shared.models.manifest import OPENVINO_TARGETS, Manifest, Source, Target
 from shared.vectors import Pooling
 
 if TYPE_CHECKING:
+    from model_build.gates import Gates
+    from model_build.sensitivity import Kept
     from model_build.source import SourceModel
+    from model_build.tasks import Evaluation
+
+# Graphs between the steps, in a folder beside what is published.
+_GRAPHS, _FP32, _INT8, _INT8_HEAD = "graphs", "fp32.onnx", "int8.onnx", "int8-head.onnx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,16 +52,11 @@ def make(
 
     Raises InvalidArtefact if the original returns NaN or infinite numbers.
     """
-    target = asked.target
     with progress.step("read the model"):
         # torch takes seconds to import; a mistyped name should fail before that.
         from transformers.utils.logging import disable_progress_bar
 
         from model_build.adapter import merge_adapter
-        from model_build.describe import describe
-        from model_build.evaluate import evaluate
-        from model_build.gates import gates_of, shortfalls
-        from model_build.memory import measure_memory
         from model_build.native import with_native_code
         from model_build.prompts import with_prompts
         from model_build.routed import make_routed
@@ -76,25 +77,105 @@ def make(
         prompted = with_prompts(read, (*located.names, asked.name), asked.prompts)
         source = prompted.source
         check_rankable(tasks, source.task, source.dimensions)
-        _check_target(source, target)
-    gates = gates_of(
-        target,
-        source.task,
-        mean=asked.min_cosine,
-        minimum=asked.min_worst_cosine,
-        rank_agreement=asked.min_rank_agreement,
-    )
-    convert(folder, source, target, progress, asked.calibration)
+        _check_target(source, asked.target)
+    build = _Build(folder, root, source, located.source, asked, tasks)
+    build.convert(progress)
     with progress.step("describe"):
-        manifest = describe(folder, source, located.source, asked.name, target)
-    with progress.step("evaluate"):
-        try:
-            quality = evaluate(folder, manifest, root, source, tasks, gates)
-            memory = measure_memory(folder, manifest)
-        except InvalidArtefact as error:  # the target's engine cannot run it
-            return manifest, prompted.origin, [error.message]
-    measured = msgspec.structs.replace(manifest, quality=quality, memory=memory)
-    return measured, prompted.origin, shortfalls(quality, target, gates)
+        manifest = build.describe(folder)
+    try:
+        with progress.step("evaluate"):
+            manifest = build.measure(folder, manifest)
+        manifest = build.keep_in_fp32(manifest, progress)
+        manifest = build.write_card(manifest)
+    except InvalidArtefact as error:  # the target's engine cannot run it
+        return manifest, prompted.origin, [error.message]
+    return manifest, prompted.origin, build.shortfalls(manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """A model that was read. root: the original's folder. tasks: additional ones to score."""
+
+    folder: Path
+    root: Path
+    source: SourceModel
+    origin: Source
+    asked: Asked
+    tasks: Sequence[Evaluation]
+
+    def convert(self, progress: Progressing) -> None:
+        """Write what the target runs."""
+        convert(self.folder, self.source, self.asked.target, progress, self.asked.calibration)
+
+    def describe(self, into: Path) -> Manifest:
+        """Write what else is published; the manifest, without quality."""
+        from model_build.describe import describe
+
+        return describe(into, self.source, self.origin, self.asked.name, self.asked.target)
+
+    def measure(self, into: Path, manifest: Manifest) -> Manifest:
+        """With int8 ranges, quality and memory.
+
+        Raises InvalidArtefact if the target's engine cannot run it.
+        """
+        from model_build.describe import with_int8_ranges
+        from model_build.evaluate import evaluate
+        from model_build.memory import measure_memory
+        from model_build.ranges import calibrate_int8
+
+        manifest = with_int8_ranges(manifest, calibrate_int8(self.root, self.source))
+        quality = evaluate(into, manifest, self.root, self.source, self.tasks, self._gates())
+        memory = measure_memory(into, manifest)
+        return msgspec.structs.replace(manifest, quality=quality, memory=memory)
+
+    def keep_in_fp32(self, manifest: Manifest, progress: Progressing) -> Manifest:
+        """Of an INT8 model that is not as close as it should be, keep layers in FP32 if that helps."""
+        from model_build.gates import distances, int8_aims
+
+        if self.asked.target != "cpu-int8" or self.source.task in ("sparse", "multi-vector"):
+            return manifest
+        aims = int8_aims(**self._limits())
+        if not (manifest.quality and distances(manifest.quality, aims)):
+            return manifest
+        from model_build.keeping import keep_in_fp32
+
+        graphs = self.folder / _GRAPHS / _FP32, self.folder / _GRAPHS / _INT8
+        with progress.step("keep layers in FP32"):
+            return keep_in_fp32(
+                self.folder, manifest, graphs, self.source, self._rebuild, aims, self._gates()
+            )
+
+    def write_card(self, manifest: Manifest) -> Manifest:
+        """The manifest with its card, which says what was measured."""
+        from model_build.describe import with_card
+
+        return with_card(self.folder, manifest)
+
+    def shortfalls(self, manifest: Manifest) -> list[str]:
+        """The failed gates as messages."""
+        from model_build.gates import shortfalls
+
+        assert manifest.quality is not None
+        short = shortfalls(manifest.quality, manifest.target, self._gates())
+        if short and manifest.target == "cpu-int8":
+            return [*short, "keeping a quarter of it in FP32 would not suffice; try --target cpu-fp32"]
+        return short
+
+    def _rebuild(self, into: Path, kept: Kept) -> Manifest:
+        quantize(self.folder, into, self.source, kept.layers)
+        return self.measure(into, self.describe(into))
+
+    def _gates(self) -> Gates:
+        from model_build.gates import gates_of
+
+        return gates_of(self.asked.target, self.source.task, **self._limits())
+
+    def _limits(self) -> dict[str, float | None]:
+        return {
+            "mean": self.asked.min_cosine,
+            "minimum": self.asked.min_worst_cosine,
+            "rank_agreement": self.asked.min_rank_agreement,
+        }
 
 
 def convert(
@@ -105,9 +186,10 @@ def convert(
     calibration: Path | None = None,
 ) -> None:
     """Write what the target runs into `folder`."""
+    from model_build.describe import WEIGHTS_FILE
+
     if target == "cpu-static":
         with progress.step("convert"):
-            from model_build.describe import WEIGHTS_FILE
             from model_build.static import export_static
 
             export_static(
@@ -121,7 +203,45 @@ def convert(
     elif target in OPENVINO_TARGETS:
         _make_openvino(folder, source, target, calibration, progress)
     else:
-        _make_graph(folder, source, target, progress)
+        from model_build.export import export_onnx, optimize_offline
+
+        (folder / _GRAPHS).mkdir()
+        with progress.step("export"):
+            export_onnx(source, folder / _GRAPHS / _FP32)
+        with progress.step("quantise" if target == "cpu-int8" else "optimise"):
+            if target == "cpu-int8":
+                quantize(folder, folder, source)
+            else:
+                for graph, published in _graphs(source):
+                    optimize_offline(folder / _GRAPHS / graph, folder / published)
+
+
+def quantize(folder: Path, into: Path, source: SourceModel, kept: Collection[str] = ()) -> None:
+    """Write the INT8 model of the graphs in `folder` into `into`. kept: layers that stay in FP32.
+
+    Raises InvalidInput (field "target") if the graph has no layer to quantise.
+    """
+    from model_build.calibration import find_divisors
+    from model_build.describe import HEAD_FILE, MODEL_FILE
+    from model_build.export import optimize_offline
+    from model_build.int8 import quantize_per_row
+
+    graphs, made = folder / _GRAPHS, into / _GRAPHS
+    made.mkdir(exist_ok=True)
+    divisors = find_divisors(graphs / _FP32, source)
+    if not quantize_per_row(graphs / _FP32, made / _INT8, divisors, kept):
+        raise InvalidInput("the model has no layer that can be quantised to INT8", field="target")
+    optimize_offline(made / _INT8, into / MODEL_FILE)
+    if source.task == "sparse":
+        quantize_per_row(graphs / HEAD_FILE, made / _INT8_HEAD)
+        optimize_offline(made / _INT8_HEAD, into / HEAD_FILE)
+
+
+def _graphs(source: SourceModel) -> list[tuple[str, str]]:
+    """Each FP32 graph of a model, and the name under which it is published."""
+    from model_build.describe import HEAD_FILE, MODEL_FILE
+
+    return [(_FP32, MODEL_FILE), *([(HEAD_FILE, HEAD_FILE)] if source.task == "sparse" else [])]
 
 
 def _make_openvino(
@@ -152,7 +272,7 @@ def _check_target(source: SourceModel, target: Target) -> None:
 
     if target in OPENVINO_TARGETS and source.task in ("sparse", "multi-vector"):
         raise InvalidInput(
-            f"{target} is for embedding models and cross-encoders: build a {source.task} model for cpu-int8",
+            f"{target} is not for {source.task} models: use cpu-int8",
             field="target",
         )
     if (source.model_type == STATIC) == (target == "cpu-static"):
@@ -165,31 +285,3 @@ def _check_target(source: SourceModel, target: Target) -> None:
             "to quantise and which a GPU would not read faster: build it for cpu-static"
         )
     raise InvalidInput(f"{target} {message}", field="target")
-
-
-def _make_graph(folder: Path, source: SourceModel, target: Target, progress: Progressing) -> None:
-    """Write the ONNX graph of a CPU target."""
-    from model_build.calibration import find_divisors
-    from model_build.describe import HEAD_FILE, MODEL_FILE
-    from model_build.export import export_onnx, optimize_offline
-    from model_build.int8 import quantize_per_row
-
-    with tempfile.TemporaryDirectory() as scratch:
-        graph = Path(scratch) / "fp32.onnx"
-        with progress.step("export"):
-            export_onnx(source, graph)
-        with progress.step("quantise" if target == "cpu-int8" else "optimise"):
-            if target == "cpu-int8":
-                divisors = find_divisors(graph, source)
-                if not quantize_per_row(graph, graph.with_name("int8.onnx"), divisors):
-                    raise InvalidInput(
-                        "the model has no layer that can be quantised to INT8", field="target"
-                    )
-                graph = graph.with_name("int8.onnx")
-            optimize_offline(graph, folder / MODEL_FILE)
-            if source.task == "sparse":
-                head = graph.with_name(HEAD_FILE)
-                if target == "cpu-int8":
-                    quantize_per_row(head, head.with_name("int8-head.onnx"))
-                    head = head.with_name("int8-head.onnx")
-                optimize_offline(head, folder / HEAD_FILE)

@@ -49,6 +49,12 @@ def report(status: str, manifest: Manifest, origin: Mapping[str, str]) -> None:
         f"  {manifest.size / 1e6:.1f} MB, loads in {quality.load_s:.2f} s, "
         f"{quality.inputs_per_s:.0f} {unit}/s on this machine"
     )
+    if quality.kept_fp32:
+        typer.echo(
+            f"  kept in FP32, because INT8 cost too much there: {', '.join(quality.kept_fp32)}; "
+            f"{quality.kept_fp32_share:.1%} of the multiplications, {quality.kept_fp32_time:.2f} times "
+            "the time that all in INT8 takes"
+        )
     if quality.outputs:
         kept = ", ".join(f"{form} {value or 0:.4f}" for form, value in quality.outputs.items())
         typer.echo(f"  order of similarities kept: {kept}")

@@ -12,6 +12,7 @@ from pathlib import Path
 TEXTS = 200
 QUERIES = 12
 DOCUMENTS = 16
+_SEED = 20240229
 
 # Blocks of subjects, verbs, objects and endings, one phrase per line.
 _PHRASES = Path(__file__).with_name("texts.txt")
@@ -26,9 +27,9 @@ class Ranking:
     documents: tuple[str, ...]
 
 
-def sample_texts(count: int = TEXTS) -> list[str]:
-    """`count` English texts of 3 to 200 words."""
-    rng = random.Random(20240229)  # noqa: S311 - no secret
+def sample_texts(count: int = TEXTS, seed: int = _SEED) -> list[str]:
+    """`count` English texts of 3 to 200 words. With another seed they are others."""
+    rng = random.Random(seed)  # noqa: S311 - no secret
     # Lengths grow geometrically, because most embedded texts are short.
     lengths = [round(3 * (200 / 3) ** (i / max(1, count - 1))) for i in range(count)]
     rng.shuffle(lengths)
@@ -38,16 +39,16 @@ def sample_texts(count: int = TEXTS) -> list[str]:
 
 def long_text(words: int) -> str:
     """One English text of so many words, for what is longer than a model reads."""
-    return _text(random.Random(20240229), _columns(), words)  # noqa: S311 - no secret
+    return _text(random.Random(_SEED), _columns(), words)  # noqa: S311 - no secret
 
 
-def sample_rankings() -> list[Ranking]:
+def sample_rankings(seed: int = _SEED) -> list[Ranking]:
     """Queries such as "Who sold the spare keys?", and documents of graded relevance.
 
     Each document shares a different subset of subject, verb, object and ending with the answer, so that
     a ranker can order them; some continue with unrelated sentences. 5 to 90 words.
     """
-    rng = random.Random(20240229)  # noqa: S311 - no secret
+    rng = random.Random(seed)  # noqa: S311 - no secret
     columns = _columns()
     rankings = []
     for _ in range(QUERIES):

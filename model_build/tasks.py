@@ -100,19 +100,29 @@ def check_rankable(evaluations: Sequence[Evaluation], task: Task, labels: int) -
 
 
 def score_embedding(
-    task: Evaluation, embed: Embed, prompts: set[str], dimensions: Sequence[int] = ()
+    task: Evaluation,
+    embed: Embed,
+    prompts: set[str],
+    dimensions: Sequence[int] = (),
+    int8_range: float = 1.0,
 ) -> dict[str, float]:
     """Figure -> value. prompts: names of the model's prompts. dimensions: shorter ones that it states;
-    STS is scored with those too, and with int8 and binary vectors."""
+    STS and retrieval are scored with those too, and with int8 (of this range) and binary vectors."""
+    forms = output_forms(dimensions, int8_range)
     if isinstance(task, Retrieval):
-        return {f"ndcg@{CUT}": ndcg(task, embed, prompts)}
-    query, document = _prompt_names(prompts) if isinstance(task, Answers) else (None, None)
-    a, b = embed(task.a, query), embed(task.b, document)
+        search = search_of(task, embed, prompts)
+        scored = {f"ndcg@{CUT}": ndcg(search, search.queries @ search.documents.T)}
+        for name, (query, document) in forms.items():
+            scores = query(search.queries) @ document(search.documents).T
+            scored[f"ndcg@{CUT}, {name}"] = ndcg(search, scores)
+        return scored
+    query_prompt, document_prompt = _prompt_names(prompts) if isinstance(task, Answers) else (None, None)
+    a, b = embed(task.a, query_prompt), embed(task.b, document_prompt)
     figures = _score(task, (a * b).sum(axis=1))
     if isinstance(task, Pairs):
-        scores = np.asarray(task.scores, np.float32)
-        for name, (first, second) in output_forms(dimensions).items():
-            figures[f"spearman, {name}"] = correlation((first(a) * second(b)).sum(axis=1), scores)
+        human = np.asarray(task.scores, np.float32)
+        for name, (first, second) in forms.items():
+            figures[f"spearman, {name}"] = correlation((first(a) * second(b)).sum(axis=1), human)
     return figures
 
 
@@ -147,19 +157,45 @@ def map_mrr(task: Answers, scores: NDArray[np.float32]) -> tuple[float, float]:
     return float(np.mean(precisions)), float(np.mean(reciprocals))
 
 
-def ndcg(task: Retrieval, embed: Embed, prompts: set[str]) -> float:
-    """Mean nDCG@10 over the queries that have judgements, by exact search."""
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A retrieval task's vectors. queries: (Q, D), those with judgements. documents: (N, D).
+
+    grades: of each query, document's row -> grade.
+    """
+
+    queries: FloatMatrix
+    documents: FloatMatrix
+    grades: list[dict[int, int]]
+
+
+def search_of(task: Retrieval, embed: Embed, prompts: set[str]) -> Search:
+    """The vectors of a task's texts. prompts: names of the model's prompts."""
     query_prompt, document_prompt = _prompt_names(prompts)
-    documents, queries = list(task.corpus), [q for q in task.queries if task.relevant.get(q)]
-    vectors = embed(list(task.corpus.values()), document_prompt)
-    scores = embed([task.queries[q] for q in queries], query_prompt) @ vectors.T
+    rows = {name: row for row, name in enumerate(task.corpus)}
+    asked = [query for query in task.queries if task.relevant.get(query)]
+    return Search(
+        embed([task.queries[query] for query in asked], query_prompt),
+        embed(list(task.corpus.values()), document_prompt),
+        # A document that is not in the corpus is never found, but belongs to the ideal.
+        [
+            {
+                rows.get(name, -1 - at): grade
+                for at, (name, grade) in enumerate(task.relevant[query].items())
+            }
+            for query in asked
+        ],
+    )
+
+
+def ndcg(search: Search, scores: FloatMatrix) -> float:
+    """Mean nDCG@10 over the queries, by exact search. scores: (Q, N)."""
     discounts = 1 / np.log2(np.arange(2, CUT + 2))
     gains = []
-    for row, query in zip(scores, queries, strict=True):
-        grades = task.relevant[query]
+    for row, grades in zip(scores, search.grades, strict=True):
         best = np.argsort(-row, kind="stable")[:CUT]
-        got = np.array([2 ** grades.get(documents[i], 0) - 1 for i in best])
-        ideal = np.array([2**g - 1 for g in sorted(grades.values(), reverse=True)[:CUT]])
+        got = np.array([2 ** grades.get(int(each), 0) - 1 for each in best])
+        ideal = np.array([2**grade - 1 for grade in sorted(grades.values(), reverse=True)[:CUT]])
         gains.append((got * discounts[: len(got)]).sum() / (ideal * discounts[: len(ideal)]).sum())
     return float(np.mean(gains))
 

@@ -71,8 +71,9 @@ class ModelCard:
 
     size_bytes: of its files. pooling: None for a cross-encoder, which has labels instead, and for a
     multi-vector model. dimensions: of a sparse model, the size of its vocabulary. memory: what
-    running it takes. closeness: to the original, 1 is equal; None if it was not measured. staged: the
-    revision that answers a share of the requests.
+    running it takes. closeness: to the original, 1 is equal; None if it was not measured. int8_ranges:
+    dimensions, and the number that becomes 127 in int8 answers of at least so many. staged: the revision
+    that answers a share of the requests.
     """
 
     name: str
@@ -90,6 +91,7 @@ class ModelCard:
     size_bytes: int = 0
     memory: TextMemory = WEIGHTLESS
     closeness: float | None = None
+    int8_ranges: tuple[tuple[int, float], ...] = ()
     staged: Staged | None = None
 
     def of_revision(self, revision: str) -> ModelCard:

@@ -216,3 +216,10 @@ def sparse_row(weights: FloatVector, most: int = 0) -> SparseRow:
 def max_sim(query: FloatMatrix, document: FloatMatrix) -> float:
     """Sum over a query's unit vectors (Q, D) of the largest cosine with one of a document's (T, D)."""
     return float((query @ document.T).max(axis=1).sum(dtype=np.float64))
+
+
+def to_int8(vectors: FloatMatrix, largest: float) -> NDArray[np.int8]:
+    """(N, D) numbers from -largest to largest -> integers from -127 to 127; others are clipped."""
+    scaled: NDArray[np.float32] = np.rint(vectors * np.float32(127 / largest))
+    integers: NDArray[np.int8] = np.clip(scaled, -127, 127, out=scaled).astype(np.int8)
+    return integers

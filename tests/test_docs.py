@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from docs import models as coverage
 from docs import settings as reference
+from model_build.locate import read_catalogue
 from tests.server import ROOT
 
 
@@ -101,6 +103,32 @@ def test_a_number_is_one_decision() -> None:
 def test_the_reference_of_settings_is_up_to_date() -> None:
     """`python -m docs.settings` writes it."""
     assert reference.PAGE.read_text("utf-8") == reference.render()
+
+
+def test_the_table_of_models_is_up_to_date() -> None:
+    """`python -m docs.models` writes it."""
+    assert coverage.PAGE.read_text("utf-8") == coverage.render()
+
+
+def test_the_table_of_models_is_whole() -> None:
+    """Every architecture has models, what is not built has a reason, and names are pinned to theirs."""
+    table, pinned = coverage.read_coverage(), read_catalogue()
+    assert {model.architecture for model in table.models.values()} == set(table.architecture)
+    assert len(table.models) >= 40
+    named = {model.name: hub for hub, model in table.models.items() if model.name}
+    for name, entry in pinned.items():
+        assert named.pop(name).rpartition("/")[2] == name
+        if entry.hub:
+            assert re.fullmatch("[0-9a-f]{40}", entry.revision)
+            assert entry.hub in table.models
+    assert named == {}
+    for hub, model in table.models.items():
+        shared = table.architecture[model.architecture]
+        built = shared.built if model.built is None else model.built
+        on_cpu = any(target.startswith("cpu") for target in built)
+        assert on_cpu != bool(model.reason or shared.reason), hub
+        assert bool(built) != ((model.fidelity or shared.fidelity) == "none"), hub
+        assert bool(model.figures) == (model.fidelity == "real"), hub
 
 
 def test_every_claim_about_azure_says_how_far_it_was_checked() -> None:

@@ -51,7 +51,7 @@ class Tiny:
     dimensions: of an embedding model. work: so many multiplications of each token's embedding with an
     identity matrix of `dimensions` make the CPU's model slow, and change nothing.
     prompts: by name, as the manifest has them.
-    broken: words whose numbers are NaN; "[CLS]" is in every text.
+    broken: words whose numbers are NaN; "[CLS]" is in every text. int8_ranges: as the manifest has them.
     ballast_bytes: of a file beside the others that nobody reads; it makes the model large for the store
     and for routing.
     """
@@ -63,6 +63,7 @@ class Tiny:
     prompts: Mapping[str, str] = field(default_factory=dict, hash=False)
     ballast_bytes: int = 0
     broken: tuple[str, ...] = ()
+    int8_ranges: Mapping[int, float] = field(default_factory=dict, hash=False)
 
     def vectors(self, texts: Sequence[str], dimensions: int | None = None) -> NDArray[np.float64]:
         """What the service must answer: (N, dimensions), of unit length."""
@@ -144,6 +145,7 @@ class Tiny:
             late_interaction=_LATE if self.task == "multi-vector" else None,
             labels=("relevance",) if scores else (),
             prompts=dict(self.prompts),
+            int8_ranges=dict(self.int8_ranges),
         )
 
     def _graph(self) -> onnx.ModelProto:

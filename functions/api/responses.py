@@ -72,7 +72,7 @@ def is_large(result: Result) -> bool:
 
 
 def headers_of(asked: AnyRequest, result: Result, total_s: float) -> dict[str, str]:
-    """TEI's headers (whole milliseconds), x-model-revision, x-rerank-method, x-truncated.
+    """TEI's headers (whole milliseconds), x-model-revision, x-int8-range, x-rerank-method, x-truncated.
 
     total_s: of the request.
     """
@@ -93,6 +93,8 @@ def headers_of(asked: AnyRequest, result: Result, total_s: float) -> dict[str, s
     }
     if isinstance(result, RerankResult):
         headers["x-rerank-method"] = result.method
+    if isinstance(result, EmbedResult):
+        headers["x-int8-range"] = f"{result.int8_range:g}"
     if result.cut:
         headers["x-truncated"] = _truncated(result.cut)
     return headers

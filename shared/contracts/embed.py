@@ -33,7 +33,8 @@ class EmbedResult(Result):
     device: where it ran; if the request was split, the device of the first part. max_tokens: the most
     tokens that the model reads of an input; longer inputs were cut to it; 0 if unknown. cut: indices of
     the inputs that were cut, ascending. warnings: sentences for the caller. failed: (index, message) of
-    each input that failed by itself; its row is zeros.
+    each input that failed by itself; its row is zeros. int8_range: the number that becomes 127 where the
+    vectors are asked for as int8.
     """
 
     arrays: ClassVar = {"vectors": ("<f4", (None,))}
@@ -49,6 +50,7 @@ class EmbedResult(Result):
     cut: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
     failed: tuple[tuple[int, str], ...] = ()
+    int8_range: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

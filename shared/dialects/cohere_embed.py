@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import orjson
 
-from shared.contracts import EmbedRequest, EmbedResult, FloatMatrix, InputType
+from shared.contracts import EmbedRequest, EmbedResult, InputType
 from shared.dialects.body import NOT_EMPTY, Count, Text, check_count
 from shared.dialects.cohere import warnings_of
 from shared.dialects.number_types import EmbeddingType, convert, encode_base64
@@ -87,15 +87,15 @@ def format_v1_msgpack(result: EmbedResult, body: TextsBody) -> bytes:
 
 def _answer(result: EmbedResult, body: TextsBody) -> dict[str, object]:
     kinds = body.embedding_types or ["float"]
-    embeddings = {kind: _embeddings(result.vectors, kind) for kind in kinds}
+    embeddings = {kind: _embeddings(result, kind) for kind in kinds}
     return _as_answer("embeddings_by_type", embeddings, result, body, "2")
 
 
 def _answer_v1(result: EmbedResult, body: TextsBody) -> dict[str, object]:
     if not body.embedding_types:
-        floats = _embeddings(result.vectors, "float")
+        floats = _embeddings(result, "float")
         return _as_answer("embeddings_floats", floats, result, body, "1")
-    embeddings = {kind: _embeddings(result.vectors, kind) for kind in body.embedding_types}
+    embeddings = {kind: _embeddings(result, kind) for kind in body.embedding_types}
     return _as_answer("embeddings_by_type", embeddings, result, body, "1")
 
 
@@ -119,5 +119,7 @@ def _as_answer(
     }
 
 
-def _embeddings(vectors: FloatMatrix, kind: EmbeddingType) -> object:
-    return encode_base64(convert(vectors, "float")) if kind == "base64" else convert(vectors, kind)
+def _embeddings(result: EmbedResult, kind: EmbeddingType) -> object:
+    if kind == "base64":
+        return encode_base64(convert(result.vectors, "float"))
+    return convert(result.vectors, kind, result.int8_range)

@@ -134,7 +134,8 @@ def format_line(result: EmbedResult, body: EmbeddingsBody) -> bytes:
 
 def format_result_msgpack(result: EmbedResult, body: EmbeddingsBody) -> bytes:
     """As the JSON, but `data` is the (N, D) array itself, float32 by default."""
-    return pack(_list_of(convert(result.vectors, output_format_of(body)[0]), result))
+    number_type, _ = output_format_of(body)
+    return pack(_list_of(convert(result.vectors, number_type, result.int8_range), result))
 
 
 def format_models(cards: Sequence[ModelCard]) -> bytes:
@@ -174,7 +175,7 @@ def _list_of(data: object, result: EmbedResult) -> dict[str, object]:
 
 def _data(result: EmbedResult, body: EmbeddingsBody) -> list[dict[str, object]]:
     number_type, packed = output_format_of(body)
-    numbers = convert(result.vectors, number_type)
+    numbers = convert(result.vectors, number_type, result.int8_range)
     rows = encode_base64(numbers) if packed else numbers
     return [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
 
@@ -201,6 +202,12 @@ def _agreed(one: tuple[str, T | None], other: tuple[str, T | None]) -> T | None:
 
 
 def _model(card: ModelCard) -> dict[str, object]:
-    """An entry of the list; Mistral's client requires the last two fields."""
+    """An entry of the list; Mistral's client requires `type` and `capabilities`. int8_ranges is ours."""
     named = {"id": card.name, "object": "model", "created": card.created, "owned_by": OWNER}
-    return {**named, "type": "base", "capabilities": {"completion_chat": False}}
+    ranges = {"int8_ranges": {str(size): value for size, value in card.int8_ranges}}
+    return {
+        **named,
+        "type": "base",
+        "capabilities": {"completion_chat": False},
+        **(ranges if card.int8_ranges else {}),
+    }

@@ -134,7 +134,12 @@ class Inference:
         model = model.route(request.prompt_name, request.input_type)
         rows, told = await self._run(model, model.tokenize, request)
         vectors = finish(rows, request.dimensions, request.normalize)
-        return EmbedResult(vectors, max_tokens=model.manifest.max_tokens, **told)
+        return EmbedResult(
+            vectors,
+            max_tokens=model.manifest.max_tokens,
+            int8_range=model.manifest.int8_range(request.dimensions),
+            **told,
+        )
 
     async def _embed_sparse(self, model: Model, request: EmbedSparseRequest) -> EmbedSparseResult:
         rows, told = await self._run(model, model.tokenize_sparse, request)

@@ -155,6 +155,7 @@ def card_of(manifest: Manifest) -> ModelCard:
         size_bytes=manifest.size,
         memory=manifest.text_memory,
         closeness=manifest.quality.closeness if manifest.quality else None,
+        int8_ranges=tuple(manifest.int8_ranges.items()),
     )
 
 

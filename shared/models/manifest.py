@@ -34,6 +34,8 @@ MAX_NAMES = 1_000
 MAX_POOLINGS = 8
 """More than there are, each of which makes a vector longer by its tokens' width."""
 
+_LEAST_RANGE = 1e-3
+
 RouteName: TypeAlias = Literal["query", "document"]
 """What a route's texts are: the prompt of that name, or the input type, chooses it."""
 Target: TypeAlias = Literal[
@@ -147,6 +149,9 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         cosine_centred: after what all texts have in common is subtracted. cosine_low_share: of the
         texts that are below the limit `cosine_low`.
     limits: what the figures had to reach to be published.
+    kept_fp32: layers of an INT8 model that are in FP32, because INT8 cost too much there, the most
+        costly first. kept_fp32_share: of the linear layers' multiplications. kept_fp32_time: what the
+        model takes, divided by what it took all in INT8.
     outputs: form of a vector (float, int8, binary, 256 dimensions, ...) -> Spearman's correlation of the
         similarities of sample texts with the original's; null where it is not defined.
     int8_largest: the largest number of the sample texts' int8 vectors, of 127.
@@ -170,6 +175,9 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     score_max_abs_diff: float | None = None
     active_mean: float | None = None
     limits: dict[str, float] = {}
+    kept_fp32: tuple[str, ...] = ()
+    kept_fp32_share: float = 0.0
+    kept_fp32_time: float | None = None
     outputs: dict[str, float | None] = {}
     int8_largest: int | None = None
     evaluations: dict[str, float] = {}
@@ -199,6 +207,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     normalize: of an embedding or multi-vector model, whether the original ends in a Normalize module.
     layers: after pooling, in order. In JSON their name is "dense", which all were once.
     matryoshka_dimensions: shorter lengths that the vector was trained for.
+    int8_ranges: dimensions -> the number that becomes 127 in int8 answers of at least so many. Empty in
+        manifests of before it was calibrated: 1 for all.
     labels: of a cross-encoder, one per logit; empty for an embedding model.
     template: how a cross-encoder's pairs become one text; unset: they are two segments.
     prompts: name -> prepended text; default_prompt: used if a request names none.
@@ -226,6 +236,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     labels: tuple[str, ...] = ()
     template: PairTemplate | msgspec.UnsetType = msgspec.UNSET
     matryoshka_dimensions: tuple[int, ...] = ()
+    int8_ranges: dict[int, float] = {}
     prompts: dict[str, str] = {}
     default_prompt: str | None = None
     layers: tuple[LayerFile, ...] = msgspec.field(default=(), name="dense")
@@ -249,6 +260,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def text_memory(self) -> TextMemory:
         """The measured memory, or else an assumption for a base model."""
         return self.memory or _UNMEASURED[self.device]
+
+    def int8_range(self, dimensions: int | None = None) -> float:
+        """The number that becomes 127 in int8 answers of so many dimensions; None: of all of them."""
+        wanted = self.dimensions if dimensions is None else dimensions
+        known = [size for size in self.int8_ranges if size <= wanted]
+        return self.int8_ranges[max(known)] if known else 1.0
 
     @property
     def device(self) -> Device:
@@ -341,6 +358,9 @@ def _check_numbers(manifest: Manifest) -> None:
         ("the number of prompts", len(manifest.prompts), 0, MAX_NAMES),
         ("the number of poolings", len(poolings_of(manifest.pooling or ())), 0, MAX_POOLINGS),
         ("the number of labels", len(manifest.labels), 0, MAX_NAMES),
+        ("the number of int8 ranges", len(manifest.int8_ranges), 0, MAX_NAMES),
+        ("an int8 range", min(manifest.int8_ranges.values(), default=1), _LEAST_RANGE, 1),
+        ("an int8 range", max(manifest.int8_ranges.values(), default=1), _LEAST_RANGE, 1),
     )
     for what, number, least, most in bounds:
         if not least <= number <= most:

@@ -21,7 +21,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.patience import PATIENCE_S
-from tests.server import ROOT, http_post
+from tests.server import ROOT, http_get, http_post
 
 PROGRAMS = Path(__file__).parent / "programs"
 PYTHON = ROOT / ".venv" / "clients" / "bin" / "python"
@@ -39,10 +39,14 @@ SILENT = {
 
 @dataclass(frozen=True)
 class Truth:
-    """What the service says at /embed: vectors (3, 384) and query (384,), of length one, float32."""
+    """What the service says at /embed: vectors (3, 384) and query (384,), of length one, float32.
+
+    int8_range: what it says at /v1/models of 64 dimensions, one of the halves of 384 being 48.
+    """
 
     vectors: NDArray[np.float32]
     query: NDArray[np.float32]
+    int8_range: float
 
     @property
     def short(self) -> NDArray[np.float32]:
@@ -91,7 +95,7 @@ def _is(expected: Callable[[Truth], Any]) -> Check:
 
 
 def _bytes(truth: Truth) -> Any:
-    return np.rint(truth.short * 127)
+    return np.rint(truth.short * 127 / truth.int8_range).clip(-127, 127)
 
 
 def _bits(truth: Truth) -> Any:
@@ -235,7 +239,8 @@ CASES: Mapping[str, Mapping[str, Check]] = {
 def truth(service_url: str) -> Truth:
     answer = http_post(f"{service_url}/embed", json={"inputs": [*TEXTS, QUERY]}).json()
     rows = np.array(answer, np.float32)
-    return Truth(rows[:-1], rows[-1])
+    ranges = http_get(f"{service_url}/v1/models/{MODEL}").json()["int8_ranges"]
+    return Truth(rows[:-1], rows[-1], ranges["48"])
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from shared.contracts import EmbedRequest
 from shared.errors import Overloaded
 from tests.fakes.backend import FakeBackend
-from tests.server import http_post
+from tests.server import http_get, http_post
 
 MODEL = "all-MiniLM-L6-v2"
 TEXTS = ["bananas are yellow", "Paris is the capital of France", "Berlin is a city in Germany"]
@@ -66,8 +66,8 @@ def test_all_types_come_in_one_answer(cohere_v2: cohere.ClientV2, vectors: NDArr
     )
 
 
-def test_fewer_dimensions_are_of_unit_length(cohere_v2: cohere.ClientV2) -> None:
-    """Floats and bytes alike are of the shortened vector."""
+def test_fewer_dimensions_are_of_unit_length(cohere_v2: cohere.ClientV2, service_url: str) -> None:
+    """Floats and bytes alike are of the shortened vector; bytes by the range that the model tells."""
     answer = cohere_v2.embed(
         model=MODEL,
         texts=TEXTS,
@@ -76,7 +76,9 @@ def test_fewer_dimensions_are_of_unit_length(cohere_v2: cohere.ClientV2) -> None
         embedding_types=["float", "int8"],
     ).embeddings
     assert np.linalg.norm(np.array(answer.float_), axis=1) == pytest.approx([1] * 3, abs=1e-5)
-    assert np.linalg.norm(np.array(answer.int8), axis=1) == pytest.approx([127] * 3, rel=0.02)
+    largest = http_get(f"{service_url}/v1/models/{MODEL}").json()["int8_ranges"]["48"]
+    lengths = np.linalg.norm(np.array(answer.int8), axis=1) * largest / 127
+    assert lengths == pytest.approx([1] * 3, rel=0.02)
 
 
 def test_truncation_is_the_callers_choice(cohere_v2: cohere.ClientV2) -> None:

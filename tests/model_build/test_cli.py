@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+import onnx
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
@@ -40,20 +41,23 @@ def tiny_reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_letters(cross_encoder(), tmp_path_factory.mktemp("source") / "tiny-reranker")
 
 
-@pytest.fixture(scope="module")
-def outlier_reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def outliers(folder: Path, *, everywhere: bool) -> Path:
     """`tiny_reranker` with two large value channels a layer that the next weights take from each other.
 
     In FP32 little is lost. In INT8 a row's scale is theirs, and dividing them moves it into weights that
-    are as large, so that all other channels are rounded away.
+    are as large, so that all other channels are rounded away. everywhere: in the feed-forward layers
+    too, which with the others are over a third of the model.
     """
     model = cross_encoder()
     with torch.no_grad():
         for layer in model.bert.encoder.layer:
-            value, output = layer.attention.self.value, layer.attention.output.dense
-            value.weight[:2] += 1e3 * torch.ones_like(value.weight[0]).cumsum(0)
-            output.weight[:, 1] = -output.weight[:, 0]
-    return save_letters(model, tmp_path_factory.mktemp("source") / "outliers")
+            hidden = [(layer.attention.self.value, layer.attention.output.dense)]
+            if everywhere:
+                hidden.append((layer.intermediate.dense, layer.output.dense))
+            for one, following in hidden:
+                one.weight[:2] += 1e3 * torch.ones_like(one.weight[0]).cumsum(0)
+                following.weight[:, 1] = -following.weight[:, 0]
+    return save_letters(model, folder / "outliers")
 
 
 def open_folder(path: Path) -> ModelStore:
@@ -176,18 +180,37 @@ def test_a_cross_encoder_is_published_with_its_agreement(
     assert "pooling" not in card
 
 
-def test_a_cross_encoder_that_int8_ruins_is_not_published(
-    run: Run, outlier_reranker: Path, tmp_path: Path
-) -> None:
+def test_a_cross_encoder_that_int8_ruins_is_not_published(run: Run, tmp_path: Path) -> None:
     """The real gate at its default: exit 3 and an empty store; the same model in FP32 passes."""
-    store = tmp_path / "store"
+    model, store = outliers(tmp_path, everywhere=True), tmp_path / "store"
     push = ("--push", f"file://{store}")
-    ruined = run(outlier_reranker, "--target", "cpu-int8", *push)
+    ruined = run(model, "--target", "cpu-int8", *push)
     assert ruined.returncode == 3, ruined.stderr
     assert "--min-rank-agreement" in ruined.stderr
+    assert "--target cpu-fp32" in ruined.stderr
     assert not store.exists()
-    kept = run(outlier_reranker, "--target", "cpu-fp32", *push, "--min-rank-agreement", "0.99")
+    kept = run(model, "--target", "cpu-fp32", *push, "--min-rank-agreement", "0.99")
     assert kept.returncode == 0, kept.stderr
+
+
+def test_the_few_layers_that_int8_ruins_stay_in_fp32(run: Run, tmp_path: Path) -> None:
+    """Those that make and read the planted outliers and no others: told in report, manifest and card."""
+    out = tmp_path / "out"
+    ran = run(outliers(tmp_path, everywhere=False), "--target", "cpu-int8", "--out", out)
+    assert ran.returncode == 0, ran.stderr
+    manifest = decode_manifest((out / "manifest.json").read_bytes())
+    quality = manifest.quality
+    assert quality is not None
+    attention = [f"bert.encoder.layer.{n}.attention" for n in (0, 1)]
+    planted = {f"{each}.{layer}" for each in attention for layer in ("self.value", "output.dense")}
+    assert set(quality.kept_fp32) == planted
+    assert quality.kept_fp32_share == pytest.approx(4096 / (16384 + 1024 + 32), abs=1e-4)
+    assert quality.rank_agreement_mean is not None
+    assert quality.rank_agreement_mean >= 0.95
+    assert all(name in ran.stdout for name in planted)
+    floats = [each for each in onnx.load(out / "model.onnx").graph.initializer if len(each.dims) == 2]
+    exact = [list(each.dims) for each in floats if each.data_type == onnx.TensorProto.FLOAT]
+    assert exact.count([32, 32]) == 4
 
 
 @pytest.mark.parametrize("source", ["tiny", "tiny_reranker"])

@@ -42,6 +42,7 @@ def model(**fields: Any) -> Manifest:
         ({}, {"normalize": False}, ["normalize"]),
         ({}, {"prompts": {"query": "Q: ", "document": "d: "}}, ["prompts"]),
         ({}, {"default_prompt": "query"}, ["default prompt"]),
+        ({}, {"int8_ranges": {2: 0.5}}, ["int8 ranges"]),
         ({}, {"source": Source("there", "2"), "dimensions": 4}, ["weights", "dimensions"]),
         # Scores are in no index.
         (SCORER, SCORER | {"source": Source("there", "2")}, []),
@@ -74,7 +75,7 @@ def test_both_are_told_side_by_side() -> None:
     quality = measured(load_s=0.25, inputs_per_s=101.4, cosine_mean=0.9974, cosine_min=0.9953)
     ours = model(quality=quality)
     theirs = measured(batch_max_abs_diff=1e-9, cosine_mean=0.99, evaluations={"sts": 0.75})
-    others = model(revision="r2", quality=theirs)
+    others = model(revision="r2", quality=theirs, int8_ranges={2: 0.25})
     assert side_by_side(ours, others) == [
         "                     current   other",
         "revision             r1        r2",
@@ -82,6 +83,7 @@ def test_both_are_told_side_by_side() -> None:
         "weights              there 1   there 1",
         "dimensions           2         2",
         "max tokens           16        16",
+        "int8 range           1         0.25",
         "prompt document      'd: '     'd: '",
         "prompt query         'q: '     'q: '",
         "size, MB             0.0       0.0",

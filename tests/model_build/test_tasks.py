@@ -16,7 +16,6 @@ from model_build.tasks import (
     Retrieval,
     check_rankable,
     map_mrr,
-    ndcg,
     read_evaluation,
     score_cross_encoder,
     score_embedding,
@@ -59,7 +58,19 @@ def test_ndcg_matches_a_hand_calculation() -> None:
     """Relevant documents at ranks 1 and 3 of three: (1 + 1/2) / (1 + 1/log2(3))."""
     corpus = {"d1": "a", "d2": "b", "d3": "c"}
     task = Retrieval("x", corpus, {"q": "a", "unjudged": "b"}, {"q": {"d1": 1, "d3": 1}})
-    assert ndcg(task, by_letter, set()) == pytest.approx(1.5 / (1 + 1 / np.log2(3)))
+    figures = score_embedding(task, by_letter, set(), [1])
+    assert figures["ndcg@10"] == pytest.approx(1.5 / (1 + 1 / np.log2(3)))
+    assert figures["ndcg@10, int8"] == figures["ndcg@10"]
+    # With one number or two bits, all are the same: the order is that of the corpus.
+    for form in ("1 dimensions", "binary"):
+        assert figures[f"ndcg@10, {form}"] == figures["ndcg@10"]
+
+
+def test_documents_that_are_not_in_the_corpus_belong_to_the_ideal() -> None:
+    """One of two relevant documents can be found, at rank 1: 1 / (1 + 1/log2(3))."""
+    task = Retrieval("x", {"d1": "a"}, {"q": "a"}, {"q": {"d1": 1, "gone": 1}})
+    figures = score_embedding(task, by_letter, set())
+    assert figures["ndcg@10"] == pytest.approx(1 / (1 + 1 / np.log2(3)))
 
 
 def test_ndcg_uses_the_models_own_prompts() -> None:
@@ -71,7 +82,7 @@ def test_ndcg_uses_the_models_own_prompts() -> None:
         return by_letter(texts, prompt)
 
     task = Retrieval("x", {"d": "a"}, {"q": "a"}, {"q": {"d": 1}})
-    ndcg(task, embed, {"query", "passage"})
+    score_embedding(task, embed, {"query", "passage"})
     assert sorted(map(str, seen)) == ["passage", "query"]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from shared.settings import Settings
@@ -15,6 +17,18 @@ from tests.tiny import MAX_TOKENS, Tiny, publish_all
 pytestmark = pytest.mark.anyio
 
 FIRST = {"/", "/azure-search", "/api/embeddings"}
+TEXTS = ["w1 w2", "w3"]
+Read = Callable[[Any, str], Any]
+
+
+def _of_cohere(answer: Any, kind: str) -> Any:
+    return answer["embeddings"][kind]
+
+
+def _of_openai(answer: Any, _: str) -> Any:
+    return [each["embedding"] for each in answer["data"]]
+
+
 PAIRED = {"/rerank", "/v1/rerank", "/v2/rerank", "/infinity/rerank"}
 
 
@@ -25,6 +39,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         Tiny("embedder"),
         Tiny("prompted", prompts={"query": "w1 "}),
         Tiny("scorer", task="cross-encoder"),
+        Tiny("calibrated", int8_ranges={16: 0.5, 8: 0.75}),
     ]
     publish_all(tinies, f"file://{folder / 'models'}")
     return Settings(
@@ -150,3 +165,47 @@ async def test_a_refusal_has_the_field_s_name_that_was_sent(
     assert message in refused.text
     if param:
         assert refused.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind", "read"),
+    [
+        ("/v2/embed", {"texts": TEXTS, "embedding_types": ["int8"]}, "int8", _of_cohere),
+        ("/v1/embed", {"texts": TEXTS, "embedding_types": ["uint8"]}, "uint8", _of_cohere),
+        (
+            "/v2/embed",
+            {"texts": TEXTS, "embedding_types": ["int8"], "output_dimension": 8},
+            "int8",
+            _of_cohere,
+        ),
+        (
+            "/v1/embeddings",
+            {"input": TEXTS, "output_dtype": "uint8", "dimensions": 12},
+            "uint8",
+            _of_openai,
+        ),
+        (
+            "/v1/embeddings",
+            {"input": TEXTS, "embedding_type": "int8", "dimensions": 4},
+            "int8",
+            _of_openai,
+        ),
+    ],
+)
+@pytest.mark.parametrize("model", ["calibrated", "embedder"])
+async def test_int8_answers_have_the_range_that_is_told(
+    settings: Settings, path: str, body: dict[str, Any], kind: str, read: Read, model: str
+) -> None:
+    """In a header of the answer, and for all lengths at /v1/models; 1 for a model of before."""
+    size = body.get("output_dimension") or body.get("dimensions") or 16
+    ranges = {16: 0.5, 12: 0.75, 8: 0.75, 4: 1.0} if model == "calibrated" else {}
+    async with client_over_models(settings) as client:
+        answer = await client.post(path, json={"model": model, **body})
+        listed = (await client.get(f"/v1/models/{model}")).json()
+    assert answer.status_code == 200, answer.text
+    largest = float(answer.headers["x-int8-range"])
+    assert largest == ranges.get(size, 1.0)
+    assert listed.get("int8_ranges") == ({"16": 0.5, "8": 0.75} if ranges else None)
+    exact = np.clip(Tiny(model).vectors(TEXTS, size) * 127 / largest, -127, 127)
+    got = np.array(read(answer.json(), kind)) - (128 if kind == "uint8" else 0)
+    assert np.abs(got - exact).max() < 0.51

@@ -43,6 +43,28 @@ def test_a_manifest_of_before_memory_was_measured_is_read() -> None:
     assert msgspec.structs.replace(MANIFEST, target="gpu-fp16").text_memory.bytes_of(10**6) == 0
 
 
+def test_a_manifest_of_before_int8_was_calibrated_is_read() -> None:
+    """Its int8 answers stay what they were: 127 is 1."""
+    old = {**msgspec.json.decode(encode_manifest(MANIFEST))}
+    del old["int8_ranges"]
+    manifest = decode_manifest(msgspec.json.encode(old))
+    assert (manifest.int8_range(), manifest.int8_range(64)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "expected"),
+    [(None, 0.2), (384, 0.2), (383, 0.3), (192, 0.3), (191, 0.5), (24, 0.5), (23, 1), (1, 1)],
+)
+def test_int8_has_the_range_of_the_next_shorter_calibrated_length(
+    dimensions: int | None, expected: float
+) -> None:
+    """Numbers of longer vectors are smaller, so nothing of those in between is clipped."""
+    ranges = {384: 0.2, 192: 0.3, 24: 0.5}
+    manifest = msgspec.structs.replace(MANIFEST, dimensions=384, int8_ranges=ranges)
+    read = decode_manifest(encode_manifest(manifest))
+    assert read.int8_range(dimensions) == expected
+
+
 def test_a_manifest_of_several_poolings_and_layers_is_read_as_written() -> None:
     """In JSON the layers are "dense", and a plain one is what it was before there were others."""
     dense = LayerFile("d.safetensors", "gelu")
@@ -159,6 +181,9 @@ def test_a_survives_writing_and_reading_with_memory() -> None:
         ({"max_tokens": 0}, "0 as max_tokens; it must be 1 to 1048576"),
         ({"max_tokens": 10**12}, "1000000000000 as max_tokens"),
         ({"dimensions": 0}, "0 as dimensions"),
+        ({"int8_ranges": {"8": 0.0}}, "0.0 as an int8 range; it must be 0.001 to 1"),
+        ({"int8_ranges": {"8": 0.5, "4": 1e9}}, "1000000000.0 as an int8 range"),
+        ({"int8_ranges": {str(n): 0.5 for n in range(1_001)}}, "1001 as the number of int8 ranges"),
         ({"dimensions": 1 << 30}, "1073741824 as dimensions"),
         (
             {"prompts": {f"p{n}": "" for n in range(1_001)}},
