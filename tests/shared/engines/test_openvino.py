@@ -139,7 +139,7 @@ def test_threads_do_not_mix_their_rows(folder: Path) -> None:
     expected = [engine.run(batch) for batch in batches]
 
     def again(number: int) -> FloatMatrix:
-        return engine.run(batches[number])
+        return np.asarray(engine.run(batches[number]))
 
     with ThreadPoolExecutor(8) as callers:
         for _ in range(4):
