@@ -25,6 +25,7 @@ TESTS = "tests/requirements.txt"
 WORKER = "tests/requirements-worker.txt"
 BENCH = "tests/benchmarks/requirements.txt"
 CLIENTS = "tests/clients/requirements.txt"
+CLUSTER = "functions/cluster/requirements.txt"
 AUDIT = ".github/requirements.txt"
 
 INSTALLED_WITH = {
@@ -37,6 +38,7 @@ INSTALLED_WITH = {
     TESTS: (SERVED, SAMPLE, BUILDER, CPU_TORCH),
     WORKER: (SERVED, SAMPLE, BUILDER, CPU_TORCH, TESTS),
     BENCH: (SERVED, SAMPLE, BUILDER, CPU_TORCH, TESTS),
+    CLUSTER: (SERVED, SAMPLE, BUILDER, CPU_TORCH, TESTS),
     CLIENTS: (),
     AUDIT: (),
 }
@@ -179,7 +181,7 @@ def test_what_locked_packages_need_is_locked(lock: str) -> None:
         try:
             needs = metadata.requires(name) or ()
         except metadata.PackageNotFoundError:
-            assert lock in (GPU_TORCH, BENCH, AUDIT) or not _applies(together[name]), name
+            assert lock in (GPU_TORCH, BENCH, CLUSTER, AUDIT) or not _applies(together[name]), name
             continue
         for need in map(Requirement, needs):
             key = canonicalize_name(need.name)
