@@ -1,0 +1,44 @@
+"""A cluster of several nodes, of which one goes away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ray.cluster_utils import Cluster
+
+from functions.cluster.sizes import Sizes
+from tests.cluster.load import under_load, until_more
+from tests.cluster.models import MODELS
+from tests.cluster.running import deploy, replicas_of, running_cluster, wait_until_up
+from tests.patience import wait_until
+
+
+HEAD = {
+    "num_cpus": 1,
+    "include_dashboard": False,
+    # So that a node counts as gone after seconds, not half a minute.
+    "_system_config": {"health_check_period_ms": 500, "health_check_failure_threshold": 4},
+}
+
+
+def test_a_node_removed_under_load(store_folder: Path) -> None:
+    """The router's node stays; a replica goes with its node, and comes back on another."""
+    nodes = Cluster(initialize_head=True, head_node_args=HEAD)
+    try:
+        workers = [nodes.add_node(num_cpus=1), nodes.add_node(num_cpus=1)]
+        nodes.wait_for_nodes()
+        with running_cluster(address=nodes.address) as port:
+            url = f"http://127.0.0.1:{port}"
+            deploy(store_folder, Sizes(cpu_replicas=2, max_cpu_replicas=2))
+            wait_until_up(url)
+            with under_load(url, MODELS[:3]) as statuses:
+                until_more(statuses)
+                before = replicas_of("cpu").keys()
+                nodes.remove_node(workers[0], allow_graceful=False)
+                until_more(statuses, 200)
+                nodes.add_node(num_cpus=1)
+                wait_until(lambda: len(replicas_of("cpu").keys() - before) >= 1)
+                until_more(statuses, 60)
+    finally:
+        nodes.shutdown()
+    assert statuses[200] > 300
