@@ -201,6 +201,7 @@ def test_only_settings_and_entry_points_touch_the_environment() -> None:
         TREE / "functions" / "local" / "__main__.py",
         TREE / "functions" / "cluster" / "__main__.py",
         TREE / "functions" / "cluster" / "serve.py",  # `serve deploy` calls it
+        TREE / "functions" / "cluster" / "data.py",
         TREE / "model_build" / "__main__.py",
         TREE / "model_build" / "assemble.py",
         TREE / "model_build" / "rollout.py",

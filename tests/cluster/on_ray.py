@@ -108,7 +108,6 @@ def every_call_goes_through_ray() -> Iterator[None]:
             Settings(**settings), on_ray, cast(Catalogue, fake), Telemetry(CollectorRegistry())
         )
 
-    tests.apps.router_app = router_app
     for module in _that_have_it():
         module.router_app = router_app
     with _running:
@@ -122,5 +121,5 @@ def _that_have_it() -> list[Any]:
     return [
         module
         for name, module in sys.modules.items()
-        if name.startswith("tests.") and hasattr(module, "router_app") and name != __name__
+        if name.startswith("tests.") and hasattr(module, "router_app")
     ]

@@ -12,7 +12,6 @@ from tests.cluster.models import MODELS
 from tests.cluster.running import deploy, replicas_of, running_cluster, wait_until_up
 from tests.patience import wait_until
 
-
 HEAD = {
     "num_cpus": 1,
     "include_dashboard": False,
