@@ -28,9 +28,13 @@ GPU_ROUTING = {"BLITZ_ROUTING": "adaptive"}
 
 
 def serve_config(
-    environ: Mapping[str, str], sizes: Sizes, *, host: str = "0.0.0.0", port: int = 8000  # noqa: S104
+    environ: Mapping[str, str],
+    sizes: Sizes,
+    *,
+    host: str = "0.0.0.0",  # noqa: S104 - in pods, behind a service
+    port: int = 8000,
 ) -> dict[str, Any]:
-    """The config file's content. Raises Misconfigured for settings that are not valid, and for secrets."""
+    """The config file's content. Raises Misconfigured for invalid settings, and for secrets."""
     variables = {name: value for name, value in sorted(environ.items()) if name.startswith(PREFIX)}
     if told := [name for name in SECRETS if name in variables]:
         raise Misconfigured(f"{told[0]} must not stand in a file: set it in the nodes' environment")
