@@ -43,7 +43,7 @@ ROOMS = {
         "http functions.bulk storage observability models engines inference backends wire"
     ),
     "functions.local": "http api backend functions.bulk storage observability models backends bulk",
-    "functions.cluster": "http api observability models inference routing context wire",
+    "functions.cluster": "http api local observability models inference routing context wire",
     "functions": "http api backend observability engines inference routing",
     # what makes models
     "model_build": "storage models engines inference",

@@ -5,6 +5,7 @@ Bodies are shared.wire's. Does not know HTTP, dialects, or which requests come h
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from dataclasses import replace
@@ -15,6 +16,7 @@ from ray import serve
 
 from functions.cluster import call, scaling
 from functions.http.admission import Admission
+from functions.local.driver import driver_of
 from shared.cards import Device, ModelState
 from shared.context import deadline
 from shared.contracts import REQUESTS
@@ -34,7 +36,8 @@ _KINDS = {kind.operation: kind for kind in REQUESTS}
 class Replica:
     """The deployment's class. Ray calls its methods in one event loop.
 
-    settings: of the whole service. threads: engine threads, the CPUs that Ray gave this replica.
+    settings: of the whole service; with a storage, all replicas work on its bulk jobs.
+    threads: engine threads, the CPUs that Ray gave this replica.
     """
 
     def __init__(self, settings: Settings, device: Device, threads: int) -> None:
@@ -47,6 +50,10 @@ class Replica:
             max_requests=settings.max_requests, max_bytes=settings.max_pending_bytes
         )
         self._busy = _BusyTime()
+        self._bulk: asyncio.Task[None] | None = None
+        if settings.storage or settings.storage_connection_string:
+            driver = driver_of(settings, self._inference, device)
+            self._bulk = asyncio.get_running_loop().create_task(driver.run())
 
     @staticmethod
     def create_inference(settings: Settings, device: Device) -> Inference:
@@ -97,6 +104,9 @@ class Replica:
 
     async def __del__(self) -> None:
         """Called by Ray once no request is left, before the process ends."""
+        if self._bulk is not None:  # its messages go back to their queues
+            self._bulk.cancel()
+            await asyncio.wait([self._bulk])
         await self._inference.close()
 
     async def _answer(self, operation: str, body: bytes) -> bytes:

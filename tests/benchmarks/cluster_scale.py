@@ -36,7 +36,7 @@ PLACES, LOAD_S = 4, 0.5
 
 
 def measure() -> dict[str, float]:
-    """CPU milliseconds a short request in each kind of process; the controller's a second and replica."""
+    """CPU milliseconds a short request in each kind of process, and the controller's a second."""
     from functions.cluster.sizes import Sizes
     from tests.benchmarks.cluster import MODELS, publish_copies
     from tests.cluster.running import deploy, running_cluster
@@ -115,7 +115,7 @@ def simulate(
     service_s: float,
     *,
     share: float = 0.7,
-    requests: int = 4000,
+    seconds: float = 4.0,
     seed: int = 1,
 ) -> dict[str, float]:
     """Poisson arrivals at `share` of what the engines can do, for Zipf's popularity of the models."""
@@ -124,6 +124,7 @@ def simulate(
     names = [f"m{n}" for n in range(models)]
     weights = [1 / rank for rank in range(1, models + 1)]
     rate = share * replicas / service_s
+    requests = max(4000, int(seconds * rate / 2))
     now, took, loads_before = 0.0, [], 0
     for number in range(2 * requests):
         now += random.expovariate(rate)
@@ -165,7 +166,7 @@ def main() -> None:
     few, many = (measured[f"controller at {n} replicas, CPU ms a second"] for n in (2, 8))
     a_replica = max(0.01, (many - few) / 6)
     for replicas in (1, 2, 5, 10, 20, 50, 100, 200):
-        for models in (4, 8 * replicas, 2 * replicas):
+        for models in (4, 2 * replicas, 8 * replicas):
             result = simulate(replicas, models, service_s)
             result["cores for router and proxy"] = round(result["requests/s"] * router_s, 1)
             result["controller, share of a core"] = round((few + a_replica * (replicas - 2)) / 1e3, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,10 +13,12 @@ import httpx
 import numpy as np
 import pytest
 from openai import NotFoundError, OpenAI
+from prometheus_client.parser import text_string_to_metric_families
 
 from shared.settings import Settings
 from tests.apps import client_over_models
 from tests.cluster.models import MODELS, SCORER
+from tests.cluster.running import deploy
 from tests.patience import PATIENCE_S
 from tests.server import http_get, http_post
 
@@ -100,8 +103,6 @@ def test_a_request_has_one_id(service: str) -> None:
 
 def test_one_scrape_has_every_replica(service: str) -> None:
     """The router's and both backends' samples, each with its replica."""
-    from prometheus_client.parser import text_string_to_metric_families
-
     http_post(f"{service}/embed", json={"model": "m0", "inputs": "w1"})
     families = list(text_string_to_metric_families(http_get(f"{service}/metrics").text))
     assert len({family.name for family in families}) == len(families)
@@ -153,3 +154,15 @@ def test_no_wrong_vector_among_many_models(service: str) -> None:
     ):
         for _ in threads.map(lambda index: ask(client, index), range(len(asked))):
             pass
+
+
+def test_keys_are_asked_for_as_everywhere(service: str, store_folder: Path) -> None:
+    """On every path but the liveness probe; the last test here, because it deploys anew."""
+    deploy(store_folder, api_key_hashes=(hashlib.sha256(b"a key").hexdigest(),))
+    body = {"model": "m0", "inputs": "w1"}
+    assert http_post(f"{service}/embed", json=body).status_code == 401
+    assert http_get(f"{service}/metrics").status_code == 401
+    assert http_get(f"{service}/health").status_code == 200
+    key = {"authorization": "Bearer a key"}
+    assert http_post(f"{service}/embed", json=body, headers=key).status_code == 200
+    assert "te_request_count" in http_get(f"{service}/metrics", headers=key).text
