@@ -13,8 +13,12 @@ from typing import Literal, TypeAlias
 
 Holding: TypeAlias = Literal["warm", "loading", "no"]
 
-BUSY_REQUESTS = 8
-"""A replica with so many requests in progress is busy: another one may be worth loading the model."""
+BUSY_REQUESTS = 32
+"""A replica with so many requests in progress is busy: another one may be worth loading the model.
+
+Simulated with 50 replicas and 100 models: at 8 the requests that wait for one model's load make its
+neighbours look busy, and 81 of 1,000 requests wait for loads for ever; at 16 and 32 none do, at 64 the
+hot models have too few replicas (p99 272 ms, not 23)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,12 +45,6 @@ SIZES = (1, 1, 1, 1, 4, 8, 16)
 """Texts of a request: one of these."""
 
 
-@serve.deployment(
-    name="usual",
-    num_replicas=2,
-    ray_actor_options={"num_cpus": 1},
-    max_ongoing_requests=100,
-)
 class Usual:
     """The blog's pattern."""
 
@@ -75,6 +69,11 @@ class Usual:
         import os
 
         return self._loads, os.getpid()
+
+
+_USUAL: Any = serve.deployment(
+    name="usual", num_replicas=2, ray_actor_options={"num_cpus": 1}, max_ongoing_requests=100
+)(Usual)
 
 
 @dataclass
@@ -147,7 +146,7 @@ def against_the_usual(folder: Path, store: Path, texts: list[str], rounds: int) 
     ours, usual = Figures(), Figures()
     with running_cluster(num_cpus=12) as port:
         deploy(store, cache_models=PLACES)
-        serve.run(Usual.bind(str(folder)), name="usual", route_prefix="/usual")
+        serve.run(_USUAL.bind(str(folder)), name="usual", route_prefix="/usual")
         handle = serve.get_deployment_handle("usual", "usual")
         our_pids = _pids_of_ours()
         usual_pids = [pid for _, pid in handle.broadcast("told").results()]
