@@ -28,7 +28,8 @@ def running_cluster(**options: Any) -> Iterator[int]:
         options["include_dashboard"] = False
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     try:
-        serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port))
+        # Nodes of one machine would share the port, and a node that goes would cut off its callers.
+        serve.start("HeadOnly", http_options=HTTPOptions(host="127.0.0.1", port=port))
         yield port
     finally:
         serve.shutdown()
