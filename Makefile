@@ -4,6 +4,7 @@ MODEL := $(SAMPLE)
 PORT := 7071
 STORE := file://.blitz/models
 BIN := .venv/bin
+CLUSTER := .venv/cluster/bin/python
 IS_SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 # The first that runs and is supported: a name on the PATH may be a stand-in, as pyenv's are.
 ifndef PYTHON
@@ -15,7 +16,7 @@ INSTALL := $(BIN)/python -m pip install --no-deps --require-hashes
 # Set in many containers. The tests start some hundred Pythons, and each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-openvino check bench lock clean npm
+.PHONY: help run test test-openvino test-cluster check bench lock clean npm
 
 help:   ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */make \1|/p' Makefile | while IFS='|' read -r target what; \
@@ -40,6 +41,12 @@ test: npm .venv/test .venv/clients/installed tests/node_modules/.package-lock.js
 
 test-openvino: .venv/test .venv/openvino  ## tests of the second CPU engine, after `make test`
 	$(BIN)/python -m pytest tests/shared/engines/test_openvino.py
+
+# In an environment that adds Ray to .venv. On_ray runs the router's own tests with each call of a backend through Ray.
+test-cluster: .venv/cluster/installed  ## run the tests of functions.cluster, on real Ray clusters of this machine
+	$(CLUSTER) -m pytest -W ignore tests/cluster
+	$(CLUSTER) -m pytest -W ignore -p tests.cluster.on_ray tests/functions/api/test_router.py \
+		tests/clients/test_openai_client.py
 
 check: .venv/test  ## lint, format, types
 	$(BIN)/ruff check .
@@ -92,6 +99,14 @@ endef
 .venv/clients/installed: tests/clients/requirements.txt | .venv/build
 	$(BIN)/python -m venv --clear .venv/clients
 	.venv/clients/bin/python -m pip install -q --no-compile --no-deps --require-hashes -r $<
+	touch $@
+
+# 0.5 GB besides .venv, whose packages it sees.
+.venv/cluster/installed: functions/cluster/requirements.txt | .venv/test
+	$(BIN)/python -m venv --clear .venv/cluster
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(CLUSTER) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	$(CLUSTER) -m pip install -q --no-deps --require-hashes -r $<
 	touch $@
 
 # OpenVINO, and what builds models for it.

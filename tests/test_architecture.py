@@ -43,6 +43,7 @@ ROOMS = {
         "http functions.bulk storage observability models engines inference backends wire"
     ),
     "functions.local": "http api backend functions.bulk storage observability models backends bulk",
+    "functions.cluster": "http api local observability models inference routing context wire",
     "functions": "http api backend observability engines inference routing",
     # what makes models
     "model_build": "storage models engines inference",
@@ -168,6 +169,21 @@ def test_nothing_that_serves_imports_a_builder_or_a_pickle() -> None:
             assert not _imports(path) & forbidden, path.name
 
 
+def test_only_the_cluster_imports_ray() -> None:
+    """It is not in the other hosts' requirements; what the cluster decides by needs it as little."""
+    uses = {
+        str(path.relative_to(TREE))
+        for package in OURS
+        for path in (TREE / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Import) and any(n.name.split(".")[0] == "ray" for n in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ray")
+    }
+    pure = {"call", "config", "placement", "rows", "scaling", "sizes", "units"}
+    cluster = {f"functions/cluster/{path.name}" for path in TREE.glob("functions/cluster/*.py")}
+    assert uses <= cluster - {f"functions/cluster/{name}.py" for name in pure}
+
+
 @pytest.mark.parametrize("module", ["functions.router", "functions.cpu", "functions.local"])
 def test_router_and_cpu_app_load_no_torch(module: str) -> None:
     """It is not in their zip, and takes seconds and hundreds of megabytes."""
@@ -183,6 +199,10 @@ def test_only_settings_and_entry_points_touch_the_environment() -> None:
         TREE / "functions" / "keys.py",
         TREE / "functions" / "bulk" / "__main__.py",
         TREE / "functions" / "local" / "__main__.py",
+        TREE / "functions" / "cluster" / "__main__.py",
+        TREE / "functions" / "cluster" / "serve.py",  # `serve deploy` calls it
+        TREE / "functions" / "cluster" / "config.py",
+        TREE / "functions" / "cluster" / "data.py",
         TREE / "model_build" / "__main__.py",
         TREE / "model_build" / "assemble.py",
         TREE / "model_build" / "rollout.py",

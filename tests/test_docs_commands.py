@@ -57,6 +57,15 @@ NOT_RUN = {
     ("docs/restore.md", "--container-name bulk-in"): AZURE,
     ("docs/restore.md", "az storage message clear"): AZURE,
     ("docs/restore.md", "azd env new"): AZURE,
+    ("docs/cluster.md", "make test-cluster"): "installs Ray for minutes; tests/cluster starts it so",
+    (
+        "docs/cluster.md",
+        "functions.cluster.config",
+    ): "needs Ray; tests/infra/test_kuberay.py has the file written",
+    (
+        "docs/cluster.md",
+        "functions.cluster.data",
+    ): "needs Ray; tests/cluster/test_data.py runs it",
     ("docs/costs.md", "--tokens-per-s RATE"): "asks for a rate that nobody has measured",
 }
 """Page and a part of the block: why it is not run."""

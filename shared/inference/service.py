@@ -198,6 +198,16 @@ class Inference:
         """Raise what a request would get now: Overloaded or Unavailable."""
         self._batcher.check()
 
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens accepted and not yet given to an engine."""
+        return self._batcher.queued_tokens
+
+    def in_memory(self) -> list[ModelState]:
+        """The models that are loaded or being loaded. Asks no store."""
+        states = self._cache.states(()).values()
+        return [state for state in states if state.state in ("warm", "loading")]
+
     async def states(self) -> list[ModelState]:
         """Every model the cache or the store knows, by name. Raises StoreUnavailable."""
         cards = {card.name: card for card in await self._catalogue.cards()}

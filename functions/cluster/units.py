@@ -1,0 +1,255 @@
+"""Units of a bulk job over files: what a part is, how it is read, and what says that it is done.
+
+A unit is a range of rows of one input file. Its vectors are one Parquet file, its bad rows another one;
+its marker, written last, is the commit point: a unit with a marker is never computed again.
+Does not know Ray or models.
+
+    OUT/NAME/part-00000.parquet        rows with vectors
+    OUT/_bad/NAME/part-00000.parquet   rows without, and why; only if there are any
+    OUT/_done/NAME/00000.json          rows, bad rows, and the version of the input file
+    OUT/_job.json                      how to embed, the revision included: later runs go by it
+
+Readers of folders (Arrow, Ray, Spark) pass over names that begin with an underscore.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from functions.cluster.rows import HowToEmbed
+from shared.errors import InvalidInput
+
+UNIT_ROWS = 20_000
+"""Of a Parquet file at most, in whole row groups; rows of CSV and JSONL files are read in such parts."""
+
+SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".csv")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """file: its path. name: its folder below the output. number: of the unit in its file.
+
+    groups: of a Parquet file, first and end; None: a whole file, which is written in several parts.
+    version: of the file, by size and time.
+    """
+
+    file: str
+    name: str
+    number: int
+    groups: tuple[int, int] | None
+    version: str
+
+
+class Done(msgspec.Struct, frozen=True):
+    """A marker."""
+
+    rows: int
+    bad: int
+    version: str
+
+
+def find_units(source: Path) -> list[Unit]:
+    """The units of a file, or of all files in a folder that have a suffix of SUFFIXES.
+
+    Names that begin with "_" or "." are passed over, as readers of folders do. Raises InvalidInput if
+    there are none.
+    """
+    files = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
+    base = source.parent if source.is_file() else source
+    files = [path for path in files if path.suffix in SUFFIXES and not _is_hidden(path, base)]
+    if not files:
+        raise InvalidInput(f"{source} has no {', '.join(SUFFIXES)} file", field="IN")
+    units = []
+    for path in files:
+        stat = path.stat()
+        version = f"{stat.st_size}-{stat.st_mtime_ns}"
+        name = str(path.relative_to(base))
+        for number, groups in enumerate(_groups_of(path)):
+            units.append(Unit(str(path), name, number, groups, version))
+    return units
+
+
+def _is_hidden(path: Path, base: Path) -> bool:
+    return any(part.startswith(("_", ".")) for part in path.relative_to(base).parts)
+
+
+def _groups_of(path: Path) -> Iterator[tuple[int, int] | None]:
+    if path.suffix != ".parquet":
+        yield None
+        return
+    try:
+        metadata = pq.read_metadata(path)
+    except (pa.ArrowException, OSError):
+        raise InvalidInput(f"{path.name} is not a Parquet file", field="IN") from None
+    first, rows = 0, 0
+    for group in range(metadata.num_row_groups):
+        more = metadata.row_group(group).num_rows
+        if rows and rows + more > UNIT_ROWS:
+            yield first, group
+            first, rows = group, 0
+        rows += more
+    yield first, metadata.num_row_groups
+
+
+def read_unit(unit: Unit) -> Iterator[pa.Table]:
+    """Its rows in order, in tables of at most UNIT_ROWS rows. Raises InvalidInput.
+
+    A line of JSONL that is no object is a row of its own with a null in every column.
+    """
+    path = Path(unit.file)
+    try:
+        if unit.groups is not None:
+            with pq.ParquetFile(path) as file:
+                yield from _in_parts(file.iter_batches(UNIT_ROWS, row_groups=[*range(*unit.groups)]))
+        elif path.suffix == ".csv":
+            with pyarrow.csv.open_csv(path) as batches:
+                yield from _in_parts(batches)
+        else:
+            yield from _read_lines(path)
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        raise InvalidInput(f"{path.name} cannot be read as {path.suffix[1:]}", field="IN") from None
+
+
+def _in_parts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        if waiting and rows + batch.num_rows > UNIT_ROWS:
+            yield pa.Table.from_batches(waiting)
+            waiting, rows = [], 0
+        waiting.append(batch)
+        rows += batch.num_rows
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+def _read_lines(path: Path) -> Iterator[pa.Table]:
+    decoder = msgspec.json.Decoder(dict[str, Any])
+    rows: list[dict[str, Any]] = []
+    with path.open("rb") as file:
+        for line in file:
+            if not line.strip():
+                continue
+            try:
+                rows.append(decoder.decode(line))
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                rows.append({})
+            if len(rows) == UNIT_ROWS:
+                yield _table_of(rows)
+                rows = []
+    if rows:
+        yield _table_of(rows)
+
+
+def _table_of(rows: list[dict[str, Any]]) -> pa.Table:
+    """A column for each name in any row; values of several types become their JSON."""
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        try:
+            columns[name] = pa.array(values)
+        except (pa.ArrowException, OverflowError):
+            columns[name] = pa.array(
+                [
+                    value
+                    if value is None or isinstance(value, str)
+                    else msgspec.json.encode(value).decode()
+                    for value in values
+                ]
+            )
+    return pa.table(columns)
+
+
+class OutputFolder:
+    """OUT."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def begin(self, how: HowToEmbed) -> HowToEmbed:
+        """Begin the job there, or go on with it: then its revision counts. Raises InvalidInput for
+        other options than it was begun with, because two kinds of vectors must not stand together."""
+        path = self._folder / "_job.json"
+        try:
+            begun = msgspec.json.decode(path.read_bytes(), type=HowToEmbed)
+        except FileNotFoundError:
+            _write(path, msgspec.json.encode(how))
+            return how
+        except msgspec.DecodeError:
+            raise InvalidInput(f"{path} is not this program's", field="OUT") from None
+        for name in ("model", "text_column", "dimensions", "prompt_name", "truncate"):
+            if getattr(begun, name) != getattr(how, name):
+                raise InvalidInput(
+                    f"OUT was begun with {name} {getattr(begun, name)!r}: take it, or another folder",
+                    field=name,
+                )
+        return begun
+
+    def done(self, unit: Unit) -> Done | None:
+        """What its marker says; None if it is not done, or its file has changed since."""
+        try:
+            done = msgspec.json.decode(self._marker(unit).read_bytes(), type=Done)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+        return done if done.version == unit.version else None
+
+    def write(self, unit: Unit, tables: Iterator[pa.Table]) -> Done:
+        """Write the unit's rows, those with an error apart, and then its marker."""
+        rows = bad = part = 0
+        for part, table in enumerate(tables, start=1):
+            failed = table.filter(table["error"].is_valid())
+            name = _part_name(unit.number if unit.groups else part - 1)
+            good = table.filter(table["error"].is_null()).drop_columns(["error"])
+            self._write_table(self._folder / unit.name / name, good)
+            self._write_table(self._folder / "_bad" / unit.name / name, failed)
+            rows, bad = rows + good.num_rows, bad + failed.num_rows
+        if unit.groups is None:
+            self._remove_parts(unit, part)
+        done = Done(rows, bad, unit.version)
+        _write(self._marker(unit), msgspec.json.encode(done))
+        return done
+
+    def _remove_parts(self, unit: Unit, first: int) -> None:
+        """From `first` on: of an earlier version of the file, which had more rows."""
+        for folder in (self._folder / unit.name, self._folder / "_bad" / unit.name):
+            for path in folder.glob("part-*.parquet"):
+                if path.name >= _part_name(first):
+                    path.unlink()
+
+    def _marker(self, unit: Unit) -> Path:
+        return self._folder / "_done" / unit.name / f"{unit.number:05}.json"
+
+    def _write_table(self, path: Path, table: pa.Table) -> None:
+        """Nothing where there are no rows: what an earlier try has written goes."""
+        if not table.num_rows:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        making = _making(path)
+        pq.write_table(table, making, compression="zstd")
+        making.replace(path)
+
+
+def _part_name(number: int) -> str:
+    return f"part-{number:05}.parquet"
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    making = _making(path)
+    making.write_bytes(data)
+    making.replace(path)
+
+
+def _making(path: Path) -> Path:
+    """Two processes may make the same unit, after a node seemed gone: each has a name of its own."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
