@@ -15,10 +15,10 @@ INSTALL := $(BIN)/python -m pip install --no-deps --require-hashes
 # Set in many containers. The tests start some hundred Pythons, and each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test check bench lock clean npm
+.PHONY: help run test test-page check bench lock clean npm
 
 help:   ## this list
-	@sed -n 's/^\([a-z]*\):.*## */make \1|/p' Makefile | while IFS='|' read -r target what; \
+	@sed -n 's/^\([a-z-]*\):.*## */make \1|/p' Makefile | while IFS='|' read -r target what; \
 		do printf '%-12s %s\n' "$$target" "$$what"; done
 
 run: .venv/serve .blitz/models/$(MODEL)/current  ## serve on http://127.0.0.1:7071; elsewhere: make run PORT=7193
@@ -37,6 +37,9 @@ run: .venv/serve .blitz/models/$(MODEL)/current  ## serve on http://127.0.0.1:70
 
 test: npm .venv/test .venv/clients/installed tests/node_modules/.package-lock.json  ## run all tests
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+
+test-page: .venv/test .venv/page/installed tests/node_modules/.package-lock.json  ## test the page in Chromium, which is yours to install
+	PYTHONPATH=.venv/page $(BIN)/python -m pytest tests/page
 
 check: .venv/test  ## lint, format, types
 	$(BIN)/ruff check .
@@ -89,6 +92,11 @@ endef
 .venv/clients/installed: tests/clients/requirements.txt | .venv/build
 	$(BIN)/python -m venv --clear .venv/clients
 	.venv/clients/bin/python -m pip install -q --no-compile --no-deps --require-hashes -r $<
+	touch $@
+
+# What drives a browser, in a folder of its own: nothing else needs it, and it brings a Node.js.
+.venv/page/installed: tests/page/requirements.txt | .venv/build
+	$(INSTALL) -q --upgrade --target .venv/page -r $<
 	touch $@
 
 .venv/bench: .venv/test tests/benchmarks/requirements.txt

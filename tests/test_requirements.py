@@ -26,6 +26,7 @@ WORKER = "tests/requirements-worker.txt"
 BENCH = "tests/benchmarks/requirements.txt"
 CLIENTS = "tests/clients/requirements.txt"
 AUDIT = ".github/requirements.txt"
+BROWSER = "tests/page/requirements.txt"
 
 INSTALLED_WITH = {
     SERVED: (),
@@ -39,6 +40,7 @@ INSTALLED_WITH = {
     BENCH: (SERVED, SAMPLE, BUILDER, CPU_TORCH, TESTS),
     CLIENTS: (),
     AUDIT: (),
+    BROWSER: (),
 }
 """Each lock file, and those that are always in the same environment."""
 HERE = (SERVED, SAMPLE, BUILDER, CPU_TORCH, TESTS, WORKER)
@@ -46,7 +48,7 @@ HERE = (SERVED, SAMPLE, BUILDER, CPU_TORCH, TESTS, WORKER)
 NOT_NEEDED = {"azurefunctions-extensions-base", "sentence-transformers"}
 """Only SDK-type bindings need the first, of which no app has one: see tests/requirements-worker.in. Only
 the code of the sample model's package needs the other: see model_build/requirements-sample.in."""
-APART = (CLIENTS, AUDIT)
+APART = (CLIENTS, AUDIT, BROWSER)
 """Environments of their own, which need not agree with the others."""
 CLIENTS_PACKAGES = (
     ROOT / ".venv" / "clients" / "lib" / f"python{version_info[0]}.{version_info[1]}" / "site-packages"
@@ -179,7 +181,7 @@ def test_what_locked_packages_need_is_locked(lock: str) -> None:
         try:
             needs = metadata.requires(name) or ()
         except metadata.PackageNotFoundError:
-            assert lock in (GPU_TORCH, BENCH, AUDIT) or not _applies(together[name]), name
+            assert lock in (GPU_TORCH, BENCH, AUDIT, BROWSER) or not _applies(together[name]), name
             continue
         for need in map(Requirement, needs):
             key = canonicalize_name(need.name)

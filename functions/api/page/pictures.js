@@ -5,6 +5,7 @@ import { components, ranking } from "./vectors.js";
 
 const MOST_LINES = 30;
 const NEAREST = 8;
+const SHADES = [6, 14, 22, 30, 40, 50, 60, 86, 93, 100]; // % of colour: a number is legible on each
 
 // A table of cosines, coloured between the least and the most of different lines.
 export function heatmap(table, texts, chosen, choose) {
@@ -14,8 +15,8 @@ export function heatmap(table, texts, chosen, choose) {
   const at = (value) => (most > least ? Math.min(1, Math.max(0, (value - least) / (most - least))) : 0);
   const lines = [...Array(shown).keys()];
   const cell = (i, j) => {
-    const heat = i === j ? 0 : at(table[i][j]);
-    return h("td", { class: i === j ? "self" : heat > 0.5 ? "hot" : "", "--part": `${Math.round(heat * 88)}%`, title: `${i + 1} and ${j + 1}: ${table[i][j].toFixed(3)}` },
+    const step = Math.min(SHADES.length - 1, Math.floor(at(table[i][j]) * SHADES.length));
+    return h("td", { class: i === j ? "self" : step > 6 ? "hot" : step === 6 ? "half" : "", "--part": `${SHADES[step]}%`, title: `${i + 1} and ${j + 1}: ${table[i][j].toFixed(3)}` },
       shown <= 10 ? table[i][j].toFixed(2) : h("span", { class: "out" }, table[i][j].toFixed(2)));
   };
   const head = (i, scope) => h("th", { scope, class: i === chosen ? "chosen" : "" },
@@ -88,7 +89,7 @@ export function latency(told, seconds, duration) {
   const parts = [["Tokenise", told.tokenization, "a"], ["Queue", told.queue, "b"], ["Inference", told.inference, "c"]]
     .map(([name, spent, kind]) => [name, spent ?? 0, kind]);
   const inside = parts.reduce((sum, [, spent]) => sum + spent, 0);
-  parts.push(["Rest, network", Math.max(0, seconds - inside), "d"]);
+  parts.push(["Load, network", Math.max(0, seconds - inside), "d"]);
   const total = parts.reduce((sum, [, spent]) => sum + spent, 0) || 1;
   return h("div", { class: "latency" },
     h("div", { class: "split", "aria-hidden": "true" }, parts.map(([, spent, kind]) => h("span", { class: kind, "--part": `${(spent / total) * 100}%` }))),

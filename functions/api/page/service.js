@@ -6,6 +6,11 @@ export const BASE = new URL(".", document.baseURI);
 
 export const hasKey = () => key !== "";
 
+export function useKey(typed) {
+  key = typed;
+  document.dispatchEvent(new Event("keychange"));
+}
+
 let key = "";
 let asking = null;
 
@@ -108,12 +113,12 @@ function askForKey(wasWrong) {
         return;
       }
       dialog.returnValue = "";
-      key = $("key-input").value.trim();
+      const typed = $("key-input").value.trim();
       $("key-input").value = "";
       tellKey("Forget the key", forgetKey);
       asking = null;
+      useKey(typed);
       resolve();
-      document.dispatchEvent(new Event("keychange"));
     };
     $("key-cancel").onclick = () => dialog.close("");
     function tellKey(text, does) {
@@ -128,7 +133,6 @@ function askForKey(wasWrong) {
 }
 
 function forgetKey() {
-  key = "";
   asking = null;
-  document.dispatchEvent(new Event("keychange"));
+  useKey("");
 }
