@@ -8,7 +8,7 @@ const NEAREST = 8;
 const SHADES = [6, 14, 22, 30, 40, 50, 60, 86, 93, 100]; // % of colour: a number is legible on each
 
 // A table of cosines, coloured between the least and the most of different lines.
-export function heatmap(table, texts, chosen, choose) {
+export function heatmap(model, table, texts, chosen, choose) {
   const shown = Math.min(texts.length, MOST_LINES);
   const others = table.slice(0, shown).flatMap((row, i) => [...row.slice(0, shown)].filter((_, j) => i !== j));
   const least = Math.min(...others), most = Math.max(...others);
@@ -24,7 +24,7 @@ export function heatmap(table, texts, chosen, choose) {
       ? h("button", { type: "button", class: "bare", title: texts[i], "aria-pressed": String(i === chosen), onclick: () => choose(i) }, h("span", { class: "count" }, `${i + 1}`), h("span", { class: "name" }, short(texts[i], 40)))
       : `${i + 1}`);
   return h("figure", { class: "heat" },
-    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of cosines" },
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Cosines by ${model}` },
       h("table", { class: shown <= 10 ? "told" : "dense" },
         h("caption", { class: "out" }, "Cosine of each line with each other"),
         h("thead", {}, h("tr", {}, h("td", {}), lines.map((i) => head(i, "col")))),
@@ -36,7 +36,7 @@ export function heatmap(table, texts, chosen, choose) {
 const WIDTH = 440, HEIGHT = 300, EDGE = 26;
 
 // The two directions in which the vectors differ most. One tab stop; arrow keys go from line to line.
-export function map(rows, texts, chosen, choose) {
+export function map(model, rows, texts, chosen, choose) {
   const { points, shares } = components(rows);
   const scale = [0, 1].map((axis) => {
     const values = points.map((point) => point[axis]);
@@ -62,7 +62,7 @@ export function map(rows, texts, chosen, choose) {
   });
   dots.push(dots.splice(chosen, 1)[0]); // drawn last, on top
   return h("figure", { class: "map" },
-    svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": "Map of the lines" }, dots),
+    svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": `Map by ${model}` }, dots),
     h("figcaption", { class: "sub" }, `Two principal components: ${number(shares[0] * 100)} % and ${number(shares[1] * 100)} % of the variance.`));
 }
 

@@ -123,8 +123,8 @@ function picture(run, at) {
     told.truncated ? h("p", { class: "notice" }, `Cut to what the model reads: ${told.truncated.split(";")[0]} of the texts.`) : null,
     told.warning ? h("p", { class: "notice" }, told.warning) : null,
     h("div", { class: "blocks" },
-      h("div", {}, h("h4", {}, "Similarity"), heatmap(run.table, texts, chosen, choose)),
-      h("div", {}, h("h4", {}, "Map"), map(run.vectors, texts, chosen, choose)),
+      h("div", {}, h("h4", {}, "Similarity"), heatmap(run.model, run.table, texts, chosen, choose)),
+      h("div", {}, h("h4", {}, "Map"), map(run.model, run.vectors, texts, chosen, choose)),
       h("div", {}, h("h4", {}, `Nearest to line ${chosen + 1}`), neighbours(run.table, texts, chosen)),
       h("div", {}, h("h4", {}, `Tokens of line ${chosen + 1}`), h("p", { class: "tokens", id: `tokens-${at}` }, "…"))));
 }
