@@ -80,7 +80,15 @@ def test_the_zip_holds_what_is_served_and_no_secrets() -> None:
     ignored = (ROOT / ".funcignore").read_text("utf-8").split()
     assert not [name for name in ignored if set(name) & set("*?[!/")]
     assert SERVED.isdisjoint(ignored)
-    assert {"tests", "model_build", "infra", ".venv", ".azure", "local.settings.json"} <= set(ignored)
+    assert {
+        "tests",
+        "examples",
+        "model_build",
+        "infra",
+        ".venv",
+        ".azure",
+        "local.settings.json",
+    } <= set(ignored)
 
 
 def test_the_zip_holds_the_page() -> None:

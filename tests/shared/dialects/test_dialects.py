@@ -237,7 +237,7 @@ def test_models_and_info_have_their_clients_shapes() -> None:
     gpu = replace(card, device="gpu", target="gpu-fp16", about=about)
     limits = Settings(max_inputs=9, max_request_tokens=300, max_requests=7)
     [model] = json.loads(openai.format_models({"alias": [card, gpu]}))["data"]
-    build = {
+    build: dict[str, Any] = {
         "device": "cpu",
         "target": "cpu-int8",
         "revision": "rev",
