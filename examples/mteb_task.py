@@ -1,5 +1,4 @@
 """A retrieval task over texts of your own, by the encoder that MTEB 2 takes, scored as nDCG@10.
-
 MTEB runs its own tasks over it: mteb.evaluate(Service(URL), mteb.get_tasks(tasks=["SciFact"])).
 pip install openai numpy
 """
@@ -24,10 +23,8 @@ class Service:
         rows = []
         for batch in inputs:
             asked = {"input": batch["text"], "extra_body": {"input_type": side}}
-            rows += [
-                each.embedding
-                for each in self.client.embeddings.create(model="all-MiniLM-L6-v2", **asked).data
-            ]
+            answer = self.client.embeddings.create(model="all-MiniLM-L6-v2", **asked)
+            rows += [each.embedding for each in answer.data]
         return np.array(rows, np.float32)
 
     def similarity(self, one, other) -> np.ndarray:
@@ -37,12 +34,12 @@ class Service:
         return (np.asarray(one) * np.asarray(other)).sum(axis=1)
 
 
-CORPUS = [
+CORPUS = (
     "Ice floats on water.",
     "Engines burn coal.",
     "Iron rusts in rain.",
     "Water boils at 100 degrees.",
-]
+)
 QUERIES = {"What does wet weather do to metal?": {2: 2}, "When does water turn to steam?": {3: 2, 0: 1}}
 
 
@@ -51,7 +48,7 @@ def dcg(gains: list[int]) -> float:
 
 
 service = Service(URL)
-passages = service.encode([{"text": CORPUS}], prompt_type="document")
+passages = service.encode([{"text": list(CORPUS)}], prompt_type="document")
 queries = service.encode([{"text": list(QUERIES)}], prompt_type="query")
 for row, (query, judged) in zip(service.similarity(queries, passages), QUERIES.items(), strict=True):
     gains = [judged.get(int(at), 0) for at in np.argsort(-row)]

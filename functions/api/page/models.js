@@ -53,6 +53,8 @@ function make(model, aliases) {
   const why = h("p", { class: "notice bad", hidden: true });
   const load = h("button", { type: "button", class: "quiet", "aria-label": `Load ${model.id}`, onclick: () => loadNow(model, load) }, "Load");
   const id = `model-${model.id}`;
+  const isStaged = model.builds.some((each) => each.staged);
+  const columns = ["Target", "Engine", "Revision", ...(isStaged ? ["Staged"] : [])];
   const facts = [
     [model.task === "embedding" ? "Dimensions" : "Labels", number(first.dimensions)],
     ["Reads", counted(first.max_tokens, "token")],
@@ -67,11 +69,11 @@ function make(model, aliases) {
     h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
     quality(first),
     h("table", { class: "plain" }, h("caption", { class: "out" }, `Builds of ${model.id}`),
-      h("thead", {}, h("tr", {}, ["Target", "Engine", "Revision", "Staged"].map((each) => h("th", { scope: "col" }, each)))),
+      h("thead", {}, h("tr", {}, columns.map((each) => h("th", { scope: "col" }, each)))),
       h("tbody", {}, model.builds.map((each) => h("tr", {},
         h("th", { scope: "row" }, h("code", {}, each.target)), h("td", {}, ENGINES[each.target] ?? each.target),
         h("td", {}, h("code", {}, each.revision.slice(0, 12))),
-        h("td", {}, each.staged ? h("code", {}, each.staged.revision.slice(0, 12)) : "–"))))),
+        isStaged ? h("td", {}, each.staged ? h("code", {}, each.staged.revision.slice(0, 12)) : "–") : null)))),
     more(first));
   return { element, pill, why, load };
 }
