@@ -41,7 +41,9 @@ def find_divisors(graph: Path, source: SourceModel) -> dict[str, Channels]:
 
 def calibration_inputs(source: SourceModel) -> list[Tokens]:
     """Tokenised calibration inputs: texts of every kind, or pairs for a cross-encoder."""
-    tokenizer = Tokenizer(source.tokenizer_json, min(source.max_tokens, _LONGEST))
+    tokenizer = Tokenizer(
+        source.tokenizer_json, min(source.max_tokens, _LONGEST), template=source.template
+    )
     if source.task == "cross-encoder":
         return [
             pair

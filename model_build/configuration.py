@@ -6,7 +6,7 @@ sentence-transformers.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -80,6 +80,8 @@ class SentenceBert(msgspec.Struct):
 
     max_seq_length: Tokens | None = None
     do_lower_case: bool | None = None
+    modality_config: Annotated[dict[Short, Any], msgspec.Meta(max_length=100)] | None = None
+    processing_kwargs: Annotated[dict[Short, Any], msgspec.Meta(max_length=100)] | None = None
 
 
 class SentenceTransformers(msgspec.Struct):
@@ -126,6 +128,14 @@ class NormalizeConfig(msgspec.Struct):
 
     module_input_name: Short | None = None
     module_output_name: Short | None = None
+
+
+class LogitScore(msgspec.Struct):
+    """config.json of a LogitScore module. false_token_id: null where the score is one word's logit."""
+
+    true_token_id: Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKEN_ID)]
+    false_token_id: Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKEN_ID)] | None = None
+    module_input_name: Short | None = None
 
 
 class Model2Vec(msgspec.Struct):

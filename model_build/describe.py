@@ -64,6 +64,7 @@ def describe(folder: Path, source: SourceModel, origin: Source, name: str, targe
         pooling=source.pooling,
         normalize=source.normalize,
         labels=source.labels,
+        template=source.template,
         matryoshka_dimensions=source.matryoshka_dimensions,
         prompts=source.prompts,
         default_prompt=source.default_prompt,

@@ -43,7 +43,7 @@ def export_onnx(source: SourceModel, out: Path) -> None:
         _trace(source, traced)
         with refusing(f"onnxruntime cannot optimise the graph of {source.architecture}"):
             _fuse(source, traced, out)
-    _fix_output_width(out, source.hidden_size if source.task == "embedding" else source.dimensions)
+    _fix_output_width(out, source.hidden_size if source.pooling else source.dimensions)
 
 
 def optimize_offline(src: Path, out: Path) -> None:
@@ -110,7 +110,7 @@ def _trace(source: SourceModel, out: Path) -> None:
     inputs = {"input_ids": ids, "attention_mask": mask}
     sizes = {0: "batch", 1: "sequence"}
     axes = dict.fromkeys(inputs, sizes)
-    if source.task == "embedding":
+    if source.pooling:
         traced, axes["token_embeddings"] = _Traced(model, "last_hidden_state"), sizes
     else:
         traced, axes["logits"] = _Traced(model, "logits"), {0: "batch"}
@@ -137,7 +137,7 @@ def _trace(source: SourceModel, out: Path) -> None:
 
 def _load(source: SourceModel) -> Any:
     """The original in FP32, in evaluation mode."""
-    kind = AutoModel if source.task == "embedding" else AutoModelForSequenceClassification
+    kind = AutoModel if source.pooling else AutoModelForSequenceClassification
     # Eager attention: the only one that the optimiser recognises. use_safetensors: never unpickle.
     with refusing(f"the weights do not match the {source.architecture} that config.json describes"):
         model, report = kind.from_pretrained(
@@ -149,8 +149,8 @@ def _load(source: SourceModel) -> Any:
             dtype=torch.float32,
             output_loading_info=True,
         )
-    # Missing weights would be initialised at random. An embedding model's pooler is unused.
-    unread = ("pooler.",) if source.task == "embedding" else ()
+    # Missing weights would be initialised at random. A pooler is unused where we pool.
+    unread = ("pooler.",) if source.pooling else ()
     missing = [key for key in report["missing_keys"] if not key.startswith(unread)]
     if missing:
         raise refused(f"the weights lack {missing[0]}, which the {source.architecture} needs")

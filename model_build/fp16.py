@@ -28,7 +28,7 @@ def export_fp16(source: SourceModel, folder: Path) -> None:
     too large for FP16.
     """
     try:
-        model = read_transformer(source.folder, source.task)
+        model = read_transformer(source.folder, with_head=source.pooling is None)
     except InvalidArtefact as error:
         raise refused(error.message) from error
     check_numbers(model.named_parameters())

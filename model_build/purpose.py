@@ -29,7 +29,8 @@ _HEADS = (
     (
         "ForCausalLM",
         "a language model, whose text vector is the last token's if it was trained for one "
-        "(--pooling last). One that reranks by the words yes and no is not built",
+        "(--pooling last). One that reranks by words as yes and no says so in a LogitScore module and "
+        "has a chat template for pairs: docs/models.md shows how to save it so",
     ),
     (
         "ForMaskedLM",

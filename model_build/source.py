@@ -17,17 +17,21 @@ from model_build.configuration import Config, Heads, Module, SentenceBert, Sente
 from model_build.folder import fields_of, read_json, read_value, refused, refusing
 from model_build.formats import check_no_adapter, no_model
 from model_build.layers import CONFIGURED, KINDS, read_layers
+from model_build.pair_template import read_template, without_special_tokens
 from model_build.pooling import read_pooling
 from model_build.purpose import check_architecture, check_kind, pooling_of_plain
 from model_build.source_tokenizer import pad_token_id, read_tokenizer
 from model_build.static import MODEL2VEC, MODULE, Static, is_model2vec, read_static
 from model_build.weights import check_described, count_elements
+from model_build.word_scores import read_score
 from shared.cards import Task
 from shared.errors import InvalidInput, printable
-from shared.models.manifest import MAX_NAMES, MAX_TOKENS
+from shared.models.manifest import MAX_NAMES, MAX_TOKENS, PairTemplate
 from shared.vectors import Layer, Pooling, Poolings, poolings_of
 
-_MODULES = ("Transformer", "Pooling", MODULE, *KINDS)
+SCORE = "LogitScore"
+"""The module of rerankers made of language models, by class name."""
+_MODULES = ("Transformer", "Pooling", MODULE, SCORE, *KINDS)
 _INSTEAD = {
     **dict.fromkeys(
         ("Router", "Asym"),
@@ -53,7 +57,8 @@ class SourceModel:
     tokenizer_json: the text of tokenizer.json, converted if the folder has only a slow tokenizer.
     max_tokens: special tokens included. dimensions: of the vector after pooling and Dense layers; of a
         cross-encoder, the number of its labels.
-    pooling: None for a cross-encoder. labels: of a cross-encoder, in the order of its logits.
+    pooling: None for a cross-encoder with a head. labels: of a cross-encoder, in its logits' order.
+    template: of a cross-encoder that reads a pair as one text.
     """
 
     folder: Path
@@ -68,6 +73,7 @@ class SourceModel:
     dimensions: int
     pooling: Poolings | None
     labels: tuple[str, ...]
+    template: PairTemplate | None
     normalize: bool
     layers: tuple[Layer, ...]
     prompts: dict[str, str]
@@ -100,11 +106,14 @@ def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:
     architecture = (stated.architectures or [type(config).__name__])[0]
     hidden_size = int(config.hidden_size)
     is_cross_encoder = _is_cross_encoder(folder, modules, architecture)
+    has_modules = (folder / "modules.json").is_file()
     if pooling is not None and (is_cross_encoder or len(modules) > 1):
         what = "a cross-encoder pools nothing" if is_cross_encoder else "modules.json states the pooling"
         raise InvalidInput(f"{what}: leave --pooling out", field="pooling")
     if is_cross_encoder:
-        layers = _cross_encoder(folder, config)
+        layers = _cross_encoder(folder, config, modules, has_modules=has_modules)
+        if layers["template"] is not None:
+            tokenizer_json = without_special_tokens(tokenizer_json)
     else:
         read: Poolings = (
             read_pooling(modules[1][1])
@@ -112,7 +121,7 @@ def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:
             else pooling_of_plain(folder, architecture, pooling)
         )
         layers = _embedding_model(folder, stated, modules, hidden_size, read)
-    check_described(config, layers["task"], held)
+    check_described(config, held, with_head=layers["pooling"] is None)
     return SourceModel(
         folder=transformer,
         architecture=architecture,
@@ -127,7 +136,14 @@ def inspect_source(folder: Path, pooling: Pooling | None = None) -> SourceModel:
 
 
 def _is_cross_encoder(folder: Path, modules: list[tuple[str, Path]], architecture: str) -> bool:
-    """Whether it is a classifier alone. One before a Pooling has lost its head."""
+    """Whether it is a classifier alone, or a language model whose words are its scores.
+
+    A classifier before a Pooling has lost its head.
+    """
+    if len(modules) > 1 and modules[1][0] == SCORE:
+        if not architecture.endswith("ForCausalLM"):
+            raise refused(f"a LogitScore follows {architecture}, which is no language model")
+        return True
     if len(modules) > 1:
         return False
     if architecture.endswith("ForSequenceClassification"):
@@ -137,23 +153,37 @@ def _is_cross_encoder(folder: Path, modules: list[tuple[str, Path]], architectur
     return False
 
 
-def _cross_encoder(folder: Path, config: Any) -> dict[str, Any]:
+def _cross_encoder(
+    folder: Path, config: Any, modules: list[tuple[str, Path]], *, has_modules: bool
+) -> dict[str, Any]:
     """The activation is ignored: the server applies sigmoid or softmax, or returns logits."""
     prompts, default_prompt = _prompts(folder)
-    if default_prompt is not None and prompts[default_prompt]:
+    prompt = prompts.get(default_prompt or "")
+    transformer = modules[0][1]
+    template = read_template(transformer, config.model_type, prompt, has_modules=has_modules)
+    by_word = len(modules) > 1
+    if by_word and template is None:
+        raise refused(
+            "the language model has no chat template for pairs, without which its scores mean nothing: "
+            "save one as chat_template.jinja, and the modality message in sentence_bert_config.json"
+        )
+    if prompt and template is None:
         raise refused(
             "the cross-encoder prepends a prompt to its texts, which the server does not support"
         )
-    labels = tuple(str(label) for _, label in sorted(config.id2label.items()))
+    labels = (
+        ("relevant",) if by_word else tuple(str(each) for _, each in sorted(config.id2label.items()))
+    )
     if len(labels) > MAX_NAMES:
         raise refused(f"the cross-encoder has {len(labels)} labels; at most {MAX_NAMES} are served")
     return {
         "task": "cross-encoder",
         "dimensions": len(labels),
-        "pooling": None,
+        "pooling": "last" if by_word else None,
         "labels": labels,
+        "template": template,
         "normalize": False,
-        "layers": (),
+        "layers": (read_score(modules[1][1], transformer, config),) if by_word else (),
         "prompts": {},
         "default_prompt": None,
         "matryoshka_dimensions": (),
@@ -174,6 +204,7 @@ def _embedding_model(
         "dimensions": after.width,
         "pooling": pooling,
         "labels": (),
+        "template": None,
         "normalize": after.normalize,
         "layers": after.layers,
         "prompts": prompts,
@@ -200,6 +231,7 @@ def _static_model(folder: Path, static: Static, modules: list[tuple[str, Path]])
         dimensions=after.width,
         pooling="mean",
         labels=(),
+        template=None,
         normalize=after.normalize or static.normalize,
         layers=after.layers,
         prompts=prompts,
@@ -224,17 +256,17 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
         where = Path(module.path)
         if where.is_absolute() or ".." in where.parts or "\0" in module.path:
             raise refused("modules.json names a folder outside the model")
-        if name in ("Pooling", *CONFIGURED) and not (folder / where / "config.json").is_file():
+        if name in ("Pooling", SCORE, *CONFIGURED) and not (folder / where / "config.json").is_file():
             raise refused(f"there is no {where / 'config.json'}, which the {name} of modules.json needs")
         modules.append((name, folder / where))
     kinds = [name for name, _ in modules]
     before = 2 if kinds[:2] == ["Transformer", "Pooling"] else 1
-    if kinds != ["Transformer"] and (
+    if kinds not in (["Transformer"], ["Transformer", SCORE]) and (
         kinds[:before] not in (["Transformer", "Pooling"], [MODULE]) or not {*kinds[before:]} <= {*KINDS}
     ):
         raise refused(
             f"the modules are not Transformer and Pooling, or {MODULE}, and then any of "
-            f"{', '.join(KINDS)}"
+            f"{', '.join(KINDS)}; or Transformer and {SCORE}"
         )
     return modules
 

@@ -21,7 +21,6 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from model_build.configuration import WeightsIndex
 from model_build.folder import fields_of, read_json, refused, refusing
 from model_build.formats import no_weights
-from shared.cards import Task
 from shared.engines.memory import usable_memory
 from shared.errors import InvalidArtefact
 from shared.storage.regular_files import open_regular
@@ -74,17 +73,17 @@ def _shard(folder: Path, name: str) -> dict[str, list[int]]:
     return read_shapes(folder / name)
 
 
-def check_described(config: Any, task: Task, held: int) -> None:
+def check_described(config: Any, held: int, *, with_head: bool) -> None:
     """Raise InvalidInput if `config` describes more than the weights contain, or than memory can hold.
 
-    config: of transformers. held: elements in the weights.
+    config: of transformers. held: elements in the weights. with_head: of a classifier.
     """
     if 2 * held * _FP32_BYTES > (memory := usable_memory()):
         raise refused(
             f"the model's {held} weights take {held * _FP32_BYTES} bytes in FP32, and a build needs "
             f"them twice; this machine has {memory} bytes of memory"
         )
-    kind = AutoModel if task == "embedding" else AutoModelForSequenceClassification
+    kind = AutoModelForSequenceClassification if with_head else AutoModel
     # On the device "meta" tensors have shapes but no memory.
     with (
         refusing(f"config.json is not valid for {config.model_type}"),

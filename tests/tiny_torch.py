@@ -194,6 +194,7 @@ def manifest_of_folder(folder: Path) -> Manifest:
         dimensions=source.dimensions,
         pooling=source.pooling,
         labels=source.labels,
+        template=source.template,
         prompts=source.prompts,
     )
 

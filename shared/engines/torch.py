@@ -28,7 +28,6 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
-from shared.cards import Task
 from shared.contracts import FloatMatrix, Tokens
 from shared.engines.base import Capacity, pad
 from shared.engines.panics import panics_are_errors
@@ -129,30 +128,30 @@ def _pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.T
     return (hidden * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
 
 
-def read_transformer(folder: Path, task: Task) -> Any:
-    """The FP32 transformer of config.json and safetensors in `folder`, on the CPU, without a pooler
-    that nothing reads; a cross-encoder with its head.
+def read_transformer(folder: Path, *, with_head: bool) -> Any:
+    """The FP32 transformer of config.json and safetensors in `folder`, on the CPU: a classifier with
+    its head, any other without a pooler that nothing reads.
 
     Raises InvalidArtefact unless the files are complete and the code is transformers' own.
     """
     try:
         with _loading, panics_are_errors():
-            return _read_transformer(folder, task)
+            return _read_transformer(folder, with_head)
     except BlitzError:
         raise
     except Exception as error:  # transformers raises KeyError, ValueError, OSError and its own
         raise InvalidArtefact("the weights are not a transformer this version runs") from error
 
 
-def _read_transformer(folder: Path, task: Task) -> Any:
+def _read_transformer(folder: Path, with_head: bool) -> Any:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if getattr(config, "auto_map", None) or getattr(config, "quantization_config", None):
         raise InvalidArtefact("the model brings its own code, or quantised weights")
     config.use_cache = False  # a decoder would keep keys and values for tokens that never come
-    mapping = MODEL_MAPPING if task == "embedding" else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    mapping = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if with_head else MODEL_MAPPING
     kind = mapping[type(config)]
     extra: dict[str, Any] = {}
-    if task == "embedding" and "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
+    if not with_head and "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
         extra["add_pooling_layer"] = False
     model, report = kind.from_pretrained(
         folder,
@@ -193,13 +192,13 @@ class TorchEngine:
         self._device = torch.device(device)
         self._pad_token_id = manifest.pad_token_id
         self._pooling = manifest.pooling
-        model = read_transformer(folder, manifest.task)
+        model = read_transformer(folder, with_head=not manifest.pooling)
         if model.config.pad_token_id is None:
             # A decoder's classifier reads the last token that is no padding.
             model.config.pad_token_id = manifest.pad_token_id
         # RoBERTa's code takes token types, but it has one of them only.
         self._takes_types = (
-            manifest.task == "cross-encoder"
+            not manifest.pooling
             and "token_type_ids" in inspect.signature(model.forward).parameters
             and getattr(model.config, "type_vocab_size", 0) > 1
         )

@@ -141,7 +141,9 @@ def load_model(
     numbers for a short text are NaN or infinite.
     """
     usable = None if memory_bytes is None else manifest.text_memory.tokens_within(memory_bytes)
-    tokenizer = Tokenizer.from_file(folder / manifest.tokenizer_file, manifest.max_tokens, usable)
+    tokenizer = Tokenizer.from_file(
+        folder / manifest.tokenizer_file, manifest.max_tokens, usable, manifest.template
+    )
     layers = [load_layer(folder, layer) for layer in manifest.layers]
     engine = open_engine(folder, manifest)
     widths = [layer.weight.shape[0] for layer in layers if isinstance(layer, DenseLayer)]

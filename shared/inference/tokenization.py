@@ -21,9 +21,11 @@ from shared.errors import BeyondMemory, InputTooLong, InvalidArtefact, InvalidIn
 from shared.inference.cuts import Cuts
 from shared.inference.layout import Layout, cut, kept, layout_of
 from shared.inference.long_texts import Key, LongTexts, each, grouped
+from shared.inference.rendered_pairs import RenderedPairs
 from shared.inference.sides import Side, Sides
 from shared.inference.speller import Speller
 from shared.inference.steps import Steps
+from shared.models.manifest import PairTemplate
 
 Encodings: TypeAlias = tuple[Encoding, Encoding | None]
 
@@ -37,12 +39,19 @@ class Tokenizer:
 
     usable_tokens: what there is memory for, if that is less than the model reads. Texts are cut where
     the model stops reading and nowhere else, so one that is still longer then is BeyondMemory.
+    template: of a model that reads a pair as one text.
 
     All work is in steps of bounded characters. All of it raises InvalidInput for a text that the library
     fails at, and InputTooLong for a very long one that cannot be cut; the errors name the input.
     """
 
-    def __init__(self, serialized: str, max_tokens: int, usable_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        serialized: str,
+        max_tokens: int,
+        usable_tokens: int | None = None,
+        template: PairTemplate | None = None,
+    ) -> None:
         self.max_tokens = max_tokens
         self.usable_tokens = max_tokens if usable_tokens is None else min(max_tokens, usable_tokens)
         self._serialized = serialized
@@ -54,13 +63,20 @@ class Tokenizer:
         self._long = LongTexts(plain, Cuts(serialized, plain), max_tokens + 1)
         self._sides = Sides(plain, self._long, max_tokens)
         self.speller = Speller(plain, self._long)
+        self._rendered = RenderedPairs(template, plain, self._long, max_tokens) if template else None
 
     @classmethod
-    def from_file(cls, path: Path, max_tokens: int, usable_tokens: int | None = None) -> Tokenizer:
+    def from_file(
+        cls,
+        path: Path,
+        max_tokens: int,
+        usable_tokens: int | None = None,
+        template: PairTemplate | None = None,
+    ) -> Tokenizer:
         """Read a `tokenizer.json`. Raises InvalidArtefact."""
         try:
             with panics_are_errors():
-                return cls(path.read_text("utf-8"), max_tokens, usable_tokens)
+                return cls(path.read_text("utf-8"), max_tokens, usable_tokens, template)
         except Exception as error:  # tokenizers raises bare Exception
             raise InvalidArtefact(f"{path.name} is not a tokenizer this version reads") from error
 
@@ -104,6 +120,10 @@ class Tokenizer:
         Too long a pair loses tokens of the longer text first. max_document_tokens: documents are cut to
         it before. Raises InputTooLong if `truncate` is off and a pair does not fit.
         """
+        if self._rendered is not None:
+            named = {f"documents[{n}]": (query, text) for n, text in enumerate(documents)}
+            whole = yield from self._read_rendered(named, truncate, side, max_document_tokens)
+            return [*whole.values()]
         (first,) = yield from self._sides.read({"query": query}, side)
         result = []
         by_field = {f"documents[{n}]": text for n, text in enumerate(documents)}
@@ -125,6 +145,11 @@ class Tokenizer:
         fields = {f"inputs[{n}]": item for n, item in enumerate(inputs)}
         texts = {field: item for field, item in fields.items() if isinstance(item, str)}
         pairs = {field: item for field, item in fields.items() if not isinstance(item, str)}
+        if self._rendered is not None:
+            if texts:
+                raise InvalidInput("this model scores pairs: give two texts", field=next(iter(texts)))
+            whole = yield from self._read_rendered(pairs, truncate, side)
+            return [*whole.values()]
         encoded: dict[str, Tokens] = {**(yield from self._encode_texts(texts, "{}", truncate, side))}
         short = {field: pair for field, pair in pairs.items() if not any(map(self._is_long, pair))}
         batch = self._for_side(side if truncate else None).encode_batch_fast
@@ -140,6 +165,25 @@ class Tokenizer:
         for field, tokens in encoded.items():
             self._check_length(len(tokens), field)
         return [encoded[field] for field in fields]
+
+    def _read_rendered(
+        self,
+        pairs: Mapping[str, tuple[str, str]],
+        truncate: bool,
+        side: TruncationSide,
+        max_document_tokens: int | None = None,
+    ) -> Steps[dict[str, TokenPair]]:
+        assert self._rendered is not None, "there is no template"
+        read = yield from self._rendered.read(
+            pairs,
+            lambda texts, cutting: self._encode_texts(texts, "{}", cutting, "right"),
+            truncate=truncate,
+            side=side,
+            max_document_tokens=max_document_tokens,
+        )
+        for field, pair in read.items():
+            self._check_length(len(pair), field)
+        return read
 
     def _encode_texts(
         self, texts: Mapping[Key, str], name: str, truncate: bool, side: TruncationSide

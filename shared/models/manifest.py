@@ -56,6 +56,14 @@ class LayerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     kind: Literal["dense", "norm", "unit"] = "dense"
 
 
+class PairTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The text of a pair: before + query + between + document + after."""
+
+    before: str
+    between: str
+    after: str
+
+
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Origin of the weights: a hub id, package or folder name; its revision or content hash."""
 
@@ -114,11 +122,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     max_tokens: longest input, special tokens included.
     dimensions: length of the full vector; of a cross-encoder, the number of its labels.
-    pooling, normalize: of an embedding model only; normalize: whether the original ends in a Normalize
-        module. Of several poolings the results stand one behind the other.
+    pooling: of an embedding model, and of a cross-encoder without a classification head: layers make its
+        score of the pooled row. Of several poolings the results stand one behind the other.
+    normalize: of an embedding model, whether the original ends in a Normalize module.
     layers: after pooling, in order. In JSON their name is "dense", which all were once.
     matryoshka_dimensions: shorter lengths that the vector was trained for.
     labels: of a cross-encoder, one per logit; empty for an embedding model.
+    template: how a cross-encoder's pairs become one text; None: they are two segments.
     prompts: name -> prepended text; default_prompt: used if a request names none.
     tools: name -> version of the build tools. created: Unix seconds.
     memory: measured at build; None: not measured, see text_memory.
@@ -140,6 +150,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pooling: Poolings | None = None
     normalize: bool = False
     labels: tuple[str, ...] = ()
+    template: PairTemplate | None = None
     matryoshka_dimensions: tuple[int, ...] = ()
     prompts: dict[str, str] = {}
     default_prompt: str | None = None
@@ -184,8 +195,10 @@ def decode_manifest(data: bytes) -> Manifest:
             raise InvalidArtefact("the manifest lists a file name with a path or odd characters")
     if MANIFEST_FILE in names:
         raise InvalidArtefact(f"the manifest lists {MANIFEST_FILE} among its artefacts")
-    if (manifest.task == "embedding") != bool(manifest.pooling):
-        raise InvalidArtefact("an embedding model needs a pooling; a cross-encoder must have none")
+    if manifest.task == "embedding" and not manifest.pooling:
+        raise InvalidArtefact("an embedding model needs a pooling")
+    if manifest.task == "embedding" and manifest.template is not None:
+        raise InvalidArtefact("an embedding model reads no pairs, and must have no template")
     if len(manifest.labels) != (manifest.dimensions if manifest.task == "cross-encoder" else 0):
         raise InvalidArtefact(
             "a cross-encoder needs one label per logit; an embedding model must have none"

@@ -86,7 +86,7 @@ def test_a_cross_encoder_keeps_head_and_labels(tmp_path: Path) -> None:
     assert {"classifier.weight", "bert.pooler.dense.weight"} <= exported.keys()
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["id2label"], config["dtype"]) == ({"0": "no", "1": "yes"}, "float16")
-    read_transformer(tmp_path / "out", "cross-encoder")
+    read_transformer(tmp_path / "out", with_head=True)
 
 
 @pytest.mark.parametrize(
