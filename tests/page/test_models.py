@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 from tests.page.world import BROKEN, MINILM, RANKER, TINY, Page, Visit, until
 from tests.server import http_get, http_post
@@ -14,6 +15,10 @@ def _card(page: Page, name: str) -> Page:
 
 def _state(page: Page, name: str) -> str:
     return str(_card(page, name).locator(".pill").inner_text())
+
+
+def _holds(place: Page, text: str) -> bool:
+    return text in place.inner_text()
 
 
 def test_a_card_tells_what_a_model_is(visit: Visit, service: str) -> None:
@@ -68,7 +73,8 @@ def test_loads_and_evictions_are_seen_as_they_happen(visit: Visit, service: str)
         load = _card(page, name).get_by_role("button", name=f"Load {name}")
         load.focus()
         page.keyboard.press("Enter")
-        until(page, lambda name=name: f"{name} is warm" in log.inner_text())
+        told = f"{name} is warm"
+        until(page, partial(_holds, log, told))
         assert _state(page, name) == "warm"
         assert not load.is_visible()
         seen += 1

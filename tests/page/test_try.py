@@ -45,7 +45,7 @@ def _vectors(service: str, model: str = MINILM, **more: Any) -> NDArray[np.float
 
 def _cut(rows: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     shortened: NDArray[np.float64] = rows[:, :count]
-    return shortened / np.linalg.norm(shortened, axis=1, keepdims=True)
+    return np.asarray(shortened / np.linalg.norm(shortened, axis=1, keepdims=True))
 
 
 def _ranked(table: NDArray[np.float64], line: int) -> list[int]:
