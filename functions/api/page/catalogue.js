@@ -31,7 +31,10 @@ async function list() {
 async function look() {
   const { models: told } = await getJson("ready", { accept: [503] });
   states = new Map();
-  for (const state of told) if (!isBetter(states.get(state.name), state)) states.set(state.name, state);
+  for (const state of told) {
+    const [name] = state.name.split("@"); // what a bulk job has loaded names its revision
+    if (!isBetter(states.get(name), state)) states.set(name, state);
+  }
 }
 
 // A model that is warm on either device is warm.
