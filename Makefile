@@ -16,7 +16,7 @@ INSTALL := $(BIN)/python -m pip install --no-deps --require-hashes
 # Set in many containers. The tests start some hundred Pythons, and each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-openvino test-cluster check bench lock clean npm
+.PHONY: help run test test-openvino test-cluster test-page check bench lock clean npm
 
 help:   ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */make \1|/p' Makefile | while IFS='|' read -r target what; \
@@ -47,6 +47,9 @@ test-cluster: .venv/cluster/installed  ## run the tests of functions.cluster, on
 	$(CLUSTER) -m pytest -W ignore tests/cluster
 	$(CLUSTER) -m pytest -W ignore -p tests.cluster.on_ray tests/functions/api/test_router.py \
 		tests/clients/test_openai_client.py
+
+test-page: .venv/test .venv/page/installed tests/node_modules/.package-lock.json  ## test the page in Chromium, which is yours to install
+	PYTHONPATH=.venv/page $(BIN)/python -m pytest tests/page
 
 check: .venv/test  ## lint, format, types
 	$(BIN)/ruff check .
@@ -99,6 +102,11 @@ endef
 .venv/clients/installed: tests/clients/requirements.txt | .venv/build
 	$(BIN)/python -m venv --clear .venv/clients
 	.venv/clients/bin/python -m pip install -q --no-compile --no-deps --require-hashes -r $<
+	touch $@
+
+# What drives a browser, in a folder of its own: nothing else needs it, and it brings a Node.js.
+.venv/page/installed: tests/page/requirements.txt | .venv/build
+	$(INSTALL) -q --upgrade --target .venv/page -r $<
 	touch $@
 
 # 0.5 GB besides .venv, whose packages it sees.

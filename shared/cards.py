@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -66,6 +67,22 @@ class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """What people are told of a model, and the service does not go by.
+
+    source: where the weights are from. prompts: name -> what is put before a text; default_prompt: the
+    one of a request that names none. matryoshka_dimensions: shorter lengths that it was trained for.
+    quality: what was measured when it was built, as the manifest has it; empty if nothing was.
+    """
+
+    source: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    matryoshka_dimensions: tuple[int, ...] = ()
+    quality: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """What is known of a model published for one device. created: Unix seconds, 0 if unknown.
 
@@ -93,6 +110,7 @@ class ModelCard:
     closeness: float | None = None
     int8_ranges: tuple[tuple[int, float], ...] = ()
     staged: Staged | None = None
+    about: About = field(default_factory=About, hash=False)
 
     def of_revision(self, revision: str) -> ModelCard:
         """The card of the revision that answered: the staged one's, if it is that, or else this."""

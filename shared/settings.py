@@ -49,6 +49,8 @@ class Settings:
         not expire; empty, without api_keys: no key needed.
     api_keys: the document of callers' keys, with names and expiry: file://FOLDER/keys.json, or a blob's
         URL; read again every refresh_s; empty: none. docs/serving.md says how it is written.
+    page: serve browsers a page at /, to look at the models, try them and watch the service. It works
+        with the key that its visitor types, where keys are on.
     cors_origins: comma-separated origins (https://app.example.com) of web pages that may use the router
         from a browser; *: all; empty: none. A page that contains a key reveals it to its visitors.
     routing: "fixed" (by the number of texts) or "adaptive" (by the expected duration).
@@ -126,6 +128,7 @@ class Settings:
     backend_secret: str = ""
     api_key_hashes: tuple[str, ...] = ()
     api_keys: str = ""
+    page: bool = True
     cors_origins: tuple[str, ...] = ()
     routing: str = "fixed"
     gpu_min_texts: int = 10

@@ -42,6 +42,7 @@ ROOMS = {
     "functions.backend": (
         "http functions.bulk storage observability models engines inference backends wire"
     ),
+    "functions.embed": "models backends wire",
     "functions.local": "http api backend functions.bulk storage observability models backends bulk",
     "functions.cluster": "http api local observability models inference routing context wire",
     "functions": "http api backend observability engines inference routing",
@@ -198,6 +199,7 @@ def test_only_settings_and_entry_points_touch_the_environment() -> None:
     entry_points = {
         TREE / "functions" / "keys.py",
         TREE / "functions" / "bulk" / "__main__.py",
+        TREE / "functions" / "embed" / "__main__.py",
         TREE / "functions" / "local" / "__main__.py",
         TREE / "functions" / "cluster" / "__main__.py",
         TREE / "functions" / "cluster" / "serve.py",  # `serve deploy` calls it

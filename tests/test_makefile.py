@@ -15,7 +15,18 @@ import pytest
 from tests.server import ROOT
 
 TOOLS = ("make", "sh", "sed", "rm", "mkdir", "touch", "echo", "cat", "chmod", "cp", "printf")
-TARGETS = ("help", "run", "test", "test-openvino", "test-cluster", "check", "bench", "lock", "clean")
+TARGETS = (
+    "help",
+    "run",
+    "test",
+    "test-openvino",
+    "test-cluster",
+    "test-page",
+    "check",
+    "bench",
+    "lock",
+    "clean",
+)
 PYTHON = """#!/bin/sh
 echo "$(basename "$(dirname "$0")")/$(basename "$0") $*" >> {log}
 case "$*" in

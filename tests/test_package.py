@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from functions.api.start_page import FOLDER
 from shared import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -78,7 +80,23 @@ def test_the_zip_holds_what_is_served_and_no_secrets() -> None:
     ignored = (ROOT / ".funcignore").read_text("utf-8").split()
     assert not [name for name in ignored if set(name) & set("*?[!/")]
     assert SERVED.isdisjoint(ignored)
-    assert {"tests", "model_build", "infra", ".venv", ".azure", "local.settings.json"} <= set(ignored)
+    assert {
+        "tests",
+        "examples",
+        "model_build",
+        "infra",
+        ".venv",
+        ".azure",
+        "local.settings.json",
+    } <= set(ignored)
+
+
+def test_the_zip_holds_the_page() -> None:
+    """An entry of .funcignore is left out wherever it stands, and what git ignores is in no checkout."""
+    ignored = set((ROOT / ".funcignore").read_text("utf-8").split())
+    listed = subprocess.run(["git", "ls-files", str(FOLDER)], cwd=ROOT, capture_output=True, text=True)
+    packed = [Path(name) for name in listed.stdout.split() if ignored.isdisjoint(Path(name).parts)]
+    assert {path.name for path in packed} == {path.name for path in FOLDER.iterdir()}
 
 
 def test_the_version_stands_in_one_place() -> None:

@@ -29,6 +29,7 @@ BENCH = "tests/benchmarks/requirements.txt"
 CLIENTS = "tests/clients/requirements.txt"
 CLUSTER = "functions/cluster/requirements.txt"
 AUDIT = ".github/requirements.txt"
+BROWSER = "tests/page/requirements.txt"
 
 INSTALLED_WITH = {
     SERVED: (),
@@ -45,6 +46,7 @@ INSTALLED_WITH = {
     CLUSTER: (SERVED,),
     CLIENTS: (),
     AUDIT: (),
+    BROWSER: (),
 }
 """Each lock file, and those that are always in the same environment."""
 HERE = (SERVED, SAMPLE, BUILDER, CPU_TORCH, TESTS, WORKER)
@@ -53,7 +55,7 @@ NOT_HERE = (GPU_TORCH, BENCH, AUDIT, OPENVINO, NNCF)
 NOT_NEEDED = {"azurefunctions-extensions-base", "sentence-transformers"}
 """Only SDK-type bindings need the first, of which no app has one: see tests/requirements-worker.in. Only
 the code of the sample model's package needs the other: see model_build/requirements-sample.in."""
-APART = (CLIENTS, AUDIT)
+APART = (CLIENTS, AUDIT, BROWSER)
 """Environments of their own, which need not agree with the others."""
 CLIENTS_PACKAGES = (
     ROOT / ".venv" / "clients" / "lib" / f"python{version_info[0]}.{version_info[1]}" / "site-packages"
@@ -186,7 +188,7 @@ def test_what_locked_packages_need_is_locked(lock: str) -> None:
         try:
             needs = metadata.requires(name) or ()
         except metadata.PackageNotFoundError:
-            apart = (GPU_TORCH, BENCH, CLUSTER, AUDIT, OPENVINO, NNCF)
+            apart = (GPU_TORCH, BENCH, CLUSTER, AUDIT, OPENVINO, NNCF, BROWSER)
             assert lock in apart or not _applies(together[name]), name
             continue
         for need in map(Requirement, needs):

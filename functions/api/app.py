@@ -19,6 +19,7 @@ from functions.api.known_keys import KnownKeys
 from functions.api.openapi import DescribedApp, describe, describe_get, describe_post
 from functions.api.paths import MODEL_IN_PATH, KnownPaths
 from functions.api.responses import answer_unrouted, error_response
+from functions.api.start_page import StartPage
 from functions.http.admission import Admission, Admitted
 from functions.http.caller import Endpoint
 from functions.http.framing import RejectAmbiguousLength
@@ -70,6 +71,8 @@ def create_app(
     )
     if keys is not None:
         app.add_middleware(RequireKey, keys=keys, metrics=metrics)
+    if settings.page:
+        app.add_middleware(StartPage)
     app.add_middleware(RejectAmbiguousLength, refuse=_refuse, metrics=metrics)
     app.add_middleware(Confidential, applies=has_key_in_address)
     app.add_middleware(Traced)

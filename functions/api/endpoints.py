@@ -227,11 +227,12 @@ class Endpoints:
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models, aliases included."""
-        return json_response(openai.format_models(await self._named_cards()))
+        return json_response(openai.format_models(await self._listed()))
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/{model}."""
-        return json_response(openai.format_model(await self._card(request.path_params["model"])))
+        name = (await self._card(request.path_params["model"])).name
+        return json_response(openai.format_model(name, (await self._listed())[name]))
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags (Ollama)."""
@@ -285,18 +286,24 @@ class Endpoints:
 
     async def _cards(self) -> list[ModelCard]:
         """One card per model: the CPU's if it is published for both devices."""
-        cards = sorted(await self._catalogue.cards(), key=lambda card: card.device, reverse=True)
-        return sorted({card.name: card for card in cards}.values(), key=lambda card: card.name)
+        return [cards[0] for _, cards in sorted((await self._by_name()).items())]
 
     async def _named_cards(self) -> list[ModelCard]:
-        """One card per accepted name, aliases included; an alias takes precedence over a model."""
-        by_name = {card.name: card for card in await self._cards()}
-        aliased = {
-            alias: replace(by_name[name], name=alias)
-            for alias, name in self._aliases.items()
-            if name in by_name
-        }
-        return [card for _, card in sorted({**by_name, **aliased}.items())]
+        """One card per accepted name, aliases included."""
+        return [replace(cards[0], name=name) for name, cards in (await self._listed()).items()]
+
+    async def _listed(self) -> dict[str, list[ModelCard]]:
+        """All cards of each accepted name, by name; an alias takes precedence over a model."""
+        by_name = await self._by_name()
+        aliased = {alias: by_name[name] for alias, name in self._aliases.items() if name in by_name}
+        return dict(sorted({**by_name, **aliased}.items()))
+
+    async def _by_name(self) -> dict[str, list[ModelCard]]:
+        """All cards of each model, the CPU's first."""
+        by_name: dict[str, list[ModelCard]] = {}
+        for card in sorted(await self._catalogue.cards(), key=lambda card: card.device):
+            by_name.setdefault(card.name, []).append(card)
+        return by_name
 
     async def _usable_tokens(self, card: ModelCard) -> int:
         """The longest input that its backend accepts; the model's own limit if the backend is silent."""

@@ -28,6 +28,7 @@ from shared.contracts import (
     RerankRequest,
     RerankResult,
     Result,
+    Timings,
     TokenizeRequest,
     TokenizeResult,
 )
@@ -72,7 +73,8 @@ def is_large(result: Result) -> bool:
 
 
 def headers_of(asked: AnyRequest, result: Result, total_s: float) -> dict[str, str]:
-    """TEI's headers (whole milliseconds), x-model-revision, x-int8-range, x-rerank-method, x-truncated.
+    """TEI's headers (whole milliseconds), Server-Timing (hundredths), x-model-revision, x-int8-range,
+    x-rerank-method, x-truncated.
 
     total_s: of the request.
     """
@@ -91,6 +93,7 @@ def headers_of(asked: AnyRequest, result: Result, total_s: float) -> dict[str, s
         "x-compute-tokens": str(result.total_tokens),
         **{name: str(round(seconds * 1000)) for name, seconds in milliseconds.items()},
     }
+    headers["server-timing"] = _server_timing(timings, total_s)
     if isinstance(result, RerankResult):
         headers["x-rerank-method"] = result.method
     if isinstance(result, EmbedResult):
@@ -98,6 +101,16 @@ def headers_of(asked: AnyRequest, result: Result, total_s: float) -> dict[str, s
     if result.cut:
         headers["x-truncated"] = _truncated(result.cut)
     return headers
+
+
+def _server_timing(timings: Timings, total_s: float) -> str:
+    """As browsers and proxies read it: https://www.w3.org/TR/server-timing/. Short texts take less than
+    the millisecond that TEI's headers count in.
+    """
+    return (
+        f"tokenization;dur={timings.tokenization_s * 1000:.2f}, queue;dur={timings.queue_s * 1000:.2f}, "
+        f"inference;dur={timings.inference_s * 1000:.2f}, total;dur={total_s * 1000:.2f}"
+    )
 
 
 def _truncated(cut: tuple[int, ...]) -> str:

@@ -96,7 +96,7 @@ def serve(
         connections = connection_limit(settings.max_connections)
         log_request_limits(settings, connections)
         if settings.role == "router":
-            _log_start(f"http://{host}:{bound}", cards or [], keys)
+            _log_start(f"http://{host}:{bound}", cards or [], keys, settings.page)
             if driver or separate:
                 make_inboxes(settings, cards or [])
                 _start.info("bulk:   %s", bulk_hint(settings, cards or []))
@@ -215,7 +215,7 @@ def _check_secret(settings: Settings, host: str) -> None:
         )
 
 
-def _log_start(url: str, cards: list[ModelCard], keys: KnownKeys | None) -> None:
+def _log_start(url: str, cards: list[ModelCard], keys: KnownKeys | None, page: bool) -> None:
     turn_on = (
         f"off (local); {command_of('functions.keys')} prints a key and its hash for BLITZ_API_KEY_HASHES"
     )
@@ -223,6 +223,8 @@ def _log_start(url: str, cards: list[ModelCard], keys: KnownKeys | None) -> None
     _start.info("models: %s", ", ".join(names) or "none yet")
     _start.info("keys:   %s", turn_on if keys is None else f"on ({len(keys)})")
     _start.info("docs:   %s/docs", url)
+    if page:
+        _start.info("page:   %s/", url)
     if not cards:
         return
     path: str

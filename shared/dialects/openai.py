@@ -8,7 +8,7 @@ https://docs.mistral.ai/api, https://api.jina.ai/redoc
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -138,14 +138,15 @@ def format_result_msgpack(result: EmbedResult, body: EmbeddingsBody) -> bytes:
     return pack(_list_of(convert(result.vectors, number_type, result.int8_range), result))
 
 
-def format_models(cards: Sequence[ModelCard]) -> bytes:
-    """JSON list of models."""
-    return orjson.dumps({"object": "list", "data": [_model(card) for card in cards]})
+def format_models(listed: Mapping[str, Sequence[ModelCard]]) -> bytes:
+    """JSON list of models. listed: accepted name -> the cards of what it stands for, one a device."""
+    data = [_model(name, cards) for name, cards in listed.items()]
+    return orjson.dumps({"object": "list", "data": data})
 
 
-def format_model(card: ModelCard) -> bytes:
+def format_model(name: str, cards: Sequence[ModelCard]) -> bytes:
     """JSON of one model."""
-    return orjson.dumps(_model(card))
+    return orjson.dumps(_model(name, cards))
 
 
 def format_embeddings_error(error: BlitzError) -> tuple[int, bytes]:
@@ -201,13 +202,37 @@ def _agreed(one: tuple[str, T | None], other: tuple[str, T | None]) -> T | None:
     raise InvalidInput(f"{name} and {other_name} contradict each other: send one", field=other_name)
 
 
-def _model(card: ModelCard) -> dict[str, object]:
-    """An entry of the list; Mistral's client requires `type` and `capabilities`. int8_ranges is ours."""
-    named = {"id": card.name, "object": "model", "created": card.created, "owned_by": OWNER}
-    ranges = {"int8_ranges": {str(size): value for size, value in card.int8_ranges}}
+def _model(name: str, cards: Sequence[ModelCard]) -> dict[str, object]:
+    """An entry of the list. OpenAI has the first four fields; Mistral's client requires the next two.
+
+    The others are ours. root: the model that an alias stands for.
+    """
+    first = cards[0]
+    named = {"id": name, "object": "model", "created": first.created, "owned_by": OWNER}
+    required = {"type": "base", "capabilities": {"completion_chat": False}}
+    ours = {"root": first.name, "task": first.task, "builds": [_build(card) for card in cards]}
+    ranges = {"int8_ranges": {str(size): value for size, value in first.int8_ranges}}
+    return {**named, **required, **ours, **(ranges if first.int8_ranges else {})}
+
+
+def _build(card: ModelCard) -> dict[str, object]:
+    """What is published of a model for one device."""
+    staged = {"revision": card.staged.card.revision} if card.staged else None
     return {
-        **named,
-        "type": "base",
-        "capabilities": {"completion_chat": False},
-        **(ranges if card.int8_ranges else {}),
+        "device": card.device,
+        "target": card.target,
+        "revision": card.revision,
+        "staged": staged,
+        "created": card.created,
+        "architecture": card.architecture,
+        "source": card.about.source,
+        "size_bytes": card.size_bytes,
+        "max_tokens": card.max_tokens,
+        "dimensions": card.dimensions,
+        "matryoshka_dimensions": card.about.matryoshka_dimensions,
+        "pooling": card.pooling,
+        "labels": card.labels,
+        "prompts": card.about.prompts,
+        "default_prompt": card.about.default_prompt,
+        "quality": card.about.quality,
     }

@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
-from shared.cards import Device, ModelCard, Share, Staged
+import msgspec
+
+from shared.cards import About, Device, ModelCard, Share, Staged
 from shared.errors import InvalidArtefact, UnknownModel
 from shared.models.manifest import Manifest
 from shared.models.store import ModelStore
@@ -156,6 +158,13 @@ def card_of(manifest: Manifest) -> ModelCard:
         memory=manifest.text_memory,
         closeness=manifest.quality.closeness if manifest.quality else None,
         int8_ranges=tuple(manifest.int8_ranges.items()),
+        about=About(
+            source=manifest.source.name,
+            prompts=manifest.prompts,
+            default_prompt=manifest.default_prompt,
+            matryoshka_dimensions=manifest.matryoshka_dimensions,
+            quality=msgspec.to_builtins(manifest.quality) if manifest.quality else {},
+        ),
     )
 
 

@@ -69,7 +69,7 @@ def _stable(response: httpx.Response) -> dict[str, str]:
     return {
         name: value
         for name, value in response.headers.items()
-        if name not in ("date", "server", "x-request-id") and not name.endswith("-time")
+        if name not in ("date", "server", "server-timing", "x-request-id") and not name.endswith("-time")
     }
 
 
@@ -203,6 +203,9 @@ _EMBED = {"model": MODEL, "input": ["hello", "Grüße an die Wölfe \N{WOLF FACE
         ("GET", "/v1/models/..%2F..%2Fetc", {}, 404),
         ("GET", f"/info?model={MODEL}&empty=", {}, 200),
         ("GET", "/health", {}, 200),
+        ("GET", "/", {"headers": {"accept": "text/html"}}, 200),
+        ("GET", "/", {}, 405),
+        ("GET", "/page/app.js", {}, 200),
         ("GET", "/openapi.json", {}, 200),
         ("POST", "/v1/embeddings", {"json": {**_EMBED, "model": "nobody"}}, 404),
         ("POST", "/embed?model=nobody", {"json": {"inputs": "a"}}, 404),

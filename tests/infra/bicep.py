@@ -160,6 +160,8 @@ LEFT_AT_DEFAULT = {
     *("max_requests", "max_pending_bytes", "max_body_bytes", "max_inputs", "max_request_tokens"),
     *("key_files", "key_file_bytes", "key_batches", "file_expiry_days"),
     *("max_job_bytes", "max_job_rows"),
+    # It does no harm where keys are on, and whoever wants none says so.
+    "page",
     # What callers name, and whose pages they are, only their operator knows.
     *("model_aliases", "cors_origins"),
     # Connections are the platform's.

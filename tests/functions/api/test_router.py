@@ -523,6 +523,8 @@ async def test_timing_headers_are_teis(device: Device) -> None:
     assert headers["x-inference-time"] == "3"
     assert headers["x-compute-time"].isdecimal()
     assert headers["x-total-time"].isdecimal()
+    told = "tokenization;dur=1.00, queue;dur=2.00, inference;dur=3.00, total;dur="
+    assert headers["server-timing"].startswith(told)
 
 
 @pytest.mark.anyio

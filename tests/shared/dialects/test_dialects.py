@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from shared.cards import ModelCard
+from shared.cards import About, ModelCard
 from shared.contracts import (
     AnyRequest,
     DecodeRequest,
@@ -231,16 +232,48 @@ def test_openai_errors_have_four_members(error: BlitzError, kind: str, message: 
 
 def test_models_and_info_have_their_clients_shapes() -> None:
     """What GET /v1/models and GET /info hold of a card."""
-    card = ModelCard("m", "rev", "cpu-int8", "bert", "mean", 384, 256, created=12)
+    card = ModelCard("m", "rev", "cpu-int8", "bert", "mean", 384, 256, created=12, size_bytes=7)
+    about = About("a wheel", {"query": "find: "}, "query", (64,), {"cosine_mean": 0.99})
+    gpu = replace(card, device="gpu", target="gpu-fp16", about=about)
     limits = Settings(max_inputs=9, max_request_tokens=300, max_requests=7)
-    [model] = json.loads(openai.format_models([card]))["data"]
+    [model] = json.loads(openai.format_models({"alias": [card, gpu]}))["data"]
+    build: dict[str, Any] = {
+        "device": "cpu",
+        "target": "cpu-int8",
+        "revision": "rev",
+        "staged": None,
+        "created": 12,
+        "architecture": "bert",
+        "source": "",
+        "size_bytes": 7,
+        "max_tokens": 256,
+        "dimensions": 384,
+        "matryoshka_dimensions": [],
+        "pooling": "mean",
+        "labels": [],
+        "prompts": {},
+        "default_prompt": None,
+        "quality": {},
+    }
+    told = {
+        "device": "gpu",
+        "target": "gpu-fp16",
+        "source": "a wheel",
+        "matryoshka_dimensions": [64],
+        "prompts": {"query": "find: "},
+        "default_prompt": "query",
+        "quality": {"cosine_mean": 0.99},
+    }
     assert model == {
-        "id": "m",
+        "id": "alias",
         "object": "model",
         "created": 12,
         "owned_by": "blitz-embedding",
         "type": "base",
         "capabilities": {"completion_chat": False},
+        "root": "m",
+        "task": "embedding",
+        "builds": [build, {**build, **told}],
     }
     info = json.loads(tei.format_info(card, limits, "1.2.3", 250))
     assert info["model_id"] == "m"

@@ -1,0 +1,54 @@
+"""The section Live: rates and quantiles of what the service counts."""
+
+from __future__ import annotations
+
+from tests.page.world import MINILM, Page, Visit, until
+from tests.server import http_post, metrics_of
+
+
+def _tile(page: Page, name: str) -> Page:
+    return page.locator(".tile", has=page.get_by_text(name, exact=True))
+
+
+def _value(page: Page, name: str) -> str:
+    return str(_tile(page, name).locator("b").inner_text())
+
+
+def _number(page: Page, name: str) -> float:
+    """0 while there is none."""
+    return float(_value(page, name).replace(",", "").replace("\u2013", "0"))
+
+
+def test_what_happens_is_counted(visit: Visit, service: str) -> None:
+    page = visit("live")
+    until(page, lambda: _value(page, "Evictions") != "\u2013")
+    for _ in range(5):
+        http_post(f"{service}/embed", json={"model": MINILM, "inputs": ["a text", "another"]})
+    until(page, lambda: _number(page, "Requests") > 0)
+    until(page, lambda: _value(page, "95 % are answered within").endswith(("ms", "s")))
+    until(page, lambda: _number(page, "Texts in a micro-batch") >= 1)
+    until(page, lambda: _value(page, "Cache hits").endswith("%"))
+    counted = metrics_of(service)
+    loads, evictions = counted["blitz_cache_load_duration_count"], counted["blitz_cache_evictions"]
+    until(page, lambda: _number(page, "Loads") == loads)
+    assert _number(page, "Evictions") == evictions
+    assert _number(page, "Models in memory") == counted["blitz_cache_models"]
+    assert _number(page, "Queue") == 0
+    for name in ("Texts", "Half are answered within", "Bulk rows"):
+        assert _value(page, name)
+    assert _tile(page, "Requests").locator("path").last.get_attribute("d").startswith("M")
+
+
+def test_it_asks_only_while_it_is_looked_at(visit: Visit) -> None:
+    asked: list[str] = []
+    page = visit("models")
+    page.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
+    until(page, lambda: "ready" in asked)
+    assert "metrics" not in asked
+    page.get_by_role("link", name="Live").click()
+    until(page, lambda: "metrics" in asked)
+    page.get_by_role("link", name="Rerank").click()
+    page.wait_for_timeout(100)
+    before = asked.count("metrics")
+    until(page, lambda: asked.count("ready") >= 4)
+    assert asked.count("metrics") <= before + 1
