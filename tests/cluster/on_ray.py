@@ -16,11 +16,11 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 import tests.apps
 from functions.api.app import create_app
+from functions.api.openapi import DescribedApp
 from shared.models.catalogue import Catalogue
 from shared.observability.metrics import Telemetry
 from shared.settings import Settings
@@ -102,7 +102,7 @@ def every_call_goes_through_ray() -> Iterator[None]:
     """Over the whole run; which fails if none did."""
     backend = _start()
 
-    def router_app(fake: FakeBackend, **settings: Any) -> FastAPI:
+    def router_app(fake: FakeBackend, **settings: Any) -> DescribedApp:
         on_ray = cast(Any, _OnRay(fake, backend))
         return create_app(
             Settings(**settings), on_ray, cast(Catalogue, fake), Telemetry(CollectorRegistry())

@@ -159,7 +159,7 @@ def test_a_text_alone_has_the_vectors_that_it_has_among_others(tmp_path: Path) -
         (_native, {"query_expansion": FIXED | {"token": "nowhere"}}, "does not have"),
         (_stanford, {"query_maxlen": 0}, "query_maxlen"),
     ],
-    ids=str,
+    ids=("strategy", "length", "token", "query_maxlen"),
 )
 def test_what_cannot_be_read_as_it_says_is_refused(
     make: Any, change: Any, said: str, tmp_path: Path
