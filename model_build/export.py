@@ -22,7 +22,7 @@ from torch.jit._trace import TracerWarning
 from model_build import torch_attention
 from model_build.describe import HEAD_FILE
 from model_build.folder import refused, refusing
-from model_build.masked_keys import mask_keys
+from model_build.masked_keys import mask_keys, state_tiles
 from model_build.source import SourceModel
 from model_build.sparse import export_head
 from model_build.tracing import masks_without_vmap
@@ -55,6 +55,7 @@ def export_onnx(source: SourceModel, out: Path) -> None:
         with refusing(f"onnxruntime cannot optimise the graph of {source.architecture}"):
             _fuse(source, traced, out)
             mask_keys(out)
+            state_tiles(out)
     _fix_output_width(out, width)
 
 
