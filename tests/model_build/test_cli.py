@@ -314,7 +314,7 @@ def test_a_recipe_that_cannot_be_written_is_exit_2(run: Run, tiny: Path, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("no-such-model", "--target", "cpu-int8"), "all-MiniLM-L6-v2"),
+        (("all-MiniLM-L6-v3", "--target", "cpu-int8"), "all-MiniLM-L6-v2"),
         (("no-such-model", "--target", "tpu"), "cpu-int8"),
         (("all-MiniLM-L6-v2", "--target", "cpu-int8", "--min-cosine", "1.1"), "min-cosine"),
         (("all-MiniLM-L6-v2", "--target", "cpu-int8", "--push", "ftp://x"), "model store"),
