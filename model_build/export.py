@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import onnx
 import onnxruntime as ort
 import torch
 from onnxruntime.transformers.fusion_options import FusionOptions
@@ -22,6 +21,7 @@ from torch.jit._trace import TracerWarning
 from model_build import torch_attention
 from model_build.describe import HEAD_FILE
 from model_build.folder import refused, refusing
+from model_build.graphs import is_large, load_graph, save_graph
 from model_build.masked_keys import mask_keys
 from model_build.source import SourceModel
 from model_build.sparse import export_head
@@ -208,13 +208,13 @@ def _fuse(source: SourceModel, src: Path, out: Path) -> None:
         optimization_options=options,
         opt_level=0,
     )
-    model.save_model_to_file(str(out))
+    model.save_model_to_file(str(out), use_external_data_format=is_large(model.model))
 
 
 def _fix_output_width(path: Path, width: int) -> None:
     """State the output's last dimension: engines read the width of their rows from the graph."""
-    model = onnx.load(path)
+    model = load_graph(path)
     dimension = model.graph.output[0].type.tensor_type.shape.dim[-1]
     if dimension.dim_value != width:
         dimension.dim_value = width
-        onnx.save(model, path)
+        save_graph(model, path)

@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from model_build.graphs import load_graph, save_graph
 from model_build.heads import widen_heads
 from model_build.linears import matrices
 
@@ -36,7 +37,7 @@ def mask_keys(path: Path) -> int:
     A graph in which a layer's queries or keys are not products with a constant, or its scores have a
     bias, keeps its masks: layers may share weights.
     """
-    model = onnx.load(path)
+    model = load_graph(path)
     layers = [node for node in model.graph.node if node.op_type == ATTENTION]
     writer = _Writer(model.graph)
     if not layers or not all(writer.can_rewrite(node) for node in layers):
@@ -44,13 +45,13 @@ def mask_keys(path: Path) -> int:
     for node in layers:
         writer.rewrite(node)
     writer.finish()
-    onnx.save(model, path)
+    save_graph(model, path)
     return len(layers)
 
 
 def heads_in(path: Path) -> int:
     """How many heads the attention layers of a written graph have; 0: none is fused."""
-    return next((_heads(node) for node in onnx.load(path).graph.node if node.op_type == ATTENTION), 0)
+    return next((_heads(node) for node in load_graph(path).graph.node if node.op_type == ATTENTION), 0)
 
 
 class _Writer:
