@@ -5,6 +5,7 @@ It does not know folders, quantisation, evaluation or the model store.
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -54,6 +55,8 @@ def export_onnx(source: SourceModel, out: Path) -> None:
         width = _trace(source, traced, out.with_name(HEAD_FILE), attention)
         with refusing(f"onnxruntime cannot optimise the graph of {source.architecture}"):
             _fuse(source, traced, out)
+            # The optimiser's objects refer to each other, and to copies of the graph.
+            gc.collect()
             mask_keys(out)
     _fix_output_width(out, width)
 

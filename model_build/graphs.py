@@ -6,12 +6,13 @@ what a graph computes, or which targets there are.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
 from shared.errors import InvalidInput
 
@@ -61,8 +62,11 @@ def is_large(model: ModelProto) -> bool:
 
 
 def bytes_of(model: ModelProto) -> int:
-    """Of its constants. ModelProto.ByteSize fails above 2 GiB."""
-    return sum(each.ByteSize() for each in model.graph.initializer)
+    """Of its constants. ModelProto.ByteSize fails above 2 GiB, and a tensor's makes a copy."""
+    return sum(
+        math.prod(each.dims) * helper.tensor_dtype_to_np_dtype(each.data_type).itemsize
+        for each in model.graph.initializer
+    )
 
 
 def open_graph(model: ModelProto) -> ort.InferenceSession:
