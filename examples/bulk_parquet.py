@@ -38,9 +38,9 @@ rows = [
     (name, "[" + ",".join(f"{x:.6f}" for x in vector) + "]")
     for name, vector in zip(table["id"].to_pylist(), vectors, strict=True)
 ]
-print(rows[0][0], rows[0][1][:30] + "...")
+print(len(rows), "rows; the first vector has", rows[0][1].count(",") + 1, "numbers")
 
 # Prints:
 # 4 rows: row, id, text, tokens, truncated, vector
 # (4, 384) cosine of the first two notes: 0.72
-# note-0 [-0.031542,0.046718,0.042361,0...
+# 4 rows; the first vector has 384 numbers

@@ -23,7 +23,7 @@ from model_build import torch_attention
 from model_build.describe import HEAD_FILE
 from model_build.folder import refused, refusing
 from model_build.graphs import is_large, load_graph, save_graph
-from model_build.masked_keys import mask_keys
+from model_build.masked_keys import mask_keys, state_tiles
 from model_build.source import SourceModel
 from model_build.sparse import export_head
 from model_build.tracing import masks_without_vmap
@@ -58,6 +58,7 @@ def export_onnx(source: SourceModel, out: Path) -> None:
             # The optimiser's objects refer to each other, and to copies of the graph.
             gc.collect()
             mask_keys(out)
+            state_tiles(out)
     _fix_output_width(out, width)
 
 

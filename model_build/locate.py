@@ -5,6 +5,7 @@ It does not know the folder's content: source.py reads it.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -87,9 +88,11 @@ def locate(model: str, revision: str | None = None) -> Located:
             "config.json, model.safetensors and tokenizer.json, as save_pretrained() writes it",
             field="model",
         )
-    known = ", ".join(sorted(catalogue))
+    close = difflib.get_close_matches(model[:100], catalogue, n=3)
     raise InvalidInput(
-        f"{printable(model)!r} is neither a folder, nor a hub id (ORG/NAME), nor one of: {known}",
+        f"{printable(model)!r} is neither a folder, nor a hub id (ORG/NAME), nor one of the "
+        f"{len(catalogue)} names in model_build/models.toml"
+        + (f"; close are {', '.join(close)}" if close else ""),
         field="model",
     )
 

@@ -16,6 +16,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from model_build.graphs import load_graph, save_graph
 from model_build.heads import widen_heads
 from model_build.linears import matrices
+from shared.engines.onnx import TILE_ROWS
 
 ATTENTION = "MultiHeadAttention"
 _PADDED = -1e30
@@ -47,6 +48,23 @@ def mask_keys(path: Path) -> int:
     writer.finish()
     save_graph(model, path)
     return len(layers)
+
+
+def state_tiles(path: Path) -> None:
+    """Write into a graph with attention in tiles how many queries a tile has: TILE_ROWS.
+
+    ONNX Runtime takes as many as a query's and a value's coordinates together, where the L2 cache holds
+    four times the square of that in floats: 270 kB for heads of 64.
+    """
+    model = load_graph(path)
+    constants = matrices(model.graph)
+    for node in model.graph.node:
+        if node.op_type == ATTENTION and len(node.input) < _INPUTS:
+            readers = [each for each in model.graph.node if node.output[0] in each.input]
+            (width,) = {constants[each.input[1]].dims[0] for each in readers}
+            helper.set_model_props(model, {TILE_ROWS: str(2 * width // _heads(node) + 1)})
+            save_graph(model, path)
+            return
 
 
 def heads_in(path: Path) -> int:

@@ -38,6 +38,10 @@ NOT_RUN = {
         "docs/models.md",
         "model_build.convert FOLDER OUT",
     ): "needs a pickled model; tests/model_build/test_convert.py runs it",
+    (
+        "docs/models.md",
+        "LogitScore(*words)",
+    ): "needs a language model; tests/model_build/test_word_rerankers.py runs it",
     ("docs/serving.md", "--separate"): "loads torch; tests/functions/local/test_main.py starts it so",
     (
         "docs/serving.md",

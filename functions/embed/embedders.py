@@ -133,11 +133,11 @@ class Here:
         try:
             cards = self._runner.run(Catalogue(open_store(self._settings), ("cpu",)).cards())
             self._model = _chosen(self._model, [card for card in cards if card.task == "embedding"])
-        except BlitzError:
+            # By name: the command line with --url needs none of what runs a model.
+            self._backend: Backend = import_module("functions.cpu").create_inference(self._settings)
+        except BaseException:
             self._runner.close()
             raise
-        # By name: the command line with --url needs none of what runs a model.
-        self._backend: Backend = import_module("functions.cpu").create_inference(self._settings)
         return self
 
     def __exit__(self, *_: object) -> None:

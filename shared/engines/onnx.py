@@ -26,6 +26,9 @@ def capacity() -> Capacity:
     return Capacity(threads=usable_cpus(), batch_tokens=384, batch_texts=128)
 
 
+TILE_ROWS = "attention_tile_rows"
+"""Metadata of a graph with attention in tiles: how many queries ONNX Runtime takes at once."""
+
 _GIVEN_BACK_BYTES = 64 << 20
 """After a run that may have taken more, its memory is given back, which the session would keep for good.
 After smaller runs it is kept: the next run takes as much, and that is faster."""
@@ -46,13 +49,14 @@ class OnnxEngine:
             self._inputs = {each.name for each in self._session.get_inputs()}
             output = self._session.get_outputs()[0]
             self._output = output.name
+            self._tile = int(self._session.get_modelmeta().custom_metadata_map.get(TILE_ROWS, 0))
             self.dimensions = int(output.shape[-1]) * len(poolings_of(manifest.pooling or "mean"))
         except Exception as error:  # onnxruntime raises a family of its own, rooted at Exception
             raise InvalidArtefact(f"{path.name} is not a graph this version runs") from error
         self._pooling = manifest.pooling
         if len(output.shape) != (2 if head_of(manifest.task, self._pooling) == "labels" else 3):
             raise InvalidArtefact(f"{path.name} does not give what a model for {manifest.task} gives")
-        self._pad_token_id = manifest.pad_token_id
+        self._pad_token_id, self._max_tokens = manifest.pad_token_id, manifest.max_tokens
         self._memory = manifest.text_memory
         self._giving_back = ort.RunOptions()
         self._giving_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
@@ -67,7 +71,7 @@ class OnnxEngine:
     def output(self, sequences: Sequence[Tokens]) -> NDArray[np.float32]:
         """The graph's (B, T, H), right-padded, or (B, L)."""
         assert self._session is not None, "run after close"
-        batch = pad(sequences, self._pad_token_id)
+        batch = pad(sequences, self._pad_token_id, self._padded(max(map(len, sequences))))
         feeds = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         if "token_type_ids" in self._inputs:
             feeds["token_type_ids"] = batch.token_type_ids
@@ -76,6 +80,13 @@ class OnnxEngine:
         options = self._giving_back if large else None
         output: NDArray[np.float32] = self._session.run([self._output], feeds, options)[0]
         return output
+
+    def _padded(self, longest: int) -> int:
+        """A tile of one query would run in a kernel that adds up in another order: a text's last bits
+        would depend on its batch-mates' lengths.
+        """
+        is_alone = self._tile > 1 and longest % self._tile == 1
+        return longest + 1 if is_alone and longest < self._max_tokens else longest
 
     def close(self) -> None:
         self._session = None

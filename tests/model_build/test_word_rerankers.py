@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from shared.errors import InputTooLong, InvalidInput
 from shared.inference.steps import completed
 from shared.inference.tokenization import Tokenizer
 from shared.models.manifest import Source, Target
+from tests.server import ROOT
 from tests.tiny_torch import DECODER, WORDS, edit_json, save_tiny
 
 # As Qwen3-Reranker's: an instruction in the system message, and an end behind the document.
@@ -136,6 +138,29 @@ def test_a_built_reranker_scores_as_sentence_transformers_does(
     truth = scores_of(folder, pairs)
     assert np.ptp(truth) > 0.1
     assert np.allclose(found, truth, atol={"cpu-fp32": 1e-4, "cpu-int8": 0.5, "gpu-fp16": 0.01}[target])
+
+
+def test_the_guide_shows_how_a_plain_language_model_is_saved_so(tmp_path: Path) -> None:
+    """The block of docs/models.md, run over a plain folder, which the builder refuses."""
+    plain = save_reranker(tmp_path / "plain")
+    (plain / "chat_template.jinja").rename(tmp_path / "chat_template.jinja")
+    for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
+        (plain / name).unlink()
+    with pytest.raises(InvalidInput, match=r"docs/models\.md"):
+        inspect_source(plain)
+    guide = (ROOT / "docs" / "models.md").read_text("utf-8")
+    (block,) = (each for each in re.findall(r"```python\n(.*?)```", guide, re.S) if "LogitScore" in each)
+    for shown, here in (
+        ('"FOLDER"', repr(str(plain))),
+        ('"OUT"', repr(str(tmp_path / "out"))),
+        ('"chat_template.jinja"', repr(str(tmp_path / "chat_template.jinja"))),
+        ('["yes", "no"]', '["y", "n"]'),
+    ):
+        assert shown in block
+        block = block.replace(shown, here)
+    exec(block, {})
+    source = inspect_source(tmp_path / "out")
+    assert (source.pooling, source.dimensions, source.template is None) == ("last", 1, False)
 
 
 def _without_query(template: str) -> str:

@@ -39,6 +39,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         Tiny("embedder"),
         Tiny("prompted", prompts={"query": "w1 "}),
         Tiny("scorer", task="cross-encoder"),
+        Tiny("sparse", task="sparse"),
+        Tiny("late", task="multi-vector"),
         Tiny("calibrated", int8_ranges={16: 0.5, 8: 0.75}),
     ]
     publish_all(tinies, f"file://{folder / 'models'}")

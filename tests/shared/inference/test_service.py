@@ -297,10 +297,11 @@ async def test_too_long_texts_of_a_cosine_rerank_have_their_own_names(
 ) -> None:
     """An embedding model speaks of input[i]; who reranks sent a query and documents."""
 
-    def tokenize(self: FakeModel, request: EmbedRequest) -> list[list[int]]:
+    def tokenize(self: FakeModel, request: EmbedRequest) -> Steps[list[list[int]]]:
         for index, item in enumerate(request.inputs):
             if len(item) > 16:
                 raise InputTooLong("too long", field=f"input[{index}]")
+        yield
         return [[1]] * len(request.inputs)
 
     monkeypatch.setattr(FakeModel, "tokenize", tokenize)

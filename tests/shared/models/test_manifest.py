@@ -117,7 +117,7 @@ def test_a_route_has_what_it_has_of_its_own() -> None:
         ({"routes": {"image": ROUTE}}, "Invalid enum value 'image'"),
         (
             {"task": "cross-encoder", "pooling": None, "labels": ("x", "y")},
-            "a cross-encoder has no routes",
+            "a cross-encoder model has no routes",
         ),
     ],
 )

@@ -167,6 +167,7 @@ def test_the_local_service_logs_json_where_that_is_set(tmp_path: Path) -> None:
         "models",
         "keys",
         "docs",
+        "page",
         "try",
         "bulk",
     ]
