@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from model_build.graphs import load_graph, open_graph
 from model_build.linears import linears
 from model_build.odd_texts import ODD_TEXTS
 from model_build.samples import sample_rankings, sample_texts
@@ -46,7 +46,7 @@ def find_divisors(graph: Path, source: SourceModel) -> dict[str, Channels]:
     graph: an FP32 graph from `export_onnx`.
     """
     largest = largest_inputs(graph, calibration_inputs(source))
-    return choose_divisors(onnx.load(graph).graph, largest)
+    return choose_divisors(load_graph(graph).graph, largest)
 
 
 def calibration_inputs(source: SourceModel, given: Path | None = None) -> list[Tokens]:
@@ -144,7 +144,7 @@ def _tokenize_lines(lines: list[str], source: SourceModel, tokenizer: Tokenizer)
 
 def largest_inputs(graph: Path, sequences: Sequence[Tokens]) -> dict[str, Channels]:
     """Name of a layer's input -> (K,) float32 largest magnitude per channel over all `sequences`."""
-    model = onnx.load(graph)
+    model = load_graph(graph)
     inputs = sorted({layer.x for layer in linears(model.graph)})
     for x in inputs:  # (..., K) -> (rows, K) -> (K,), so that no large tensor leaves the graph
         model.graph.node.append(helper.make_node("Abs", [x], [f"{x}_magnitudes"]))
@@ -153,22 +153,13 @@ def largest_inputs(graph: Path, sequences: Sequence[Tokens]) -> dict[str, Channe
             helper.make_node("ReduceMax", [f"{x}_flat"], [f"{x}_largest"], axes=[0], keepdims=0)
         )
         model.graph.output.append(helper.make_tensor_value_info(f"{x}_largest", TensorProto.FLOAT, None))
-    session = open_unoptimised(model)
+    session = open_graph(model)
     names = [f"{x}_largest" for x in inputs]
     largest: dict[str, Channels] = {}
     for tokens in sequences:
         for x, value in zip(inputs, session.run(names, _feeds(session, tokens)), strict=True):
             largest[x] = np.maximum(largest[x], value) if x in largest else value
     return largest
-
-
-def open_unoptimised(model: onnx.ModelProto) -> ort.InferenceSession:
-    """A session without graph optimisation: it runs only a few texts."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.enable_mem_pattern = False
-    options.log_severity_level = 3
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _feeds(session: ort.InferenceSession, tokens: Tokens) -> dict[str, NDArray[np.int64]]:

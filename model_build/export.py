@@ -5,6 +5,7 @@ It does not know folders, quantisation, evaluation or the model store.
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import onnx
 import onnxruntime as ort
 import torch
 from onnxruntime.transformers.fusion_options import FusionOptions
@@ -22,6 +22,7 @@ from torch.jit._trace import TracerWarning
 from model_build import torch_attention
 from model_build.describe import HEAD_FILE
 from model_build.folder import refused, refusing
+from model_build.graphs import is_large, load_graph, save_graph
 from model_build.masked_keys import mask_keys, state_tiles
 from model_build.source import SourceModel
 from model_build.sparse import export_head
@@ -54,6 +55,8 @@ def export_onnx(source: SourceModel, out: Path) -> None:
         width = _trace(source, traced, out.with_name(HEAD_FILE), attention)
         with refusing(f"onnxruntime cannot optimise the graph of {source.architecture}"):
             _fuse(source, traced, out)
+            # The optimiser's objects refer to each other, and to copies of the graph.
+            gc.collect()
             mask_keys(out)
             state_tiles(out)
     _fix_output_width(out, width)
@@ -209,13 +212,13 @@ def _fuse(source: SourceModel, src: Path, out: Path) -> None:
         optimization_options=options,
         opt_level=0,
     )
-    model.save_model_to_file(str(out))
+    model.save_model_to_file(str(out), use_external_data_format=is_large(model.model))
 
 
 def _fix_output_width(path: Path, width: int) -> None:
     """State the output's last dimension: engines read the width of their rows from the graph."""
-    model = onnx.load(path)
+    model = load_graph(path)
     dimension = model.graph.output[0].type.tensor_type.shape.dim[-1]
     if dimension.dim_value != width:
         dimension.dim_value = width
-        onnx.save(model, path)
+        save_graph(model, path)

@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from model_build.graphs import load_graph, save_whole
 from model_build.linears import Linear, linear_of, matrices, per_token, weight_of
 from model_build.rounding import quantize_columns, quantize_rows
 from model_build.smoothing import Channels
@@ -81,12 +82,12 @@ def quantize_per_row(
     integers are exact with and without VNNI. Mean cosine to FP32 of all-MiniLM-L6-v2 on AVX2: 0.9974
     this way, 0.9966 with the usual max|w| / 127 (clipped), 0.9976 with that and exact products.
     """
-    model = onnx.load(src)
+    model = load_graph(src)
     rewriter = _Rewriter(model.graph, divisors or {}, kept)
     layers = rewriter.rewrite()
     if not any(opset.domain == "com.microsoft" for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    onnx.save(model, out)
+    save_whole(model, out)
     return layers
 
 
@@ -94,7 +95,7 @@ def smoothing_in(path: Path) -> list[Channels]:
     """The divisors that the layers of a written graph were made with, each once."""
     found = {
         each.name: (1 / numpy_helper.to_array(each)).astype(np.float32)
-        for each in onnx.load(path).graph.initializer
+        for each in load_graph(path).graph.initializer
         if each.name.endswith(_SMOOTHING)
     }
     return [found[name] for name in sorted(found)]

@@ -185,9 +185,13 @@ def convert(
     progress: Progressing,
     calibration: Path | None = None,
 ) -> None:
-    """Write what the target runs into `folder`."""
+    """Write what the target runs into `folder`.
+
+    Raises InvalidInput, at once (field "target") if that would be larger than an ONNX file.
+    """
     from model_build.describe import WEIGHTS_FILE
 
+    _check_size(source, target)
     if target == "cpu-static":
         with progress.step("convert"):
             from model_build.static import export_static
@@ -264,6 +268,23 @@ def _make_openvino(
         with progress.step("quantise"):
             inputs = calibration_inputs(source, calibration)
             quantize_static(graph, folder / MODEL_FILE, inputs, source.pad_token_id)
+
+
+def _check_size(source: SourceModel, target: Target) -> None:
+    """Raises InvalidInput (field "target") if what the target runs is more than one ONNX file holds."""
+    from model_build.graphs import LARGEST_FILE
+
+    if target in ("gpu-fp16", "cpu-static"):  # no ONNX
+        return
+    form, size = ("INT8", 1) if target == "cpu-int8" else ("FP32", 4)
+    if size * source.elements > LARGEST_FILE:
+        # A large graph between the steps of cpu-int8 lies in two files; OpenVINO's tools read one.
+        instead = "gpu-fp16" if source.elements > LARGEST_FILE else "cpu-int8"
+        raise InvalidInput(
+            f"{target}: the model's {source.elements} weights take {size * source.elements} bytes in "
+            f"{form}, and an ONNX file holds {LARGEST_FILE}: use {instead}",
+            field="target",
+        )
 
 
 def _check_target(source: SourceModel, target: Target) -> None:

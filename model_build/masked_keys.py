@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from model_build.graphs import load_graph, save_graph
 from model_build.heads import widen_heads
 from model_build.linears import matrices
 from shared.engines.onnx import TILE_ROWS
@@ -37,7 +38,7 @@ def mask_keys(path: Path) -> int:
     A graph in which a layer's queries or keys are not products with a constant, or its scores have a
     bias, keeps its masks: layers may share weights.
     """
-    model = onnx.load(path)
+    model = load_graph(path)
     layers = [node for node in model.graph.node if node.op_type == ATTENTION]
     writer = _Writer(model.graph)
     if not layers or not all(writer.can_rewrite(node) for node in layers):
@@ -45,7 +46,7 @@ def mask_keys(path: Path) -> int:
     for node in layers:
         writer.rewrite(node)
     writer.finish()
-    onnx.save(model, path)
+    save_graph(model, path)
     return len(layers)
 
 
@@ -55,20 +56,20 @@ def state_tiles(path: Path) -> None:
     ONNX Runtime takes as many as a query's and a value's coordinates together, where the L2 cache holds
     four times the square of that in floats: 270 kB for heads of 64.
     """
-    model = onnx.load(path)
+    model = load_graph(path)
     constants = matrices(model.graph)
     for node in model.graph.node:
         if node.op_type == ATTENTION and len(node.input) < _INPUTS:
             readers = [each for each in model.graph.node if node.output[0] in each.input]
             (width,) = {constants[each.input[1]].dims[0] for each in readers}
             helper.set_model_props(model, {TILE_ROWS: str(2 * width // _heads(node) + 1)})
-            onnx.save(model, path)
+            save_graph(model, path)
             return
 
 
 def heads_in(path: Path) -> int:
     """How many heads the attention layers of a written graph have; 0: none is fused."""
-    return next((_heads(node) for node in onnx.load(path).graph.node if node.op_type == ATTENTION), 0)
+    return next((_heads(node) for node in load_graph(path).graph.node if node.op_type == ATTENTION), 0)
 
 
 class _Writer:

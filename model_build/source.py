@@ -67,6 +67,7 @@ class SourceModel:
         cross-encoder, in its logits' order. template: of a cross-encoder that reads a pair as one text.
     sparse: of a sparse model. late_interaction: of a multi-vector model.
     route: of the original's Router; None: it has none.
+    elements: of the transformer's weights; of static embeddings 0.
     """
 
     folder: Path
@@ -90,6 +91,7 @@ class SourceModel:
     sparse: SparseHead | None = None
     late_interaction: LateInteraction | None = None
     route: RouteName | None = None
+    elements: int = 0
 
 
 def inspect_source(folder: Path, pooling: Pooling | Literal["splade"] | None = None) -> SourceModel:
@@ -143,9 +145,10 @@ def inspect_source(folder: Path, pooling: Pooling | Literal["splade"] | None = N
             else pooling_of_plain(folder, architecture, pooling if pooling != "splade" else None)
         )
         layers = _embedding_model(folder, stated, modules, hidden_size, read)
-    check_described(config, held, head_of(layers["task"], layers["pooling"]))
+    elements = check_described(config, held, head_of(layers["task"], layers["pooling"]))
     return SourceModel(
         folder=transformer,
+        elements=elements,
         architecture=architecture,
         model_type=config.model_type,
         num_heads=int(config.num_attention_heads),

@@ -88,8 +88,10 @@ def _shard(folder: Path, name: str) -> dict[str, list[int]]:
     return read_shapes(folder / name)
 
 
-def check_described(config: Any, held: int, head: Head) -> None:
-    """Raise InvalidInput if `config` describes more than the weights contain, or than memory can hold.
+def check_described(config: Any, held: int, head: Head) -> int:
+    """Elements of the weights that `config` describes, shared ones once.
+
+    Raises InvalidInput if they are more than the weights contain, or than memory can hold.
 
     config: of transformers. held: elements in the weights. head: what it has behind its layers.
     """
@@ -105,7 +107,8 @@ def check_described(config: Any, held: int, head: Head) -> None:
         _counted_construction(_LACKING * held + _LACKING_ELEMENTS),
         torch.device("meta"),
     ):
-        kind.from_config(config, attn_implementation="eager", trust_remote_code=False)
+        model = kind.from_config(config, attn_implementation="eager", trust_remote_code=False)
+    return sum(each.numel() for each in model.parameters())
 
 
 def auto_class(model_type: str, head: Head) -> Any:

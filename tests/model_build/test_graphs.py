@@ -1,0 +1,108 @@
+"""A graph larger than an ONNX file is built as any other, and too large a model is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from transformers import AutoModel
+
+from model_build import graphs
+from model_build.make import convert
+from model_build.progress import Progressing
+from model_build.sensitivity import Sensitivity
+from model_build.source import inspect_source
+from shared.errors import InvalidInput
+from shared.models.manifest import Target
+from tests.tiny_torch import ENCODERS, tiny_cross_encoder, tiny_model
+
+M3 = 566_706_176
+"""Weights of bge-m3 without its pooler: 2.27 GB in FP32."""
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "cross-encoder"])
+def test_constants_beside_the_graph_change_nothing(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published file has the same bytes, and the layers are ranked alike."""
+    make = tiny_cross_encoder if kind == "cross-encoder" else tiny_model
+    source = inspect_source(make(tmp_path / "model", kind if kind in ENCODERS else "bert"))
+    published, ranked = {}, {}
+    for held in (graphs.LARGEST_FILE, 1_000):
+        monkeypatch.setattr(graphs, "_HELD", held)
+        monkeypatch.setattr(graphs, "_SMALL", 64)
+        out = tmp_path / str(held)
+        out.mkdir()
+        convert(out, source, "cpu-int8", Progressing(1))
+        fp32, int8 = out / "graphs" / "fp32.onnx", out / "graphs" / "int8.onnx"
+        assert (out / "graphs" / "fp32.onnx.data").exists() == (held == 1_000)
+        assert [path.name for path in out.iterdir() if path.is_file()] == ["model.onnx"]
+        published[held] = (out / "model.onnx").read_bytes()
+        if kind in ("bert", "cross-encoder"):
+            sensitivity = Sensitivity(fp32, int8, source)
+            ranked[held] = [each.layers for each in sensitivity.kept_sets(lambda *_: True, 0.5)]
+    assert len(set(published.values())) == 1
+    assert len({str(each) for each in ranked.values()}) <= 1
+
+
+def test_a_graph_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often, and wherever its constants were before."""
+    path, beside = tmp_path / "g.onnx", tmp_path / "g.onnx.data"
+    for held, value in ((0, 1.0), (0, 2.0), (1 << 30, 3.0)):
+        monkeypatch.setattr(graphs, "_HELD", held)
+        graphs.save_graph(_graph(value), path)
+        assert numpy_helper.to_array(graphs.load_graph(path).graph.initializer[0])[7] == value
+        assert (beside.stat().st_size if beside.exists() else 0) == (2_000 if held == 0 else 0)
+
+
+@pytest.mark.parametrize(
+    ("elements", "target", "instead"),
+    [
+        (M3, "cpu-fp32", "cpu-int8"),
+        (M3, "cpu-bf16", "cpu-int8"),
+        (M3, "cpu-int8-static", "cpu-int8"),
+        (4_021_774_336, "cpu-int8", "gpu-fp16"),
+        (4_021_774_336, "cpu-fp32", "gpu-fp16"),
+    ],
+)
+def test_what_no_file_would_hold_is_refused_at_once(
+    elements: int, target: Target, instead: str, tmp_path: Path
+) -> None:
+    """By its name, before anything is written."""
+    source = dataclasses.replace(inspect_source(tiny_model(tmp_path / "model")), elements=elements)
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(InvalidInput, match=f"{target}: .*: use {instead}") as refused:
+        convert(out, source, target, Progressing(1))
+    assert refused.value.field == "target"
+    assert not list(out.iterdir())
+
+
+def test_an_int8_graph_that_turns_out_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is written, with what would be right."""
+    monkeypatch.setattr(graphs, "LARGEST_FILE", 1_000)
+    with pytest.raises(InvalidInput, match="use gpu-fp16"):
+        graphs.save_whole(_graph(1.0), tmp_path / "g.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_the_weights_that_count_are_those_of_the_model(architecture: str, tmp_path: Path) -> None:
+    """As torch counts them."""
+    folder = tiny_model(tmp_path / "model", architecture)
+    expected = sum(each.numel() for each in AutoModel.from_pretrained(folder).parameters())
+    assert inspect_source(folder).elements == expected
+
+
+def _graph(value: float) -> onnx.ModelProto:
+    """x + 500 numbers."""
+    constant = helper.make_tensor("c", TensorProto.FLOAT, [500], [value] * 500)
+    constant = numpy_helper.from_array(numpy_helper.to_array(constant), "c")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [500]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "c"], ["y"])], "g", [x], [y], [constant])
+    return helper.make_model(graph)
