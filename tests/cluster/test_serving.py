@@ -47,7 +47,15 @@ BODIES: dict[str, tuple[str, Any]] = {
 }
 """By name: a path, and a body that is answered there or refused."""
 
-PASSING = {"date", "server", "x-request-id", "x-compute-time", "x-total-time", "x-tokenization-time"} | {
+PASSING = {
+    "date",
+    "server",
+    "server-timing",
+    "x-request-id",
+    "x-compute-time",
+    "x-total-time",
+    "x-tokenization-time",
+} | {
     "x-queue-time",
     "x-inference-time",
 }
