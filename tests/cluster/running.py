@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ def replicas_of(deployment: str) -> dict[str, Any]:
     found = {}
     for each in ray.util.list_named_actors(all_namespaces=True):
         if each["name"].startswith(prefix):
-            found[each["name"]] = ray.get_actor(each["name"], namespace=each["namespace"])
+            with suppress(ValueError):  # it has died since
+                found[each["name"]] = ray.get_actor(each["name"], namespace=each["namespace"])
     return found
 
 
