@@ -6,6 +6,7 @@ Does not know other connections, or what is served.
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -26,7 +27,8 @@ _TOO_LONG = "The head of this request is too long."
 class Connection(HttpToolsProtocol):
     """Tracks how long it has been idle, waiting for headers, or for its caller to read.
 
-    changed: set when it closes or becomes idle.
+    changed: set when it closes or becomes idle. Its clock is not the loop's, which in uvloop counts
+    milliseconds: of two that became idle in one, the wrong one could be closed.
     """
 
     def __init__(self, changed: asyncio.Event, *arguments: Any) -> None:
@@ -38,7 +40,7 @@ class Connection(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._unfinished_bytes = 0
         self._in_head = False
-        self.idle_since = self.loop.time()
+        self.idle_since = monotonic()
         self._headers_since: float | None = None
         self._unsent = (0, self.idle_since)
 
@@ -53,7 +55,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.is_idle and self._headers_since is None:
-            self._headers_since = self.loop.time()
+            self._headers_since = monotonic()
         self._unfinished_bytes += len(data)
         super().data_received(data)
         if self._unfinished_bytes > UNFINISHED_BYTES and not self.is_closing:
@@ -84,7 +86,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        self.idle_since = self.loop.time()
+        self.idle_since = monotonic()
         self._headers_since = None
         super().on_response_complete()
         self._changed.set()

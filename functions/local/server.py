@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
+from time import monotonic
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -201,9 +202,8 @@ class Server(uvicorn.Server):
         return True
 
     async def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_SWEEP_S)
-            now = loop.time()
+            now = monotonic()
             for connection in list(self._connections):
                 connection.close_if_expired(now, self._keep_alive_s)
