@@ -22,6 +22,7 @@ from ray.serve.config import HTTPOptions
 from functions.cluster.config import GPU_ROUTING
 from functions.cluster.serve import APPLICATION, application
 from functions.cluster.sizes import Sizes
+from functions.cluster.start import start_ray
 from functions.local.models import cards_at_start
 from functions.local.processes import BAD_START
 from shared.errors import BlitzError, Misconfigured
@@ -59,19 +60,19 @@ def main(
             max_gpu_replicas=gpus,
         )
         cards = cards_at_start(settings) or []  # none are known while a remote store does not answer
+        serve_here(settings, sizes, host, port, cpus, list(dict.fromkeys(card.name for card in cards)))
     except BlitzError as error:
         _log.error("%s", error)
         raise typer.Exit(BAD_START) from error
-    serve_here(settings, sizes, host, port, cpus, list(dict.fromkeys(card.name for card in cards)))
 
 
 def serve_here(
     settings: Settings, sizes: Sizes, host: str, port: int, cpus: int, names: list[str]
 ) -> None:
-    """Start or join the cluster, serve until a signal, and take the application down again."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    local = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": cpus or None, "include_dashboard": False}
-    ray.init(log_to_driver=False, logging_level=logging.WARNING, **local)
+    """Start or join the cluster, serve until a signal, and take the application down again.
+
+    Raises Unavailable if the cluster does not answer."""
+    start_ray(os.environ, log_to_driver=False, num_cpus=cpus or None, include_dashboard=False)
     stop = threading.Event()
     for number in STOPPING:  # after Ray, which has handlers of its own
         signal.signal(number, lambda *_: stop.set())
