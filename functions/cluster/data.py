@@ -195,6 +195,15 @@ def embed_files(
     return rows, bad, failures
 
 
+def _check_resources(device: Device, actor_cpus: int) -> None:
+    """Raises InvalidInput if no actor would ever start; a cluster that is joined may add nodes."""
+    there = ray.cluster_resources()
+    if there.get("CPU", 0) < actor_cpus:
+        raise InvalidInput(f"this machine has {there['CPU']:g} CPUs for Ray", field="actor_cpus")
+    if device == "gpu" and there.get("GPU", 0) < 1:
+        raise InvalidInput("Ray finds no GPU on this machine", field="gpu")
+
+
 @contextmanager
 def _translating() -> Iterator[None]:
     """Translate Ray's errors into ours. It runs what an actor that died had again by itself."""
@@ -242,6 +251,8 @@ def main(
             truncate=not no_truncate,
         )
         start_ray(os.environ, log_to_driver=True)
+        if "RAY_ADDRESS" not in os.environ:
+            _check_resources(device, actor_cpus)
         rows, bad, failures = embed_files(
             source.resolve(),
             out.resolve(),

@@ -39,7 +39,8 @@ _KINDS = {kind.operation: kind for kind in REQUESTS}
 class Replica:
     """The deployment's class. Ray calls its methods in one event loop.
 
-    settings: of the whole service; with a storage, all replicas work on its bulk jobs.
+    settings: of the whole service; with a storage, all CPU replicas work on its bulk jobs. Its GPU
+    replicas get none: jobs cannot wake them.
     threads: engine threads, the CPUs that Ray gave this replica.
     """
 
@@ -54,7 +55,7 @@ class Replica:
         )
         self._busy = _BusyTime()
         self._bulk: asyncio.Task[None] | None = None
-        if settings.storage or settings.storage_connection_string:
+        if device == "cpu" and (settings.storage or settings.storage_connection_string):
             driver = driver_of(settings, self._inference, device)
             self._bulk = asyncio.get_running_loop().create_task(driver.run())
 

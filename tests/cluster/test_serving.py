@@ -44,6 +44,7 @@ BODIES: dict[str, tuple[str, Any]] = {
     "cohere rerank": ("/v2/rerank", {"model": "scorer", "query": "w1", "documents": ["w2", "w3"]}),
     "ollama": ("/api/embed", {"model": "m6", "input": ["w1"]}),
     "azure search": ("/azure-search", {"values": [{"recordId": "0", "data": {"text": "w1"}}]}),
+    "in parts": ("/embed", {"model": "m6", "inputs": [f"w{n % 400}" for n in range(1200)]}),
     "dimensions": ("/v1/embeddings", {"model": "m7", "input": "w1", "dimensions": 4}),
     "unknown model": ("/v1/embeddings", {"model": "nope", "input": "w1"}),
     "empty input": ("/v1/embeddings", {"model": "m0", "input": ["w1", ""]}),
