@@ -30,7 +30,7 @@ class Writer(Protocol):
         """texts: N. vectors: (N, D)."""
         ...
 
-    def finish(self, stream: BinaryIO) -> None:
+    def finish(self) -> None:
         """Write what was not written yet."""
         ...
 
@@ -64,29 +64,31 @@ class Jsonl:
         for text, row in zip(texts, np.ascontiguousarray(vectors), strict=True):
             self._stream.write(orjson.dumps({"text": text, "embedding": row}, option=option))
 
-    def finish(self, stream: BinaryIO) -> None:
+    def finish(self) -> None:
         """All is written."""
 
 
 class Npy:
     """One (N, D) float32 array, as numpy.load reads it."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
         self._parts: list[FloatMatrix] = []
 
     def take(self, texts: Sequence[str], vectors: FloatMatrix) -> None:
         """Keep N rows."""
         self._parts.append(vectors)
 
-    def finish(self, stream: BinaryIO) -> None:
+    def finish(self) -> None:
         """Write the array: its header has N."""
-        np.lib.format.write_array(stream, np.concatenate(self._parts), allow_pickle=False)
+        np.lib.format.write_array(self._stream, np.concatenate(self._parts), allow_pickle=False)
 
 
 class Table:
     """The cosine of each text with each other, to be read by people."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
         self._texts: list[str] = []
         self._parts: list[FloatMatrix] = []
 
@@ -99,7 +101,7 @@ class Table:
         self._texts += texts
         self._parts.append(vectors)
 
-    def finish(self, stream: BinaryIO) -> None:
+    def finish(self) -> None:
         """A line a text: its number, its beginning, its cosines."""
         rows = np.concatenate(self._parts)
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
@@ -110,4 +112,4 @@ class Table:
             label = label if cell_len(label) <= _LABEL_CELLS else f"{set_cell_size(label, 31)}…"
             cells = "".join(f"{cosine:7.2f}" for cosine in cosines)
             lines.append(f"{number:3} {set_cell_size(label, _LABEL_CELLS)}{cells}")
-        stream.write(("\n".join(lines) + "\n").encode())
+        self._stream.write(("\n".join(lines) + "\n").encode())

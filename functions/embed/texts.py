@@ -30,9 +30,12 @@ def texts_of(given: Sequence[str], files: Sequence[Path], field: str) -> Iterato
 
 
 def count_texts(given: Sequence[str], files: Sequence[Path]) -> int | None:
-    """How many there will be, for a progress bar; None of a pipe, which is read once."""
-    if not given and not files:
-        return None
+    """How many there will be, for a progress bar; None where a source can be read only once.
+
+    Raises InvalidInput for a file that cannot be read.
+    """
+    if (not given and not files) or not all(path.is_file() for path in files):
+        return None  # a pipe; or texts_of tells what is wrong with the path
     return len(given) + sum(bool(line.strip()) for path in files for line in _lines_of(path))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shared.models.store import open_store_url
-from tests.page.world import BROKEN, DESKTOP, MINILM, RANKER, TINY, Page, Visit
+from tests.page.world import BROKEN, DESKTOP, LATE, MINILM, RANKER, SPARSE, TINY, Page, Visit
 from tests.server import ROOT, running_service
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -37,13 +37,13 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """all-MiniLM-L6-v2, two small models that know the words w0 to w399, and one that does not load."""
+    """all-MiniLM-L6-v2, small models of each task that know the words w0 to w399, and one that does not load."""
     folder = tmp_path_factory.mktemp("page") / "models"
     assemble = [sys.executable, "-m", "model_build.assemble", MINILM, "--target", "cpu-int8"]
     subprocess.run([*assemble, "--push", f"file://{folder}"], cwd=ROOT, check=True, capture_output=True)
     cache = folder.parent / "cache"
     models = open_store_url(f"file://{folder}", cache_dir=cache, cache_disk_bytes=10**9)
-    for tiny in TINY, RANKER, BROKEN:
+    for tiny in TINY, RANKER, SPARSE, LATE, BROKEN:
         tiny.publish(models)
     for graph in (folder / BROKEN.name).rglob("model.onnx"):
         graph.write_bytes(b"not a graph" + graph.read_bytes()[11:])

@@ -58,7 +58,7 @@ def test_a_visitor_without_a_key_is_asked_once(visit: Visit, locked: str) -> Non
     button = page.get_by_role("button", name="Enter a key")
     button.wait_for()
     page.get_by_role("link", name="Try it").click()
-    page.get_by_role("button", name="Embed", exact=True)
+    page.get_by_role("button", name="Embed", exact=True).wait_for()
     page.wait_for_timeout(2000)
     assert not page.locator("#key-dialog").is_visible()
     button.click()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tests.page.world import MINILM, Page, Visit, until
 from tests.server import http_post, metrics_of
 
@@ -14,6 +16,10 @@ def _value(page: Page, name: str) -> str:
     return str(_tile(page, name).locator("b").inner_text())
 
 
+def _is_told(page: Page, name: str) -> bool:
+    return _value(page, name) != "\u2013"
+
+
 def _number(page: Page, name: str) -> float:
     """0 while there is none."""
     return float(_value(page, name).replace(",", "").replace("\u2013", "0"))
@@ -21,7 +27,7 @@ def _number(page: Page, name: str) -> float:
 
 def test_what_happens_is_counted(visit: Visit, service: str) -> None:
     page = visit("live")
-    until(page, lambda: _value(page, "Evictions") != "\u2013")
+    until(page, lambda: _is_told(page, "Evictions"))
     for _ in range(5):
         http_post(f"{service}/embed", json={"model": MINILM, "inputs": ["a text", "another"]})
     until(page, lambda: _number(page, "Requests") > 0)
@@ -35,7 +41,7 @@ def test_what_happens_is_counted(visit: Visit, service: str) -> None:
     assert _number(page, "Models in memory") == counted["blitz_cache_models"]
     assert _number(page, "Queue") == 0
     for name in ("Texts", "Half are answered within", "Bulk rows"):
-        assert _value(page, name)
+        until(page, partial(_is_told, page, name))
     assert _tile(page, "Requests").locator("path").last.get_attribute("d").startswith("M")
 
 
@@ -52,3 +58,12 @@ def test_it_asks_only_while_it_is_looked_at(visit: Visit) -> None:
     before = asked.count("metrics")
     until(page, lambda: asked.count("ready") >= 4)
     assert asked.count("metrics") <= before + 1
+    for _ in range(3):
+        page.get_by_role("link", name="Live").click()
+        page.get_by_role("link", name="Rerank").click()
+    page.get_by_role("link", name="Live").click()
+    page.wait_for_timeout(100)
+    del asked[:]
+    until(page, lambda: asked.count("ready") >= 4)
+    # Every 2 s, and the others every 1.5 s.
+    assert 1 <= asked.count("metrics") <= 5

@@ -12,6 +12,8 @@ from tests.tiny import Tiny
 MINILM = "all-MiniLM-L6-v2"
 TINY = Tiny("tiny", prompts={"query": "w1 w2 ", "document": "w3 "})
 RANKER = Tiny("ranker", task="cross-encoder")
+SPARSE = Tiny("sparse", task="sparse")
+LATE = Tiny("late", task="multi-vector")
 BROKEN = Tiny("broken")
 
 PHONE = {"width": 390, "height": 844}

@@ -34,6 +34,13 @@ export function choices(select, options) {
   if (options.some(([value]) => value === before)) select.value = before;
 }
 
+// The lines of a field that are not blank.
+export const lines = (id) => $(id).value.split("\n").map((line) => line.trim()).filter(Boolean);
+
+// Names with their values, and beside a value what is to be known of it. rows: [name, value, note?].
+export const facts = (kind, rows) => h("dl", { class: kind }, rows.map(([name, value, note]) =>
+  h("div", {}, h("dt", {}, name), h("dd", {}, note ? [h("b", {}, value), h("small", {}, note)] : value))));
+
 export const number = (value, digits = 0) =>
   value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 

@@ -57,18 +57,24 @@ const tiles = TILES.map(([name, unit]) => {
 });
 
 let running = false;
+let asking = false;
+let timer;
 
 export function start() {
   $("live-tiles").append(...tiles.map((tile) => tile.element));
   document.addEventListener("shown", (event) => {
     const here = event.detail === "live";
-    if (here && !running) turn();
+    if (here && !running) {
+      clearTimeout(timer); // of the last visit: two loops would ask twice as often
+      if (!asking) turn();
+    }
     running = here;
   });
   document.addEventListener("keychange", () => { readings.length = 0; });
 }
 
 async function turn() {
+  asking = true;
   if (document.visibilityState === "visible") {
     try {
       readings.push({ at: performance.now() / 1000, series: read(await (await call("metrics")).text()) });
@@ -79,7 +85,8 @@ async function turn() {
       $("live-note").textContent = error.message;
     }
   }
-  setTimeout(() => { if (running) turn(); }, POLL_MS);
+  asking = false;
+  timer = setTimeout(() => { if (running) turn(); }, POLL_MS);
 }
 
 function momentAt(at) {

@@ -1,6 +1,6 @@
 // Pictures of vectors: a table of cosines, a map, a ranking. What is in them is text too.
 
-import { h, number, short, svg } from "./dom.js";
+import { duration, h, number, short, svg } from "./dom.js";
 import { components, ranking } from "./vectors.js";
 
 const MOST_LINES = 30;
@@ -85,7 +85,7 @@ export function rank(at, text, score, move = null) {
 const moved = (move) => (move === 0 ? "same" : h("span", {}, h("span", { "aria-hidden": "true" }, move > 0 ? "▲" : "▼"), h("span", { class: "out" }, move > 0 ? "up " : "down "), `${Math.abs(move)}`));
 
 // How the time of a request was spent, with a legend that says it in numbers.
-export function latency(told, seconds, duration) {
+export function latency(told, seconds) {
   const parts = [["Tokenise", told.tokenization, "a"], ["Queue", told.queue, "b"], ["Inference", told.inference, "c"]]
     .map(([name, spent, kind]) => [name, spent ?? 0, kind]);
   const inside = parts.reduce((sum, [, spent]) => sum + spent, 0);
