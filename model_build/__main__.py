@@ -152,6 +152,7 @@ def build(
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         try:
+            _check_calibration(calibration, target)
             _check_packages(target)
             os.environ["NNCF_CI"] = "1"  # NNCF would otherwise send statistics to its maker, unasked
             given = parse_prompts(prompt or [])
@@ -198,6 +199,12 @@ def build(
         _print_json(result | {"prompts_from": origin})
     else:
         report(status, manifest, origin)
+
+
+def _check_calibration(given: Path | None, target: BuildTarget) -> None:
+    """Raises InvalidInput for texts that the target has no use for."""
+    if given is not None and target.value != "cpu-int8-static":
+        raise InvalidInput("--calibration is for --target cpu-int8-static", field="calibration")
 
 
 def _check_packages(target: BuildTarget) -> None:

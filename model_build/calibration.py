@@ -6,7 +6,7 @@ It does not know how the magnitudes are used.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from model_build.graphs import load_graph, open_graph
 from model_build.linears import linears
 from model_build.odd_texts import ODD_TEXTS
-from model_build.samples import sample_rankings, sample_texts
+from model_build.samples import Ranking, sample_rankings, sample_texts
 from model_build.smoothing import Channels, choose_divisors
 from model_build.source import SourceModel
 from shared.contracts import Tokens
@@ -55,17 +55,11 @@ def calibration_inputs(source: SourceModel, given: Path | None = None) -> list[T
     given: a file of an operator's own, UTF-8: a text a line; for a cross-encoder a query, a tab and a
     document. Raises InvalidInput (field "calibration") for a file that is not.
     """
-    tokenizer = Tokenizer(
-        source.tokenizer_json, min(source.max_tokens, _LONGEST), template=source.template
-    )
+    tokenizer = _tokenizer(source)
     if given is not None:
         return _tokenize_lines(_read_lines(given), source, tokenizer)
     if source.task == "cross-encoder":
-        return [
-            pair
-            for each in sample_rankings()[:_QUERIES]
-            for pair in completed(tokenizer.encode_pairs(each.query, each.documents))
-        ]
+        return _pairs(tokenizer, sample_rankings()[:_QUERIES])
     texts = [*sample_texts()[:_TEXTS], *(text for texts in ODD_TEXTS.values() for text in texts)]
     return _tokenised(source, tokenizer, texts)
 
@@ -86,19 +80,24 @@ def proving_inputs(source: SourceModel) -> tuple[list[Tokens], list[int]]:
 def _inputs(
     source: SourceModel, *, seed: int, queries: int, odd: slice
 ) -> tuple[list[Tokens], list[int]]:
-    tokenizer = Tokenizer(
-        source.tokenizer_json, min(source.max_tokens, _LONGEST), template=source.template
-    )
+    tokenizer = _tokenizer(source)
     if source.task == "cross-encoder":
         rankings = sample_rankings(seed)[:queries]
-        pairs = [
-            pair
-            for each in rankings
-            for pair in completed(tokenizer.encode_pairs(each.query, each.documents))
-        ]
-        return list(pairs), [len(each.documents) for each in rankings]
+        return _pairs(tokenizer, rankings), [len(each.documents) for each in rankings]
     odd_texts = [text for texts in ODD_TEXTS.values() for text in texts][odd]
     return _tokenised(source, tokenizer, [*sample_texts(_TRIED, seed), *odd_texts]), []
+
+
+def _tokenizer(source: SourceModel) -> Tokenizer:
+    return Tokenizer(source.tokenizer_json, min(source.max_tokens, _LONGEST), template=source.template)
+
+
+def _pairs(tokenizer: Tokenizer, rankings: Iterable[Ranking]) -> list[Tokens]:
+    return [
+        pair
+        for each in rankings
+        for pair in completed(tokenizer.encode_pairs(each.query, each.documents))
+    ]
 
 
 def _tokenised(source: SourceModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[Tokens]:
@@ -127,8 +126,7 @@ def _read_lines(path: Path) -> list[str]:
 
 def _tokenize_lines(lines: list[str], source: SourceModel, tokenizer: Tokenizer) -> list[Tokens]:
     if source.task != "cross-encoder":
-        prefix = source.prompts.get(source.default_prompt or "", "")
-        return [ids for ids in completed(tokenizer.encode(lines, prefix=prefix)) if ids]
+        return _tokenised(source, tokenizer, lines)
     pairs = [tuple(line.split("\t")) for line in lines]
     if any(len(pair) != 2 or not all(pair) for pair in pairs):
         raise InvalidInput(

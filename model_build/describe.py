@@ -29,6 +29,7 @@ from shared.models.manifest import (
     Source,
     SparseHead,
     Target,
+    manifest_fields,
 )
 from shared.vectors import DenseLayer, Layer, UnitLayer, poolings_of
 
@@ -83,7 +84,7 @@ def describe(folder: Path, source: SourceModel, origin: Source, name: str, targe
         pooling=source.pooling,
         normalize=source.normalize,
         labels=source.labels,
-        template=source.template or msgspec.UNSET,
+        template=source.template,
         matryoshka_dimensions=source.matryoshka_dimensions,
         prompts=source.prompts,
         default_prompt=source.default_prompt,
@@ -154,13 +155,9 @@ def revision_of(manifest: Manifest) -> str:
 
     The card is not content: it says what was measured.
     """
-    content = msgspec.to_builtins(manifest, str_keys=True)
+    content = manifest_fields(manifest)
     for field in _NOT_CONTENT:
         content.pop(field)
-    # The revisions of other models are those that they had before there were these fields.
-    for field in ("sparse", "late_interaction"):
-        if content[field] is None:
-            content.pop(field)
     content["files"] = [file for file in content["files"] if file["name"] != CARD_FILE]
     return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()[:12]
 

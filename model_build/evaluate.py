@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +17,7 @@ import torch
 from scipy.stats import spearmanr
 
 from model_build.evaluate_tokens import measure_late, measure_sparse
-from model_build.fidelity import compare_vectors
+from model_build.fidelity import compare_vectors, told
 from model_build.gates import Gates, gates_of
 from model_build.odd_texts import ODD_TEXTS
 from model_build.originals import Original, embedder, scorer
@@ -127,12 +126,7 @@ def _measure_vectors(
     found = compare_vectors(vectors, truth, gates.cosine)
     int8_range = served.model.manifest.int8_range()
     return Quality(
-        cosine_mean=found.mean,
-        cosine_p01=found.p01,
-        cosine_min=found.minimum,
-        cosine_centred=found.centred,
-        cosine_low_share=found.low_share,
-        limits={f"cosine_{name}": value for name, value in asdict(gates.cosine).items()},
+        **told(found, gates.cosine),
         outputs={
             form: None if math.isnan(value) else value
             for form, value in judge_outputs(

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from model_build.fidelity import compare_vectors
+from model_build.fidelity import compare_vectors, told
 from model_build.gates import Gates
 from model_build.odd_texts import ODD_TEXTS
 from model_build.originals_tokens import late_original, sparse_original
@@ -94,17 +93,13 @@ def _measure(
     rows += served.encode(more, "document")
     found = compare_vectors(*aligned(rows, original([*usual, *more], "document")), gates.cosine)
     agreements = _agreements(served.encode, original, score)
-    cosines = {f"cosine_{name}": value for name, value in asdict(gates.cosine).items()}
+    figures = told(found, gates.cosine)
+    figures["limits"] |= {"rank_agreement_mean": gates.rank_agreement}
     return Quality(
-        cosine_mean=found.mean,
-        cosine_p01=found.p01,
-        cosine_min=found.minimum,
-        cosine_centred=found.centred,
-        cosine_low_share=found.low_share,
+        **figures,
         rank_agreement_mean=float(np.mean(agreements)),
         rank_agreement_min=float(np.min(agreements)),
         active_mean=active(rows[:TEXTS]),
-        limits=cosines | {"rank_agreement_mean": gates.rank_agreement},
         batch_max_abs_diff=served.difference_by_batch(usual),
         load_s=load_s,
         inputs_per_s=round(len(usual) / elapsed_s, 1),

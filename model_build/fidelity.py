@@ -6,7 +6,8 @@ It does not know models, texts or files.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -103,6 +104,18 @@ def _centred(a: DoubleMatrix, b: DoubleMatrix) -> float:
     product, squares = (a * b).sum(), (a**2).sum() * (b**2).sum()
     # If all texts have the same vector, there is nothing to compare.
     return float(product / np.sqrt(squares)) if squares > 0 else 1.0
+
+
+def told(found: Fidelity, target: FidelityTarget) -> dict[str, Any]:
+    """As fields of Quality: the figures, and what they had to reach."""
+    return {
+        "cosine_mean": found.mean,
+        "cosine_p01": found.p01,
+        "cosine_min": found.minimum,
+        "cosine_centred": found.centred,
+        "cosine_low_share": found.low_share,
+        "limits": {f"cosine_{name}": value for name, value in asdict(target).items()},
+    }
 
 
 def relaxed(

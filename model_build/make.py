@@ -9,6 +9,7 @@ import logging
 import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -57,8 +58,10 @@ def make(
         from transformers.utils.logging import disable_progress_bar
 
         from model_build.adapter import merge_adapter
+        from model_build.describe import with_int8_ranges
         from model_build.native import with_native_code
         from model_build.prompts import with_prompts
+        from model_build.ranges import calibrate_int8
         from model_build.routed import make_routed
         from model_build.routes import with_routes
         from model_build.source import inspect_source
@@ -84,7 +87,8 @@ def make(
         manifest = build.describe(folder)
     try:
         with progress.step("evaluate"):
-            manifest = build.measure(folder, manifest)
+            ranges = calibrate_int8(root, source)
+            manifest = build.measure(folder, with_int8_ranges(manifest, ranges))
         manifest = build.keep_in_fp32(manifest, progress)
         manifest = build.write_card(manifest)
     except InvalidArtefact as error:  # the target's engine cannot run it
@@ -114,16 +118,10 @@ class _Build:
         return describe(into, self.source, self.origin, self.asked.name, self.asked.target)
 
     def measure(self, into: Path, manifest: Manifest) -> Manifest:
-        """With int8 ranges, quality and memory.
-
-        Raises InvalidArtefact if the target's engine cannot run it.
-        """
-        from model_build.describe import with_int8_ranges
+        """With quality and memory. Raises InvalidArtefact if the target's engine cannot run it."""
         from model_build.evaluate import evaluate
         from model_build.memory import measure_memory
-        from model_build.ranges import calibrate_int8
 
-        manifest = with_int8_ranges(manifest, calibrate_int8(self.root, self.source))
         quality = evaluate(into, manifest, self.root, self.source, self.tasks, self._gates())
         memory = measure_memory(into, manifest)
         return msgspec.structs.replace(manifest, quality=quality, memory=memory)
@@ -132,7 +130,7 @@ class _Build:
         """Of an INT8 model that is not as close as it should be, keep layers in FP32 if that helps."""
         from model_build.gates import distances, int8_aims
 
-        if self.asked.target != "cpu-int8" or self.source.task in ("sparse", "multi-vector"):
+        if not self._may_keep:
             return manifest
         aims = int8_aims(**self._limits())
         if not (manifest.quality and distances(manifest.quality, aims)):
@@ -141,9 +139,8 @@ class _Build:
 
         graphs = self.folder / _GRAPHS / _FP32, self.folder / _GRAPHS / _INT8
         with progress.step("keep layers in FP32"):
-            return keep_in_fp32(
-                self.folder, manifest, graphs, self.source, self._rebuild, aims, self._gates()
-            )
+            rebuild = partial(self._rebuild, manifest.int8_ranges)
+            return keep_in_fp32(self.folder, manifest, graphs, self.source, rebuild, aims, self._gates())
 
     def write_card(self, manifest: Manifest) -> Manifest:
         """The manifest with its card, which says what was measured."""
@@ -157,13 +154,20 @@ class _Build:
 
         assert manifest.quality is not None
         short = shortfalls(manifest.quality, manifest.target, self._gates())
-        if short and manifest.target == "cpu-int8":
+        if short and self._may_keep:
             return [*short, "keeping a quarter of it in FP32 would not suffice; try --target cpu-fp32"]
         return short
 
-    def _rebuild(self, into: Path, kept: Kept) -> Manifest:
+    @property
+    def _may_keep(self) -> bool:
+        """Whether layers of it can stay in FP32."""
+        return self.asked.target == "cpu-int8" and self.source.task in ("embedding", "cross-encoder")
+
+    def _rebuild(self, ranges: dict[int, float], into: Path, kept: Kept) -> Manifest:
+        from model_build.describe import with_int8_ranges
+
         quantize(self.folder, into, self.source, kept.layers)
-        return self.measure(into, self.describe(into))
+        return self.measure(into, with_int8_ranges(self.describe(into), ranges))
 
     def _gates(self) -> Gates:
         from model_build.gates import gates_of

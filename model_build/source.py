@@ -5,7 +5,7 @@ It does not know graphs, quantisation or the model store.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,14 +80,14 @@ class SourceModel:
     pad_token_id: int
     max_tokens: int
     dimensions: int
-    pooling: Poolings | None
-    labels: tuple[str, ...]
-    template: PairTemplate | None
-    normalize: bool
-    layers: tuple[Layer, ...]
-    prompts: dict[str, str]
-    default_prompt: str | None
-    matryoshka_dimensions: tuple[int, ...]
+    pooling: Poolings | None = None
+    labels: tuple[str, ...] = ()
+    template: PairTemplate | None = None
+    normalize: bool = False
+    layers: tuple[Layer, ...] = ()
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    matryoshka_dimensions: tuple[int, ...] = ()
     sparse: SparseHead | None = None
     late_interaction: LateInteraction | None = None
     route: RouteName | None = None
@@ -136,7 +136,7 @@ def inspect_source(folder: Path, pooling: Pooling | Literal["splade"] | None = N
         layers = _sparse_model(folder, head, config)
     elif is_cross_encoder:
         layers = _cross_encoder(folder, config, modules, has_modules=has_modules)
-        if layers["template"] is not None:
+        if layers["template"] is not None:  # it brings its special tokens as text
             tokenizer_json = without_special_tokens(tokenizer_json)
     else:
         read: Poolings = (
@@ -145,7 +145,7 @@ def inspect_source(folder: Path, pooling: Pooling | Literal["splade"] | None = N
             else pooling_of_plain(folder, architecture, pooling if pooling != "splade" else None)
         )
         layers = _embedding_model(folder, stated, modules, hidden_size, read)
-    elements = check_described(config, held, head_of(layers["task"], layers["pooling"]))
+    elements = check_described(config, held, head_of(layers["task"], layers.get("pooling")))
     return SourceModel(
         folder=transformer,
         elements=elements,
@@ -211,11 +211,7 @@ def _cross_encoder(
         "pooling": "last" if by_word else None,
         "labels": labels,
         "template": template,
-        "normalize": False,
         "layers": (read_score(modules[1][1], transformer, config),) if by_word else (),
-        "prompts": {},
-        "default_prompt": None,
-        "matryoshka_dimensions": (),
     }
 
 
@@ -232,8 +228,6 @@ def _embedding_model(
         "task": "embedding",
         "dimensions": after.width,
         "pooling": pooling,
-        "labels": (),
-        "template": None,
         "normalize": after.normalize,
         "layers": after.layers,
         "prompts": prompts,
@@ -246,15 +240,10 @@ def _late_model(late: Late) -> dict[str, Any]:
     return {
         "task": "multi-vector",
         "dimensions": late.width,
-        "pooling": None,
-        "labels": (),
         "normalize": late.normalize,
         "layers": late.layers,
         "prompts": late.prompts,
-        "default_prompt": None,
-        "matryoshka_dimensions": (),
         "late_interaction": late.described,
-        "template": None,
     }
 
 
@@ -263,15 +252,9 @@ def _sparse_model(folder: Path, head: SparseHead, config: Any) -> dict[str, Any]
     return {
         "task": "sparse",
         "dimensions": int(config.vocab_size),
-        "pooling": None,
-        "labels": (),
-        "normalize": False,
-        "layers": (),
         "prompts": prompts,
         "default_prompt": default_prompt,
-        "matryoshka_dimensions": (),
         "sparse": head,
-        "template": None,
     }
 
 
@@ -292,8 +275,6 @@ def _static_model(folder: Path, static: Static, modules: list[tuple[str, Path]])
         max_tokens=static.max_tokens,
         dimensions=after.width,
         pooling="mean",
-        labels=(),
-        template=None,
         normalize=after.normalize or static.normalize,
         layers=after.layers,
         prompts=prompts,

@@ -6,7 +6,7 @@ Does not know where parts run.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -27,6 +27,24 @@ def split(request: RequestT, size: int) -> list[RequestT]:
         replace(request, **{request.items: texts[start : start + size]})
         for start in range(0, len(texts), size)
     ]
+
+
+def slices_by_bytes(texts: Sequence[str], rows: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Rows in order, as many at once as have no more bytes than `most`, but at least one.
+
+    most: of tokens, which surely are no more then: a token has a byte at least.
+    """
+    slice_: list[int] = []
+    size = 0
+    for row in rows:
+        more = len(texts[row].encode())
+        if slice_ and size + more > most:
+            yield slice_
+            slice_, size = [], 0
+        slice_.append(row)
+        size += more
+    if slice_:
+        yield slice_
 
 
 def join(results: Sequence[ResultT]) -> ResultT:

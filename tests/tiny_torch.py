@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -195,7 +194,7 @@ def manifest_of_folder(folder: Path) -> Manifest:
         dimensions=source.dimensions,
         pooling=source.pooling,
         labels=source.labels,
-        template=source.template or msgspec.UNSET,
+        template=source.template,
         prompts=source.prompts,
     )
 

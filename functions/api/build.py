@@ -12,6 +12,8 @@ from shared.errors import Misconfigured
 from shared.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
     from functions.api.batches import Batches
     from shared.backends.base import Backend
     from shared.backends.http import HttpBackend
@@ -24,29 +26,45 @@ def connect(settings: Settings, here: Backend | None = None) -> tuple[Dispatcher
 
     here: the CPU backend of this process, needed if the settings give no cpu_backend_url.
     """
-    from shared.models.catalogue import Catalogue
-    from shared.models.store import open_store
-    from shared.routing.dispatch import Dispatcher
-    from shared.routing.policy import policy_of
-
-    catalogue = Catalogue(open_store(settings), ("cpu", "gpu"))
     remote = _remote_backends(settings)
     backends: dict[Device, Backend] = {**remote}
     if "cpu" not in remote:
         if here is None:
             raise Misconfigured("BLITZ_CPU_BACKEND_URL is empty, and this process has no models")
         backends["cpu"] = here
+    return dispatch_to(
+        settings,
+        backends,
+        concurrency=dict.fromkeys(remote, settings.backend_concurrency),
+        wake_gpu=remote["gpu"].wake if "gpu" in remote else None,
+    )
+
+
+def dispatch_to(
+    settings: Settings,
+    backends: Mapping[Device, Backend],
+    *,
+    concurrency: Mapping[Device, int],
+    wake_gpu: Callable[[], Awaitable[None]] | None,
+) -> tuple[Dispatcher, Catalogue]:
+    """A dispatcher over these backends, and the catalogue of both devices."""
+    from shared.models.catalogue import Catalogue
+    from shared.models.store import open_store
+    from shared.routing.dispatch import Dispatcher
+    from shared.routing.policy import policy_of
+
+    catalogue = Catalogue(open_store(settings), ("cpu", "gpu"))
     dispatcher = Dispatcher(
         backends,
         catalogue,
         policy_of(settings),
         part_texts=settings.part_texts,
-        concurrency=dict.fromkeys(remote, settings.backend_concurrency),
+        concurrency=concurrency,
         max_queue_s=settings.max_queue_s,
         max_request_tokens=settings.max_request_tokens,
         patience_s=settings.request_timeout_s / 4,
         gpu_idle_s=settings.gpu_idle_s,
-        wake_gpu=remote["gpu"].wake if "gpu" in remote else None,
+        wake_gpu=wake_gpu,
     )
     return dispatcher, catalogue
 

@@ -7,7 +7,6 @@ BLITZ_ variables configure the rest, as of the other hosts.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
@@ -20,17 +19,14 @@ import typer
 from ray import serve
 from ray.serve.config import HTTPOptions
 
+from functions.cluster.config import GPU_ROUTING
 from functions.cluster.serve import APPLICATION, application
 from functions.cluster.sizes import Sizes
-from shared.command_line import command_of
-from shared.errors import BlitzError, Misconfigured, Unavailable
-from shared.models.catalogue import Catalogue
-from shared.models.store import open_store
+from functions.local.models import cards_at_start
+from functions.local.processes import BAD_START
+from shared.errors import BlitzError, Misconfigured
 from shared.observability import logs
 from shared.settings import Settings, log_format_of
-
-BAD_START = 2
-"""Exit code for invalid settings, as functions.local has it."""
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -51,7 +47,7 @@ def main(
     """Serve on a Ray cluster of this machine; RAY_ADDRESS names another one."""
     logs.use(log_format_of(os.environ), "router")
     try:
-        settings = Settings.from_env(os.environ)
+        settings = Settings.from_env({**(GPU_ROUTING if gpus else {}), **os.environ})
         logs.use(settings.log_format, settings.role)
         if model_store:
             settings = replace(settings, model_store=model_store)
@@ -62,11 +58,11 @@ def main(
             replica_cpus=replica_cpus,
             max_gpu_replicas=gpus,
         )
-        names = _names(settings)
+        cards = cards_at_start(settings) or []  # none are known while a remote store does not answer
     except BlitzError as error:
         _log.error("%s", error)
         raise typer.Exit(BAD_START) from error
-    serve_here(settings, sizes, host, port, cpus, names)
+    serve_here(settings, sizes, host, port, cpus, list(dict.fromkeys(card.name for card in cards)))
 
 
 def serve_here(
@@ -100,25 +96,6 @@ def _check(settings: Settings) -> None:
         raise Misconfigured(
             "a cluster's backends are its own: unset BLITZ_CPU_BACKEND_URL and BLITZ_GPU_BACKEND_URL"
         )
-
-
-def _names(settings: Settings) -> list[str]:
-    """The models in the store. Raises Misconfigured for none, unless a remote store does not answer."""
-    url = settings.model_store
-    try:
-        cards = asyncio.run(Catalogue(open_store(settings), ("cpu", "gpu")).cards())
-    except Unavailable as error:
-        if url.startswith("file://"):
-            raise Misconfigured(f"--model-store {url} is not a readable folder") from error
-        _log.warning("%s; models are listed once it answers", error.message)
-        return []
-    if not cards:
-        publish = command_of("model_build.assemble")
-        raise Misconfigured(
-            f"--model-store {url} holds no model; publish the sample model with: "
-            f"{publish} all-MiniLM-L6-v2 --target cpu-int8 --push {url}"
-        )
-    return list(dict.fromkeys(card.name for card in cards))
 
 
 if __name__ == "__main__":

@@ -16,17 +16,6 @@ Answer: TypeAlias = tuple[bool, bytes]
 through Ray, which would pickle it."""
 
 
-def headers_of(span: trace.Span) -> dict[str, str]:
-    """The request's deadline, id and trace, as HTTP headers have them."""
-    headers = {trace.HEADER: span.traceparent}
-    left_s = deadline.remaining_s()
-    if left_s is not None:
-        headers[deadline.HEADER] = str(max(1, int(left_s * 1000)))
-    if named := request_id.current():
-        headers[request_id.HEADER] = named
-    return headers
-
-
 def timeout_of(headers: Mapping[str, str], most_s: float) -> float:
     """Seconds that the router will wait, `most_s` at most."""
     stated = headers.get(deadline.HEADER)

@@ -15,10 +15,11 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import pyarrow as pa
 import ray
 import typer
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 BATCH_ROWS = 512
-_WHOLE = (-1, -1)
-"""Row groups of a unit that is a whole file, in a column of numbers."""
 FAILED_ROWS, BAD_INPUT, NO_ANSWER = 1, 2, 4
 
 
@@ -118,15 +117,8 @@ class UnitEmbedder:
         self._output = OutputFolder(Path(out))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """batch: fields of one Unit, each in a list of one."""
-        groups = (int(batch["first"][0]), int(batch["end"][0]))
-        unit = Unit(
-            str(batch["file"][0]),
-            str(batch["name"][0]),
-            int(batch["number"][0]),
-            None if groups == _WHOLE else groups,
-            str(batch["version"][0]),
-        )
+        """batch: the JSON of one Unit, in a list of one."""
+        unit = msgspec.json.decode(str(batch["unit"][0]), type=Unit)
         try:
             done = self._output.write(unit, self._embedded(unit))
         except InvalidInput as error:
@@ -160,6 +152,7 @@ def embed_files(
     output = OutputFolder(out)
     units = find_units(source)
     how = output.begin(how)
+    output.keep_only(units)
     left, rows, bad = [], 0, 0
     for unit in units:
         done = output.done(unit)
@@ -170,7 +163,8 @@ def embed_files(
     if not left:
         return rows, bad, []
     # A block for each unit, so that actors get them one by one.
-    dataset = ray.data.from_items([_row_of(unit) for unit in left], override_num_blocks=len(left))
+    items = [{"unit": msgspec.json.encode(unit).decode()} for unit in left]
+    dataset = ray.data.from_items(items, override_num_blocks=len(left))
     results = dataset.map_batches(
         UnitEmbedder,
         fn_constructor_args=(settings, device, actor_cpus, how, str(out)),
@@ -183,13 +177,6 @@ def embed_files(
         if result["error"]:
             failures.append(f"{result['name']}: {result['error']}")
     return rows, bad, failures
-
-
-def _row_of(unit: Unit) -> dict[str, Any]:
-    first, end = _WHOLE if unit.groups is None else unit.groups
-    fields = asdict(unit)
-    del fields["groups"]
-    return {**fields, "first": first, "end": end}
 
 
 def main(

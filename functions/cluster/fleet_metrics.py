@@ -5,9 +5,11 @@ So one scrape of the service finds every process of it, wherever they run. Does 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ray.serve.exceptions import RayServeException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
 SCRAPE_S = 5.0
-"""A replica that takes longer is left out: the others are worth a scrape."""
+"""A deployment with a replica that takes longer is left out: the others are worth a scrape."""
 
 
 class FleetMetrics:
@@ -46,20 +48,26 @@ class FleetMetrics:
 
 
 async def gather(handles: Mapping[str, DeploymentHandle[Any]]) -> bytes:
-    """The metrics of all replicas of these deployments."""
-    texts: dict[tuple[str, str], str] = {}
-    for deployment, handle in handles.items():
-        try:
-            told = await handle.broadcast("render_metrics").results_async(
-                timeout_s=SCRAPE_S, return_exceptions=True
-            )
-        except TimeoutError:
-            continue
-        for each in told:
-            if isinstance(each, tuple):
-                replica, text = each
-                texts[deployment, replica] = text.decode()
-    return merge(texts)
+    """The metrics of all replicas of these deployments; one may have no replica."""
+    told = await asyncio.gather(*map(_told, handles.values()))
+    return merge(
+        {
+            (deployment, replica): text.decode()
+            for deployment, answers in zip(handles, told, strict=True)
+            for replica, text in answers
+        }
+    )
+
+
+async def _told(handle: DeploymentHandle[Any]) -> list[tuple[str, bytes]]:
+    """Each replica's name and metrics."""
+    try:
+        answers = await handle.broadcast("render_metrics").results_async(
+            timeout_s=SCRAPE_S, return_exceptions=True
+        )
+    except (TimeoutError, RayServeException):  # the latter where there is no replica
+        return []
+    return [each for each in answers if isinstance(each, tuple)]
 
 
 def merge(texts: Mapping[tuple[str, str], str]) -> bytes:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import stamina
 from ray.exceptions import RayActorError, RayError
-from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
-from functions.cluster.call import Answer, headers_of
+from functions.cluster.call import Answer
 from shared.cards import Device, ModelState
 from shared.context import deadline, trace
+from shared.context.outgoing import headers_of
 from shared.contracts import Request, ResultT
 from shared.errors import BackendFailed, DeadlineExceeded, Overloaded, Unavailable
 from shared.wire import messages
@@ -120,7 +121,7 @@ def _translating() -> Iterator[None]:
         raise Overloaded("too many requests are waiting: retry later", retry_after_s=1.0) from None
     except RayActorError:
         raise Unavailable("the replica ended: retry", retry_after_s=1.0) from None
-    except TimeoutError:
+    except (TimeoutError, DeploymentUnavailableError):  # the latter where there is no replica
         raise Unavailable("the replicas do not answer", retry_after_s=1.0) from None
     except (RayError, RayServeException):
         raise BackendFailed("the call of the replica failed") from None

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +17,7 @@ from ray import serve
 
 from functions.cluster import call, scaling
 from functions.http.admission import Admission
+from functions.http.caller import LARGE_BODY_BYTES, in_thread_if
 from functions.local.driver import driver_of
 from shared.cards import Device, ModelState
 from shared.context import deadline
@@ -116,7 +118,10 @@ class Replica:
             self._inference.check()
             reservation.reserve(body_bytes=len(body))
             kind = _KINDS[operation]
-            asked = messages.unpack_request(body, kind, max_bytes=self._settings.max_body_bytes)
+            unpack = partial(
+                messages.unpack_request, body, kind, max_bytes=self._settings.max_body_bytes
+            )
+            asked = await in_thread_if(len(body) > LARGE_BODY_BYTES, unpack)
             inputs = len(asked.texts)
             metrics.PROCESS.request_arrived(inputs)
             with self._busy:

@@ -12,7 +12,7 @@ from ray import serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from functions.api.app import create_app
-from functions.api.build import connect_batches
+from functions.api.build import connect_batches, dispatch_to
 from functions.api.known_keys import connect_keys
 from functions.cluster.fleet_metrics import FleetMetrics, gather
 from functions.cluster.handle import HandleBackend
@@ -20,11 +20,9 @@ from functions.http.startup import log_request_limits
 from shared.cards import Device
 from shared.context import request_id
 from shared.models.catalogue import Catalogue
-from shared.models.store import open_store
 from shared.observability import logs, metrics
 from shared.observability.start import start_export
 from shared.routing.dispatch import Dispatcher
-from shared.routing.policy import policy_of
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -77,21 +75,9 @@ def connect(
     settings: Settings, handles: Mapping[Device, DeploymentHandle[Any]], calls: Mapping[Device, int]
 ) -> tuple[Dispatcher, Catalogue]:
     """The router's dispatcher over the handles, and its catalogue."""
-    catalogue = Catalogue(open_store(settings), ("cpu", "gpu"))
     backends = {device: HandleBackend(handle, device) for device, handle in handles.items()}
-    dispatcher = Dispatcher(
-        backends,
-        catalogue,
-        policy_of(settings),
-        part_texts=settings.part_texts,
-        concurrency=calls,
-        max_queue_s=settings.max_queue_s,
-        max_request_tokens=settings.max_request_tokens,
-        patience_s=settings.request_timeout_s / 4,
-        gpu_idle_s=settings.gpu_idle_s,
-        wake_gpu=backends["gpu"].wake if "gpu" in backends else None,
-    )
-    return dispatcher, catalogue
+    wake_gpu = backends["gpu"].wake if "gpu" in backends else None
+    return dispatch_to(settings, backends, concurrency=calls, wake_gpu=wake_gpu)
 
 
 class OneRequestId:

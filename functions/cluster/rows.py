@@ -6,7 +6,6 @@ Does not know Ray, files, or which other rows there are. No text stands in an er
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
 
@@ -18,6 +17,7 @@ from shared.contracts import EmbedRequest, EmbedResult
 from shared.errors import BlitzError, InvalidInput, Overloaded
 from shared.inference.service import Inference
 from shared.names import pinned_name
+from shared.partition import slices_by_bytes
 from shared.routing.item_failures import run_around_failures
 from shared.settings import Settings
 
@@ -78,6 +78,11 @@ class RowEmbedder:
                 cut[row] = at in result.cut
         return _with_columns(table, vectors, tokens, cut, failed, self._how.dimensions)
 
+    def close(self) -> None:
+        """Free the models and the event loop; an actor's end with its process."""
+        self._runner.run(self._inference.close())
+        self._runner.close()
+
     def _texts(self, table: pa.Table) -> list[object]:
         if self._how.text_column not in table.column_names:
             raise InvalidInput(
@@ -93,7 +98,7 @@ class RowEmbedder:
     ) -> list[tuple[list[int], EmbedResult]]:
         """Results for rows that the model takes; the others are added to `failed`."""
         results = []
-        for slice_ in _slices(texts, rows, self._request_tokens):
+        for slice_ in slices_by_bytes(texts, rows, self._request_tokens):
             answered = await run_around_failures(
                 lambda some: self._ask([texts[row] for row in some]), slice_, "input"
             )
@@ -120,21 +125,6 @@ class RowEmbedder:
 def _reason(error: BlitzError) -> str:
     """Its message without the number, which is of one call alone."""
     return error.message.replace(error.field or "\0", "the text")
-
-
-def _slices(texts: list[str], rows: list[int], max_bytes: int) -> Iterator[list[int]]:
-    """As many rows at once as surely have no more tokens: a token has a byte at least."""
-    slice_: list[int] = []
-    size = 0
-    for row in rows:
-        more = len(texts[row].encode("utf-8", "surrogatepass"))
-        if slice_ and size + more > max_bytes:
-            yield slice_
-            slice_, size = [], 0
-        slice_.append(row)
-        size += more
-    if slice_:
-        yield slice_
 
 
 def _with_columns(

@@ -21,7 +21,6 @@ FULL_SHARE = 0.7
 class Context(Protocol):
     """The part of Ray's AutoscalingContext that is used here."""
 
-    current_num_replicas: int
     aggregated_metrics: Mapping[str, Mapping[Any, float]] | None
 
 

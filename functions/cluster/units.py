@@ -1,13 +1,13 @@
 """Units of a bulk job over files: what a part is, how it is read, and what says that it is done.
 
-A unit is a range of rows of one input file. Its vectors are one Parquet file, its bad rows another one;
-its marker, written last, is the commit point: a unit with a marker is never computed again.
-Does not know Ray or models.
+A unit is a range of rows of one input file. It is written in parts: a Parquet file for the vectors of
+each, another one for its bad rows. Its marker, written last, is the commit point: a unit with a marker
+is never computed again. Does not know Ray or models.
 
-    OUT/NAME/part-00000.parquet        rows with vectors
-    OUT/_bad/NAME/part-00000.parquet   rows without, and why; only if there are any
-    OUT/_done/NAME/00000.json          rows, bad rows, and the version of the input file
-    OUT/_job.json                      how to embed, the revision included: later runs go by it
+    OUT/NAME/part-00000-00000.parquet        rows with vectors; the numbers are the unit's and the part's
+    OUT/_bad/NAME/part-00000-00000.parquet   rows without, and why; only if there are any
+    OUT/_done/NAME/00000.json                rows, bad rows, and the version of the input file
+    OUT/_job.json                            how to embed, the revision included: later runs go by it
 
 Readers of folders (Arrow, Ray, Spark) pass over names that begin with an underscore.
 """
@@ -15,7 +15,8 @@ Readers of folders (Arrow, Ray, Spark) pass over names that begin with an unders
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from functions.cluster.rows import HowToEmbed
 from shared.errors import InvalidInput
 
 UNIT_ROWS = 20_000
-"""Of a Parquet file at most, in whole row groups; rows of CSV and JSONL files are read in such parts."""
+"""Of a Parquet file's units at most, in whole row groups; and of a part, in which a unit is read."""
 
 SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".csv")
 
@@ -38,7 +39,7 @@ SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".csv")
 class Unit:
     """file: its path. name: its folder below the output. number: of the unit in its file.
 
-    groups: of a Parquet file, first and end; None: a whole file, which is written in several parts.
+    groups: of a Parquet file, first and end; None: a whole file.
     version: of the file, by size and time.
     """
 
@@ -207,26 +208,33 @@ class OutputFolder:
         rows = bad = part = 0
         for part, table in enumerate(tables, start=1):
             failed = table.filter(table["error"].is_valid())
-            name = _part_name(unit.number if unit.groups else part - 1)
+            name = _part_name(unit.number, part - 1)
             good = table.filter(table["error"].is_null()).drop_columns(["error"])
             self._write_table(self._folder / unit.name / name, good)
             self._write_table(self._folder / "_bad" / unit.name / name, failed)
             rows, bad = rows + good.num_rows, bad + failed.num_rows
-        if unit.groups is None:
-            self._remove_parts(unit, part)
+        for path in self._parts_of(unit.name):
+            if _part_name(unit.number, part) <= path.name < _part_name(unit.number + 1, 0):
+                path.unlink()
         done = Done(rows, bad, unit.version)
         _write(self._marker(unit), msgspec.json.encode(done))
         return done
 
-    def _remove_parts(self, unit: Unit, first: int) -> None:
-        """From `first` on: of an earlier version of the file, which had more rows."""
-        for folder in (self._folder / unit.name, self._folder / "_bad" / unit.name):
-            for path in folder.glob("part-*.parquet"):
-                if path.name >= _part_name(first):
-                    path.unlink()
+    def keep_only(self, units: Sequence[Unit]) -> None:
+        """Of files that had more units in an earlier version, remove what those have written."""
+        for name, count in Counter(unit.name for unit in units).items():
+            stale = [path for path in self._parts_of(name) if path.name >= _part_name(count, 0)]
+            markers = (self._folder / "_done" / name).glob("*.json")
+            stale += [path for path in markers if path.name >= _marker_name(count)]
+            for path in stale:
+                path.unlink()
+
+    def _parts_of(self, name: str) -> list[Path]:
+        folders = self._folder / name, self._folder / "_bad" / name
+        return [path for folder in folders for path in folder.glob("part-*.parquet")]
 
     def _marker(self, unit: Unit) -> Path:
-        return self._folder / "_done" / unit.name / f"{unit.number:05}.json"
+        return self._folder / "_done" / unit.name / _marker_name(unit.number)
 
     def _write_table(self, path: Path, table: pa.Table) -> None:
         """Nothing where there are no rows: what an earlier try has written goes."""
@@ -239,8 +247,12 @@ class OutputFolder:
         making.replace(path)
 
 
-def _part_name(number: int) -> str:
-    return f"part-{number:05}.parquet"
+def _part_name(unit: int, part: int) -> str:
+    return f"part-{unit:05}-{part:05}.parquet"
+
+
+def _marker_name(unit: int) -> str:
+    return f"{unit:05}.json"
 
 
 def _write(path: Path, data: bytes) -> None:

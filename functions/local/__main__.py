@@ -30,13 +30,12 @@ from functions.api.unknown_models import warn_of_unknown_models
 from functions.backend import app
 from functions.http.startup import log_request_limits
 from functions.local.driver import Driver, bulk_hint, driver_of, make_inboxes
+from functions.local.models import cards_at_start
 from functions.local.processes import BAD_START, running_backends
 from functions.local.server import Server, accept_connections, connection_limit, listen
 from shared.cards import Device, ModelCard
 from shared.command_line import command_of
-from shared.errors import BlitzError, Misconfigured, Unavailable
-from shared.models.catalogue import Catalogue
-from shared.models.store import open_store
+from shared.errors import BlitzError, Misconfigured
 from shared.observability import logs
 from shared.observability.start import start_export
 from shared.settings import Settings, log_format_of
@@ -47,12 +46,6 @@ GRACE_S = 5
 
 _log = logging.getLogger("functions.local")  # __name__ is __main__ here
 _start = logging.getLogger(logs.START)
-
-_HOW_TO_PUBLISH = (
-    "publish the sample model with: "
-    f"{command_of('model_build.assemble')} all-MiniLM-L6-v2 --target cpu-int8 --push "
-)
-_DEVICES: dict[str, tuple[Device, ...]] = {"router": ("cpu", "gpu"), "cpu": ("cpu",), "gpu": ("gpu",)}
 
 
 def serve(
@@ -78,7 +71,7 @@ def serve(
             if separate and settings.role != "router":
                 raise Misconfigured("--separate starts a router and its backends: unset BLITZ_ROLE")
             _check_secret(settings, host)
-            cards = _cards(settings)
+            cards = cards_at_start(settings)
             listener = stack.enter_context(listen(host, port))
             bound = listener.getsockname()[1]
             if separate:
@@ -142,26 +135,6 @@ def _leave_on_signals() -> threading.Event:
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, leave)
     return leaving
-
-
-def _cards(settings: Settings) -> list[ModelCard] | None:
-    """The models in the store; None if a remote store does not answer now.
-
-    Raises Misconfigured for a router without any model, or whose store folder is missing.
-    """
-    url = settings.model_store
-    try:
-        cards = asyncio.run(Catalogue(open_store(settings), _DEVICES[settings.role]).cards())
-    except Unavailable as error:
-        if url.startswith("file://") and settings.role == "router":
-            raise Misconfigured(
-                f"--model-store {url} is not a readable folder; {_HOW_TO_PUBLISH}{url}"
-            ) from error
-        _log.warning("%s; models are listed once it answers", error.message)
-        return None
-    if not cards and settings.role == "router":
-        raise Misconfigured(f"--model-store {url} holds no model; {_HOW_TO_PUBLISH}{url}")
-    return cards
 
 
 def _warming(settings: Settings, cards: list[ModelCard]) -> Settings:

@@ -17,7 +17,8 @@ import stamina
 
 from shared.backends.credential import Authorize
 from shared.cards import ModelState
-from shared.context import deadline, request_id, trace
+from shared.context import deadline, trace
+from shared.context.outgoing import headers_of
 from shared.contracts import Request, ResultT
 from shared.errors import (
     BackendFailed,
@@ -129,13 +130,8 @@ class HttpBackend:
             headers["content-type"] = codec.CONTENT_TYPE
         if self._authorize is not None:
             headers["authorization"] = await self._authorize()
-        left_s = deadline.remaining_s()
-        if left_s is not None:
-            headers[deadline.HEADER] = str(max(1, int(left_s * 1000)))
         with trace.calling(f"{method} {path}", self._authority) as span:
-            headers[trace.HEADER] = span.traceparent
-            if named := request_id.current():
-                headers[request_id.HEADER] = named
+            headers |= headers_of(span)
             async with self._session().request(
                 method, self._url + path, data=body, headers=headers, allow_redirects=False
             ) as response:

@@ -194,8 +194,7 @@ def embedded(
     columns = {"tokens": pa.array(tokens, pa.int32()), "truncated": cut}
     columns |= _columns_for(vectors, task)
     taken = table.column_names
-    mine = [name if name in columns else None for name in taken]
-    if any(mine):  # a sparse model's are no names that inputs cannot have
+    if not columns.keys().isdisjoint(taken):  # a sparse model's are no names that inputs cannot have
         table = table.rename_columns(list(free_names(taken, columns)))
     for name, column in columns.items():
         table = table.append_column(name, column)

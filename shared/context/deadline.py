@@ -12,13 +12,32 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 from shared.errors import DeadlineExceeded
 
 HEADER = "x-blitz-timeout-ms"
 """Whole milliseconds that the sender will wait for the answer."""
 
-_ends_at: ContextVar[float | None] = ContextVar("deadline", default=None)
+
+@dataclass(frozen=True, slots=True)
+class _Deadline:
+    """ends_at: time.monotonic() seconds. outer: the one that it narrows."""
+
+    ends_at: float
+    timer: asyncio.Timeout
+    outer: _Deadline | None
+
+    @property
+    def is_over(self) -> bool:
+        # The loop's timer may fire before the clock says so: uvloop counts whole milliseconds, from
+        # where its current turn began.
+        if self.timer.expired() or time.monotonic() >= self.ends_at:
+            return True
+        return self.outer is not None and self.outer.is_over
+
+
+_deadline: ContextVar[_Deadline | None] = ContextVar("deadline", default=None)
 
 
 @asynccontextmanager
@@ -26,25 +45,26 @@ async def within(seconds: float) -> AsyncIterator[None]:
     """Set the deadline, or narrow it: at its end the block is cancelled and raises DeadlineExceeded."""
     left = remaining_s()
     seconds = seconds if left is None else min(seconds, left)
-    token = _ends_at.set(time.monotonic() + seconds)
+    timer = asyncio.timeout(seconds)
+    token = _deadline.set(_Deadline(time.monotonic() + seconds, timer, _deadline.get()))
     try:
-        async with asyncio.timeout(seconds) as timeout:
+        async with timer:
             yield
     except TimeoutError:
-        if timeout.expired():
+        if timer.expired():
             raise DeadlineExceeded("the request took too long") from None
         raise
     finally:
-        _ends_at.reset(token)
+        _deadline.reset(token)
 
 
 def remaining_s() -> float | None:
     """Seconds left, negative when they are over; None where no deadline was set."""
-    ends_at = _ends_at.get()
-    return None if ends_at is None else ends_at - time.monotonic()
+    deadline = _deadline.get()
+    return None if deadline is None else deadline.ends_at - time.monotonic()
 
 
 def is_over() -> bool:
     """Whether a deadline was set and no time is left."""
-    left_s = remaining_s()
-    return left_s is not None and left_s <= 0
+    deadline = _deadline.get()
+    return deadline is not None and deadline.is_over

@@ -14,7 +14,7 @@ import numpy as np
 from shared.cards import Device
 from shared.contracts.embed import InputType
 from shared.contracts.request import Request
-from shared.contracts.result import FloatVector, IntVector, Result, Timings, check_counts
+from shared.contracts.result import FloatVector, IntVector, ManyRows, Timings
 from shared.contracts.texts import TextInput, TruncationSide, check_not_empty
 
 
@@ -27,7 +27,7 @@ class SparseRow:
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedSparseResult(Result):
+class EmbedSparseResult(ManyRows):
     """indices (K,) int32 and values (K,) float32 of all inputs, one behind the other.
 
     counts: how many of them each input has. An index is a token id of the model's vocabulary. Other
@@ -36,7 +36,6 @@ class EmbedSparseResult(Result):
 
     arrays: ClassVar = {"indices": ("<i4", ()), "values": ("<f4", ())}
     joined = ("indices", "values")
-    joined_by_item = ("counts",)
 
     indices: IntVector
     values: FloatVector
@@ -48,9 +47,6 @@ class EmbedSparseResult(Result):
     device: Device = "cpu"
     cut: tuple[int, ...] = ()
 
-    def __post_init__(self) -> None:
-        check_counts(self.counts, self.token_counts)
-
     @classmethod
     def of(cls, rows: Sequence[SparseRow], **told: Any) -> EmbedSparseResult:
         """The result of these rows. told: its other fields."""
@@ -60,18 +56,10 @@ class EmbedSparseResult(Result):
         return cls(indices, values, counts, **told)
 
     @property
-    def rows(self) -> int:
-        """How many numbers there are: the joined arrays have one entry each."""
-        return sum(self.counts)
-
-    @property
     def per_input(self) -> Iterator[SparseRow]:
         """The numbers of each input, in order."""
-        start = 0
-        for count in self.counts:
-            end = start + count
-            yield SparseRow(self.indices[start:end], self.values[start:end])
-            start = end
+        for place in self.places:
+            yield SparseRow(self.indices[place], self.values[place])
 
 
 @dataclass(frozen=True, slots=True)

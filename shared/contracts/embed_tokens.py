@@ -14,12 +14,12 @@ import numpy as np
 from shared.cards import Device
 from shared.contracts.embed import InputType
 from shared.contracts.request import Request
-from shared.contracts.result import FloatMatrix, Result, Timings, check_counts
+from shared.contracts.result import FloatMatrix, ManyRows, Timings
 from shared.contracts.texts import TextInput, TruncationSide, check_not_empty
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedTokensResult(Result):
+class EmbedTokensResult(ManyRows):
     """vectors: (K, D) float32 of the tokens of all inputs, one behind the other.
 
     counts: how many of them each input has: no more than it has tokens, since those that a document's
@@ -28,7 +28,6 @@ class EmbedTokensResult(Result):
 
     arrays: ClassVar = {"vectors": ("<f4", (None,))}
     joined = ("vectors",)
-    joined_by_item = ("counts",)
 
     vectors: FloatMatrix
     counts: tuple[int, ...]
@@ -39,26 +38,16 @@ class EmbedTokensResult(Result):
     device: Device = "cpu"
     cut: tuple[int, ...] = ()
 
-    def __post_init__(self) -> None:
-        check_counts(self.counts, self.token_counts)
-
     @classmethod
     def of(cls, rows: Sequence[FloatMatrix], **told: Any) -> EmbedTokensResult:
         """The result of each input's (T, D) vectors. told: its other fields."""
         return cls(np.concatenate(rows), tuple(map(len, rows)), **told)
 
     @property
-    def rows(self) -> int:
-        """How many vectors there are."""
-        return sum(self.counts)
-
-    @property
     def per_input(self) -> Iterator[FloatMatrix]:
         """The (T, D) vectors of each input, in order."""
-        start = 0
-        for count in self.counts:
-            yield self.vectors[start : start + count]
-            start += count
+        for place in self.places:
+            yield self.vectors[place]
 
 
 @dataclass(frozen=True, slots=True)

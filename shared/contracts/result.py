@@ -5,7 +5,7 @@ Does not know the operations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
@@ -65,7 +65,30 @@ class Result:
         return len(self.token_counts)
 
 
-def check_counts(counts: Sequence[int], token_counts: Sequence[int]) -> None:
-    """Raises ValueError unless there is one for each item, none negative."""
-    if len(counts) != len(token_counts) or any(count < 0 for count in counts):
-        raise ValueError("counts do not fit the inputs")
+class ManyRows(Result):
+    """A result whose inputs have several rows each, or none: all of them one behind the other.
+
+    counts: how many each input has. Raises ValueError unless there is one for each, none negative.
+    """
+
+    __slots__ = ()
+    joined_by_item = ("counts",)
+
+    counts: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.counts) != len(self.token_counts) or any(count < 0 for count in self.counts):
+            raise ValueError("counts do not fit the inputs")
+
+    @property
+    def rows(self) -> int:
+        """How many there are: the joined arrays have one entry each."""
+        return sum(self.counts)
+
+    @property
+    def places(self) -> Iterator[slice]:
+        """Where the rows of each input are, in order."""
+        start = 0
+        for count in self.counts:
+            yield slice(start, start + count)
+            start += count

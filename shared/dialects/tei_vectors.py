@@ -5,6 +5,8 @@ Does not know HTTP headers, backends or how a body was decoded. Errors are in te
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import orjson
 
@@ -34,26 +36,23 @@ class VectorsBody(Options, frozen=True):
 
 def sparse_request_from(body: VectorsBody, *, model: str, settings: Settings) -> EmbedSparseRequest:
     """The contract request. Raises InvalidInput and EmptyInput naming the field."""
-    return EmbedSparseRequest(
-        model=model,
-        inputs=read_inputs(body.inputs, field="inputs", max_inputs=settings.max_inputs),
-        truncate=body.truncates,
-        truncation_side=body.side,
-        prompt_name=body.prompt_name,
-        input_type=body.input_type,
-    )
+    return EmbedSparseRequest(model=model, **_asked(body, settings))
 
 
 def tokens_request_from(body: VectorsBody, *, model: str, settings: Settings) -> EmbedTokensRequest:
     """As `sparse_request_from`."""
-    return EmbedTokensRequest(
-        model=model,
-        inputs=read_inputs(body.inputs, field="inputs", max_inputs=settings.max_inputs),
-        truncate=body.truncates,
-        truncation_side=body.side,
-        prompt_name=body.prompt_name,
-        input_type=body.input_type,
-    )
+    return EmbedTokensRequest(model=model, **_asked(body, settings))
+
+
+def _asked(body: VectorsBody, settings: Settings) -> dict[str, Any]:
+    """What both requests have beside the model."""
+    return {
+        "inputs": read_inputs(body.inputs, field="inputs", max_inputs=settings.max_inputs),
+        "truncate": body.truncates,
+        "truncation_side": body.side,
+        "prompt_name": body.prompt_name,
+        "input_type": body.input_type,
+    }
 
 
 def format_sparse(result: EmbedSparseResult, body: VectorsBody) -> bytes:

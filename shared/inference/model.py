@@ -85,22 +85,12 @@ class Model:
                 f"ask for 1 to {self.manifest.dimensions}: this model's vectors have no more",
                 field="dimensions",
             )
-        return self.tokenizer.encode(
-            request.inputs,
-            truncate=request.truncate,
-            side=request.truncation_side,
-            prefix=self._prompt(request.prompt_name, request.input_type),
-        )
+        return self._encode(request)
 
     def tokenize_sparse(self, request: EmbedSparseRequest) -> Steps[list[list[int]]]:
         """As `tokenize`, for a sparse model."""
         check_supports(EmbedSparseRequest, self.manifest)
-        return self.tokenizer.encode(
-            request.inputs,
-            truncate=request.truncate,
-            side=request.truncation_side,
-            prefix=self._prompt(request.prompt_name, request.input_type),
-        )
+        return self._encode(request)
 
     def tokenize_late(self, request: EmbedTokensRequest) -> Steps[list[LateIds]]:
         """Queries' or documents' ids, for a multi-vector model. Raises InvalidInput and InputTooLong."""
@@ -172,6 +162,14 @@ class Model:
         for each in (*self._routes.values(), self):
             each.engine.close()
 
+    def _encode(self, request: EmbedRequest | EmbedSparseRequest) -> Steps[list[list[int]]]:
+        return self.tokenizer.encode(
+            request.inputs,
+            truncate=request.truncate,
+            side=request.truncation_side,
+            prefix=self._prompt(request.prompt_name, request.input_type),
+        )
+
     def _prompt_name(self, prompt_name: str | None, input_type: InputType | None) -> str | None:
         if prompt_name is not None:
             return prompt_name
@@ -197,7 +195,7 @@ def load_model(
     """
     usable = None if memory_bytes is None else manifest.text_memory.tokens_within(memory_bytes)
     file = folder / manifest.tokenizer_file
-    tokenizer = Tokenizer.from_file(file, manifest.max_tokens, usable, manifest.template or None)
+    tokenizer = Tokenizer.from_file(file, manifest.max_tokens, usable, manifest.template)
     late = None
     if (described := manifest.late_interaction) is not None:
         lengths = (described.query_tokens, described.document_tokens)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -196,6 +196,9 @@ _UNMEASURED: dict[str, TextMemory] = {
 }
 
 
+_OF_FEW = ("template", "sparse", "late_interaction", "routes")
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A published model.
 
@@ -210,7 +213,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     int8_ranges: dimensions -> the number that becomes 127 in int8 answers of at least so many. Empty in
         manifests of before it was calibrated: 1 for all.
     labels: of a cross-encoder, one per logit; empty for an embedding model.
-    template: how a cross-encoder's pairs become one text; unset: they are two segments.
+    template: how a cross-encoder's pairs become one text; None: they are two segments.
     prompts: name -> prepended text; default_prompt: used if a request names none.
     tools: name -> version of the build tools. created: Unix seconds.
     memory: measured at build; None: not measured, see text_memory.
@@ -234,7 +237,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pooling: Poolings | None = None
     normalize: bool = False
     labels: tuple[str, ...] = ()
-    template: PairTemplate | msgspec.UnsetType = msgspec.UNSET
+    template: PairTemplate | None = None
     matryoshka_dimensions: tuple[int, ...] = ()
     int8_ranges: dict[int, float] = {}
     prompts: dict[str, str] = {}
@@ -246,15 +249,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     memory: TextMemory | None = None
     sparse: SparseHead | None = None
     late_interaction: LateInteraction | None = None
-    routes: dict[RouteName, ModelRoute] | msgspec.UnsetType = msgspec.UNSET
+    routes: dict[RouteName, ModelRoute] | None = None
 
     def of_route(self, name: str) -> Manifest:
         """The model that texts of that route take, as a manifest without routes."""
-        route = self.routes.get(name) if self.routes else None  # type: ignore[call-overload]
-        fields = (
-            {} if route is None else {each: getattr(route, each) for each in route.__struct_fields__}
-        )
-        return msgspec.structs.replace(self, routes=msgspec.UNSET, **fields)
+        route = (self.routes or {}).get(name)  # type: ignore[call-overload]
+        fields = msgspec.structs.asdict(route) if route else {}
+        return msgspec.structs.replace(self, routes=None, **fields)
 
     @property
     def text_memory(self) -> TextMemory:
@@ -369,7 +370,14 @@ def _check_numbers(manifest: Manifest) -> None:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Pretty JSON, stable field order, one trailing newline."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(manifest_fields(manifest)), indent=2) + b"\n"
+
+
+def manifest_fields(manifest: Manifest) -> dict[str, Any]:
+    """What its JSON says, by name. A model that lacks what few have has the fields, and the revision,
+    that it had before there was such a thing."""
+    fields: dict[str, Any] = msgspec.to_builtins(manifest, str_keys=True)
+    return {name: value for name, value in fields.items() if value is not None or name not in _OF_FEW}
 
 
 def decode_pointer(data: bytes) -> dict[Device, str]:

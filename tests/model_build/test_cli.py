@@ -318,6 +318,7 @@ def test_a_recipe_that_cannot_be_written_is_exit_2(run: Run, tiny: Path, tmp_pat
         (("no-such-model", "--target", "tpu"), "cpu-int8"),
         (("all-MiniLM-L6-v2", "--target", "cpu-int8", "--min-cosine", "1.1"), "min-cosine"),
         (("all-MiniLM-L6-v2", "--target", "cpu-int8", "--push", "ftp://x"), "model store"),
+        (("all-MiniLM-L6-v2", "--target", "cpu-int8", "--calibration", "x"), "cpu-int8-static"),
         (("all-MiniLM-L6-v2", "--target", "cpu-int8", "--name", "../x"), "model name"),
         (
             ("all-MiniLM-L6-v2", "--target", "cpu-int8", "--revision", "main"),

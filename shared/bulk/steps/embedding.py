@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -31,6 +31,7 @@ from shared.contracts import (
 )
 from shared.errors import BlitzError, DeadlineExceeded, InvalidInput, Misconfigured, Overloaded
 from shared.names import pinned_name
+from shared.partition import slices_by_bytes
 from shared.request_size import MAX_NUMBERS
 from shared.routing.item_failures import run_around_failures
 
@@ -112,7 +113,7 @@ class Embedder:
         done: list[_Done] = []
         async with self._turn:
             for asked, rows in _rows_by_asked(job, table).items():
-                for slice_ in _slices(texts, rows, self._most_bytes(job)):
+                for slice_ in slices_by_bytes(texts, rows, self._most_bytes(job)):
                     done += await self._embed(job, asked, texts, slice_, failed)
         for each in done:
             each.leave_out_not_finite(failed)
@@ -226,21 +227,6 @@ def _rows_by_asked(job: Job, table: pa.Table) -> dict[_Asked, list[int]]:
         )
         groups.setdefault(asked, []).append(row)
     return groups
-
-
-def _slices(texts: Sequence[str], rows: list[int], max_bytes: int) -> Iterator[list[int]]:
-    """Rows in order, as many at once as surely have no more tokens: a token has a byte at least."""
-    slice_: list[int] = []
-    size = 0
-    for row in rows:
-        more = len(texts[row].encode())
-        if slice_ and size + more > max_bytes:
-            yield slice_
-            slice_, size = [], 0
-        slice_.append(row)
-        size += more
-    if slice_:
-        yield slice_
 
 
 def _names(table: pa.Table) -> Iterator[tuple[int, str]]:

@@ -6,6 +6,7 @@ import pytest
 
 from functions.cluster import call
 from shared.context import deadline, request_id, trace
+from shared.context.outgoing import headers_of
 from shared.context.trace import Span
 
 
@@ -15,7 +16,7 @@ async def test_a_call_takes_deadline_id_and_trace_along(told: list[Span]) -> Non
     with request_id.working_on("mine"), trace.serving() as served:
         async with deadline.within(60):
             with trace.calling("POST /embed", "cpu") as calling:
-                headers = call.headers_of(calling)
+                headers = headers_of(calling)
     assert 0 < call.timeout_of(headers, 220.0) <= 60
     assert call.timeout_of(headers, 5.0) == 5.0
     with call.told(headers, "RUN /embed") as span:
@@ -28,4 +29,4 @@ async def test_a_call_takes_deadline_id_and_trace_along(told: list[Span]) -> Non
 def test_a_call_outside_of_a_request_has_no_deadline() -> None:
     """A replica's own limit counts."""
     with trace.calling("POST /embed", "cpu") as calling:
-        assert call.timeout_of(call.headers_of(calling), 220.0) == 220.0
+        assert call.timeout_of(headers_of(calling), 220.0) == 220.0

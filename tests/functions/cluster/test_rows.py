@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,19 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return settings
 
 
-def _embedder(settings: Settings, dimensions: int = 8, **how: Any) -> RowEmbedder:
-    return RowEmbedder(settings, "cpu", 1, HowToEmbed("m", "cpu-fp32", dimensions, **how))
+def _embed(
+    settings: Settings, table: pa.Table, dimensions: int = 8, revision: str = "cpu-fp32", **how: Any
+) -> pa.Table:
+    how_to = HowToEmbed("m", revision, dimensions, **how)
+    with closing(RowEmbedder(settings, "cpu", 1, how_to)) as embedder:
+        return embedder(table)
 
 
 def test_rows_keep_their_columns_and_get_vectors(settings: Settings) -> None:
     """Those without one have nulls and a reason; a column of one of our names is renamed."""
     texts = ["w1 w2", None, "", "w3 w9", "w4"]
     table = pa.table({"text": texts, "tokens": [1, 2, 3, 4, 5]})
-    got = _embedder(settings)(table)
+    got = _embed(settings, table)
     assert got.column_names == ["text", "input_tokens", "vector", "tokens", "truncated", "error"]
     assert got["input_tokens"].to_pylist() == [1, 2, 3, 4, 5]
     vectors = got["vector"].to_pylist()
@@ -47,10 +52,10 @@ def test_rows_keep_their_columns_and_get_vectors(settings: Settings) -> None:
 
 def test_dimensions_and_truncation_are_the_jobs(settings: Settings) -> None:
     table = pa.table({"text": ["w1", "w1 " * 600]})
-    got = _embedder(settings, dimensions=4)(table)
+    got = _embed(settings, table, dimensions=4)
     assert [len(vector) for vector in got["vector"].to_pylist()] == [4, 4]
     assert got["truncated"].to_pylist() == [False, True]
-    got = _embedder(settings, truncate=False)(table)
+    got = _embed(settings, table, truncate=False)
     assert got["vector"].to_pylist()[1] is None
 
 
@@ -58,6 +63,6 @@ def test_what_is_wrong_with_all_rows_is_raised(settings: Settings) -> None:
     """Not a reason in each."""
     table = pa.table({"text": ["w1"]})
     with pytest.raises(InvalidInput, match="there is no column body; there are: text"):
-        _embedder(settings, text_column="body")(table)
+        _embed(settings, table, text_column="body")
     with pytest.raises(UnknownModel):
-        RowEmbedder(settings, "cpu", 1, HowToEmbed("m", "no-such-revision", 8))(table)
+        _embed(settings, table, revision="no-such-revision")

@@ -29,11 +29,11 @@ def test_tokens_that_wait_and_busy_time_decide(
 ) -> None:
     """A replica for each 1,000 tokens; none less than what is now busy fills to seven tenths."""
     told = {WAITING_TOKENS: dict(enumerate(waiting)), BUSY_SHARE: dict(enumerate(busy))}
-    context: Any = SimpleNamespace(current_num_replicas=len(waiting), aggregated_metrics=told)
+    context: Any = SimpleNamespace(aggregated_metrics=told)
     assert ByWaitingTokens(tokens_per_replica=1000)(context) == (replicas, {})
 
 
 def test_nothing_told_yet_is_no_demand() -> None:
     """Bounds are Ray's: a backend that must have a replica keeps it."""
-    context: Any = SimpleNamespace(current_num_replicas=1, aggregated_metrics=None)
+    context: Any = SimpleNamespace(aggregated_metrics=None)
     assert ByWaitingTokens(1000)(context) == (0, {})

@@ -95,12 +95,35 @@ def test_a_unit_is_done_until_its_file_changes(tmp_path: Path) -> None:
     assert output.write(unit, two_parts) == output.done(unit) == Done(1, 2, unit.version)
     folder = tmp_path / "out"
     assert pq.read_table(folder / "a.csv").to_pydict() == {"id": [0]}
-    assert pq.read_table(folder / "_bad" / "a.csv" / "part-00001.parquet").num_rows == 1
+    assert pq.read_table(folder / "_bad" / "a.csv" / "part-00000-00001.parquet").num_rows == 1
     os.utime(source, ns=(1, 1))
     (changed,) = find_units(source)
     assert output.done(changed) is None
     output.write(changed, _tables(None))
-    assert not (folder / "_bad" / "a.csv" / "part-00001.parquet").exists()
+    assert not (folder / "_bad" / "a.csv" / "part-00000-00001.parquet").exists()
+
+
+def test_a_row_group_larger_than_a_part_loses_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row groups of a million are pyarrow's default; and of more units than now nothing is left."""
+    monkeypatch.setattr("functions.cluster.units.UNIT_ROWS", 25)
+    source, output = tmp_path / "in", OutputFolder(tmp_path / "out")
+    source.mkdir()
+    table = pa.table({"text": [str(n) for n in range(80)], "error": pa.nulls(80, pa.string())})
+    pq.write_table(table, source / "a.parquet", row_group_size=60)
+    units = find_units(source)
+    assert [unit.groups for unit in units] == [(0, 1), (1, 2)]
+    for unit in units:
+        assert output.write(unit, read_unit(unit)) == output.done(unit)
+    folder = tmp_path / "out" / "a.parquet"
+    assert pq.read_table(folder)["text"].to_pylist() == table["text"].to_pylist()
+    pq.write_table(table.slice(0, 30), source / "a.parquet")
+    (unit,) = find_units(source)
+    output.keep_only([unit])
+    output.write(unit, read_unit(unit))
+    assert pq.read_table(folder)["text"].to_pylist() == table["text"].to_pylist()[:30]
+    assert len(list((tmp_path / "out" / "_done" / "a.parquet").iterdir())) == 1
 
 
 def test_a_job_goes_on_as_it_was_begun(tmp_path: Path) -> None:

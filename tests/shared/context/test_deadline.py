@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -103,3 +105,24 @@ async def test_a_caller_that_is_cancelled_is_cancelled() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.parametrize("narrowed", [False, True])
+async def test_a_timer_that_is_ahead_of_the_clock_ends_the_time(
+    narrowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is cancelled by a deadline sees that it is over: an event loop counts more coarsely."""
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    seen = []
+
+    async def wait() -> None:
+        try:
+            async with deadline.within(60) if narrowed else contextlib.nullcontext():
+                await asyncio.get_running_loop().create_future()
+        finally:
+            seen.append(deadline.is_over())
+
+    with pytest.raises(DeadlineExceeded):
+        async with deadline.within(0.01):
+            await wait()
+    assert seen == [True]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import itertools
 import json
@@ -703,8 +704,8 @@ def _fifo(path: Path, secret: Path) -> None:
 
 
 def _socket(path: Path, secret: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(os.path.relpath(path))  # an absolute one may be too long
+    with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):
+        made.bind(path.name)  # a socket's path has at most 107 bytes
 
 
 def _device(path: Path, secret: Path) -> None:
