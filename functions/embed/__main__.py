@@ -7,7 +7,7 @@
 By the service at --url, or without one by a model of --model-store in this process. Does not know how
 texts are read, embedded or written.
 
-Exit codes: 0 done, 2 bad input, 4 the service or the store does not answer as it should, 130 interrupted.
+Exit codes: 0 done, 2 bad input, 4 the service or the store fails, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ Examples:
 {_COMMAND} --file notes.txt --format npy --out notes.npy
 head -100 rows.jsonl | {_COMMAND} --field text --url http://127.0.0.1:7071 > vectors.jsonl
 EMBED_KEY=... {_COMMAND} "a text" --url https://SERVICE --model all-MiniLM-L6-v2
-eval "$({_COMMAND} --completion bash)"   # then: blitz-embed, and Tab
+eval "$({_COMMAND} --completion bash)"   # or zsh; then: blitz-embed, and Tab
+{_COMMAND} --completion fish | source
 """
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -99,7 +100,6 @@ def embed(
         if not given and not files and sys.stdin.isatty():
             raise InvalidInput(f"there is no text: see {_COMMAND} --help", field="TEXTS")
         with (
-            # First, because a file that is opened to be written is empty.
             _embedder(url, key, model_store, model, dimensions, prompt_name) as embedder,
             sink(out, is_binary=format is Format.npy) as stream,
         ):

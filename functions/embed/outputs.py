@@ -5,9 +5,10 @@ Does not know how they were made.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -37,19 +38,29 @@ class Writer(Protocol):
 
 @contextmanager
 def sink(out: Path | None, *, is_binary: bool) -> Iterator[BinaryIO]:
-    """The file, or stdout. Raises InvalidInput for bytes on a terminal, and what cannot be written."""
-    if out is None:
-        if is_binary and sys.stdout.isatty():
-            raise InvalidInput("an array is no text: name a file, or use a pipe", field="--out")
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
+    """The file, or stdout. Raises InvalidInput for bytes on a terminal, and what cannot be written.
+
+    What the file held stays until something is written: a command that is refused costs nobody a result.
+    """
+    if out is None and is_binary and sys.stdout.isatty():
+        raise InvalidInput("an array is no text: name a file, or use a pipe", field="--out")
     try:
-        stream = out.open("wb")
+        with nullcontext(sys.stdout.buffer) if out is None else open(out, "wb", opener=_keep) as stream:
+            try:
+                yield stream
+            finally:
+                if out is not None and out.is_file() and stream.tell():
+                    stream.truncate()
+            stream.flush()
+    except BrokenPipeError:  # no failure: who reads has read enough
+        raise
     except OSError as error:
-        raise InvalidInput(f"{out} cannot be written: {error.strerror}", field="--out") from error
-    with stream:
-        yield stream
+        message = f"{out or 'stdout'} cannot be written: {error.strerror}"
+        raise InvalidInput(message, field="--out") from error
+
+
+def _keep(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_TRUNC, 0o666)
 
 
 class Jsonl:

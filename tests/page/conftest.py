@@ -37,7 +37,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """all-MiniLM-L6-v2, small models of each task that know the words w0 to w399, and one that does not load."""
+    """all-MiniLM-L6-v2, a small model of each task that knows the words w0 to w399, one that fails."""
     folder = tmp_path_factory.mktemp("page") / "models"
     assemble = [sys.executable, "-m", "model_build.assemble", MINILM, "--target", "cpu-int8"]
     subprocess.run([*assemble, "--push", f"file://{folder}"], cwd=ROOT, check=True, capture_output=True)
