@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -64,16 +65,24 @@ def service(store: Path) -> Iterator[str]:
 
 @pytest.fixture
 def visit(chromium: Any, service: str) -> Iterator[Visit]:
-    """Opens the page at a section; options are Playwright's of a context. Whatever the browser complains
-    of fails the test: an error of a script, something that the policy refuses, a request elsewhere."""
+    """Opens the page at a section; options are Playwright's of a context, and routes answer for the
+    service. Whatever the browser complains of fails the test: an error of a script, something that the
+    policy refuses, a request elsewhere."""
     contexts: list[Any] = []
     complaints: list[str] = []
 
-    def open_page(section: str = "", url: str = service, **options: Any) -> Page:
+    def open_page(
+        section: str = "",
+        url: str = service,
+        routes: Mapping[str, Callable[[Any], None]] = MappingProxyType({}),
+        **options: Any,
+    ) -> Page:
         context = chromium.new_context(**{"viewport": DESKTOP, **options})
         contexts.append(context)
         context.set_default_timeout(60_000)
         page = context.new_page()
+        for pattern, answer in routes.items():
+            page.route(pattern, answer)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: _listen(message, complaints))
         page.on("request", lambda request: _check_host(request, url, complaints))

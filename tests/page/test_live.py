@@ -58,12 +58,33 @@ def test_it_asks_only_while_it_is_looked_at(visit: Visit) -> None:
     before = asked.count("metrics")
     until(page, lambda: asked.count("ready") >= 4)
     assert asked.count("metrics") <= before + 1
-    for _ in range(3):
+
+
+_COUNT_WAITING = """() => {
+    const set = setTimeout, clear = clearTimeout;
+    window.waiting = new Set();
+    window.setTimeout = (does, ms) => {
+        const id = set(() => { waiting.delete(id); does(); }, ms);
+        if (ms === 2000) waiting.add(id);
+        return id;
+    };
+    window.clearTimeout = (id) => { waiting.delete(id); clear(id); };
+}"""
+"""Counts what waits for so long as Live does from one look to the next."""
+
+
+def test_it_asks_no_more_often_for_who_comes_and_goes(visit: Visit) -> None:
+    """Each time within the wait of the last visit."""
+    asked: list[str] = []
+    page = visit("models")
+    page.evaluate(_COUNT_WAITING)
+    page.on("requestfinished", lambda request: asked.append(request.url.rpartition("/")[2]))
+    for visits in range(1, 5):
         page.get_by_role("link", name="Live").click()
-        page.get_by_role("link", name="Rerank").click()
-    page.get_by_role("link", name="Live").click()
-    page.wait_for_timeout(100)
-    del asked[:]
-    until(page, lambda: asked.count("ready") >= 4)
-    # Every 2 s, and the others every 1.5 s.
-    assert 1 <= asked.count("metrics") <= 5
+        until(page, lambda: page.evaluate("waiting.size") > 0)
+        assert page.evaluate("waiting.size") == 1, visits
+        if visits < 4:
+            page.get_by_role("link", name="Rerank").click()
+    before = asked.count("metrics")
+    until(page, lambda: asked.count("metrics") > before)
+    assert page.evaluate("waiting.size") <= 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from functools import partial
 
-from tests.page.world import BROKEN, MINILM, RANKER, TINY, Page, Visit, until
+import pytest
+
+from tests.page.world import BROKEN, LATE, MINILM, RANKER, SPARSE, TINY, Page, Visit, until
 from tests.server import http_get, http_post
 
 
@@ -56,8 +58,29 @@ def test_prompts_and_aliases_are_told(visit: Visit) -> None:
     for name, text in TINY.prompts.items():
         assert name in card.inner_text()
         assert text.strip() in card.inner_text()
-    assert "Scores pairs" in _card(page, RANKER.name).inner_text()
-    assert "not measured" in _card(page, RANKER.name).inner_text()
+    assert "not measured" in card.inner_text()
+
+
+TASKS = {
+    TINY.name: ["Embeds texts", "Dimensions\n16"],
+    RANKER.name: ["Scores pairs (cross-encoder)", "Labels\n1"],
+    SPARSE.name: ["Weighs words (sparse)", "Words\n16"],
+    LATE.name: ["Embeds each token (multi-vector)", "Dimensions\n16"],
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_each_task_is_told_and_loaded(visit: Visit, service: str, name: str) -> None:
+    """By the smallest request that such a model takes."""
+    for other in (each for each in (TINY.name, MINILM, RANKER.name) if each != name):
+        path = "predict" if other == RANKER.name else "embed"
+        http_post(f"{service}/{path}", json={"model": other, "inputs": "w1"}).raise_for_status()
+    page = visit()
+    load = _card(page, name).get_by_role("button", name=f"Load {name}")
+    load.click()
+    until(page, lambda: _state(page, name) == "warm")
+    assert [text for text in TASKS[name] if text not in _card(page, name).inner_text()] == []
+    assert "did not load" not in page.get_by_role("log").inner_text()
 
 
 def test_loads_and_evictions_are_seen_as_they_happen(visit: Visit, service: str) -> None:

@@ -95,20 +95,21 @@ function follow(batch, bad) {
   } }, "Cancel");
   actions.append(cancel);
   showBad(badRows, bad);
-  let first = null;
+  let first = null, last = null; // {now, done}: when rows were done first, and last
   const show = async () => {
     const { total, completed, failed } = batch.request_counts;
     const done = completed + failed, now = performance.now() / 1000;
-    if (done && !first) first = { now, done };
+    if (done && done !== last?.done) last = { now, done };
+    first ??= last;
     if (total) { bar.max = total; bar.value = done; } else bar.removeAttribute("value");
-    const rate = first && now > first.now ? (done - first.done) / (now - first.now) : 0;
+    const rate = last && last !== first ? (done - first.done) / (last.now - first.now) : 0;
     pill.textContent = batch.status.replace("_", " ");
     pill.className = `pill ${{ completed: "warm", failed: "failed", cancelled: "cold" }[batch.status] ?? "loading"}`;
     line.textContent = [
       total ? `${number(done)} of ${counted(total, "row")}` : "waiting to begin",
       failed ? `${number(failed)} failed` : "",
       rate && !ENDED.includes(batch.status) ? `${number(rate)} rows/s` : "",
-      rate && total > done ? `${duration((total - done) / rate)} left` : "",
+      rate && total > done ? `${duration(Math.max(1, (total - done) / rate - (now - last.now)))} left` : "",
     ].filter(Boolean).join(", ");
     if (!ENDED.includes(batch.status)) return true;
     bar.max = total || 1;

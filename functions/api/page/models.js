@@ -71,7 +71,7 @@ function make(model, aliases) {
       [size, number(first.dimensions)],
       ["Reads", counted(first.max_tokens, "token")],
       ["Size", bytes(first.size_bytes)],
-      ["Pooling", first.pooling ?? "–"],
+      ...(first.pooling ? [["Pooling", first.pooling]] : []),
     ]),
     quality(first),
     h("table", { class: "plain" }, h("caption", { class: "out" }, `Builds of ${model.id}`),
@@ -123,7 +123,9 @@ async function loadNow(model, button) {
     const [, , path, smallest] = TASKS[model.task];
     await call(path, { method: "POST", json: { model: model.id, ...smallest } });
   } catch (error) {
-    write(model.id, `did not load: ${error.message}`);
+    await refresh().catch(() => {});
+    // Of one that failed the state has told already.
+    if (before.get(model.id).state !== "failed") write(model.id, `did not load: ${error.message}`);
   }
   button.disabled = false;
   refresh().catch(() => {});
