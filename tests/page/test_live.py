@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
+from tests.apps import router_app
+from tests.fakes.backend import FakeBackend
 from tests.page.world import MINILM, Page, Visit, until
 from tests.server import http_post, metrics_of
+from tests.sockets import serving
 
 
 def _tile(page: Page, name: str) -> Page:
@@ -43,6 +46,26 @@ def test_what_happens_is_counted(visit: Visit, service: str) -> None:
     for name in ("Texts", "Half are answered within", "Bulk rows"):
         until(page, partial(_is_told, page, name))
     assert _tile(page, "Requests").locator("path").last.get_attribute("d").startswith("M")
+
+
+def test_what_backends_count_is_not_told_as_nothing(visit: Visit) -> None:
+    """Of a router that embeds, and has no model itself."""
+    backends = (
+        "Queue",
+        "Texts in a micro-batch",
+        "Cache hits",
+        "Models in memory",
+        "Loads",
+        "Evictions",
+    )
+    with serving(router_app(FakeBackend())) as port:
+        url = f"http://127.0.0.1:{port}"
+        page = visit("live", url=url)
+        until(page, lambda: _number(page, "Queue") == 0 and _is_told(page, "Queue"))
+        http_post(f"{url}/embed", json={"inputs": ["a text", "another"]}).raise_for_status()
+        until(page, lambda: "/metrics of the backends" in _tile(page, "Queue").inner_text())
+        assert [name for name in backends if _is_told(page, name)] == []
+        assert [name for name in ("Requests", "Texts", "Bulk rows") if not _is_told(page, name)] == []
 
 
 def test_it_asks_only_while_it_is_looked_at(visit: Visit) -> None:
