@@ -24,6 +24,12 @@ Page: TypeAlias = Any
 Visit: TypeAlias = Callable[..., Page]
 
 
+def facts(place: Page) -> dict[str, str]:
+    """What stands there under names: a value, and on the next line what is to be known of it."""
+    names, values = (place.locator(each).all_inner_texts() for each in ("dt", "dd"))
+    return dict(zip(names, values, strict=True))
+
+
 def until(page: Page, condition: Callable[[], object]) -> None:
     """Wait while what the page does goes on."""
     end = time.monotonic() + PATIENCE_S

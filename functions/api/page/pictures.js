@@ -16,8 +16,8 @@ export function heatmap(model, table, texts, chosen, choose) {
   const lines = [...Array(shown).keys()];
   const cell = (i, j) => {
     const step = Math.min(SHADES.length - 1, Math.floor(at(table[i][j]) * SHADES.length));
-    return h("td", { class: i === j ? "self" : step > 6 ? "hot" : step === 6 ? "half" : "", "--part": `${SHADES[step]}%`, title: `${i + 1} and ${j + 1}: ${table[i][j].toFixed(3)}` },
-      shown <= 10 ? table[i][j].toFixed(2) : h("span", { class: "out" }, table[i][j].toFixed(2)));
+    return h("td", { class: i === j ? "self" : step > 6 ? "hot" : step === 6 ? "half" : "", "--part": `${SHADES[step]}%`, title: `${i + 1} and ${j + 1}: ${number(table[i][j], 3)}` },
+      shown <= 10 ? number(table[i][j], 2) : h("span", { class: "out" }, number(table[i][j], 2)));
   };
   const head = (i, scope) => h("th", { scope, class: i === chosen ? "chosen" : "" },
     scope === "row"

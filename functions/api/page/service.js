@@ -97,6 +97,7 @@ function askForKey(wasWrong) {
   asking ??= new Promise((resolve, reject) => {
     const dialog = $("key-dialog");
     const button = $("key-button");
+    $("links").hidden = true; // a link sends no key
     const open = () => {
       $("key-why").textContent = wasWrong
         ? "That key is not valid, or no longer. Type another one."
