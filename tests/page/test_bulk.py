@@ -79,7 +79,12 @@ def test_rate_and_time_left_are_told(visit: Visit) -> None:
 
     page = visit("bulk", routes={"**/v1/batches?*": listed, "**/v1/batches/batch_1": told})
     job = _job(page, "seen.csv")
-    until(page, lambda: seen.append(job.inner_text()) or "completed" in seen[-1])
+
+    def has_ended() -> bool:
+        seen.append(job.inner_text())
+        return "completed" in seen[-1]
+
+    until(page, has_ended)
     assert any("waiting to begin" in each for each in seen)
     assert not [each for each in seen if "250 of 1,000 rows," in each]  # no rate of one look
     for rows in (500, 750):
