@@ -70,6 +70,7 @@ NOT_RUN = {
         "docs/cluster.md",
         "functions.cluster.data",
     ): "needs Ray; tests/cluster/test_data.py runs it",
+    ("docs/cluster.md", "AzureFileSystem"): "needs Ray; tests/cluster/test_data.py does it with Azurite",
     (
         "docs/measurements/gpu.md",
         "tests.benchmarks gpu",

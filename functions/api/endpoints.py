@@ -148,14 +148,7 @@ class Endpoints:
         encode = operation.format_result_msgpack if packed else operation.format_result
         content = await in_thread_if(is_large(result), partial(encode, answered, body))
         total_s = time.perf_counter() - started
-        self._metrics.request_succeeded(
-            model=result.model,
-            inputs=inputs,
-            tokens=result.total_tokens,
-            duration_s=total_s,
-            timings=result.timings,
-            truncated=len(result.cut),
-        )
+        self._metrics.request_succeeded(result, inputs=inputs, duration_s=total_s)
         self._metrics.key_read(asks.name, result.total_tokens)
         media_type = codec.CONTENT_TYPE if packed else JSON
         headers = headers_of(asked, result, total_s)

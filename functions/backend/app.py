@@ -67,14 +67,7 @@ class _Endpoints:
         self._metrics.request_arrived(inputs)
         result = await while_connected(request, self._inference.run(asked))
         content = messages.pack_result(result)
-        self._metrics.request_succeeded(
-            model=result.model,
-            inputs=inputs,
-            tokens=result.total_tokens,
-            duration_s=time.perf_counter() - began,
-            timings=result.timings,
-            truncated=len(result.cut),
-        )
+        self._metrics.request_succeeded(result, inputs=inputs, duration_s=time.perf_counter() - began)
         return Response(content, media_type=codec.CONTENT_TYPE)
 
     async def health(self, request: Request) -> Response:

@@ -5,17 +5,18 @@
 IN: a Parquet, JSONL or CSV file, or a folder of them. OUT: a folder on a disk that all nodes share; see
 functions.cluster.units for what is in it. Run again after a crash, it goes on with what is not done.
 
-Exit codes: 0 done, 1 done with rows that have no vector, 2 bad input, 4 the store does not answer.
+Exit codes: 0 done, 1 done with rows that have no vector, 2 bad input, 4 store or cluster do not answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,14 +25,17 @@ import pyarrow as pa
 import ray
 import typer
 from ray.data import ActorPoolStrategy
+from ray.exceptions import RayError
 
 from functions.cluster.rows import HowToEmbed, RowEmbedder
+from functions.cluster.start import start_ray
 from functions.cluster.units import OutputFolder, Unit, find_units, read_unit
 from shared.cards import Device
 from shared.errors import BlitzError, InvalidInput, Unavailable, UnknownModel
 from shared.models.catalogue import Catalogue
 from shared.models.store import open_store
 from shared.settings import Settings, aliases_of
+from shared.wire import messages
 from shared.wording import counted
 
 if TYPE_CHECKING:
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 512
 FAILED_ROWS, BAD_INPUT, NO_ANSWER = 1, 2, 4
+
+URL_ADVICE = "mount it on all nodes, or call functions.cluster.data.embed on what Ray Data reads there"
 
 
 def embed(
@@ -108,12 +114,16 @@ def plan_embedding(
 
 
 class UnitEmbedder:
-    """Ray's actor: reads units, embeds their rows, writes them. One row in, one row out, per unit."""
+    """Ray's actor: reads units, embeds their rows, writes them. One row in, one row out, per unit.
+
+    An error is a packed one in that row: raised through Ray it would be a page of tracebacks.
+    """
 
     def __init__(
         self, settings: Settings, device: Device, threads: int, how: HowToEmbed, out: str
     ) -> None:
-        self._embedder = RowEmbedder(settings, device, threads, how)
+        self._create_embedder = cache(lambda: RowEmbedder(settings, device, threads, how))
+        self._text_column = how.text_column
         self._output = OutputFolder(Path(out))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -121,13 +131,14 @@ class UnitEmbedder:
         unit = msgspec.json.decode(str(batch["unit"][0]), type=Unit)
         try:
             done = self._output.write(unit, self._embedded(unit))
-        except InvalidInput as error:
-            return {"name": [unit.name], "rows": [0], "bad": [0], "error": [error.message]}
-        return {"name": [unit.name], "rows": [done.rows], "bad": [done.bad], "error": [""]}
+        except BlitzError as error:
+            return {"name": [unit.name], "rows": [0], "bad": [0], "error": [messages.pack_error(error)]}
+        return {"name": [unit.name], "rows": [done.rows], "bad": [done.bad], "error": [b""]}
 
     def _embedded(self, unit: Unit) -> Iterator[pa.Table]:
-        for table in read_unit(unit):
-            yield self._embedder(table)
+        embed_rows = self._create_embedder()
+        for table in read_unit(unit, self._text_column):
+            yield embed_rows(table)
 
 
 def _resources(device: Device, actors: tuple[int, int], cpus: int) -> dict[str, Any]:
@@ -147,7 +158,8 @@ def embed_files(
 ) -> tuple[int, int, list[str]]:
     """Embed what is not done; rows with vectors and without, of all units, and why files failed.
 
-    Raises InvalidInput for inputs or an output that cannot be.
+    Raises InvalidInput for inputs or an output that cannot be, what an actor's models raise, and
+    Unavailable if an actor does not start.
     """
     output = OutputFolder(out)
     units = find_units(source)
@@ -172,11 +184,33 @@ def embed_files(
         **_resources(device, actors, actor_cpus),
     )
     failures = []
-    for result in results.iter_rows():
-        rows, bad = rows + result["rows"], bad + result["bad"]
-        if result["error"]:
-            failures.append(f"{result['name']}: {result['error']}")
+    with _translating():
+        for result in results.iter_rows():
+            rows, bad = rows + result["rows"], bad + result["bad"]
+            if result["error"]:
+                error = messages.unpack_error(result["error"])
+                if not isinstance(error, InvalidInput):  # which is of one file
+                    raise error
+                failures.append(f"{result['name']}: {error.message}")
     return rows, bad, failures
+
+
+def _check_resources(device: Device, actor_cpus: int) -> None:
+    """Raises InvalidInput if no actor would ever start; a cluster that is joined may add nodes."""
+    there = ray.cluster_resources()
+    if there.get("CPU", 0) < actor_cpus:
+        raise InvalidInput(f"this machine has {there['CPU']:g} CPUs for Ray", field="actor_cpus")
+    if device == "gpu" and there.get("GPU", 0) < 1:
+        raise InvalidInput("Ray finds no GPU on this machine", field="gpu")
+
+
+@contextmanager
+def _translating() -> Iterator[None]:
+    """Translate Ray's errors into ours. It runs what an actor that died had again by itself."""
+    try:
+        yield
+    except RayError:
+        raise Unavailable("the cluster ended the job: run it again, and it goes on") from None
 
 
 def main(
@@ -200,6 +234,9 @@ def main(
         settings = Settings.from_env(os.environ)
         if model_store:
             settings = replace(settings, model_store=model_store)
+        for field, path in (("IN", source), ("OUT", out)):
+            if path.parts[:1] and path.parts[0].endswith(":"):
+                raise InvalidInput(f"{path.parts[0]}// is no folder: {URL_ADVICE}", field=field)
         if not source.exists():
             raise InvalidInput(f"there is no {source}", field="IN")
         if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
@@ -213,8 +250,9 @@ def main(
             prompt_name=prompt_name,
             truncate=not no_truncate,
         )
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(logging_level=logging.WARNING)
+        start_ray(os.environ, log_to_driver=True)
+        if "RAY_ADDRESS" not in os.environ:
+            _check_resources(device, actor_cpus)
         rows, bad, failures = embed_files(
             source.resolve(),
             out.resolve(),

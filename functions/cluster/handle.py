@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 import stamina
@@ -102,7 +103,9 @@ class HandleBackend:
     async def _send(self, operation: str, body: bytes, model: str) -> Answer:
         handle = self._handle.options(method_name="run", multiplexed_model_id=model)
         with trace.calling(f"POST /{operation}", self._handle.deployment_name) as span:
-            response = handle.remote(operation, body, headers_of(span))
+            # Ray gives each call the id of the HTTP request that it is made for, and finds a replica for
+            # one call of an id: all parts of a split request but one would wait for ever.
+            response = Context().run(handle.remote, operation, body, headers_of(span))
             try:
                 answer: Answer = await response
             except asyncio.CancelledError:

@@ -24,6 +24,7 @@ from shared.context import deadline
 from shared.contracts import REQUESTS
 from shared.errors import BlitzError
 from shared.inference.service import Inference
+from shared.names import pinned_name, split_pinned
 from shared.observability import logs, metrics
 from shared.observability.logs import log_failure
 from shared.observability.start import start_export
@@ -38,7 +39,8 @@ _KINDS = {kind.operation: kind for kind in REQUESTS}
 class Replica:
     """The deployment's class. Ray calls its methods in one event loop.
 
-    settings: of the whole service; with a storage, all replicas work on its bulk jobs.
+    settings: of the whole service; with a storage, all CPU replicas work on its bulk jobs. Its GPU
+    replicas get none: jobs cannot wake them.
     threads: engine threads, the CPUs that Ray gave this replica.
     """
 
@@ -53,7 +55,7 @@ class Replica:
         )
         self._busy = _BusyTime()
         self._bulk: asyncio.Task[None] | None = None
-        if settings.storage or settings.storage_connection_string:
+        if device == "cpu" and (settings.storage or settings.storage_connection_string):
             driver = driver_of(settings, self._inference, device)
             self._bulk = asyncio.get_running_loop().create_task(driver.run())
 
@@ -89,12 +91,19 @@ class Replica:
         return serve.get_replica_context().replica_tag, metrics.PROCESS.render()
 
     async def record_routing_stats(self) -> dict[str, Any]:
-        """What routers rank this replica by; Ray asks for it every few seconds."""
+        """What routers rank this replica by; Ray asks for it every few seconds. A loaded model goes by
+        two names: the one it was asked for by, and NAME@REVISION."""
         states = self._inference.in_memory()
+        warm = {
+            state.name: pinned_name(split_pinned(state.name)[0], state.revision or "")
+            for state in states
+            if state.state == "warm"
+        }
+        loading = [state.name for state in states if state.state == "loading"]
         return {
-            "warm": [state.name for state in states if state.state == "warm"],
-            "loading": [state.name for state in states if state.state == "loading"],
-            "places": self._settings.cache_models,
+            "warm": sorted({*warm, *warm.values()}),
+            "loading": loading,
+            "free": max(0, self._settings.cache_models - len(set(warm.values())) - len(loading)),
         }
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -129,14 +138,7 @@ class Replica:
             content = messages.pack_result(result)
         finally:
             reservation.release()
-        metrics.PROCESS.request_succeeded(
-            model=result.model,
-            inputs=inputs,
-            tokens=result.total_tokens,
-            duration_s=time.perf_counter() - began,
-            timings=result.timings,
-            truncated=len(result.cut),
-        )
+        metrics.PROCESS.request_succeeded(result, inputs=inputs, duration_s=time.perf_counter() - began)
         return content
 
 

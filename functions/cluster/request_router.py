@@ -57,9 +57,8 @@ class ByHeldModels(RequestRouter):
             holding = "warm"
         elif model in loading or time.monotonic() - sent_at < UNCONFIRMED_S:
             holding = "loading"
-        free = told.get("places", 1) - len(warm) - len(loading)
         requests = self.replica_queue_len_cache.get(replica.replica_id) or 0
-        return View(key, holding, max(0, free), requests)
+        return View(key, holding, told.get("free", 1), requests)
 
 
 _MANY = 10_000

@@ -51,6 +51,11 @@ class Sizes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         if self.max_cpu_replicas < self.cpu_replicas:
             raise ValueError("max_cpu_replicas is less than cpu_replicas")
 
+    @property
+    def cpus(self) -> float:
+        """What it takes at the least: without that it does not start."""
+        return self.routers * self.router_cpus + self.cpu_replicas * self.replica_cpus
+
 
 def sizes_of(args: Mapping[str, Any]) -> Sizes:
     """Sizes of a config file's `args`. Raises Misconfigured naming the field."""

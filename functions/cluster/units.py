@@ -101,10 +101,11 @@ def _groups_of(path: Path) -> Iterator[tuple[int, int] | None]:
     yield first, metadata.num_row_groups
 
 
-def read_unit(unit: Unit) -> Iterator[pa.Table]:
+def read_unit(unit: Unit, text_column: str) -> Iterator[pa.Table]:
     """Its rows in order, in tables of at most UNIT_ROWS rows. Raises InvalidInput.
 
-    A line of JSONL that is no object is a row of its own with a null in every column.
+    A line of JSONL that is no object is a row of its own with a null in every column. Of CSV, where all
+    is text, the text column is read as such, and other columns as what they look like.
     """
     path = Path(unit.file)
     try:
@@ -112,10 +113,11 @@ def read_unit(unit: Unit) -> Iterator[pa.Table]:
             with pq.ParquetFile(path) as file:
                 yield from _in_parts(file.iter_batches(UNIT_ROWS, row_groups=[*range(*unit.groups)]))
         elif path.suffix == ".csv":
-            with pyarrow.csv.open_csv(path) as batches:
+            as_text = pyarrow.csv.ConvertOptions(column_types={text_column: pa.string()})
+            with pyarrow.csv.open_csv(path, convert_options=as_text) as batches:
                 yield from _in_parts(batches)
         else:
-            yield from _read_lines(path)
+            yield from _read_lines(path, text_column)
     except (pa.ArrowException, OSError, UnicodeDecodeError):
         raise InvalidInput(f"{path.name} cannot be read as {path.suffix[1:]}", field="IN") from None
 
@@ -133,7 +135,7 @@ def _in_parts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(waiting)
 
 
-def _read_lines(path: Path) -> Iterator[pa.Table]:
+def _read_lines(path: Path, text_column: str) -> Iterator[pa.Table]:
     decoder = msgspec.json.Decoder(dict[str, Any])
     rows: list[dict[str, Any]] = []
     with path.open("rb") as file:
@@ -145,29 +147,34 @@ def _read_lines(path: Path) -> Iterator[pa.Table]:
             except (msgspec.DecodeError, UnicodeDecodeError):
                 rows.append({})
             if len(rows) == UNIT_ROWS:
-                yield _table_of(rows)
+                yield _table_of(rows, text_column)
                 rows = []
     if rows:
-        yield _table_of(rows)
+        yield _table_of(rows, text_column)
 
 
-def _table_of(rows: list[dict[str, Any]]) -> pa.Table:
-    """A column for each name in any row; values of several types become their JSON."""
+def _table_of(rows: list[dict[str, Any]], text_column: str) -> pa.Table:
+    """A column for each name in any row. Values of several types become their JSON, but in the text
+    column nulls: a number is no text, as in bulk jobs."""
     columns = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]
         try:
             columns[name] = pa.array(values)
         except (pa.ArrowException, OverflowError):
-            columns[name] = pa.array(
-                [
-                    value
-                    if value is None or isinstance(value, str)
-                    else msgspec.json.encode(value).decode()
-                    for value in values
-                ]
-            )
+            convert = _text_or_null if name == text_column else _text_or_json
+            columns[name] = pa.array([convert(value) for value in values], pa.string())
     return pa.table(columns)
+
+
+def _text_or_null(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _text_or_json(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return msgspec.json.encode(value).decode()
 
 
 class OutputFolder:

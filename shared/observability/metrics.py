@@ -56,7 +56,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from shared.context import trace
-from shared.contracts import Timings
+from shared.contracts import Result
 from shared.observability.revisions import RevisionMetrics
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -212,28 +212,19 @@ class Telemetry:
         self._requests.labels(_method(inputs)).inc()
         self._inputs.inc(inputs)
 
-    def request_succeeded(
-        self,
-        *,
-        model: str,
-        inputs: int,
-        tokens: int,
-        duration_s: float,
-        timings: Timings,
-        truncated: int = 0,
-    ) -> None:
-        """A request was answered. model: a name that exists, so that labels stay few. truncated: how
-        many of the inputs were cut."""
+    def request_succeeded(self, result: Result, *, inputs: int, duration_s: float) -> None:
+        """A request was answered. result.model: a name that exists, so that labels stay few."""
+        timings, tokens = result.timings, result.total_tokens
         self._successes.labels(_method(inputs)).inc()
         self._embedded.inc(inputs)
-        self._tokens.labels(model).inc(tokens)
-        self._truncated.labels(model).inc(truncated)
+        self._tokens.labels(result.model).inc(tokens)
+        self._truncated.labels(result.model).inc(len(result.cut))
         self._duration.observe(duration_s)
         self._tokenization.observe(timings.tokenization_s)
         self._queue.observe(timings.queue_s)
         self._inference.observe(timings.inference_s)
         trace.note(
-            {"model": model},
+            {"model": result.model},
             {
                 "inputs": inputs,
                 "tokens": tokens,

@@ -19,20 +19,12 @@ from shared.backends.base import Backend
 from shared.cards import Device, ModelCard, ModelState
 from shared.context import deadline, preference, sender
 from shared.contracts import AnyRequest, Request, ResultT
-from shared.errors import (
-    BackendFailed,
-    BeyondMemory,
-    BlitzError,
-    ModelLoadFailed,
-    Overloaded,
-    Unavailable,
-    UnknownModel,
-)
+from shared.errors import BeyondMemory, BlitzError, ModelLoadFailed, Overloaded, UnknownModel
 from shared.observability import metrics
 from shared.observability.metrics import Telemetry
 from shared.request_size import characters_of, check_characters, estimate_request
 from shared.routing.lane import Lane
-from shared.routing.parts import Parts
+from shared.routing.parts import Parts, check_revision
 from shared.routing.policy import Policy, Work, preferring, wants_gpu
 from shared.routing.revisions import Revisions
 from shared.routing.staging import Way, plan_ways
@@ -186,7 +178,7 @@ class Dispatcher:
                     async with _share_of_time(is_last=after is None):
                         asked = replace(request, model=way.model) if way.revision else request
                         result = await self._attempt(self._lanes[way.device], asked, tokens)
-                    _check_revision(result.revision, way)
+                    check_revision(result.revision, way.revision)
                     seen.tokens = result.total_tokens
                 return result
             except BlitzError as error:
@@ -218,8 +210,6 @@ class Dispatcher:
                 part_texts=self._part_texts,
                 max_tokens=self._max_request_tokens,
             ).answer()
-        if len({result.revision for result in results}) > 1:
-            raise Unavailable("the model is being updated: retry", retry_after_s=1.0)
         return partition.join(results)
 
     def _start_waking(self) -> None:
@@ -236,12 +226,6 @@ def _as_staged(error: BlitzError, way: Way) -> BlitzError:
     if not way.revision or not isinstance(error, UnknownModel):
         return error
     return ModelLoadFailed(f"the revision {way.model} is not there", retry_after_s=5.0)
-
-
-def _check_revision(answered: str, way: Way) -> None:
-    """A backend that does not do as it is told must not be believed."""
-    if way.revision and answered != way.revision:
-        raise BackendFailed("the backend answered with another revision than the one it was asked for")
 
 
 def _share_of_time(is_last: bool) -> contextlib.AbstractAsyncContextManager[None]:

@@ -8,11 +8,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Generic
 
 from shared import partition
 from shared.contracts import Request, ResultT
-from shared.errors import BlitzError, Overloaded
+from shared.errors import (
+    BackendFailed,
+    BlitzError,
+    ModelLoadFailed,
+    Overloaded,
+    StoreUnavailable,
+    UnknownModel,
+)
+from shared.names import pinned_name, split_pinned
 from shared.request_size import check_tokens
 
 RETRY_S = 1.0
@@ -40,32 +49,44 @@ class Parts(Generic[ResultT]):
         self._part_texts = part_texts
         self._max_tokens = max_tokens
         self._results: dict[int, ResultT] = {}
-        self._newest = ""
+        self._revisions: list[str] = []
         self._under_way = 0
         self._answered = asyncio.Condition()
 
     async def answer(self) -> list[ResultT]:
-        """Results in order. Parts answered by an older revision are run once more.
+        """Results in order, all of one revision.
 
-        Raises the first error of a part, which cancels the others, and PayloadTooLarge as soon as the
-        results so far have too many tokens.
+        A backend of several processes changes its revision in one after the other. Parts that met
+        another revision than the latest are run again, and ask for that one by name; if not every
+        process can load it, for the next one.
+
+        Raises the first error of a part, which cancels the others, PayloadTooLarge as soon as the
+        results so far have too many tokens, and ModelLoadFailed if all parts can get no revision.
         """
-        everything = range(len(self._parts))
-        await _all(self._run(index) for index in everything)
-        # The revision of the last result counts as the newest: backends only move forward.
-        current = self._newest
-        older = [index for index in everything if self._results[index].revision != current]
-        await _all(self._run(index) for index in older)
-        return [self._results[index] for index in everything]
+        await _all(self._run(index, part) for index, part in enumerate(self._parts))
+        met = dict.fromkeys(reversed(self._revisions))  # the last result's is probably the newest
+        for revision in met:
+            with suppress(UnknownModel, ModelLoadFailed, StoreUnavailable):
+                await _all(self._run(*each) for each in self._pinned_to(revision))
+                return [self._results[index] for index in range(len(self._parts))]
+        raise ModelLoadFailed("the model is being updated: retry", retry_after_s=1.0)
 
-    async def _run(self, index: int) -> None:
-        part = self._parts[index]
+    def _pinned_to(self, revision: str) -> list[tuple[int, Request[ResultT]]]:
+        """Parts whose result is of another revision, asking for this one."""
+        return [
+            (index, replace(part, model=pinned_name(part.model, revision)))
+            for index, part in enumerate(self._parts)
+            if self._results[index].revision != revision
+        ]
+
+    async def _run(self, index: int, part: Request[ResultT]) -> None:
         try:
             result = await self._call_until_admitted(part)
         except BlitzError as error:
             raise partition.in_whole(error, index * self._part_texts) from error
+        check_revision(result.revision, split_pinned(part.model)[1])
         self._results[index] = result
-        self._newest = result.revision
+        self._revisions.append(result.revision)
         tokens = sum(each.total_tokens for each in self._results.values())
         complete = len(self._results) == len(self._parts)
         check_tokens(tokens, self._max_tokens, part.items_as_told, counted_all=complete)
@@ -88,6 +109,12 @@ class Parts(Generic[ResultT]):
             async with self._answered:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._answered.wait(), wait_s)
+
+
+def check_revision(answered: str, asked_for: str) -> None:
+    """A backend that does not do as it is told must not be believed. asked_for: "" is any."""
+    if asked_for and answered != asked_for:
+        raise BackendFailed("the backend answered with another revision than the one it was asked for")
 
 
 async def _all(runs: Iterable[Coroutine[Any, Any, None]]) -> None:

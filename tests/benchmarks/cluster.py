@@ -15,11 +15,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -32,14 +33,16 @@ from starlette.requests import Request
 from shared.models.store import open_store
 from shared.settings import Settings
 from tests.benchmarks.corpus import load_texts
-from tests.cluster.running import deploy, running_cluster
-from tests.server import ROOT, http_get, memory_mib, running_service
+from tests.benchmarks.turns import take_turns
+from tests.cluster.running import deploy, running_cluster, scrape
+from tests.server import ROOT, memory_mib, running_service
 
 MODEL = "all-MiniLM-L6-v2"
 MODELS = [f"model-{n}" for n in range(6)]
 PLACES = 3
 CALLERS = 8
 ROUND_S = 20.0
+LOADS = "blitz_cache_load_duration_count"
 WEIGHTS = [1 / rank for rank in range(1, 7)]
 SIZES = (1, 1, 1, 1, 4, 8, 16)
 """Texts of a request: one of these."""
@@ -81,15 +84,20 @@ class Figures:
     """Of one contender, over all rounds."""
 
     seconds: list[float] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
     loads: int = 0
     memory_mib: float = 0.0
+
+    def measure(self, pids: list[int], port: int, path: str, texts: list[str], seed: int) -> float:
+        """Requests a second, in one round."""
+        with _watched(pids, self):
+            took, rate = _drive(port, path, texts, seed)
+        self.seconds += took
+        return rate
 
     def report(self) -> dict[str, float]:
         ordered = sorted(self.seconds)
         return {
             "requests": len(ordered),
-            "requests/s": round(statistics.median(self.rates), 1),
             "p50 ms": round(ordered[len(ordered) // 2] * 1e3, 1),
             "p95 ms": round(ordered[int(len(ordered) * 0.95)] * 1e3, 1),
             "model loads": self.loads,
@@ -123,13 +131,13 @@ def _drive(port: int, path: str, texts: list[str], seed: int) -> tuple[list[floa
 
 
 @contextmanager
-def _watched(pids: Callable[[], list[int]], figures: Figures) -> Iterator[None]:
+def _watched(pids: list[int], figures: Figures) -> Iterator[None]:
     """The most that these processes hold together while the block runs."""
     stop = threading.Event()
 
     def watch() -> None:
         while not stop.wait(0.25):
-            held = sum(memory_mib(pid) for pid in pids())
+            held = sum(memory_mib(pid) for pid in pids)
             figures.memory_mib = max(figures.memory_mib, held)
 
     thread = threading.Thread(target=watch)
@@ -150,22 +158,24 @@ def against_the_usual(folder: Path, store: Path, texts: list[str], rounds: int) 
         handle = serve.get_deployment_handle("usual", "usual")
         our_pids = _pids_of_ours()
         usual_pids = [pid for _, pid in handle.broadcast("told").results()]
-        for number in range(rounds):
-            with _watched(lambda: our_pids, ours):
-                took, rate = _drive(port, "/embed", texts, number)
-            ours.seconds += took
-            ours.rates.append(rate)
-            with _watched(lambda: usual_pids, usual):
-                took, rate = _drive(port, "/usual", texts, number)
-            usual.seconds += took
-            usual.rates.append(rate)
-        ours.loads = _loads(port)
+        seeds = {"ours": count(), "usual": count()}  # both get the same requests in a round
+        turns = take_turns(
+            {
+                "ours": lambda: ours.measure(our_pids, port, "/embed", texts, next(seeds["ours"])),
+                "usual": lambda: usual.measure(usual_pids, port, "/usual", texts, next(seeds["usual"])),
+            },
+            rounds,
+        )
+        ours.loads = int(sum(scrape(f"http://127.0.0.1:{port}", LOADS).values()))
         usual.loads = sum(loads for loads, _ in handle.broadcast("told").results())
-    ratios = sorted(a / b for a, b in zip(ours.rates, usual.rates, strict=True))
+    rates = turns.measured
     return {
-        "ours": ours.report(),
-        "usual": usual.report(),
-        "requests/s, ours to usual": [round(each, 2) for each in ratios],
+        "ours": {"requests/s": turns.of("ours").median, **ours.report()},
+        "usual": {"requests/s": turns.of("usual").median, **usual.report()},
+        "requests/s, ours to usual, by round": [
+            round(a / b, 2) for a, b in zip(rates["ours"], rates["usual"], strict=True)
+        ],
+        **turns.ratio("ours", "usual").figures("requests/s, ours to usual"),
         "loads a 1,000 requests": [
             round(1000 * each.loads / len(each.seconds), 2) for each in (ours, usual)
         ],
@@ -182,13 +192,7 @@ def _pids_of_ours() -> list[int]:
     return found
 
 
-def _loads(port: int) -> int:
-    lines = http_get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
-    name = "blitz_cache_load_duration_count{"
-    return int(sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)))
-
-
-def cost_of_ray(store: Path, pairs: int = 9, requests: int = 60) -> dict[str, Any]:
+def cost_of_ray(store: Path, requests: int = 60) -> dict[str, Any]:
     """Milliseconds of one short request after another, at the median: through Ray, and without."""
     settings = {"BLITZ_CACHE_MODELS": "3"}
     with (
@@ -197,15 +201,13 @@ def cost_of_ray(store: Path, pairs: int = 9, requests: int = 60) -> dict[str, An
     ):
         deploy(store)
         local = int(url.rpartition(":")[2])
-        medians: dict[str, list[float]] = {"ray": [], "local": []}
-        for _ in range(pairs):
-            for name, at in (("ray", port), ("local", local)):
-                medians[name].append(_median_ms(at, requests))
-    differences = sorted(a - b for a, b in zip(medians["ray"], medians["local"], strict=True))
+        turns = take_turns(
+            {"ray": lambda: _median_ms(port, requests), "local": lambda: _median_ms(local, requests)}
+        )
     return {
-        "through Ray, ms": round(statistics.median(medians["ray"]), 2),
-        "functions.local, ms": round(statistics.median(medians["local"]), 2),
-        "difference, ms: quartiles": [round(each, 2) for each in statistics.quantiles(differences, n=4)],
+        "through Ray, ms": turns.of("ray").median,
+        "functions.local, ms": turns.of("local").median,
+        **turns.difference("ray", "local").figures("difference, ms"),
     }
 
 

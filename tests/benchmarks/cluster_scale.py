@@ -118,7 +118,10 @@ def simulate(
     seconds: float = 4.0,
     seed: int = 1,
 ) -> dict[str, float]:
-    """Poisson arrivals at `share` of what the engines can do, for Zipf's popularity of the models."""
+    """Poisson arrivals at `share` of what the engines can do, for Zipf's popularity of the models.
+
+    seconds: simulated, of which the second half counts, and at least 8,000 requests.
+    """
     random = Random(seed)
     fleet = {f"r{n}": _Replica(f"r{n}") for n in range(replicas)}
     names = [f"m{n}" for n in range(models)]
@@ -167,7 +170,9 @@ def main() -> None:
     a_replica = max(0.01, (many - few) / 6)
     for replicas in (1, 2, 5, 10, 20, 50, 100, 200):
         for models in (4, 2 * replicas, 8 * replicas):
-            result = simulate(replicas, models, service_s)
+            # With half as many models as places it takes longer until each has found its own.
+            seconds = 14.0 if models == 2 * replicas else 4.0
+            result = simulate(replicas, models, service_s, seconds=seconds)
             result["cores for router and proxy"] = round(result["requests/s"] * router_s, 1)
             result["controller, share of a core"] = round((few + a_replica * (replicas - 2)) / 1e3, 2)
             print(json.dumps(result), flush=True)

@@ -12,6 +12,7 @@ import pytest
 from shared.models.store import open_store
 from shared.settings import Settings
 from tests.cluster.models import MODELS, SCORER
+from tests.ingestion import Ingestion, running_ingestion
 from tests.server import ROOT
 
 collect_ignore_glob = [] if find_spec("ray") else ["*"]
@@ -32,9 +33,17 @@ def store_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(store_folder: Path) -> Iterator[str]:
+def telemetry() -> Iterator[Ingestion]:
+    """What all processes of the service send to Azure."""
+    with running_ingestion() as ingestion:
+        yield ingestion
+
+
+@pytest.fixture(scope="module")
+def service(store_folder: Path, telemetry: Ingestion) -> Iterator[str]:
     """The service with two CPU replicas of three models each; yields its URL."""
     from tests.cluster.running import running_cluster, running_service
 
     with running_cluster() as port:
-        yield from running_service(store_folder, port)
+        string = telemetry.connection_string
+        yield from running_service(store_folder, port, applicationinsights_connection_string=string)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ray
+from prometheus_client.parser import text_string_to_metric_families
 from ray import serve
 from ray.serve.config import HTTPOptions
 
@@ -65,3 +67,13 @@ def replicas_of(deployment: str) -> dict[str, Any]:
 def wait_until_up(url: str) -> None:
     """Until /ready says that every model that is wanted is there."""
     wait_until(lambda: http_get(f"{url}/ready").status_code == 200)
+
+
+def scrape(url: str, name: str) -> dict[tuple[str, str], float]:
+    """A metric's samples, summed by deployment and replica."""
+    sums: dict[tuple[str, str], float] = defaultdict(float)
+    for family in text_string_to_metric_families(http_get(f"{url}/metrics").text):
+        for sample in family.samples:
+            if sample.name == name:
+                sums[sample.labels["deployment"], sample.labels["replica"]] += sample.value
+    return sums

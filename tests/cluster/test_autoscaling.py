@@ -14,7 +14,7 @@ from functions.cluster.sizes import Sizes
 from shared.models.store import open_store
 from shared.settings import Settings
 from tests.cluster.models import SLOW
-from tests.cluster.running import deploy, replicas_of, running_cluster
+from tests.cluster.running import deploy, replicas_of, running_cluster, scrape
 from tests.patience import wait_until
 from tests.server import http_post
 from tests.tiny import Tiny
@@ -84,7 +84,15 @@ def test_the_gpu_comes_from_zero_and_goes_back(cluster: str, tmp_path: Path) -> 
 
     assert not replicas_of("gpu")
     assert answered_by({}) == "cpu"
+    assert _scraped(cluster) == {"router", "cpu"}
+    assert not replicas_of("gpu")  # a scrape wakes none
     assert answered_by({"x-blitz-backend": "gpu"}).startswith("gpu")
     assert len(replicas_of("gpu")) == 1
+    assert _scraped(cluster) == {"router", "cpu", "gpu"}
     wait_until(lambda: not replicas_of("gpu"))
     assert answered_by({}) == "cpu"
+
+
+def _scraped(url: str) -> set[str]:
+    """Deployments whose replicas one scrape has."""
+    return {deployment for deployment, _ in scrape(url, "blitz_ready")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from pyarrow.fs import AzureFileSystem
 
 from functions.bulk.steps import build_bulk
 from functions.cluster.data import embed
@@ -23,6 +25,7 @@ from functions.cpu import create_inference
 from functions.local.driver import Driver, Pace
 from shared.settings import Settings
 from shared.storage.connect import open_storage
+from tests.azurite import ACCOUNT, KEY, Azurite, running_azurite
 from tests.cluster.models import MODELS
 from tests.patience import PATIENCE_S, wait_until
 from tests.server import ROOT
@@ -49,17 +52,36 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_dataset_gets_vectors(store_folder: Path) -> None:
-    """Every row once, with its columns, and the reason where there is no vector."""
+    """Every row once, with its columns, and the reason where there is no vector; from Azure's storage
+    to there, by Arrow's own client."""
     texts = [None if n % 50 == 7 else f"w{n % 400} w{n % 7}" for n in range(1000)]
-    dataset = ray.data.from_arrow(pa.table({"id": range(1000), "text": texts}))
     settings = Settings(model_store=f"file://{store_folder}")
-    embedded = embed(dataset.repartition(8), model=MODEL.name, settings=settings, actors=(1, 2))
-    rows = sorted(embedded.take_all(), key=lambda row: row["id"])
-    assert [row["id"] for row in rows] == list(range(1000))
-    assert [row["error"] is None for row in rows] == [text is not None for text in texts]
-    expected = MODEL.vectors([text for text in texts if text])
-    got = np.array([row["vector"] for row in rows if row["error"] is None])
-    assert np.allclose(got, expected, atol=1e-6)
+    with running_azurite() as azurite, azurite.container() as container:
+        storage = _arrow_storage(azurite)
+        name = container.container_name
+        for start in (0, 500):
+            rows = {"id": range(start, start + 500), "text": texts[start : start + 500]}
+            pq.write_table(pa.table(rows), f"{name}/in/{start}.parquet", filesystem=storage)
+        dataset = ray.data.read_parquet(f"{name}/in", filesystem=storage)
+        embedded = embed(dataset, model=MODEL.name, settings=settings, actors=(1, 2))
+        embedded.write_parquet(f"{name}/out", filesystem=storage)
+        table = pq.read_table(f"{name}/out", filesystem=storage).sort_by("id")
+    assert table["id"].to_pylist() == list(range(1000))
+    assert [error is None for error in table["error"].to_pylist()] == [bool(text) for text in texts]
+    got = np.array([vector for vector in table["vector"].to_pylist() if vector])
+    assert np.allclose(got, MODEL.vectors([text for text in texts if text]), atol=1e-6)
+
+
+def _arrow_storage(azurite: Azurite) -> AzureFileSystem:
+    authority = f"127.0.0.1:{azurite.port}"
+    return AzureFileSystem(
+        ACCOUNT,
+        account_key=KEY,
+        blob_storage_authority=authority,
+        blob_storage_scheme="http",
+        dfs_storage_authority=authority,
+        dfs_storage_scheme="http",
+    )
 
 
 @pytest.mark.anyio
@@ -139,6 +161,23 @@ def test_a_job_whose_driver_died_goes_on(store_folder: Path, tmp_path: Path) -> 
     assert len(after) == 30
     assert {path: after[path] for path in before} == before
     assert pq.read_table(out / "17.parquet")["text"][1999].as_py() == "w17 w399"
+
+
+def test_a_store_that_goes_away_is_said(store_folder: Path, tmp_path: Path) -> None:
+    """In one sentence, with exit code 4; the job goes on when it is back."""
+    store, out = tmp_path / "store", tmp_path / "out"
+    shutil.copytree(store_folder, store)
+    (tmp_path / "a.csv").write_text("text\nw1\n")
+    command = _command(store, tmp_path / "a.csv", out)
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as running:
+        wait_until(lambda: (out / "_job.json").exists())  # its model is known, and not loaded
+        store.rename(tmp_path / "away")
+        _, told = running.communicate(timeout=PATIENCE_S)
+    assert running.returncode == 4
+    assert told.splitlines()[-1].startswith(f"the model {MODEL.name}@cpu-fp32 did not load")
+    assert "Traceback" not in told
+    (tmp_path / "away").rename(store)
+    assert _run(command).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from shared.models.store import open_store
 from shared.settings import Settings
 from tests.cluster.load import under_load, until_more
 from tests.cluster.models import MODELS, SLOW
-from tests.cluster.running import deploy, replicas_of, running_cluster
+from tests.cluster.running import deploy, replicas_of, running_cluster, scrape
 from tests.patience import wait_until
-from tests.server import http_get, http_post
+from tests.server import http_post
 from tests.tiny import Tiny
 
 
@@ -42,7 +42,7 @@ def test_a_replica_killed_in_a_request(cluster: str, store_folder: Path) -> None
     assert set(statuses) == {200}
 
 
-def test_the_controller_killedunder_load(cluster: str, store_folder: Path) -> None:
+def test_the_controller_killed_under_load(cluster: str, store_folder: Path) -> None:
     """Requests do not pass through it; Ray starts it again, and it finds its replicas."""
     deploy(store_folder)
     before = replicas_of("cpu").keys()
@@ -66,18 +66,27 @@ def test_a_rolling_update_fails_no_request(cluster: str, store_folder: Path) -> 
     wait_until(lambda: not replicas_of("cpu").keys() & before)
 
 
-def test_every_replica_finds_a_new_revision(cluster: str, tmp_path: Path) -> None:
-    """Published while it is served: after a while no replica answers with the old one."""
+def test_a_new_revision_fails_no_request(cluster: str, tmp_path: Path) -> None:
+    """Every replica finds it, one after the other; an answer of several parts is of one revision."""
     old, new = Tiny("turning", dimensions=8), Tiny("turning", dimensions=12)
     settings = Settings(model_store=f"file://{tmp_path}")
     old.publish(open_store(settings))
-    deploy(tmp_path)
+    deploy(tmp_path, part_texts=4)
+    texts = [f"w{n}" for n in range(16)]
+    expected = {8: old.vectors(texts), 12: new.vectors(texts)}
 
     def dimensions() -> set[int]:
-        body = {"model": "turning", "inputs": "w1"}
+        """Of the answers to many requests, which are all right."""
+
+        def ask(_: int) -> int:
+            response = http_post(f"{cluster}/embed", json={"model": "turning", "inputs": texts})
+            assert response.status_code == 200, response.text
+            rows = response.json()
+            assert np.allclose(np.array(rows), expected[len(rows[0])], atol=1e-5)
+            return len(rows[0])
+
         with ThreadPoolExecutor(16) as threads:
-            asked = threads.map(lambda _: http_post(f"{cluster}/embed", json=body), range(48))
-            return {len(response.json()[0]) for response in asked if response.status_code == 200}
+            return set(threads.map(ask, range(48)))
 
     assert dimensions() == {8}
     new.publish(open_store(settings), "cpu-int8")
@@ -130,12 +139,5 @@ def test_who_leaves_frees_the_engine(cluster: str, tmp_path: Path) -> None:
     assert http_post(f"{cluster}/embed", json={"model": "slow", "inputs": "w1"}).status_code == 200
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{cluster}/embed", json=body, timeout=3)
-    wait_until(lambda: _told_by_backends(cluster, "te_queue_size") == 0)
-    assert _told_by_backends(cluster, "te_batch_next_size_sum") < 2000
-
-
-def _told_by_backends(url: str, metric: str) -> float:
-    lines = http_get(f"{url}/metrics").text.splitlines()
-    told = [line for line in lines if line.startswith(metric + "{") and 'deployment="cpu"' in line]
-    assert told
-    return sum(float(line.rpartition(" ")[2]) for line in told)
+    wait_until(lambda: sum(scrape(cluster, "te_queue_size").values()) == 0)
+    assert sum(scrape(cluster, "te_batch_next_size_sum").values()) < 2000

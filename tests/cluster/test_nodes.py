@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from ray.cluster_utils import Cluster
@@ -21,7 +22,8 @@ HEAD = {
 
 
 def test_nodes_removed_under_load(store_folder: Path) -> None:
-    """The router's node stays, which alone has the CPUs for it; the others' replicas come back there."""
+    """The router's node stays, which alone has the CPUs for it; the others' replicas come back there.
+    From then on no request fails."""
     nodes = Cluster(initialize_head=True, head_node_args=HEAD)
     try:
         workers = [nodes.add_node(num_cpus=1), nodes.add_node(num_cpus=1)]
@@ -35,9 +37,16 @@ def test_nodes_removed_under_load(store_folder: Path) -> None:
                 before = replicas_of("cpu").keys()
                 for worker in workers:
                     nodes.remove_node(worker, allow_graceful=False)
-                until_more(statuses, 100)
-                wait_until(lambda: len(replicas_of("cpu").keys() - before) >= 1)
                 until_more(statuses)
+                wait_until(lambda: len(replicas_of("cpu")) == 4)
+                assert replicas_of("cpu").keys() - before  # the removed nodes had some
+                until_more(statuses)
+                failed = _failed(statuses)
+                until_more(statuses, 100)
+                assert _failed(statuses) == failed
     finally:
         nodes.shutdown()
-    assert statuses[200] >= 220
+
+
+def _failed(statuses: Counter[int]) -> int:
+    return statuses.total() - statuses[200]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -15,12 +16,17 @@ import pytest
 from openai import NotFoundError, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
+from functions.cluster.placement import View, rank
+from functions.cluster.request_router import UNCONFIRMED_S
 from shared.settings import Settings
 from tests.apps import client_over_models
 from tests.cluster.models import MODELS, SCORER
-from tests.cluster.running import deploy
-from tests.patience import PATIENCE_S
+from tests.cluster.running import deploy, replicas_of, scrape
+from tests.ingestion import Ingestion
+from tests.patience import PATIENCE_S, wait_until
 from tests.server import http_get, http_post
+
+LOADS = "blitz_cache_load_duration_count"
 
 BODIES: dict[str, tuple[str, Any]] = {
     "openai": ("/v1/embeddings", {"model": "m0", "input": ["w1 w2", "w3"]}),
@@ -38,6 +44,7 @@ BODIES: dict[str, tuple[str, Any]] = {
     "cohere rerank": ("/v2/rerank", {"model": "scorer", "query": "w1", "documents": ["w2", "w3"]}),
     "ollama": ("/api/embed", {"model": "m6", "input": ["w1"]}),
     "azure search": ("/azure-search", {"values": [{"recordId": "0", "data": {"text": "w1"}}]}),
+    "in parts": ("/embed", {"model": "m6", "inputs": [f"w{n % 400}" for n in range(1200)]}),
     "dimensions": ("/v1/embeddings", {"model": "m7", "input": "w1", "dimensions": 4}),
     "unknown model": ("/v1/embeddings", {"model": "nope", "input": "w1"}),
     "empty input": ("/v1/embeddings", {"model": "m0", "input": ["w1", ""]}),
@@ -72,6 +79,55 @@ def _comparable(response: httpx.Response) -> tuple[int, dict[str, str], Any]:
                 body.pop(name, None)
         headers.pop("content-length", None)
     return response.status_code, headers, body
+
+
+def test_models_stay_with_the_replicas_that_hold_them(service: str) -> None:
+    """Four that all belong to a replica of three places: it says that it is full, and so one goes to the
+    other replica and stays there. The first test here, because then both are empty."""
+    keys = [name.rpartition("#")[2] for name in replicas_of("cpu")]
+    homes: dict[str, list[str]] = {}
+    for model in MODELS:
+        ((home,), _) = rank(model.name, [View(key, "no", 1, 0) for key in keys])
+        homes.setdefault(home, []).append(model.name)
+    chosen = max(homes.values(), key=len)[:4]
+
+    def asked_without_a_load() -> bool:
+        time.sleep(UNCONFIRMED_S)  # until the router knows no more than what replicas told
+        before = scrape(service, LOADS)
+        for name in chosen:
+            assert http_post(f"{service}/embed", json={"model": name, "inputs": "w1"}).is_success
+        return bool(before) and scrape(service, LOADS) == before
+
+    wait_until(asked_without_a_load)
+    loads = scrape(service, LOADS)
+    assert all(loads["cpu", replica] for deployment, replica in loads if deployment == "cpu")
+
+
+def test_a_trace_goes_on_in_the_replica(service: str, telemetry: Ingestion) -> None:
+    """The caller's, by way of the router and its call: three spans, each with its parent."""
+    trace_id, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    headers = {"traceparent": f"00-{trace_id}-{parent}-01", "x-request-id": "traced"}
+    body = {"model": "m0", "inputs": "w1"}
+    assert http_post(f"{service}/embed", json=body, headers=headers).is_success
+
+    def spans() -> dict[str, dict[str, Any]]:
+        """By role and type, as they were sent."""
+        return {
+            f"{each['tags']['ai.cloud.role']} {each['data']['baseType']}": each
+            for each in telemetry.envelopes
+            if each["tags"].get("ai.operation.id") == trace_id
+        }
+
+    wait_until(lambda: len(spans()) == 3)
+    served, called, ran = (
+        spans()[f"blitz-{name}"]
+        for name in ("router RequestData", "router RemoteDependencyData", "cpu RequestData")
+    )
+    assert served["tags"]["ai.operation.parentId"] == parent
+    assert called["tags"]["ai.operation.parentId"] == served["data"]["baseData"]["id"]
+    assert ran["tags"]["ai.operation.parentId"] == called["data"]["baseData"]["id"]
+    assert ran["data"]["baseData"]["name"] == "RUN /embed"
+    assert ran["data"]["baseData"]["properties"] == {"model": "m0", "request_id": "traced"}
 
 
 @pytest.mark.anyio
@@ -111,14 +167,9 @@ def test_a_request_has_one_id(service: str) -> None:
 
 def test_one_scrape_has_every_replica(service: str) -> None:
     """The router's and both backends' samples, each with its replica."""
-    http_post(f"{service}/embed", json={"model": "m0", "inputs": "w1"})
     families = list(text_string_to_metric_families(http_get(f"{service}/metrics").text))
     assert len({family.name for family in families}) == len(families)
-    replicas = {
-        (sample.labels["deployment"], sample.labels["replica"])
-        for family in families
-        for sample in family.samples
-    }
+    replicas = scrape(service, "blitz_ready")
     assert sorted(deployment for deployment, _ in replicas) == ["cpu", "cpu", "router"]
 
 
@@ -162,6 +213,37 @@ def test_no_wrong_vector_among_many_models(service: str) -> None:
     ):
         for _ in threads.map(lambda index: ask(client, index), range(len(asked))):
             pass
+
+
+def test_a_batch_is_done(service: str, store_folder: Path, tmp_path: Path) -> None:
+    """By the official client and the CPU replicas: a file in, its vectors out. Deploys anew."""
+    model = MODELS[3]
+    lines = [
+        {
+            "custom_id": f"c{n}",
+            "method": "POST",
+            "url": "/v1/embeddings",
+            "body": {"model": model.name, "input": f"w{n}"},
+        }
+        for n in range(20)
+    ]
+    data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    deploy(store_folder, storage=f"file://{tmp_path}")
+    with OpenAI(base_url=f"{service}/v1", api_key="any", max_retries=0) as client:
+        file = client.files.create(file=("in.jsonl", data), purpose="batch")
+        batch = client.batches.create(
+            input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h"
+        )
+        until = time.monotonic() + PATIENCE_S
+        while batch.status not in ("completed", "failed") and time.monotonic() < until:
+            time.sleep(0.5)
+            batch = client.batches.retrieve(batch.id)
+        assert batch.status == "completed"
+        assert batch.output_file_id is not None
+        output = client.files.content(batch.output_file_id).text
+    answers = {each["custom_id"]: each for each in map(json.loads, output.splitlines())}
+    got = [answers[f"c{n}"]["response"]["body"]["data"][0]["embedding"] for n in range(20)]
+    assert np.allclose(got, model.vectors([f"w{n}" for n in range(20)]), atol=1e-6)
 
 
 def test_keys_are_asked_for_as_everywhere(service: str, store_folder: Path) -> None:

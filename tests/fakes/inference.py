@@ -27,12 +27,14 @@ from shared.contracts import (
     TokenizeRequest,
     TokenizeResult,
 )
+from shared.names import split_pinned
 from shared.wire import messages
 from tests.fakes.backend import ByOperation
 
 
 class FakeInference(ByOperation):
-    """Rows are [length, 1], of `revision`, and embeddings of `device`. Keeps what it was asked.
+    """Rows are [length, 1], of `revision` or the one that is named, and embeddings of `device`. Keeps
+    what it was asked.
 
     `before` is awaited with each request and may raise; `hang` never answers; `error` is raised.
     """
@@ -96,10 +98,10 @@ class FakeInference(ByOperation):
     async def _rows(
         self, request: AnyRequest, inputs: Sequence[Any]
     ) -> tuple[np.ndarray[Any, Any], tuple[int, ...], str]:
-        """Rows, token counts and the revision that was served when the request came."""
+        """Rows, token counts, and the revision that was named, or served when the request came."""
         self.asked.append(request)
         self.started.set()
-        revision = self.revision
+        revision = split_pinned(request.model)[1] or self.revision
         if self.before is not None:
             await self.before(request)
         if self.hang:

@@ -18,7 +18,7 @@ from shared.bulk.jobs import Job
 from shared.bulk.observed import belongs_to, observed
 from shared.bulk.options import JobOptions
 from shared.context import trace
-from shared.contracts import Timings
+from shared.contracts import DecodeResult
 from shared.observability import metrics as metrics_table
 from shared.observability.azure.export import AzureExport
 from shared.observability.metrics import Telemetry
@@ -203,7 +203,7 @@ def _let_happen(metrics: Telemetry) -> None:
         request.name = "POST /embed"
         with trace.calling("POST /embed", "backend:80"):
             metrics.batch_ran(texts=1, padded_tokens=1)
-        metrics.request_succeeded(model="m", inputs=1, tokens=1, duration_s=1.0, timings=Timings())
+        metrics.request_succeeded(DecodeResult(("a",), (1,), "m", "r"), inputs=1, duration_s=1.0)
         logging.getLogger("functions.test").warning("a warning")
     metrics.cache_missed()
     metrics.cache_hit()

@@ -41,7 +41,7 @@ def test_parquet_files_are_cut_at_row_groups(tmp_path: Path, monkeypatch: pytest
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=10)
     units = find_units(tmp_path)
     assert [unit.groups for unit in units] == [(0, 2), (2, 4), (4, 6)]
-    read = pa.concat_tables(part for unit in units for part in read_unit(unit))
+    read = pa.concat_tables(part for unit in units for part in read_unit(unit, "text"))
     assert read.equals(table)
 
 
@@ -55,7 +55,17 @@ def test_parquet_files_are_cut_at_row_groups(tmp_path: Path, monkeypatch: pytest
             [{"text": "b", "n": None}, {"text": "c", "n": [1]}],
         ),
         ("a.ndjson", '{"text":"b"}\nno json\n', [{"text": "b"}, {"text": None}]),
-        ("a.jsonl", '{"text":"b"}\n{"text":7}\n', [{"text": "b"}, {"text": "7"}]),
+        ("a.jsonl", '{"text":"b"}\n{"text":7}\n', [{"text": "b"}, {"text": None}]),
+        (
+            "a.jsonl",
+            '{"text":"b","n":"c"}\n{"text":"d","n":[7]}\n',
+            [{"text": "b", "n": "c"}, {"text": "d", "n": "[7]"}],
+        ),
+        (
+            "a.csv",
+            "text,n\n01,01\n2024-01-01,2\n",
+            [{"text": "01", "n": 1}, {"text": "2024-01-01", "n": 2}],
+        ),
     ],
 )
 def test_rows_are_read_with_their_columns(
@@ -63,7 +73,7 @@ def test_rows_are_read_with_their_columns(
 ) -> None:
     (tmp_path / name).write_text(content)
     (unit,) = find_units(tmp_path)
-    assert [row for table in read_unit(unit) for row in table.to_pylist()] == rows
+    assert [row for table in read_unit(unit, "text") for row in table.to_pylist()] == rows
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.csv"])
@@ -74,7 +84,7 @@ def test_what_is_no_such_file_is_said(tmp_path: Path, name: str) -> None:
 
 
 def _read_all(folder: Path) -> list[pa.Table]:
-    return [table for unit in find_units(folder) for table in read_unit(unit)]
+    return [table for unit in find_units(folder) for table in read_unit(unit, "text")]
 
 
 def test_a_unit_is_done_until_its_file_changes(tmp_path: Path) -> None:
@@ -115,13 +125,13 @@ def test_a_row_group_larger_than_a_part_loses_no_row(
     units = find_units(source)
     assert [unit.groups for unit in units] == [(0, 1), (1, 2)]
     for unit in units:
-        assert output.write(unit, read_unit(unit)) == output.done(unit)
+        assert output.write(unit, read_unit(unit, "text")) == output.done(unit)
     folder = tmp_path / "out" / "a.parquet"
     assert pq.read_table(folder)["text"].to_pylist() == table["text"].to_pylist()
     pq.write_table(table.slice(0, 30), source / "a.parquet")
     (unit,) = find_units(source)
     output.keep_only([unit])
-    output.write(unit, read_unit(unit))
+    output.write(unit, read_unit(unit, "text"))
     assert pq.read_table(folder)["text"].to_pylist() == table["text"].to_pylist()[:30]
     assert len(list((tmp_path / "out" / "_done" / "a.parquet").iterdir())) == 1
 

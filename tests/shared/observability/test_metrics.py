@@ -7,7 +7,7 @@ import re
 from prometheus_client import CollectorRegistry
 
 from shared.context import trace
-from shared.contracts import Timings
+from shared.contracts import DecodeResult, Timings
 from shared.observability import metrics
 from shared.observability.metrics import Sample, Telemetry
 
@@ -82,8 +82,7 @@ def test_an_answered_request_notes_its_figures_on_its_span() -> None:
     """So that exporters need no other place to learn them."""
     metrics = Telemetry(CollectorRegistry())
     with trace.serving() as span:
-        metrics.request_succeeded(
-            model="m", inputs=2, tokens=9, duration_s=1.0, timings=Timings(queue_s=0.5)
-        )
+        result = DecodeResult(("a", "b"), (4, 5), "m", "r", Timings(queue_s=0.5))
+        metrics.request_succeeded(result, inputs=2, duration_s=1.0)
     assert span.labels == {"model": "m"}
     assert (span.measures["inputs"], span.measures["tokens"], span.measures["queue_s"]) == (2, 9, 0.5)

@@ -19,7 +19,7 @@ from azure.identity import CredentialUnavailableError
 from prometheus_client import CollectorRegistry
 
 from shared.context import trace
-from shared.contracts import Timings
+from shared.contracts import DecodeResult, Timings
 from shared.errors import Misconfigured
 from shared.observability.azure.export import AzureExport
 from shared.observability.logs import FAILURE, Failure
@@ -89,7 +89,8 @@ def test_a_request_and_its_call_of_a_backend_are_one_operation(
         with trace.calling("POST /embed", "backend:80") as call:
             call.status = 503
         timings = Timings(tokenization_s=0.001, queue_s=0.5, inference_s=0.25)
-        metrics.request_succeeded(model="m", inputs=2, tokens=7, duration_s=1.0, timings=timings)
+        result = DecodeResult(("a", "b"), (3, 4), "m", "r", timings)
+        metrics.request_succeeded(result, inputs=2, duration_s=1.0)
     export.close()
     (answered,) = ingestion.of_type("RequestData")
     (dependency,) = ingestion.of_type("RemoteDependencyData")
