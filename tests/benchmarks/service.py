@@ -9,7 +9,7 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,10 @@ def formats() -> dict[str, float]:
     }
 
 
-async def _load(url: str, texts: list[str], clients: int, per_request: int, rounds: int) -> float:
-    """Texts per second over HTTP (base64 answers, as the official client asks for).
+async def load(
+    endpoint: str, texts: Sequence[str], clients: int, per_request: int, rounds: int
+) -> float:
+    """Texts per second at an endpoint of OpenAI's form (base64 answers, as its client asks for).
 
     Each text is asked for `rounds` times: of a time cut off anywhere, long and short ones would not
     have their shares.
@@ -83,7 +85,7 @@ async def _load(url: str, texts: list[str], clients: int, per_request: int, roun
         for start in starts:
             batch = [texts[at % len(texts)] for at in range(start, min(start + per_request, count))]
             body = {"model": MODEL, "input": batch, "encoding_format": "base64"}
-            async with session.post(f"{url}/v1/embeddings", json=body) as response:
+            async with session.post(endpoint, json=body) as response:
                 answer = await response.json()
                 assert response.status == 200, answer
                 assert len(base64.b64decode(answer["data"][0]["embedding"])) == 384 * 4
@@ -94,13 +96,23 @@ async def _load(url: str, texts: list[str], clients: int, per_request: int, roun
         return count / (time.perf_counter() - started)
 
 
-def http(store: Path, texts: list[str], bare: Callable[[], float], rounds: int = 2) -> Turns:
-    """Texts/s of 8 clients with 64 texts a request against the real local service, and of `bare`."""
+def http(
+    store: Path, texts: list[str], bare: Callable[[], float], peers: Mapping[str, str], rounds: int = 2
+) -> Turns:
+    """Texts/s of 8 clients with 64 texts a request against the real local service, `bare`, and others.
+
+    peers: endpoints of OpenAI's form that have the model too, by name.
+    """
     with running_service(f"file://{store}") as url:
-        asyncio.run(_load(url, texts, 8, 64, 1))
-        return take_turns(
-            {"HTTP": lambda: asyncio.run(_load(url, texts, 8, 64, rounds)), "bare engine": bare}
-        )
+        endpoints = {"HTTP": f"{url}/v1/embeddings", **peers}
+
+        def measure(endpoint: str) -> Callable[[], float]:
+            return lambda: asyncio.run(load(endpoint, texts, 8, 64, rounds))
+
+        for endpoint in endpoints.values():
+            asyncio.run(load(endpoint, texts, 8, 64, 1))
+        over_http = {name: measure(endpoint) for name, endpoint in endpoints.items()}
+        return take_turns({**over_http, "bare engine": bare})
 
 
 def cache(store: Path, work: Path) -> dict[str, float]:
