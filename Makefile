@@ -48,7 +48,7 @@ test-cluster: .venv/cluster/installed  ## run the tests of functions.cluster, on
 	$(CLUSTER) -m pytest -W ignore -p tests.cluster.on_ray tests/functions/api/test_router.py \
 		tests/clients/test_openai_client.py
 
-test-page: .venv/test .venv/page/installed tests/node_modules/.package-lock.json  ## test the page in Chromium, which is yours to install
+test-page: .venv/test .venv/page/installed .venv/clients/installed tests/node_modules/.package-lock.json  ## test the page in Chromium, which is yours to install
 	PYTHONPATH=.venv/page $(BIN)/python -m pytest tests/page
 
 check: .venv/test  ## lint, format, types
