@@ -67,7 +67,7 @@ def gates_of(
     agreement, difference = _SCORES[target]
     if rank_agreement is not None:
         agreement, difference = rank_agreement, math.inf
-    cosines = (TARGETS if task == "embedding" else TOKEN_TARGETS)[target]
+    cosines = (TOKEN_TARGETS if task in ("sparse", "multi-vector") else TARGETS)[target]
     return Gates(relaxed(cosines, mean, minimum), agreement, difference)
 
 

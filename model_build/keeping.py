@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -21,14 +21,17 @@ from model_build.gates import Gates, distances
 from model_build.sensitivity import Holds, Kept, Sensitivity
 from model_build.serving import probabilities
 from model_build.source import SourceModel
+from shared.cards import Task
 from shared.contracts import FloatMatrix
 from shared.engines.cpu import open_cpu_engine
 from shared.models.manifest import Manifest, Quality
 
-AIM_SHARE = 0.06
-"""Share of the linear layers' multiplications that may stay in FP32 for the aim: about 10 % of speed."""
 GATE_SHARE = 0.25
-"""... and for the gate. With more a model is hardly faster than in FP32."""
+"""Share of the linear layers' multiplications that may stay in FP32 for the gate. With more a model is
+hardly faster than in FP32."""
+AIM_SHARE: Mapping[Task, float] = {"embedding": 0.06, "cross-encoder": GATE_SHARE}
+"""... and for the aim. Of an embedding model about 10 % of speed; of a cross-encoder as much as for the
+gate, since the order of its scores is all that it gives."""
 _ROUNDS = 5
 _TIMED = 32
 
@@ -51,11 +54,11 @@ def keep_in_fp32(
     optimised. If the aims take more than AIM_SHARE, only the gates are tried for, with GATE_SHARE.
     """
     sensitivity = Sensitivity(*graphs, source)
-    for wanted, share in ((aims, AIM_SHARE), (gates, GATE_SHARE)):
+    for goal, (wanted, share) in enumerate(((aims, AIM_SHARE[source.task]), (gates, GATE_SHARE))):
         if not _misses(built, wanted):
             break
         for number, kept in enumerate(sensitivity.kept_sets(_holds(source, wanted), share)):
-            tried = folder / f"kept-{share}-{number}"
+            tried = folder / f"kept-{goal}-{number}"
             tried.mkdir()
             manifest = rebuild(tried, kept)
             if not _misses(manifest, wanted):

@@ -87,7 +87,7 @@ def make(
         manifest = build.describe(folder)
     try:
         with progress.step("evaluate"):
-            ranges = calibrate_int8(root, source)
+            ranges = calibrate_int8(root, [source])
             manifest = build.measure(folder, with_int8_ranges(manifest, ranges))
         manifest = build.keep_in_fp32(manifest, progress)
         manifest = build.write_card(manifest)

@@ -6,7 +6,7 @@ It does not know dialects, and nothing of how well int8 keeps the order of simil
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +26,21 @@ _STEPS = 200
 """A range is a multiple of 1/200, so that the last bits of a processor's sums do not show."""
 
 
-def calibrate_int8(root: Path, source: SourceModel) -> dict[int, float]:
+def calibrate_int8(root: Path, sources: Collection[SourceModel]) -> dict[int, float]:
     """Dimensions -> the number that becomes 127, over the builder's texts; none for a cross-encoder.
+
+    sources: of a model with routes each of them. Their vectors are compared with each other, so one is
+    for all.
 
     By the original in the folder `root`, so that a model's builds for CPU and GPU have the same. The odd
     texts are not among them: 300 times the letter a would take a third of everyone's range, for one
     number that may as well be clipped. Raises InvalidInput and InvalidArtefact as Original does.
     """
-    if source.task != "embedding":
+    if any(source.task != "embedding" for source in sources):
         return {}
-    vectors = embedder(root, source)(sample_texts(_TEXTS), None)
-    return ranges_of(vectors, source.matryoshka_dimensions)
+    texts = sample_texts(_TEXTS)
+    vectors = np.concatenate([embedder(root, source)(texts, None) for source in sources])
+    return ranges_of(vectors, [size for source in sources for size in source.matryoshka_dimensions])
 
 
 def ranges_of(vectors: FloatMatrix, stated: Sequence[int]) -> dict[int, float]:

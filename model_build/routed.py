@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from model_build.describe import describe, with_routes
+from model_build.describe import describe, with_card, with_int8_ranges, with_routes
 from model_build.evaluate import evaluate
 from model_build.gates import gates_of, shortfalls
 from model_build.locate import Located
@@ -18,6 +18,7 @@ from model_build.make import Asked, convert
 from model_build.memory import measure_memory
 from model_build.progress import Progressing
 from model_build.prompts import with_prompts
+from model_build.ranges import calibrate_int8
 from model_build.source import STATIC, SourceModel, inspect_source
 from shared.cards import TextMemory
 from shared.errors import InvalidArtefact, InvalidInput
@@ -58,6 +59,7 @@ def make_routed(
     failed: list[str] = []
     qualities, memories = [], []
     with progress.step("evaluate"):
+        manifest = with_int8_ranges(manifest, calibrate_int8(root, sources.values()))
         for name, source in sources.items():
             part = manifest.of_route(name)
             gates = gates_of(part.target, mean=asked.min_cosine, minimum=asked.min_worst_cosine)
@@ -71,7 +73,7 @@ def make_routed(
     measured = msgspec.structs.replace(
         manifest, quality=min(qualities, key=_closeness), memory=_largest(memories)
     )
-    return measured, origin, failed
+    return with_card(folder, measured), origin, failed
 
 
 def _read(

@@ -19,7 +19,7 @@ from shared.models.manifest import Manifest
 from shared.vectors import activate, sparse_row
 
 _BLOCK_NUMBERS = 2_000_000
-"""Logits that the head computes at a time, 8 MB: those of 64 tokens for a vocabulary of 30,522. All of a
+"""Logits that the head computes at a time, 8 MB: those of 65 tokens for a vocabulary of 30,522. All of a
 text of 512 tokens are 62 MB."""
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from model_build.evaluate import rank_agreements
 from model_build.gates import Gates, gates_of, shortfalls
+from shared.cards import Task
 from shared.contracts import FloatMatrix
 from shared.models.manifest import Quality, Target
 
@@ -34,6 +37,17 @@ def cross_encoder(agreement: float, difference: float = 0.0) -> Quality:
         load_s=0.1,
         inputs_per_s=10,
     )
+
+
+@pytest.mark.parametrize("target", get_args(Target))
+@pytest.mark.parametrize("task", get_args(Task))
+def test_all_that_is_built_has_gates(task: Task, target: Target) -> None:
+    """Each target for vectors and scores; sparse and multi-vector models have three."""
+    if task in ("sparse", "multi-vector") and target not in ("cpu-int8", "cpu-fp32", "gpu-fp16"):
+        return
+    gates = gates_of(target, task)
+    assert 0.9 < gates.cosine.minimum <= gates.cosine.mean <= 1
+    assert gates.rank_agreement >= 0.95
 
 
 def test_a_good_model_passes_every_gate() -> None:

@@ -26,12 +26,13 @@ from transformers import BertModel
 from functions.backend.build import build_inference
 from model_build import routed
 from model_build.routes import with_routes
+from model_build.samples import sample_texts
 from shared.cards import TextMemory
 from shared.contracts import EmbedRequest, RerankRequest, TokenizeRequest
 from shared.engines.cpu import open_cpu_engine
 from shared.engines.onnx import capacity
 from shared.errors import InvalidInput
-from shared.models.manifest import decode_manifest
+from shared.models.manifest import Manifest, decode_manifest
 from shared.settings import Settings
 from tests.model_build.command import CONFIG, Run, save_letters
 from tests.tiny_torch import edit_json
@@ -146,10 +147,23 @@ def test_input_type_and_prompt_name_choose_the_route(
         [queries, queries, documents, documents, plain, plain], embedded, strict=True
     ):
         np.testing.assert_allclose(result.vectors, expected, atol=1e-5)
+    _assert_one_int8_range(manifest, theirs, {each.int8_range for each in embedded})
+    assert "127 of int8 stands for" in next((tmp_path / "store").rglob("README.md")).read_text()
     np.testing.assert_allclose(reranked.scores, documents[:2] @ queries[2], atol=1e-5)
     assert reranked.token_counts[1] == embedded[2].token_counts[1]
     # The table's tokenizer adds no special tokens: q, :, a.
     assert (spelled.token_counts, embedded[0].token_counts[0]) == ((3,), 3)
+
+
+def _assert_one_int8_range(manifest: Manifest, theirs: SentenceTransformer, told: set[float]) -> None:
+    """A quarter more than the largest number of both routes' vectors, and told with every answer."""
+    by_route = [
+        float(np.abs(theirs.encode(sample_texts(120), task=name, show_progress_bar=False)).max())
+        for name in ("query", "document")
+    ]
+    assert abs(by_route[0] - by_route[1]) > 0.01  # so that one of them alone would show
+    assert manifest.int8_range() == pytest.approx(1.25 * max(by_route), abs=0.0051)
+    assert told == {manifest.int8_range()}
 
 
 def _edited(name: str, **values: Any) -> Callable[[Path], None]:
