@@ -48,7 +48,7 @@ test-cluster: .venv/cluster/installed  ## run the tests of functions.cluster, on
 	$(CLUSTER) -m pytest -W ignore -p tests.cluster.on_ray tests/functions/api/test_router.py \
 		tests/clients/test_openai_client.py
 
-test-page: .venv/test .venv/page/installed tests/node_modules/.package-lock.json  ## test the page in Chromium, which is yours to install
+test-page: .venv/test .venv/page/installed .venv/clients/installed tests/node_modules/.package-lock.json  ## test the page in Chromium, which is yours to install
 	PYTHONPATH=.venv/page $(BIN)/python -m pytest tests/page
 
 check: .venv/test  ## lint, format, types
@@ -56,7 +56,7 @@ check: .venv/test  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: npm .venv/bench tests/node_modules/.package-lock.json .blitz/models/$(MODEL)/current  ## measure what the README claims
+bench: npm .venv/bench .venv/infinity/installed tests/node_modules/.package-lock.json .blitz/models/$(MODEL)/current  ## measure what the README claims
 	$(BIN)/python -m tests.benchmarks
 
 lock: .venv/test  ## write the lock files from their .in; UPGRADE=--upgrade takes the newest versions that fit
@@ -124,6 +124,14 @@ endef
 
 .venv/bench: .venv/test .venv/openvino tests/benchmarks/requirements.txt
 	$(INSTALL) -r tests/benchmarks/requirements.txt
+	touch $@
+
+# A peer with pins of its own, beside the torch of .venv.
+.venv/infinity/installed: tests/benchmarks/requirements-infinity.txt | .venv/build
+	$(BIN)/python -m venv --clear .venv/infinity
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$(.venv/infinity/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	.venv/infinity/bin/python -m pip install -q --no-deps --require-hashes -r $<
 	touch $@
 
 # Before minutes of installing Python's packages.

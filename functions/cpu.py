@@ -1,4 +1,4 @@
-"""The CPU backend: INT8 and FP32 ONNX models in ONNX Runtime, and static embeddings."""
+"""The CPU backend: ONNX models in ONNX Runtime or OpenVINO, and static embeddings."""
 
 from __future__ import annotations
 

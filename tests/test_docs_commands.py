@@ -70,6 +70,10 @@ NOT_RUN = {
         "docs/cluster.md",
         "functions.cluster.data",
     ): "needs Ray; tests/cluster/test_data.py runs it",
+    (
+        "docs/measurements/gpu.md",
+        "tests.benchmarks gpu",
+    ): "needs a GPU; tests/test_gpu_benchmark.py tries it on the CPU",
     ("docs/costs.md", "--tokens-per-s RATE"): "asks for a rate that nobody has measured",
 }
 """Page and a part of the block: why it is not run."""

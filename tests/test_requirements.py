@@ -26,6 +26,7 @@ NNCF = "model_build/requirements-nncf.txt"
 TESTS = "tests/requirements.txt"
 WORKER = "tests/requirements-worker.txt"
 BENCH = "tests/benchmarks/requirements.txt"
+INFINITY = "tests/benchmarks/requirements-infinity.txt"
 CLIENTS = "tests/clients/requirements.txt"
 CLUSTER = "functions/cluster/requirements.txt"
 AUDIT = ".github/requirements.txt"
@@ -45,6 +46,7 @@ INSTALLED_WITH = {
     BENCH: (SERVED, SAMPLE, BUILDER, CPU_TORCH, TESTS, OPENVINO, NNCF),
     CLUSTER: (SERVED,),
     CLIENTS: (),
+    INFINITY: (CPU_TORCH,),
     AUDIT: (),
     BROWSER: (),
 }
@@ -55,7 +57,7 @@ NOT_HERE = (GPU_TORCH, BENCH, AUDIT, OPENVINO, NNCF)
 NOT_NEEDED = {"azurefunctions-extensions-base", "sentence-transformers"}
 """Only SDK-type bindings need the first, of which no app has one: see tests/requirements-worker.in. Only
 the code of the sample model's package needs the other: see model_build/requirements-sample.in."""
-APART = (CLIENTS, AUDIT, BROWSER)
+APART = (CLIENTS, INFINITY, AUDIT, BROWSER)
 """Environments of their own, which need not agree with the others."""
 CLIENTS_PACKAGES = (
     ROOT / ".venv" / "clients" / "lib" / f"python{version_info[0]}.{version_info[1]}" / "site-packages"
@@ -180,7 +182,7 @@ def test_the_clients_are_what_is_locked_and_need_only_boto3() -> None:
     assert missing == {"boto3"}
 
 
-@pytest.mark.parametrize("lock", [each for each in INSTALLED_WITH if each != CLIENTS])
+@pytest.mark.parametrize("lock", [each for each in INSTALLED_WITH if each not in (CLIENTS, INFINITY)])
 def test_what_locked_packages_need_is_locked(lock: str) -> None:
     """The whole tree, as the packages themselves tell it: pip is told to look for nothing more."""
     together = _together(lock)

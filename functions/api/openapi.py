@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from functions.http.caller import Endpoint
-from functions.http.tracing import TracedRoute
 from shared.context import preference
 from shared.dialects.body import JSON, value_type
 from shared.dialects.operations import OPERATIONS, Operation
@@ -64,7 +64,7 @@ class DescribedApp(Starlette):
         super().__init__()
         self.router.redirect_slashes = False
         self._title, self._version = title, version
-        self._described: list[tuple[TracedRoute, str, dict[str, Any]]] = []
+        self._described: list[tuple[str, Route, str, dict[str, Any]]] = []
         self._document: bytes | None = None
         self.serve("GET", "/openapi.json", self._openapi_json)
 
@@ -77,23 +77,23 @@ class DescribedApp(Starlette):
         described: dict[str, Any] | None = None,
     ) -> None:
         """Add a route; GET answers HEAD too. described: see `describe`; None: not in the document."""
-        route = TracedRoute(path, endpoint, methods=[method], include_in_schema=described is not None)
+        route = Route(path, endpoint, methods=[method], include_in_schema=described is not None)
         self.routes.append(route)
         if described is not None:
-            self._described.append((route, summary, described))
+            self._described.append((method, route, summary, described))
 
     def openapi(self) -> dict[str, Any]:
         """The document. Takes a third of a second the first time in a process."""
         from fastapi import FastAPI
 
         writer = FastAPI(title=self._title, version=self._version, root_path_in_servers=False)
-        for route, summary, described in self._described:
+        for method, route, summary, described in self._described:
             writer.add_api_route(
                 route.path,
                 route.endpoint,
-                methods=sorted((route.methods or set()) - {"HEAD"}),
+                methods=[method],
                 summary=summary,
-                name=f"{min(route.methods or ())} {route.path_format}",
+                name=f"{method} {route.path_format}",
                 response_class=Response,
                 response_model=None,
                 openapi_extra=described,
@@ -172,13 +172,14 @@ def _named_model(place: str) -> dict[str, Any]:
 
 
 def _query_parameter(body: type[Any], name: str) -> dict[str, Any]:
-    """The query parameter for a field of `body`."""
+    """The query parameter for a field of `body`, which may be empty."""
     kinds = {field.name: value_type(field.type) for field in msgspec.structs.fields(body)}
+    kind = kinds[name]
     return {
         "name": name,
         "in": "query",
         "required": False,
-        "schema": msgspec.json.schema(kinds[name]),
+        "schema": msgspec.json.schema(kind if kind is str else kind | Literal[""]),
         "description": "As in the body, which takes precedence",
     }
 

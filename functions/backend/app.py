@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from functions.http.admission import Admission, Admitted
 from functions.http.caller import (
@@ -30,7 +31,7 @@ from functions.http.framing import RejectAmbiguousLength
 from functions.http.readiness import readiness_response
 from functions.http.request_ids import RequestIds
 from functions.http.startup import log_request_limits
-from functions.http.tracing import Traced, TracedRoute
+from functions.http.tracing import Traced
 from shared.backends.base import Backend
 from shared.cards import Device
 from shared.contracts import REQUESTS, AnyRequest
@@ -112,7 +113,7 @@ def create_app(
     ]
     return Starlette(
         routes=[
-            TracedRoute(
+            Route(
                 path,
                 wrap_endpoint(endpoint, _error_response, metrics, settings.request_timeout_s),
                 methods=[method],

@@ -7,7 +7,7 @@
 By the service at --url, or without one by a model of --model-store in this process. Does not know how
 texts are read, embedded or written.
 
-Exit codes: 0 done, 2 bad input, 4 the service or the store does not answer, 130 interrupted.
+Exit codes: 0 done, 2 bad input, 4 the service or the store fails, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 from rich.console import Console
@@ -32,7 +32,7 @@ from functions.embed.embedders import Here, Service, TextEmbedder
 from functions.embed.outputs import Jsonl, Npy, Table, Writer, sink
 from functions.embed.texts import count_texts, texts_of
 from shared.command_line import command_of
-from shared.errors import BlitzError, InvalidInput, StoreUnavailable, Unavailable
+from shared.errors import BackendFailed, BlitzError, InvalidInput, Unavailable
 from shared.settings import Settings
 from shared.wording import counted
 
@@ -45,7 +45,8 @@ Examples:
 {_COMMAND} --file notes.txt --format npy --out notes.npy
 head -100 rows.jsonl | {_COMMAND} --field text --url http://127.0.0.1:7071 > vectors.jsonl
 EMBED_KEY=... {_COMMAND} "a text" --url https://SERVICE --model all-MiniLM-L6-v2
-eval "$({_COMMAND} --completion bash)"   # then: blitz-embed, and Tab
+eval "$({_COMMAND} --completion bash)"   # or zsh; then: blitz-embed, and Tab
+{_COMMAND} --completion fish | source
 """
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -57,6 +58,13 @@ class Format(StrEnum):
     jsonl = "jsonl"
     npy = "npy"
     table = "table"
+
+
+_WRITERS: Mapping[Format, Callable[[BinaryIO], Writer]] = {
+    Format.jsonl: Jsonl,
+    Format.npy: Npy,
+    Format.table: Table,
+}
 
 
 @app.command(epilog=_EXAMPLES, no_args_is_help=False)
@@ -91,16 +99,13 @@ def embed(
         given, files = texts or [], file or []
         if not given and not files and sys.stdin.isatty():
             raise InvalidInput(f"there is no text: see {_COMMAND} --help", field="TEXTS")
-        target = Npy() if format is Format.npy else Table() if format is Format.table else None
         with (
-            sink(out, is_binary=format is Format.npy) as stream,
             _embedder(url, key, model_store, model, dimensions, prompt_name) as embedder,
+            sink(out, is_binary=format is Format.npy) as stream,
         ):
-            writer = target or Jsonl(stream)
-            done = _run(
-                embedder, texts_of(given, files, field), writer, batch, count_texts(given, files)
-            )
-            writer.finish(stream)
+            writer = _WRITERS[format](stream)
+            done = _run(embedder, given, files, field, writer, batch)
+            writer.finish()
         if out is not None:
             print(f"{counted(done, 'vector')} in {out}", file=sys.stderr)
 
@@ -120,11 +125,18 @@ def _embedder(
 
 
 def _run(
-    embedder: TextEmbedder, texts: Iterator[str], writer: Writer, batch: int, total: int | None
+    embedder: TextEmbedder,
+    given: Sequence[str],
+    files: Sequence[Path],
+    field: str,
+    writer: Writer,
+    batch: int,
 ) -> int:
     """Embed all texts, with a bar on a terminal. Returns how many there were."""
     console = Console(stderr=True)
     columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    total = count_texts(given, files) if console.is_terminal else None
+    texts = texts_of(given, files, field)
     done = 0
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=total)
@@ -149,8 +161,8 @@ def _exits() -> Iterator[None]:
         raise typer.Exit from None
     except BlitzError as error:
         print(f"{error.field}: {error.message}" if error.field else error.message, file=sys.stderr)
-        is_silent = isinstance(error, Unavailable | StoreUnavailable)
-        raise typer.Exit(NO_ANSWER if is_silent else BAD_INPUT) from error
+        is_theirs = isinstance(error, Unavailable | BackendFailed)
+        raise typer.Exit(NO_ANSWER if is_theirs else BAD_INPUT) from error
 
 
 if __name__ == "__main__":

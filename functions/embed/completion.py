@@ -27,11 +27,14 @@ _blitz_embed() {{
 }}
 complete -o default -F _blitz_embed {name}"""
 
-_ZSH = "autoload -U +X compinit bashcompinit && compinit && bashcompinit\n" + _BASH
-"""zsh runs bash's completions."""
+_ZSH = """(( $+functions[compdef] )) || {{ autoload -U compinit && compinit; }}
+autoload -U +X bashcompinit && bashcompinit
+"""
+"""zsh runs bash's completions, once its own are set up, which most people's .zshrc does."""
 
 _FISH = """function {name}; PYTHONPATH={root} {python} -m functions.embed $argv; end
-{lines}"""
+{lines}
+complete -c {name} -l help -d 'Show what there is.'"""
 
 
 def script_for(shell: str, command: Any, choices: Mapping[str, Iterable[str]], python: str) -> str:
@@ -52,7 +55,8 @@ def script_for(shell: str, command: Any, choices: Mapping[str, Iterable[str]], p
         for option, values in choices.items()
     )
     names = " ".join([name for option in options for name in option.opts] + ["--help"])
-    return (_ZSH if shell == "zsh" else _BASH).format(cases=cases, options=names, **told)
+    script = _ZSH + _BASH if shell == "zsh" else _BASH
+    return script.format(cases=cases, options=names, **told)
 
 
 def _fish_line(option: Any, values: Iterable[str]) -> str:

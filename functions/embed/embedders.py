@@ -6,6 +6,7 @@ Does not know where texts are from.
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -61,8 +62,9 @@ class Service:
         self, url: str, key: str, model: str, dimensions: int | None, prompt_name: str | None
     ) -> None:
         """Raises InvalidInput."""
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-            raise InvalidInput("use http://HOST:PORT or https://HOST", field="--url")
+        _check_url(url)
+        if any(each in "\r\n" or each > "\xff" for each in key):  # no header can carry it
+            raise InvalidInput("a key is one line, in Latin letters", field="EMBED_KEY")
         self._url = f"{url.rstrip('/').removesuffix('/v1')}/v1/embeddings"
         self._headers = {"content-type": "application/json", "accept": codec.CONTENT_TYPE}
         if key:
@@ -80,23 +82,49 @@ class Service:
         return
 
     def embed(self, texts: Sequence[str]) -> FloatMatrix:
-        """One request."""
-        body = json.dumps({**self._body, "input": list(texts)}).encode()
-        request = urllib.request.Request(self._url, body, self._headers)  # noqa: S310 - checked above
+        """One request. Raises Unavailable for no answer, and BackendFailed for one without vectors."""
+        status, data = self._ask(json.dumps({**self._body, "input": list(texts)}).encode())
+        if status >= 300:
+            raise _told(status, data)
         try:
-            with self._opener.open(request, timeout=TIMEOUT_S) as answer:
-                data = answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                raise _told(error.code, error.read()) from None
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise Unavailable(f"{self._url} does not answer: {reason}") from None
-        answered = codec.unpack(data, max_bytes=_MAX_ANSWER_BYTES)
+            answered = codec.unpack(data, max_bytes=_MAX_ANSWER_BYTES)
+        except InvalidInput:  # of the codec, which takes what it reads for a caller's
+            answered = None
         vectors = answered.get("data") if isinstance(answered, dict) else None
-        if not isinstance(vectors, np.ndarray) or vectors.shape[:1] != (len(texts),):
+        if not isinstance(vectors, np.ndarray) or vectors.shape[:-1] != (len(texts),):
             raise BackendFailed(f"{self._url} does not answer with vectors")
         return np.asarray(vectors, np.float32)
+
+    def _ask(self, body: bytes) -> tuple[int, bytes]:
+        """The status, and the answer up to a byte more than is taken."""
+        try:
+            request = urllib.request.Request(self._url, body, self._headers)  # noqa: S310 - checked above
+            try:
+                answer = self._opener.open(request, timeout=TIMEOUT_S)
+            except urllib.error.HTTPError as error:
+                answer = error
+            with answer:
+                return answer.status, answer.read(_MAX_ANSWER_BYTES + 1)
+        except (http.client.InvalidURL, UnicodeError):
+            raise InvalidInput(_A_URL, field="--url") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            # ValueError: it leads to somewhere that is no URL.
+            reason = getattr(error, "reason", None) or error
+            raise Unavailable(f"{self._url} does not answer: {reason}") from None
+
+
+_A_URL = "use http://HOST:PORT or https://HOST"
+
+
+def _check_url(url: str) -> None:
+    """Raises InvalidInput."""
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.netloc) and parts.port != 0
+    except ValueError:  # "http://[", "http://x:y", "http://x:99999"
+        is_usable = False
+    if not is_usable:
+        raise InvalidInput(_A_URL, field="--url")
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

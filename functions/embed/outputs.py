@@ -5,9 +5,10 @@ Does not know how they were made.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -30,26 +31,36 @@ class Writer(Protocol):
         """texts: N. vectors: (N, D)."""
         ...
 
-    def finish(self, stream: BinaryIO) -> None:
+    def finish(self) -> None:
         """Write what was not written yet."""
         ...
 
 
 @contextmanager
 def sink(out: Path | None, *, is_binary: bool) -> Iterator[BinaryIO]:
-    """The file, or stdout. Raises InvalidInput for bytes on a terminal, and what cannot be written."""
-    if out is None:
-        if is_binary and sys.stdout.isatty():
-            raise InvalidInput("an array is no text: name a file, or use a pipe", field="--out")
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
+    """The file, or stdout. Raises InvalidInput for bytes on a terminal, and what cannot be written.
+
+    What the file held stays until something is written: a command that is refused costs nobody a result.
+    """
+    if out is None and is_binary and sys.stdout.isatty():
+        raise InvalidInput("an array is no text: name a file, or use a pipe", field="--out")
     try:
-        stream = out.open("wb")
+        with nullcontext(sys.stdout.buffer) if out is None else open(out, "wb", opener=_keep) as stream:
+            try:
+                yield stream
+            finally:
+                if out is not None and out.is_file() and stream.tell():
+                    stream.truncate()
+            stream.flush()
+    except BrokenPipeError:  # no failure: who reads has read enough
+        raise
     except OSError as error:
-        raise InvalidInput(f"{out} cannot be written: {error.strerror}", field="--out") from error
-    with stream:
-        yield stream
+        message = f"{out or 'stdout'} cannot be written: {error.strerror}"
+        raise InvalidInput(message, field="--out") from error
+
+
+def _keep(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_TRUNC, 0o666)
 
 
 class Jsonl:
@@ -64,29 +75,31 @@ class Jsonl:
         for text, row in zip(texts, np.ascontiguousarray(vectors), strict=True):
             self._stream.write(orjson.dumps({"text": text, "embedding": row}, option=option))
 
-    def finish(self, stream: BinaryIO) -> None:
+    def finish(self) -> None:
         """All is written."""
 
 
 class Npy:
     """One (N, D) float32 array, as numpy.load reads it."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
         self._parts: list[FloatMatrix] = []
 
     def take(self, texts: Sequence[str], vectors: FloatMatrix) -> None:
         """Keep N rows."""
         self._parts.append(vectors)
 
-    def finish(self, stream: BinaryIO) -> None:
+    def finish(self) -> None:
         """Write the array: its header has N."""
-        np.lib.format.write_array(stream, np.concatenate(self._parts), allow_pickle=False)
+        np.lib.format.write_array(self._stream, np.concatenate(self._parts), allow_pickle=False)
 
 
 class Table:
     """The cosine of each text with each other, to be read by people."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
         self._texts: list[str] = []
         self._parts: list[FloatMatrix] = []
 
@@ -99,7 +112,7 @@ class Table:
         self._texts += texts
         self._parts.append(vectors)
 
-    def finish(self, stream: BinaryIO) -> None:
+    def finish(self) -> None:
         """A line a text: its number, its beginning, its cosines."""
         rows = np.concatenate(self._parts)
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
@@ -110,4 +123,4 @@ class Table:
             label = label if cell_len(label) <= _LABEL_CELLS else f"{set_cell_size(label, 31)}…"
             cells = "".join(f"{cosine:7.2f}" for cosine in cosines)
             lines.append(f"{number:3} {set_cell_size(label, _LABEL_CELLS)}{cells}")
-        stream.write(("\n".join(lines) + "\n").encode())
+        self._stream.write(("\n".join(lines) + "\n").encode())

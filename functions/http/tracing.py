@@ -6,7 +6,6 @@ Does not know operations; shared.observability.azure exports spans.
 from __future__ import annotations
 
 from starlette.datastructures import Headers
-from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from functions.http.admission import PROBES
@@ -40,14 +39,6 @@ class Traced:
                 # The route, because a path may contain anything.
                 route = getattr(scope.get("route"), "path_format", "(no route)")
                 span.name = f"{scope['method']} {route}"
-
-
-class TracedRoute(Route):
-    """A Route that `Traced` finds in the request's scope, to name the span by."""
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, found = super().matches(scope)
-        return match, {**found, "route": self}
 
 
 def _traceparent(scope: Scope) -> str:

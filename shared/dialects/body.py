@@ -108,9 +108,9 @@ def fill_from_query(body: T, query: Mapping[str, str], names: Sequence[str]) -> 
     """`body`, a Struct, with those fields of `names` that are None set from the query string.
 
     An empty value counts only for fields that accept any text, as prompt_name=.
-    Raises InvalidInput naming the parameter.
+    Raises InvalidInput naming the parameter, even one that the body overrides.
     """
-    said = {name: query[name] for name in names if name in query and getattr(body, name) is None}
+    said = {name: query[name] for name in names if name in query}
     if not said:
         return body
     for field in msgspec.structs.fields(type(body)):
@@ -120,7 +120,8 @@ def fill_from_query(body: T, query: Mapping[str, str], names: Sequence[str]) -> 
                 value = msgspec.convert(said[field.name], kind, strict=False)
             except msgspec.ValidationError as error:
                 raise decode_errors.value_error(field.name, field.type) from error
-            body = msgspec.structs.replace(body, **{field.name: value})
+            if getattr(body, field.name) is None:
+                body = msgspec.structs.replace(body, **{field.name: value})
     return body
 
 

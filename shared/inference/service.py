@@ -397,8 +397,11 @@ def _check_finite(rows: Rows, model: Model, request: RequestT) -> None:
 def _tokenize_as(
     input_type: InputType, texts: tuple[str, ...], model: Model, request: RerankRequest
 ) -> Steps[Sequence[Tokens]]:
-    is_late = model.manifest.late_interaction is not None
-    embedding = (EmbedTokensRequest if is_late else EmbedRequest)(
+    kind: type[EmbedRequest | EmbedTokensRequest] = EmbedRequest
+    tokenize: Callable[[Any], Steps[Sequence[Tokens]]] = model.tokenize
+    if model.manifest.late_interaction is not None:
+        kind, tokenize = EmbedTokensRequest, model.tokenize_late
+    embedding = kind(
         request.model,
         texts,
         truncate=request.truncate,
@@ -406,9 +409,7 @@ def _tokenize_as(
         input_type=input_type,
     )
     try:
-        if isinstance(embedding, EmbedTokensRequest):
-            return (yield from model.tokenize_late(embedding))
-        return (yield from model.tokenize(embedding))
+        return (yield from tokenize(embedding))
     except InputTooLong as error:
         # The model speaks of input[i], the caller sent a query and documents.
         index = (error.field or "").removeprefix("input")

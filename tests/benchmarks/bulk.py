@@ -66,7 +66,7 @@ def run(store: Path, rows: int = ROWS, rounds: int = ROUNDS) -> dict[str, float]
     ]
     with tempfile.TemporaryDirectory() as cache:
         models = open_store_url(f"file://{store}", cache_dir=Path(cache), cache_disk_bytes=10**9)
-        embed, _ = engines.ours(*models.fetch(MODEL, models.current(MODEL, "cpu")))
+        embed = engines.ours(*models.fetch(MODEL, models.current(MODEL, "cpu")))
         embed(texts[:64])
 
         def bare_s() -> float:

@@ -6,10 +6,12 @@ import asyncio
 import base64
 import json
 import pickle
+import resource
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +72,10 @@ def formats() -> dict[str, float]:
     }
 
 
-async def _load(url: str, texts: list[str], clients: int, per_request: int, rounds: int) -> float:
-    """Texts per second over HTTP (base64 answers, as the official client asks for).
+async def load(
+    endpoint: str, texts: Sequence[str], clients: int, per_request: int, rounds: int
+) -> float:
+    """Texts per second at an endpoint of OpenAI's form (base64 answers, as its client asks for).
 
     Each text is asked for `rounds` times: of a time cut off anywhere, long and short ones would not
     have their shares.
@@ -83,7 +87,7 @@ async def _load(url: str, texts: list[str], clients: int, per_request: int, roun
         for start in starts:
             batch = [texts[at % len(texts)] for at in range(start, min(start + per_request, count))]
             body = {"model": MODEL, "input": batch, "encoding_format": "base64"}
-            async with session.post(f"{url}/v1/embeddings", json=body) as response:
+            async with session.post(endpoint, json=body) as response:
                 answer = await response.json()
                 assert response.status == 200, answer
                 assert len(base64.b64decode(answer["data"][0]["embedding"])) == 384 * 4
@@ -94,13 +98,23 @@ async def _load(url: str, texts: list[str], clients: int, per_request: int, roun
         return count / (time.perf_counter() - started)
 
 
-def http(store: Path, texts: list[str], bare: Callable[[], float], rounds: int = 2) -> Turns:
-    """Texts/s of 8 clients with 64 texts a request against the real local service, and of `bare`."""
+def http(
+    store: Path, texts: list[str], bare: Callable[[], float], peers: Mapping[str, str], rounds: int = 2
+) -> Turns:
+    """Texts/s of 8 clients with 64 texts a request against the real local service, `bare`, and others.
+
+    peers: endpoints of OpenAI's form that have the model too, by name.
+    """
     with running_service(f"file://{store}") as url:
-        asyncio.run(_load(url, texts, 8, 64, 1))
-        return take_turns(
-            {"HTTP": lambda: asyncio.run(_load(url, texts, 8, 64, rounds)), "bare engine": bare}
-        )
+        endpoints = {"HTTP": f"{url}/v1/embeddings", **peers}
+
+        def measure(endpoint: str) -> Callable[[], float]:
+            return lambda: asyncio.run(load(endpoint, texts, 8, 64, rounds))
+
+        for endpoint in endpoints.values():
+            asyncio.run(load(endpoint, texts, 8, 64, 1))
+        over_http = {name: measure(endpoint) for name, endpoint in endpoints.items()}
+        return take_turns({**over_http, "bare engine": bare})
 
 
 def cache(store: Path, work: Path) -> dict[str, float]:
@@ -171,18 +185,42 @@ print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 """
 
 
+_STARTS = {
+    "router": "import functions.router",
+    "CPU app": "import functions.cpu",
+    "numpy alone": "import functions, numpy",
+}
+
+
 def process(store: Path) -> dict[str, float]:
-    """Seconds from exec to the first vector, and the CPU backend's peak memory after real work."""
+    """Imports and the way from exec to the first vector, and the CPU backend's peak memory after work.
 
-    def run(*extra: str) -> tuple[float, float]:
-        started = time.perf_counter()
-        command = [sys.executable, "-c", _FIRST_VECTOR, f"file://{store}", MODEL, *extra]
+    Processor time too, because a machine that does something else stretches the other.
+    """
+
+    def run(code: str, *more: str) -> tuple[float, float, str]:
+        started, used = time.perf_counter(), _processor_s()
+        command = [sys.executable, "-c", code, *more]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        return time.perf_counter() - started, float(output)
+        return time.perf_counter() - started, _processor_s() - used, output
 
-    run()
-    seconds = spread([run()[0] for _ in range(9)])
+    model = (f"file://{store}", MODEL)
+    run(_FIRST_VECTOR, *model)
+    firsts = [run(_FIRST_VECTOR, *model) for _ in range(9)]
+    starts = [{name: run(code)[1] for name, code in _STARTS.items()} for _ in range(15)]
     return {
-        **seconds.figures("process start to first vector, s"),
-        "peak memory, MiB": run("work")[1],
+        **spread([wall for wall, _, _ in firsts]).figures("process start to first vector, s"),
+        **spread([used for _, used, _ in firsts]).figures("the same, s of processor time"),
+        **{
+            f"{name}, import, ms of processor time": statistics.median(each[name] for each in starts)
+            * 1e3
+            for name in _STARTS
+        },
+        "peak memory, MiB": float(run(_FIRST_VECTOR, *model, "work")[2]),
     }
+
+
+def _processor_s() -> float:
+    """Of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -64,17 +64,22 @@ def test_a_start_imports_no_more_than_it_needs(
     (folder / "models").mkdir()
     code = (
         "import json, os, sys; from shared.settings import Settings\n"
-        f"{start}\nprint(json.dumps(sorted(sys.modules))); sys.stdout.flush(); os._exit(0)"
+        f"{start}\nprint(json.dumps([os.environ['OPENBLAS_NUM_THREADS'], *sys.modules]))\n"
+        "sys.stdout.flush(); os._exit(0)"
     )
     stores = {"BLITZ_MODEL_STORE": f"file://{folder}/models", "BLITZ_STORAGE": f"file://{folder}/bulk"}
+    unset = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
     ran = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env={**os.environ, **stores, **environ},
+        env={**unset, **stores, **environ},
         capture_output=True,
         text=True,
         check=True,
     )
-    loaded = set(json.loads(ran.stdout.splitlines()[-1]))
-    assert loaded >= {"numpy", "shared.settings"}
-    assert loaded & left_out == set()
+    threads, *loaded = json.loads(ran.stdout.splitlines()[-1])
+    assert set(loaded) >= {"numpy", "shared.settings"}
+    assert set(loaded) & left_out == set()
+    # numpy reads it when it is imported, and that is after the package that sets it.
+    assert threads == "1"
+    assert loaded.index("functions") < loaded.index("numpy")

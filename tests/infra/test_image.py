@@ -38,6 +38,16 @@ def test_it_does_not_run_as_root(file: Path) -> None:
     assert f"ASPNETCORE_URLS=http://+:{port} " in " ".join(arguments("ENV", file))
 
 
+@both
+def test_a_start_compiles_nothing(file: Path) -> None:
+    """Bytecode is made of the code that was copied, before a user who may not write takes over."""
+    steps = instructions(file)
+    compiled = steps.index(("RUN", "python -m compileall -q /home/site/wwwroot"))
+    code = [n for n, (name, rest) in enumerate(steps) if name == "COPY" and "wwwroot" in rest]
+    assert code
+    assert max(code) < compiled < steps.index(("USER", "10001"))
+
+
 @pytest.mark.parametrize(
     ("file", "variant", "app"), [(GPU, "complete", "gpu"), (CPU, "container", "cpu")], ids=["gpu", "cpu"]
 )

@@ -5,14 +5,15 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from shared.models.store import open_store_url
-from tests.page.world import BROKEN, DESKTOP, MINILM, RANKER, TINY, Page, Visit
+from tests.page.world import BROKEN, DESKTOP, LATE, MINILM, RANKER, SPARSE, TINY, Page, Visit
 from tests.server import ROOT, running_service
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -37,13 +38,13 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """all-MiniLM-L6-v2, two small models that know the words w0 to w399, and one that does not load."""
+    """all-MiniLM-L6-v2, a small model of each task that knows the words w0 to w399, one that fails."""
     folder = tmp_path_factory.mktemp("page") / "models"
     assemble = [sys.executable, "-m", "model_build.assemble", MINILM, "--target", "cpu-int8"]
     subprocess.run([*assemble, "--push", f"file://{folder}"], cwd=ROOT, check=True, capture_output=True)
     cache = folder.parent / "cache"
     models = open_store_url(f"file://{folder}", cache_dir=cache, cache_disk_bytes=10**9)
-    for tiny in TINY, RANKER, BROKEN:
+    for tiny in TINY, RANKER, SPARSE, LATE, BROKEN:
         tiny.publish(models)
     for graph in (folder / BROKEN.name).rglob("model.onnx"):
         graph.write_bytes(b"not a graph" + graph.read_bytes()[11:])
@@ -64,16 +65,24 @@ def service(store: Path) -> Iterator[str]:
 
 @pytest.fixture
 def visit(chromium: Any, service: str) -> Iterator[Visit]:
-    """Opens the page at a section; options are Playwright's of a context. Whatever the browser complains
-    of fails the test: an error of a script, something that the policy refuses, a request elsewhere."""
+    """Opens the page at a section; options are Playwright's of a context, and routes answer for the
+    service. Whatever the browser complains of fails the test: an error of a script, something that the
+    policy refuses, a request elsewhere."""
     contexts: list[Any] = []
     complaints: list[str] = []
 
-    def open_page(section: str = "", url: str = service, **options: Any) -> Page:
+    def open_page(
+        section: str = "",
+        url: str = service,
+        routes: Mapping[str, Callable[[Any], None]] = MappingProxyType({}),
+        **options: Any,
+    ) -> Page:
         context = chromium.new_context(**{"viewport": DESKTOP, **options})
         contexts.append(context)
         context.set_default_timeout(60_000)
         page = context.new_page()
+        for pattern, answer in routes.items():
+            page.route(pattern, answer)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: _listen(message, complaints))
         page.on("request", lambda request: _check_host(request, url, complaints))

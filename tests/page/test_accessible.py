@@ -13,7 +13,7 @@ AXE = ROOT / "tests" / "node_modules" / "axe-core" / "axe.min.js"
 
 
 def _models(page: Page) -> None:
-    until(page, lambda: page.locator("article.card").count() == 4)
+    until(page, lambda: page.locator("article.card").count() == 6)
     page.locator("summary").first.click()
 
 

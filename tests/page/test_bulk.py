@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,8 @@ FILES = {
         json.dumps({"id": n, "n": n, "text": t}) + "\n" for n, t in enumerate(TEXTS, 1)
     ),
 }
+
+_BATCH = {"id": "batch_1", "metadata": {"file": "seen.csv"}}
 
 
 def _job(page: Page, name: str) -> Page:
@@ -54,6 +58,41 @@ def test_a_file_becomes_vectors(visit: Visit, name: str, tmp_path: Path) -> None
     rows = {int(line["custom_id"]): line["response"]["body"]["data"][0]["embedding"] for line in lines}
     got = np.array([rows[n] for n in range(1, 41)])
     assert np.abs(got - TINY.vectors(TEXTS)).max() < 1e-5
+
+
+def test_rate_and_time_left_are_told(visit: Visit) -> None:
+    """Of a job that does 250 of its 1000 rows between one look and the next."""
+    seen = [""]
+    done = 0
+
+    def told(route: Any) -> None:
+        nonlocal done
+        if f"{done} of" in seen[-1] or not done:  # else the last look was not seen yet
+            done += 250
+        counts = {"total": 1000, "completed": done, "failed": 0}
+        status = "in_progress" if done < 1000 else "completed"
+        route.fulfill(json={**_BATCH, "status": status, "request_counts": counts})
+
+    def listed(route: Any) -> None:
+        counts = {"total": 0, "completed": 0, "failed": 0}
+        route.fulfill(json={"data": [{**_BATCH, "status": "validating", "request_counts": counts}]})
+
+    page = visit("bulk", routes={"**/v1/batches?*": listed, "**/v1/batches/batch_1": told})
+    job = _job(page, "seen.csv")
+
+    def has_ended() -> bool:
+        seen.append(job.inner_text())
+        return "completed" in seen[-1]
+
+    until(page, has_ended)
+    assert any("waiting to begin" in each for each in seen)
+    assert not [each for each in seen if "250 of 1,000 rows," in each]  # no rate of one look
+    for rows in (500, 750):
+        found = re.findall(rf"{rows} of 1,000 rows, (\d+) rows/s, ([\d.]+) s left", "".join(seen))
+        [rate] = {float(rate) for rate, _ in found}
+        assert 1 <= max(float(left) for _, left in found) <= (1000 - rows) / (rate - 0.5) + 0.6
+    assert job.locator("progress").get_attribute("max") == "1000"
+    assert "rows/s" not in seen[-1]
 
 
 def test_bad_rows_are_read_on_the_page(visit: Visit, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def test_a_key_is_asked_for_and_kept_nowhere(visit: Visit, locked: str) -> None:
     )
     assert page.evaluate(kept) == ["", 0, 0, "", None]
     assert KEY not in page.content()
+    assert not page.get_by_role("link", name="Routes").is_visible()  # it would be answered 401
     page.get_by_role("button", name="Forget the key").click()
     field.wait_for()
     field.fill(KEY)
@@ -58,7 +59,7 @@ def test_a_visitor_without_a_key_is_asked_once(visit: Visit, locked: str) -> Non
     button = page.get_by_role("button", name="Enter a key")
     button.wait_for()
     page.get_by_role("link", name="Try it").click()
-    page.get_by_role("button", name="Embed", exact=True)
+    page.get_by_role("button", name="Embed", exact=True).wait_for()
     page.wait_for_timeout(2000)
     assert not page.locator("#key-dialog").is_visible()
     button.click()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from tests.page.world import DESKTOP, MINILM, PHONE, RANKER, TINY, Page, Visit, until
+from tests.page.world import BROKEN, DESKTOP, MINILM, PHONE, RANKER, TINY, Page, Visit, until
 
 QUERY = "w1 w2"
+OFFERED = {"model": {RANKER.name}, "cosine": {MINILM, TINY.name, "nick", BROKEN.name}}
 DOCUMENTS = ["w3 w4", "w1 w2 w5", "w9", "w2"]
 
 
@@ -69,3 +72,21 @@ def test_what_is_wrong_is_said(visit: Visit) -> None:
     page.locator("#rerank-texts").fill("")
     page.get_by_role("button", name="Rerank").click()
     until(page, lambda: "at least one document" in page.locator("#rerank-status").inner_text())
+
+
+def test_only_what_reranks_is_offered(visit: Visit) -> None:
+    """A cross-encoder of several labels is a classifier, and a sparse model gives no scores."""
+
+    def add_a_classifier(route: Any) -> None:
+        answer = route.fetch()
+        told = answer.json()
+        ranker = next(each for each in told["data"] if each["id"] == RANKER.name)
+        builds = [{**build, "labels": ["yes", "no", "maybe"]} for build in ranker["builds"]]
+        told["data"].append({**ranker, "id": "classifier", "root": "classifier", "builds": builds})
+        route.fulfill(response=answer, json=told)
+
+    page = visit(routes={"**/v1/models": add_a_classifier}, section="rerank")
+    page.get_by_role("link", name="Models").click()
+    page.get_by_role("heading", name="classifier").wait_for()
+    offered = {name: page.locator(f"#rerank-{name} option").all_text_contents() for name in OFFERED}
+    assert {name: set(options) for name, options in offered.items()} == OFFERED

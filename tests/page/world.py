@@ -12,6 +12,8 @@ from tests.tiny import Tiny
 MINILM = "all-MiniLM-L6-v2"
 TINY = Tiny("tiny", prompts={"query": "w1 w2 ", "document": "w3 "})
 RANKER = Tiny("ranker", task="cross-encoder")
+SPARSE = Tiny("sparse", task="sparse")
+LATE = Tiny("late", task="multi-vector")
 BROKEN = Tiny("broken")
 
 PHONE = {"width": 390, "height": 844}
@@ -20,6 +22,12 @@ DESKTOP = {"width": 1280, "height": 900}
 Page: TypeAlias = Any
 """Playwright's. It is not installed where mypy runs."""
 Visit: TypeAlias = Callable[..., Page]
+
+
+def facts(place: Page) -> dict[str, str]:
+    """What stands there under names: a value, and on the next line what is to be known of it."""
+    names, values = (place.locator(each).all_inner_texts() for each in ("dt", "dd"))
+    return dict(zip(names, values, strict=True))
 
 
 def until(page: Page, condition: Callable[[], object]) -> None:

@@ -1,6 +1,6 @@
 // The section Bulk: a file becomes a batch of OpenAI's, which is followed to its end.
 
-import { embedders, watch } from "./catalogue.js";
+import { embedders, names, watch } from "./catalogue.js";
 import { $, choices, counted, duration, h, number, onSubmit, tell } from "./dom.js";
 import { call, getJson, ServiceError } from "./service.js";
 import * as rows from "./rows.js";
@@ -15,7 +15,7 @@ let chosen = null; // {name, text, what}
 const followed = new Set();
 
 export function start() {
-  watch(() => choices($("bulk-model"), embedders().map((model) => [model.id, model.id])));
+  watch(() => choices($("bulk-model"), names(embedders())));
   const drop = $("bulk-drop");
   for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
   for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
@@ -55,7 +55,7 @@ async function send() {
   if (!made.rows) throw new Error("No row of the file has a text.");
   const form = new FormData();
   form.append("purpose", "batch");
-  form.append("file", new Blob(made.parts), `${name.replace(/\.[a-z]+$/i, "")}.jsonl`);
+  form.append("file", new Blob(made.parts), `${stemOf(name)}.jsonl`);
   tell($("bulk-status"), "Sending the file…");
   let batch;
   try {
@@ -65,7 +65,7 @@ async function send() {
   } catch (error) {
     throw error.status === 404 ? new ServiceError("This service has no storage for files: set BLITZ_STORAGE.", 404) : error;
   }
-  follow(batch, made.bad);
+  follow(batch, made.bad.map(([row, why]) => [`row ${row}`, why]));
   return `${counted(made.rows, "row")} sent.`;
 }
 
@@ -75,6 +75,9 @@ async function earlier() {
   for (const batch of [...(answer?.data ?? [])].reverse()) if (!followed.has(batch.id)) follow(batch, []);
 }
 
+const stemOf = (name) => name.replace(/\.[a-z]+$/i, "");
+
+// bad: [row, why] of what was not sent.
 function follow(batch, bad) {
   followed.add(batch.id);
   const name = batch.metadata?.file ?? batch.id;
@@ -91,21 +94,22 @@ function follow(batch, bad) {
     await call(`v1/batches/${batch.id}/cancel`, { method: "POST" }).catch((error) => { line.textContent = error.message; });
   } }, "Cancel");
   actions.append(cancel);
-  showBad(badRows, bad.map(([row, why]) => [`row ${row}`, why]));
-  let first = null;
+  showBad(badRows, bad);
+  let first = null, last = null; // {now, done}: when rows were done first, and last
   const show = async () => {
     const { total, completed, failed } = batch.request_counts;
     const done = completed + failed, now = performance.now() / 1000;
-    if (done && !first) first = { now, done };
+    if (done && done !== last?.done) last = { now, done };
+    first ??= last;
     if (total) { bar.max = total; bar.value = done; } else bar.removeAttribute("value");
-    const rate = first && now > first.now ? (done - first.done) / (now - first.now) : 0;
+    const rate = last && last !== first ? (done - first.done) / (last.now - first.now) : 0;
     pill.textContent = batch.status.replace("_", " ");
     pill.className = `pill ${{ completed: "warm", failed: "failed", cancelled: "cold" }[batch.status] ?? "loading"}`;
     line.textContent = [
       total ? `${number(done)} of ${counted(total, "row")}` : "waiting to begin",
       failed ? `${number(failed)} failed` : "",
       rate && !ENDED.includes(batch.status) ? `${number(rate)} rows/s` : "",
-      rate && total > done ? `${duration((total - done) / rate)} left` : "",
+      rate && total > done ? `${duration(Math.max(1, (total - done) / rate - (now - last.now)))} left` : "",
     ].filter(Boolean).join(", ");
     if (!ENDED.includes(batch.status)) return true;
     bar.max = total || 1;
@@ -129,7 +133,7 @@ function follow(batch, bad) {
 async function ended(batch, name, actions, badRows, bad, line) {
   const why = batch.errors?.data?.map((each) => each.message).join("; ");
   if (why) line.textContent = `${line.textContent}: ${why}`;
-  const stem = name.replace(/\.[a-z]+$/i, "");
+  const stem = stemOf(name);
   actions.replaceChildren(
     ...(batch.output_file_id ? [h("button", { type: "button", class: "main", onclick: () => save(batch.output_file_id, `${stem}.vectors.jsonl`, line) }, "Download the vectors")] : []),
     ...(batch.error_file_id ? [h("button", { type: "button", onclick: () => save(batch.error_file_id, `${stem}.errors.jsonl`, line) }, "Download the bad rows")] : []));
@@ -138,7 +142,7 @@ async function ended(batch, name, actions, badRows, bad, line) {
     const text = await (await call(`v1/files/${batch.error_file_id}/content`)).text();
     const told = text.split("\n").filter(Boolean).map((each) => JSON.parse(each)).map((each) =>
       [each.custom_id ?? "?", each.error?.message ?? each.response?.body?.error?.message ?? "it failed"]);
-    showBad(badRows, [...bad.map(([row, reason]) => [`row ${row}`, reason]), ...told]);
+    showBad(badRows, [...bad, ...told]);
   } catch (error) {
     line.textContent = error.message;
   }

@@ -16,7 +16,11 @@ export const named = (name) => models.find((model) => model.id === name);
 
 export const embedders = () => models.filter((model) => model.task === "embedding");
 
-export const crossEncoders = () => models.filter((model) => model.task === "cross-encoder");
+// Those that rerank: one of several labels is a classifier, and has no score to order by.
+export const crossEncoders = () => models.filter((model) => model.task === "cross-encoder" && build(model).labels.length === 1);
+
+// Models as the options of a select.
+export const names = (models) => models.map((model) => [model.id, model.id]);
 
 // Of the build that answers by default: the CPU's, if there is one.
 export const build = (model) => model.builds[0];

@@ -34,8 +34,16 @@ export function choices(select, options) {
   if (options.some(([value]) => value === before)) select.value = before;
 }
 
+// The lines of a field that are not blank.
+export const lines = (id) => $(id).value.split("\n").map((line) => line.trim()).filter(Boolean);
+
+// Names with their values, and beside a value what is to be known of it. rows: [name, value, note?].
+export const facts = (kind, rows) => h("dl", { class: kind }, rows.map(([name, value, note]) =>
+  h("div", {}, h("dt", {}, name), h("dd", {}, note ? [h("b", {}, value), h("small", {}, note)] : value))));
+
+// A little below 0 is 0, and no -0.
 export const number = (value, digits = 0) =>
-  value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  (Number(value.toFixed(digits)) || 0).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
 export function bytes(count) {
   for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]])

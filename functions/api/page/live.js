@@ -49,6 +49,11 @@ const TILES = [
   ["Bulk rows", "a second", rate("blitz_bulk_rows"), per(1), ({ now }) => `${number(sum(now, "blitz_bulk_rows") ?? 0)} since the start`],
 ];
 
+// Counted where models run. That is elsewhere if texts were embedded and no model was leased here.
+const OF_BACKENDS = ["Queue", "Texts in a micro-batch", "Cache hits", "Models in memory", "Loads", "Evictions"];
+const areElsewhere = ({ now }) =>
+  sum(now, "te_embed_success") > 0 && !((sum(now, "blitz_cache_hits") ?? 0) + (sum(now, "blitz_cache_misses") ?? 0));
+
 const tiles = TILES.map(([name, unit]) => {
   const value = h("b", {}, "–"), note = h("small", {}), path = svg("path"), under = svg("path", { class: "under" });
   const element = h("div", { class: "tile panel" }, h("dl", {}, h("dt", {}, name), h("dd", {}, value, " ", h("span", { class: "sub" }, unit)), h("dd", {}, note)),
@@ -57,18 +62,24 @@ const tiles = TILES.map(([name, unit]) => {
 });
 
 let running = false;
+let asking = false;
+let timer;
 
 export function start() {
   $("live-tiles").append(...tiles.map((tile) => tile.element));
   document.addEventListener("shown", (event) => {
     const here = event.detail === "live";
-    if (here && !running) turn();
+    if (here && !running) {
+      clearTimeout(timer); // of the last visit: two loops would ask twice as often
+      if (!asking) turn();
+    }
     running = here;
   });
   document.addEventListener("keychange", () => { readings.length = 0; });
 }
 
 async function turn() {
+  asking = true;
   if (document.visibilityState === "visible") {
     try {
       readings.push({ at: performance.now() / 1000, series: read(await (await call("metrics")).text()) });
@@ -79,7 +90,8 @@ async function turn() {
       $("live-note").textContent = error.message;
     }
   }
-  setTimeout(() => { if (running) turn(); }, POLL_MS);
+  asking = false;
+  timer = setTimeout(() => { if (running) turn(); }, POLL_MS);
 }
 
 function momentAt(at) {
@@ -90,12 +102,14 @@ function momentAt(at) {
 
 function show() {
   const moments = readings.map((_, at) => momentAt(at));
-  for (const [at, [, , measure, write, note]] of TILES.entries()) {
+  const elsewhere = areElsewhere(moments.at(-1)) ? OF_BACKENDS : [];
+  for (const [at, [name, , measure, write, note]] of TILES.entries()) {
     const tile = tiles[at];
-    const values = moments.map(measure);
+    const isTold = !elsewhere.includes(name);
+    const values = moments.map((moment) => (isTold ? measure(moment) : null));
     const last = values.at(-1);
     tile.value.textContent = last === null ? "–" : write(last);
-    tile.note.textContent = note(moments.at(-1));
+    tile.note.textContent = isTold ? note(moments.at(-1)) : "in the /metrics of the backends";
     draw(tile, values);
   }
 }

@@ -1,7 +1,7 @@
 // The section Models: a card for each, its state as it changes, and what was loaded and evicted.
 
 import { build, refresh, watch } from "./catalogue.js";
-import { $, bytes, clock, counted, duration, h, number } from "./dom.js";
+import { $, bytes, clock, counted, duration, facts, h, number } from "./dom.js";
 import { call } from "./service.js";
 
 const ENGINES = {
@@ -9,9 +9,16 @@ const ENGINES = {
   "cpu-fp32": "ONNX Runtime, FP32",
   "cpu-static": "a table of token vectors",
   "cpu-int8-static": "OpenVINO, INT8",
+  "cpu-bf16": "OpenVINO, BF16",
   "gpu-fp16": "torch, FP16",
 };
-const WORDS = { warm: "warm", loading: "loading", failed: "failed", cold: "cold" };
+const TASKS = { // what it does, what `dimensions` counts, the smallest request
+  embedding: ["Embeds texts", "Dimensions", "v1/embeddings", { input: "." }],
+  // A pair, because a reranker made of a language model refuses a single text.
+  "cross-encoder": ["Scores pairs (cross-encoder)", "Labels", "predict", { inputs: [[".", "."]] }],
+  sparse: ["Weighs words (sparse)", "Words", "embed_sparse", { inputs: "." }],
+  "multi-vector": ["Embeds each token (multi-vector)", "Dimensions", "embed_all", { inputs: "." }],
+};
 const LOG_LINES = 50;
 
 const cards = new Map(); // name -> {element, told, shape}
@@ -39,7 +46,7 @@ function show(model, models, state) {
     card = { ...made, shape };
     cards.set(model.id, card);
   }
-  card.pill.textContent = WORDS[state.state];
+  card.pill.textContent = state.state;
   card.pill.className = `pill ${state.state}`;
   card.why.textContent = state.reason ?? "";
   card.why.hidden = !state.reason;
@@ -49,24 +56,23 @@ function show(model, models, state) {
 
 function make(model, aliases) {
   const first = build(model);
+  const [does, size] = TASKS[model.task];
   const pill = h("span", {});
   const why = h("p", { class: "notice bad", hidden: true });
   const load = h("button", { type: "button", class: "quiet", "aria-label": `Load ${model.id}`, onclick: () => loadNow(model, load) }, "Load");
   const id = `model-${model.id}`;
   const isStaged = model.builds.some((each) => each.staged);
   const columns = ["Target", "Engine", "Revision", ...(isStaged ? ["Staged"] : [])];
-  const facts = [
-    [model.task === "embedding" ? "Dimensions" : "Labels", number(first.dimensions)],
-    ["Reads", counted(first.max_tokens, "token")],
-    ["Size", bytes(first.size_bytes)],
-    ["Pooling", first.pooling ?? "–"],
-  ];
   const element = h("article", { class: "card", "aria-labelledby": id },
     h("div", { class: "row between" }, h("h3", { id }, model.id), h("span", { class: "row" }, load, pill)),
-    h("p", { class: "sub" }, model.task === "embedding" ? "Embeds texts" : "Scores pairs (cross-encoder)",
-      aliases.length ? `; also called ${aliases.join(", ")}` : ""),
+    h("p", { class: "sub" }, does, aliases.length ? `; also called ${aliases.join(", ")}` : ""),
     why,
-    h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
+    facts("facts", [
+      [size, number(first.dimensions)],
+      ["Reads", counted(first.max_tokens, "token")],
+      ["Size", bytes(first.size_bytes)],
+      ...(first.pooling ? [["Pooling", first.pooling]] : []),
+    ]),
     quality(first),
     h("table", { class: "plain" }, h("caption", { class: "out" }, `Builds of ${model.id}`),
       h("thead", {}, h("tr", {}, columns.map((each) => h("th", { scope: "col" }, each)))),
@@ -86,13 +92,11 @@ function quality(first) {
     ? ["Cosine to the original", number(told.cosine_mean, 4), `lowest ${number(told.cosine_min, 4)}`]
     : ["Rank agreement", number(told.rank_agreement_mean, 4), `lowest ${number(told.rank_agreement_min, 4)}`];
   const change = told.batch_max_abs_diff;
-  const rows = [
+  return facts("figures", [
     closeness,
     ["Changes in a batch by", change === 0 ? "0" : change.toExponential(1), change === 0 ? "identical bits" : "at most"],
     [first.labels.length ? "Pairs a second" : "Texts a second", number(told.inputs_per_s), "where it was built"],
-  ];
-  return h("dl", { class: "figures" }, rows.map(([name, value, note]) =>
-    h("div", {}, h("dt", {}, name), h("dd", {}, h("b", {}, value), h("small", {}, note)))));
+  ]);
 }
 
 function more(first) {
@@ -108,20 +112,20 @@ function more(first) {
     ...evaluations.map(([name, value]) => [name, number(value, 4)]),
   ];
   return h("details", {}, h("summary", {}, prompts.length ? `${counted(prompts.length, "prompt")} and more` : "No prompts; more"),
-    prompts.length ? h("dl", { class: "prompts" }, prompts.map(([name, text]) =>
-      h("div", {}, h("dt", {}, name, name === first.default_prompt ? " (default)" : ""), h("dd", {}, h("code", {}, text || "(empty)"))))) : null,
-    h("dl", { class: "facts" }, rest.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))));
+    prompts.length ? facts("prompts", prompts.map(([name, text]) =>
+      [name === first.default_prompt ? `${name} (default)` : name, h("code", {}, text || "(empty)")])) : null,
+    facts("facts", rest));
 }
 
 async function loadNow(model, button) {
   button.disabled = true;
   try {
-    const body = model.task === "embedding"
-      ? ["v1/embeddings", { model: model.id, input: "." }]
-      : ["v2/rerank", { model: model.id, query: ".", documents: ["."] }];
-    await call(body[0], { method: "POST", json: body[1] });
+    const [, , path, smallest] = TASKS[model.task];
+    await call(path, { method: "POST", json: { model: model.id, ...smallest } });
   } catch (error) {
-    write(model.id, `did not load: ${error.message}`);
+    await refresh().catch(() => {});
+    // Of one that failed the state has told already.
+    if (before.get(model.id).state !== "failed") write(model.id, `did not load: ${error.message}`);
   }
   button.disabled = false;
   refresh().catch(() => {});

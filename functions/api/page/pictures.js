@@ -1,6 +1,6 @@
 // Pictures of vectors: a table of cosines, a map, a ranking. What is in them is text too.
 
-import { h, number, short, svg } from "./dom.js";
+import { duration, h, number, short, svg } from "./dom.js";
 import { components, ranking } from "./vectors.js";
 
 const MOST_LINES = 30;
@@ -16,8 +16,8 @@ export function heatmap(model, table, texts, chosen, choose) {
   const lines = [...Array(shown).keys()];
   const cell = (i, j) => {
     const step = Math.min(SHADES.length - 1, Math.floor(at(table[i][j]) * SHADES.length));
-    return h("td", { class: i === j ? "self" : step > 6 ? "hot" : step === 6 ? "half" : "", "--part": `${SHADES[step]}%`, title: `${i + 1} and ${j + 1}: ${table[i][j].toFixed(3)}` },
-      shown <= 10 ? table[i][j].toFixed(2) : h("span", { class: "out" }, table[i][j].toFixed(2)));
+    return h("td", { class: i === j ? "self" : step > 6 ? "hot" : step === 6 ? "half" : "", "--part": `${SHADES[step]}%`, title: `${i + 1} and ${j + 1}: ${number(table[i][j], 3)}` },
+      shown <= 10 ? number(table[i][j], 2) : h("span", { class: "out" }, number(table[i][j], 2)));
   };
   const head = (i, scope) => h("th", { scope, class: i === chosen ? "chosen" : "" },
     scope === "row"
@@ -85,7 +85,7 @@ export function rank(at, text, score, move = null) {
 const moved = (move) => (move === 0 ? "same" : h("span", {}, h("span", { "aria-hidden": "true" }, move > 0 ? "▲" : "▼"), h("span", { class: "out" }, move > 0 ? "up " : "down "), `${Math.abs(move)}`));
 
 // How the time of a request was spent, with a legend that says it in numbers.
-export function latency(told, seconds, duration) {
+export function latency(told, seconds) {
   const parts = [["Tokenise", told.tokenization, "a"], ["Queue", told.queue, "b"], ["Inference", told.inference, "c"]]
     .map(([name, spent, kind]) => [name, spent ?? 0, kind]);
   const inside = parts.reduce((sum, [, spent]) => sum + spent, 0);

@@ -1,7 +1,7 @@
 // The section Rerank: documents as given, by the cosine of embeddings, and by a cross-encoder.
 
-import { crossEncoders, embedders, refresh, watch } from "./catalogue.js";
-import { $, choices, counted, duration, h, onSubmit } from "./dom.js";
+import { crossEncoders, embedders, names, refresh, watch } from "./catalogue.js";
+import { $, choices, counted, h, lines, onSubmit } from "./dom.js";
 import { latency, rank } from "./pictures.js";
 import { call, toldBy } from "./service.js";
 
@@ -18,10 +18,10 @@ export function start() {
   $("rerank-query").value = QUERY;
   $("rerank-texts").value = DOCUMENTS.join("\n");
   watch(() => {
-    const scorers = crossEncoders().map((model) => [model.id, model.id]);
+    const scorers = names(crossEncoders());
     choices($("rerank-model"), scorers.length ? scorers : [["", "none is published"]]);
     $("rerank-model").disabled = scorers.length === 0;
-    const others = embedders().map((model) => [model.id, model.id]);
+    const others = names(embedders());
     choices($("rerank-cosine"), others.length ? others : [["", "none is published"]]);
     $("rerank-cosine").disabled = others.length === 0;
   });
@@ -30,7 +30,7 @@ export function start() {
 
 async function run() {
   const query = $("rerank-query").value.trim();
-  const documents = $("rerank-texts").value.split("\n").map((line) => line.trim()).filter(Boolean);
+  const documents = lines("rerank-texts");
   if (!documents.length) throw new Error("Paste at least one document.");
   const given = documents.map((_, at) => at);
   const columns = [{ title: "As given", note: "before", order: given }];
@@ -60,7 +60,7 @@ function picture({ title, note, order, before, scores, told, seconds }, at, docu
     h("div", { class: "head" }, h("h3", { id }, title), h("p", { class: "sub" }, note)),
     h("ol", { class: "ranks", onpointerover: seen, onpointerleave: seen }, order.map((index, place) =>
       rank(index, documents[index], scores ? scores.get(index) : null, before ? before.indexOf(index) - place : null))),
-    told ? latency(told, seconds, duration) : null);
+    told ? latency(told, seconds) : null);
 }
 
 // The document under the pointer is marked in every column.

@@ -22,7 +22,7 @@ export class ServiceError extends Error {
 }
 
 // The response of a route. accept: statuses other than 2xx that are answers too. Raises ServiceError.
-export async function call(path, { method = "GET", json, body, accept = [], signal } = {}) {
+export async function call(path, { method = "GET", json, body, accept = [] } = {}) {
   for (;;) {
     const sent = key;
     const headers = key ? { authorization: `Bearer ${key}` } : {};
@@ -30,10 +30,9 @@ export async function call(path, { method = "GET", json, body, accept = [], sign
     let response;
     try {
       response = await fetch(new URL(path, BASE), {
-        method, headers, signal, body: json === undefined ? body : JSON.stringify(json), cache: "no-store",
+        method, headers, body: json === undefined ? body : JSON.stringify(json), cache: "no-store",
       });
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
+    } catch {
       reached(false);
       throw new ServiceError("the service does not answer", 0);
     }
@@ -61,7 +60,6 @@ export function toldBy(response) {
     tokens: Number(response.headers.get("x-compute-tokens")),
     truncated: response.headers.get("x-truncated"),
     warning: response.headers.get("x-warning"),
-    method: response.headers.get("x-rerank-method"),
   };
 }
 
@@ -99,6 +97,7 @@ function askForKey(wasWrong) {
   asking ??= new Promise((resolve, reject) => {
     const dialog = $("key-dialog");
     const button = $("key-button");
+    $("links").hidden = true; // a link sends no key
     const open = () => {
       $("key-why").textContent = wasWrong
         ? "That key is not valid, or no longer. Type another one."

@@ -1,7 +1,7 @@
 // The section Try it: lines become vectors, and what can be seen of those.
 
-import { build, embedders, named, refresh, watch } from "./catalogue.js";
-import { $, choices, counted, duration, h, number, onSubmit, short, tell } from "./dom.js";
+import { build, embedders, named, names, refresh, watch } from "./catalogue.js";
+import { $, choices, counted, duration, facts, h, lines, number, onSubmit, short, tell } from "./dom.js";
 import { heatmap, latency, map, neighbours, rank } from "./pictures.js";
 import { BASE, call, embed, hasKey } from "./service.js";
 import { KINDS } from "./snippets.js";
@@ -44,7 +44,7 @@ export function start() {
 }
 
 function offer() {
-  const all = embedders().map((model) => [model.id, model.id]);
+  const all = names(embedders());
   choices($("try-model"), all);
   choices($("try-other"), [["", "no second model"], ...all]);
   const model = named($("try-model").value);
@@ -58,19 +58,19 @@ function offer() {
 }
 
 async function run() {
-  const lines = $("try-texts").value.split("\n").map((line) => line.trim()).filter(Boolean);
-  if (!lines.length) throw new Error("Paste at least one line.");
+  const given = lines("try-texts");
+  if (!given.length) throw new Error("Paste at least one line.");
   const models = [$("try-model").value, $("try-other").value].filter(Boolean);
   const dimensions = Number($("try-dimensions").value) || undefined;
   const prompt = $("try-prompt").value === "-" ? undefined : $("try-prompt").value;
   const done = [];
   for (const [at, model] of models.entries()) {
     const has = at === 0 || prompt in build(named(model)).prompts;
-    done.push(await embed(model, lines, { dimensions, prompt: has ? prompt : undefined }));
+    done.push(await embed(model, given, { dimensions, prompt: has ? prompt : undefined }));
   }
   runs = done.map((each) => ({ ...each, table: cosines(each.vectors) }));
-  texts = lines;
-  chosen = Math.min(chosen, lines.length - 1);
+  texts = given;
+  chosen = Math.min(chosen, given.length - 1);
   $("try-result").hidden = false;
   const length = runs[0].vectors[0].length;
   const slider = $("matryoshka");
@@ -81,7 +81,7 @@ async function run() {
   show();
   showSnippet(kind);
   refresh().catch(() => {});
-  return `${counted(lines.length, "text")}, ${counted(runs[0].told.tokens, "token")}.`;
+  return `${counted(given.length, "text")}, ${counted(runs[0].told.tokens, "token")}.`;
 }
 
 function choose(at, focus) {
@@ -110,16 +110,16 @@ const agreement = () => texts.reduce((sum, _, at) => sum + overlap(ranking(runs[
 
 function picture(run, at) {
   const { told } = run;
-  const figures = [
+  const figures = facts("figures", [
     ["Tokens", number(told.tokens), `${number(told.tokens / texts.length, 1)} a text`],
     ["Vectors", `${run.vectors.length} × ${run.vectors[0].length}`, "of length one"],
     ["Backend", told.device === "gpu" ? "GPU" : "CPU", `revision ${short(told.revision ?? "?", 12)}`],
     ["Answered in", duration(run.seconds), "seen from here"],
-  ];
+  ]);
   return h("article", { class: "panel run", "aria-labelledby": `run-${at}` },
     h("h3", { id: `run-${at}` }, run.model),
-    h("dl", { class: "figures" }, figures.map(([name, value, note]) => h("div", {}, h("dt", {}, name), h("dd", {}, h("b", {}, value), h("small", {}, note))))),
-    latency(told, run.seconds, duration),
+    figures,
+    latency(told, run.seconds),
     told.truncated ? h("p", { class: "notice" }, `Cut to what the model reads: ${told.truncated.split(";")[0]} of the texts.`) : null,
     told.warning ? h("p", { class: "notice" }, told.warning) : null,
     h("div", { class: "blocks" },

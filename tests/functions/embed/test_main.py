@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return address
 
 
-def _run(*arguments: str, typed: str | None = None, key: str = KEY) -> Result:
-    return CliRunner().invoke(app, list(arguments), input=typed, env={"EMBED_KEY": key})
+def _run(*arguments: str, typed: str | bytes | None = None, key: str = KEY, bar: bool = False) -> Result:
+    """bar: as on a terminal."""
+    environ = {"EMBED_KEY": key, "FORCE_COLOR": "1" if bar else None}
+    return CliRunner().invoke(app, list(arguments), input=typed, env=environ)
 
 
 def _rows(result: Result) -> list[dict[str, Any]]:
@@ -66,7 +69,7 @@ def _sources(tmp_path: Path) -> dict[str, tuple[list[str], str | None]]:
     objects.write_text("".join(json.dumps({"n": 1, "t": text}) + "\n" for text in TEXTS))
     return {
         "arguments": (TEXTS, None),
-        "a pipe": ([], "\r\n".join([*TEXTS, ""])),
+        "a pipe": ([], "\ufeff" + "\r\n".join([*TEXTS, ""])),
         "a pipe of objects": (["--field", "t"], objects.read_text()),
         "a file of objects": (["--file", str(objects), "--field", "t"], None),
         "an argument and a file": ([TEXTS[0], "-f", str(lines)], None),
@@ -168,31 +171,68 @@ def test_help_has_examples_and_fits_a_terminal() -> None:
         assert part in result.stdout
 
 
+def test_a_fifo_is_read_once(url: str, tmp_path: Path) -> None:
+    """A progress bar, which is shown as on a terminal, counts no texts that come but once."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with ThreadPoolExecutor() as pool:
+        pool.submit(fifo.write_text, "\n".join(TEXTS))
+        rows = _rows(_run("--file", str(fifo), "--url", url, bar=True))
+    assert [row["text"] for row in rows] == TEXTS
+
+
 @pytest.mark.parametrize(
-    ("words", "completed"),
+    ("wrong", "code"),
     [
-        (["--f"], ["--file", "--field", "--format"]),
-        (["a", "--format", ""], ["jsonl", "npy", "table"]),
-        (["--format", "t"], ["table"]),
-        (["--mod"], ["--model", "--model-store"]),
-        (["no"], []),
+        (["--model", "nope"], 2),
+        (["--file", "no-such-file"], 2),
+        (["--format", "table", "--batch", "60"], 2),
+        (["--url", "http://127.0.0.1:1"], 4),
     ],
 )
-def test_bash_completes_options_and_choices(words: list[str], completed: list[str]) -> None:
-    """By the script alone, which asks no Python."""
-    bash = shutil.which("bash") or pytest.skip("there is no bash")
-    script = _run("--completion", "bash").stdout
-    line = " ".join(f"'{word}'" for word in ["blitz-embed", *words])
-    asked = f'COMP_WORDS=({line}); COMP_CWORD={len(words)}; _blitz_embed; echo "${{COMPREPLY[@]}}"'
-    ran = subprocess.run([bash, "-c", f"{script}\n{asked}"], capture_output=True, text=True, check=True)
-    assert sorted(ran.stdout.split()) == sorted(completed)
+@pytest.mark.parametrize("where", ["url", "store"])
+def test_what_is_refused_costs_no_result(
+    url: str, store: str, where: str, wrong: list[str], code: int, tmp_path: Path
+) -> None:
+    """A file keeps what it has until there is something else; and then has nothing of it."""
+    out = tmp_path / "out"
+    out.write_text("precious" * 2000)
+    place = {"url": ["--url", url], "store": ["--model-store", store, "--model", TINY.name]}[where]
+    if "--url" in wrong:
+        place = []
+    typed = "\n".join(TEXTS * 20)
+    assert _run("--out", str(out), *place, *wrong, typed=typed).exit_code == code
+    assert out.read_text() == "precious" * 2000
+    assert _run("--out", str(out), "--url", url, "w1").exit_code == 0
+    assert [json.loads(line)["text"] for line in out.read_text().splitlines()] == ["w1"]
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_get_every_option(shell: str) -> None:
-    script = _run("--completion", shell).stdout
-    for option in ("file", "field", "format", "completion", "prompt-name"):
-        assert f"--{option}" in script or f"-l {option}" in script
+@pytest.mark.parametrize("format", ["jsonl", "npy", "table"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk here that is always full")
+def test_a_full_disk_is_told(url: str, format: str) -> None:
+    result = _run("a", "--url", url, "--format", format, "--out", "/dev/full")
+    assert result.exit_code == 2
+    assert "--out: /dev/full cannot be written: No space left" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed", "message"),
+    [
+        (["\udcff"], None, "TEXTS: a text is not UTF-8"),
+        ([], b"a\n\xff\n", "TEXTS: stdin is not UTF-8 text"),
+        (["--file", "{file}"], None, "--file: {file} is not UTF-8 text"),
+        (["--field", "t"], b'{"t": "\\ud800"}', "--field t: line 1 of stdin is no JSON object"),
+    ],
+)
+def test_what_is_no_text_is_named(
+    url: str, arguments: list[str], typed: bytes | None, message: str, tmp_path: Path
+) -> None:
+    """Bytes that are no UTF-8, wherever they come from."""
+    (tmp_path / "latin").write_bytes("na\xefve".encode("latin-1"))
+    given = [each.format(file=tmp_path / "latin") for each in arguments]
+    result = _run(*given, "--url", url, typed=typed)
+    assert result.exit_code == 2
+    assert message.format(file=tmp_path / "latin") in result.stderr
 
 
 def test_it_runs_as_a_module_and_needs_no_engine_for_a_url(url: str) -> None:

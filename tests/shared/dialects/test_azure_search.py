@@ -10,7 +10,7 @@ import pytest
 from shared import errors
 from shared.contracts import EmbedRequest, EmbedResult
 from shared.dialects import azure_search
-from shared.dialects.azure_search import RecordsBody
+from shared.dialects.azure_search import Record, RecordsBody
 from shared.dialects.body import fill_from_query
 from shared.dialects.operations import operations_at
 from shared.errors import BlitzError, InvalidInput
@@ -126,9 +126,11 @@ INPUT_TYPES = "input_type must be one of query, document, classification, cluste
 )
 def test_bad_parameters_are_named_with_what_would_be_right(query: dict[str, str], message: str) -> None:
     """The URL stands in a skill's definition: whoever wrote it sees which part to mend, and how."""
-    with pytest.raises(InvalidInput) as caught:
-        read({"text": "a"}, query=query)
-    assert (caught.value.message, caught.value.field) == (message, next(iter(query)))
+    filled = RecordsBody([Record("1")], input_type="query", dimensions=2)
+    for body in (RecordsBody([Record("1")]), filled):  # also where the body takes precedence
+        with pytest.raises(InvalidInput) as caught:
+            fill_from_query(body, query, OPERATION.query)
+        assert (caught.value.message, caught.value.field) == (message, next(iter(query)))
 
 
 def test_empty_parameters_say_nothing() -> None:

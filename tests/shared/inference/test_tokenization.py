@@ -43,7 +43,7 @@ def test_what_there_is_no_memory_for_is_refused_and_not_cut(
     pairing: Tokenizer, method: str, arguments: tuple[Any, ...], field: str, truncate: bool
 ) -> None:
     """The model reads eight tokens and there is memory for six: six pass, whether or not it cuts."""
-    small = Tokenizer(pairing._serialized, 8, 6)
+    small = Tokenizer(pairing._for_side(None).to_str(), 8, 6)
     with pytest.raises(BeyondMemory, match=r"\d tokens.* 6 of the 8") as caught:
         completed(getattr(small, method)(*arguments, truncate=truncate))
     assert caught.value.field == field
