@@ -126,13 +126,19 @@ def _repeated(tensor: Tensor, groups: int) -> Tensor:
 
 
 def _mask(
-    *_: Any, mask_function: Callable[..., Tensor], attention_mask: Tensor | None = None, **__: Any
+    *_: Any,
+    batch_size: int,
+    kv_length: int,
+    mask_function: Callable[..., Tensor],
+    attention_mask: Tensor | None = None,
+    **__: Any,
 ) -> _Seen:
     """Instead of (B, 1, T, T), what the model was given and how far its tokens see.
 
     Raises ValueError if they see something else than all tokens between two distances.
     """
-    assert attention_mask is not None
+    if attention_mask is None:
+        attention_mask = torch.ones(batch_size, kv_length, dtype=torch.bool)
     return _Seen(attention_mask, *reach_of(mask_function))
 
 
