@@ -15,6 +15,7 @@ from typing import Any
 
 import onnxruntime as ort
 import torch
+from onnx import ModelProto, helper
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from torch.jit._trace import TracerWarning
@@ -22,22 +23,29 @@ from torch.jit._trace import TracerWarning
 from model_build import torch_attention
 from model_build.describe import HEAD_FILE
 from model_build.folder import refused, refusing
-from model_build.graphs import is_large, load_graph, save_graph
-from model_build.masked_keys import mask_keys, state_tiles
+from model_build.graphs import load_graph, save_graph
+from model_build.masked_keys import mask_keys, tile_rows
+from model_build.nearby import DOMAIN, write_nearby
 from model_build.source import SourceModel
 from model_build.sparse import export_head
 from model_build.tracing import masks_without_vmap
 from model_build.weights import auto_class, check_numbers
+from shared.engines.onnx import SHORT_TOKENS, TILE_ROWS
 from shared.engines.torch_tokens import split_decoder
 from shared.models.manifest import head_of
 
 OPSET = 17
+_CONTRIBUTED = "com.microsoft"
+"""Domain of ONNX Runtime's own operators."""
 
 # Architectures whose attention onnxruntime's BERT optimiser knows. Others run the same graph unfused.
 _FUSED_ATTENTION = {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"}
 
-# Architectures of transformers' attention interface, neither causal nor windowed.
-_OWN_ATTENTION = {"albert", "eurobert", "gte", "jina_embeddings_v3", "nomic_bert"}
+# Architectures whose attention is that of transformers' interface, with nothing added to scores.
+_OWN_ATTENTION = {
+    *("albert", "eurobert", "gte", "jina_embeddings_v3", "modernbert", "nomic_bert"),
+    *("gemma", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3"),
+}
 
 
 def export_onnx(source: SourceModel, out: Path) -> None:
@@ -54,18 +62,23 @@ def export_onnx(source: SourceModel, out: Path) -> None:
         attention = torch_attention.NAME if source.model_type in _OWN_ATTENTION else "eager"
         width = _trace(source, traced, out.with_name(HEAD_FILE), attention)
         with refusing(f"onnxruntime cannot optimise the graph of {source.architecture}"):
-            _fuse(source, traced, out)
+            model = _fuse(source, traced)
             # The optimiser's objects refer to each other, and to copies of the graph.
             gc.collect()
-            mask_keys(out)
-            state_tiles(out)
-    _fix_output_width(out, width)
+            mask_keys(model)
+            sizes = {TILE_ROWS: tile_rows(model.graph), SHORT_TOKENS: write_nearby(model)}
+    if any(sizes.values()):
+        helper.set_model_props(model, {name: str(size) for name, size in sizes.items() if size})
+    _state_width(model, width)
+    save_graph(model, out)
 
 
 def export_plain(source: SourceModel, out: Path) -> None:
     """As `export_onnx`, without onnxruntime's own operators: for runtimes that fuse by themselves."""
     width = _trace(source, out, out.with_name(HEAD_FILE), "eager")
-    _fix_output_width(out, width)
+    model = load_graph(out)
+    _state_width(model, width)
+    save_graph(model, out)
 
 
 def optimize_offline(src: Path, out: Path) -> None:
@@ -167,7 +180,7 @@ def _trace(source: SourceModel, out: Path, head: Path, attention: str) -> int:
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
-            custom_opsets={"com.microsoft": 1} if attention == torch_attention.NAME else None,
+            custom_opsets={_CONTRIBUTED: 1, DOMAIN: 1} if attention == torch_attention.NAME else None,
         )
     return width
 
@@ -195,7 +208,7 @@ def _load(source: SourceModel, attention: str) -> Any:
     return model.eval()
 
 
-def _fuse(source: SourceModel, src: Path, out: Path) -> None:
+def _fuse(source: SourceModel, src: Path) -> ModelProto:
     options = FusionOptions("bert")
     options.use_multi_head_attention = True
     options.enable_attention = source.model_type in _FUSED_ATTENTION
@@ -212,13 +225,13 @@ def _fuse(source: SourceModel, src: Path, out: Path) -> None:
         optimization_options=options,
         opt_level=0,
     )
-    model.save_model_to_file(str(out), use_external_data_format=is_large(model.model))
+    model.topological_sort()
+    fused: ModelProto = model.model
+    if not any(each.domain == _CONTRIBUTED for each in fused.opset_import):
+        fused.opset_import.append(helper.make_opsetid(_CONTRIBUTED, 1))
+    return fused
 
 
-def _fix_output_width(path: Path, width: int) -> None:
+def _state_width(model: ModelProto, width: int) -> None:
     """State the output's last dimension: engines read the width of their rows from the graph."""
-    model = load_graph(path)
-    dimension = model.graph.output[0].type.tensor_type.shape.dim[-1]
-    if dimension.dim_value != width:
-        dimension.dim_value = width
-        save_graph(model, path)
+    model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value = width

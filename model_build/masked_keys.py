@@ -5,7 +5,7 @@ It does not know architectures, quantisation or how graphs run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from model_build.graphs import load_graph, save_graph
+from model_build.graphs import load_graph
 from model_build.heads import widen_heads
 from model_build.linears import matrices
-from shared.engines.onnx import TILE_ROWS
 
 ATTENTION = "MultiHeadAttention"
 _PADDED = -1e30
@@ -26,7 +25,7 @@ _INPUTS = 5
 """Query, key, value, bias and the padding's mask; later ones add scores or past keys."""
 
 
-def mask_keys(path: Path) -> int:
+def mask_keys(model: onnx.ModelProto) -> int:
     """Rewrite a fused FP32 graph in place; how many attention layers no longer take a mask.
 
     ONNX Runtime's attention works in tiles when it is given no mask: memory then grows with the number
@@ -38,7 +37,6 @@ def mask_keys(path: Path) -> int:
     A graph in which a layer's queries or keys are not products with a constant, or its scores have a
     bias, keeps its masks: layers may share weights.
     """
-    model = load_graph(path)
     layers = [node for node in model.graph.node if node.op_type == ATTENTION]
     writer = _Writer(model.graph)
     if not layers or not all(writer.can_rewrite(node) for node in layers):
@@ -46,25 +44,21 @@ def mask_keys(path: Path) -> int:
     for node in layers:
         writer.rewrite(node)
     writer.finish()
-    save_graph(model, path)
     return len(layers)
 
 
-def state_tiles(path: Path) -> None:
-    """Write into a graph with attention in tiles how many queries a tile has: TILE_ROWS.
+def tile_rows(graph: onnx.GraphProto) -> int:
+    """How many queries a tile of attention without a mask has; 0: the graph has none.
 
     ONNX Runtime takes as many as a query's and a value's coordinates together, where the L2 cache holds
     four times the square of that in floats: 270 kB for heads of 64.
     """
-    model = load_graph(path)
-    constants = matrices(model.graph)
-    for node in model.graph.node:
+    constants = matrices(graph)
+    for node in graph.node:
         if node.op_type == ATTENTION and len(node.input) < _INPUTS:
-            readers = [each for each in model.graph.node if node.output[0] in each.input]
-            (width,) = {constants[each.input[1]].dims[0] for each in readers}
-            helper.set_model_props(model, {TILE_ROWS: str(2 * width // _heads(node) + 1)})
-            save_graph(model, path)
-            return
+            width = _width(graph, node.output[0], constants)
+            return 2 * width // _heads(node) + 1
+    return 0
 
 
 def heads_in(path: Path) -> int:
@@ -160,6 +154,16 @@ class _Writer:
 
     def _constant(self, name: str, value: object) -> None:
         self._graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+
+
+def _width(graph: onnx.GraphProto, x: str, constants: Mapping[str, TensorProto]) -> int:
+    """Of what the linear layer takes that reads `x`, whatever its shape."""
+    readers = [node for node in graph.node if x in node.input[:1]]
+    products = [node for node in readers if node.op_type == "MatMul"]
+    if products:
+        return int(constants[products[0].input[1]].dims[0])
+    (reshaped,) = [node for node in readers if node.op_type == "Reshape"]
+    return _width(graph, reshaped.output[0], constants)
 
 
 def _heads(node: NodeProto) -> int:

@@ -29,6 +29,9 @@ def capacity() -> Capacity:
 TILE_ROWS = "attention_tile_rows"
 """Metadata of a graph with attention in tiles: how many queries ONNX Runtime takes at once."""
 
+SHORT_TOKENS = "attention_short_tokens"
+"""Metadata of a graph that computes texts of more tokens (padded) in another way than those of fewer."""
+
 _GIVEN_BACK_BYTES = 64 << 20
 """After a run that may have taken more, its memory is given back, which the session would keep for good.
 After smaller runs it is kept: the next run takes as much, and that is faster."""
@@ -49,7 +52,8 @@ class OnnxEngine:
             self._inputs = {each.name for each in self._session.get_inputs()}
             output = self._session.get_outputs()[0]
             self._output = output.name
-            self._tile = int(self._session.get_modelmeta().custom_metadata_map.get(TILE_ROWS, 0))
+            sizes = self._session.get_modelmeta().custom_metadata_map
+            self._tile, self._short = (int(sizes.get(name, 0)) for name in (TILE_ROWS, SHORT_TOKENS))
             self.dimensions = int(output.shape[-1]) * len(poolings_of(manifest.pooling or "mean"))
         except Exception as error:  # onnxruntime raises a family of its own, rooted at Exception
             raise InvalidArtefact(f"{path.name} is not a graph this version runs") from error
@@ -70,6 +74,21 @@ class OnnxEngine:
 
     def output(self, sequences: Sequence[Tokens]) -> NDArray[np.float32]:
         """The graph's (B, T, H), right-padded, or (B, L)."""
+        is_long = np.array([len(tokens) > self._short for tokens in sequences])
+        if is_long.all() or not is_long.any():
+            return self._output_of(sequences)
+        # The graph computes a text beside a long one as a long one: its last bits would be others.
+        both = np.flatnonzero(is_long).tolist(), np.flatnonzero(~is_long).tolist()
+        parts = [(rows, self._output_of([sequences[row] for row in rows])) for rows in both]
+        together = np.zeros((len(sequences), *parts[0][1].shape[1:]), np.float32)
+        for rows, part in parts:
+            if part.ndim == 2:
+                together[rows] = part
+            else:
+                together[rows, : part.shape[1]] = part
+        return together
+
+    def _output_of(self, sequences: Sequence[Tokens]) -> NDArray[np.float32]:
         assert self._session is not None, "run after close"
         batch = pad(sequences, self._pad_token_id, self._padded(max(map(len, sequences))))
         feeds = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
@@ -86,7 +105,8 @@ class OnnxEngine:
         would depend on its batch-mates' lengths.
         """
         is_alone = self._tile > 1 and longest % self._tile == 1
-        return longest + 1 if is_alone and longest < self._max_tokens else longest
+        # At these lengths it is alone whatever the batch, and stays so.
+        return longest + 1 if is_alone and longest not in (self._short, self._max_tokens) else longest
 
     def close(self) -> None:
         self._session = None

@@ -25,7 +25,7 @@ LONG: dict[str, tuple[Any, Any]] = {
         ModernBertModel,
         ModernBertConfig(
             **{"vocab_size": len(WORDS), "num_hidden_layers": 2, "num_attention_heads": 4},
-            **{"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 4096},
+            **{"hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 4096},
             **{"pad_token_id": 1, "bos_token_id": 0, "cls_token_id": 0},
             **{"eos_token_id": 2, "sep_token_id": 2},
         ),
@@ -78,7 +78,8 @@ def test_a_long_text_takes_what_was_measured_of_shorter_ones(architecture: str, 
     export_onnx(source, tmp_path / "fused.onnx")
     optimize_offline(tmp_path / "fused.onnx", tmp_path / MODEL_FILE)
     files = (File(MODEL_FILE, 1, "0"), File("tokenizer.json", 1, "0"))
-    manifest = manifest_of("long", max_tokens=4096, dimensions=32, pad_token_id=1, files=files)
+    width = source.dimensions
+    manifest = manifest_of("long", max_tokens=4096, dimensions=width, pad_token_id=1, files=files)
     memory = measure_memory(tmp_path, manifest)
     assert memory is not None
     manifest = msgspec.structs.replace(manifest, memory=memory)
