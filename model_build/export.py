@@ -9,7 +9,7 @@ import gc
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from model_build.folder import refused, refusing
 from model_build.graphs import load_graph, save_graph
 from model_build.masked_keys import mask_keys, tile_rows
 from model_build.nearby import DOMAIN, write_nearby
+from model_build.position_bias import fused_mpnet
 from model_build.source import SourceModel
 from model_build.sparse import export_head
 from model_build.tracing import masks_without_vmap
@@ -59,8 +60,7 @@ def export_onnx(source: SourceModel, out: Path) -> None:
     """
     with tempfile.TemporaryDirectory() as scratch:
         traced = Path(scratch) / "traced.onnx"
-        attention = torch_attention.NAME if source.model_type in _OWN_ATTENTION else "eager"
-        width = _trace(source, traced, out.with_name(HEAD_FILE), attention)
+        width = _trace(source, traced, out.with_name(HEAD_FILE), fused=True)
         with refusing(f"onnxruntime cannot optimise the graph of {source.architecture}"):
             model = _fuse(source, traced)
             # The optimiser's objects refer to each other, and to copies of the graph.
@@ -75,7 +75,7 @@ def export_onnx(source: SourceModel, out: Path) -> None:
 
 def export_plain(source: SourceModel, out: Path) -> None:
     """As `export_onnx`, without onnxruntime's own operators: for runtimes that fuse by themselves."""
-    width = _trace(source, out, out.with_name(HEAD_FILE), "eager")
+    width = _trace(source, out, out.with_name(HEAD_FILE), fused=False)
     model = load_graph(out)
     _state_width(model, width)
     save_graph(model, out)
@@ -137,12 +137,14 @@ def _third_party_warnings() -> Iterator[None]:
         yield
 
 
-def _trace(source: SourceModel, out: Path, head: Path, attention: str) -> int:
+def _trace(source: SourceModel, out: Path, head: Path, *, fused: bool) -> int:
     """Write the graph, and of a sparse model `head`. The width of the graph's output.
 
-    attention: one of transformers' attention functions, by name.
+    fused: attention may be an operator of onnxruntime's or of ours, where a trace writes it.
     """
-    model = _load(source, attention)
+    own = fused and source.model_type in _OWN_ATTENTION
+    biased = fused and source.model_type == "mpnet"
+    model = _load(source, torch_attention.NAME if own else "eager")
     has_labels = head_of(source.task, source.pooling) == "labels"
     width = source.dimensions if has_labels else source.hidden_size
     ids = torch.full((2, 7), 0 if source.pad_token_id else 1, dtype=torch.int64)  # no padding
@@ -170,6 +172,7 @@ def _trace(source: SourceModel, out: Path, head: Path, attention: str) -> int:
         refusing(f"the architecture {source.architecture} cannot be exported"),
         _third_party_warnings(),
         masks_without_vmap(),
+        fused_mpnet() if biased else nullcontext(),
     ):
         torch.onnx.export(
             traced,
@@ -180,7 +183,7 @@ def _trace(source: SourceModel, out: Path, head: Path, attention: str) -> int:
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
-            custom_opsets={_CONTRIBUTED: 1, DOMAIN: 1} if attention == torch_attention.NAME else None,
+            custom_opsets={_CONTRIBUTED: 1, DOMAIN: 1} if own or biased else None,
         )
     return width
 

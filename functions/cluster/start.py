@@ -18,7 +18,8 @@ def start_ray(environ: MutableMapping[str, str], *, log_to_driver: bool, **of_a_
     """
     environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = environ.get("RAY_ADDRESS")
-    options = {} if address else of_a_local_one
+    # Without an address Ray would join one of this machine that somebody else has started.
+    options = {} if address else {"address": "local", **of_a_local_one}
     try:
         ray.init(log_to_driver=log_to_driver, logging_level=logging.WARNING, **options)
     except (ConnectionError, ray.exceptions.RaySystemError):

@@ -118,6 +118,7 @@ class Driver:
         """Whether there was a message. Raises what the step raises; the message then comes again."""
         queue = self._storage.queue(step.queue)
         hold: _Hold | None = None
+        is_done = False
         receiving = asyncio.ensure_future(
             asyncio.to_thread(queue.receive, visible_after_s=self._pace.hidden_s)
         )
@@ -131,12 +132,17 @@ class Driver:
             except Exception:
                 await self._put_off(queue, await hold.end())
                 raise
+            is_done = True
             if (held := await hold.end()) is not None:
                 await asyncio.to_thread(queue.delete, held)
         except asyncio.CancelledError:
             self._bulk.stop()
             with suppress(Exception):  # if it does not go back now, it does after hidden_s
-                await _hand_back(queue, await (hold.end() if hold else receiving))
+                held = await (hold.end() if hold else receiving)
+                if held is not None and not is_done:
+                    await _hand_back(queue, held)
+                elif held is not None:
+                    await asyncio.to_thread(queue.delete, held)
             raise
         finally:
             if hold is not None:
@@ -203,11 +209,10 @@ class _Hold:
         return self._over.is_set()
 
 
-async def _hand_back(queue: Queue, message: Message | None) -> None:
+async def _hand_back(queue: Queue, message: Message) -> None:
     """As a new message, visible at once: a process that was stopped is no failed try."""
-    if message is not None:
-        await asyncio.to_thread(queue.send, message.body)
-        await asyncio.to_thread(queue.delete, message)
+    await asyncio.to_thread(queue.send, message.body)
+    await asyncio.to_thread(queue.delete, message)
 
 
 def driver_of(settings: Settings, backend: Backend, device: Device) -> Driver:

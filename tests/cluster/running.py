@@ -27,7 +27,7 @@ def running_cluster(**options: Any) -> Iterator[int]:
     port = free_port()
     options = options or {"num_cpus": 8}
     if "address" not in options:
-        options["include_dashboard"] = False
+        options |= {"address": "local", "include_dashboard": False}
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     try:
         # Nodes of one machine would share the port, and a node that goes would cut off its callers.

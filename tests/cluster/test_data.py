@@ -36,7 +36,8 @@ MODEL = MODELS[0]
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[str]:
     """Of three CPUs; yields its address, which the commands join."""
-    with ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False) as context:
+    options = {"address": "local", "num_cpus": 3, "include_dashboard": False}
+    with ray.init(**options, log_to_driver=False) as context:
         os.environ["RAY_ADDRESS"] = context.address_info["address"]
         yield os.environ["RAY_ADDRESS"]
         del os.environ["RAY_ADDRESS"]

@@ -28,10 +28,9 @@ def test_the_graph_is_fused_and_equals_torch_on_padded_batches(
     export_onnx(source, tmp_path / "fused.onnx")
     optimize_offline(tmp_path / "fused.onnx", tmp_path / "fp32.onnx")
     operators = [node.op_type for node in onnx.load(tmp_path / "fp32.onnx").graph.node]
-    # MPNet adds a bias of positions to its attention, which the optimiser does not know.
-    assert operators.count("MultiHeadAttention") == (0 if architecture == "mpnet" else 2)
+    assert operators.count("MultiHeadAttention") == 2
     assert "SkipLayerNormalization" not in operators
-    assert ("Softmax" in operators) == (architecture == "mpnet")
+    assert "Softmax" not in operators
     session = ort.InferenceSession(tmp_path / "fp32.onnx", providers=["CPUExecutionProvider"])
     assert session.get_outputs()[0].shape[-1] == 32
     model = ENCODERS[architecture][0].from_pretrained(folder).eval()
@@ -58,7 +57,7 @@ def test_a_cross_encoders_logits_equal_torchs(
     export_onnx(source, tmp_path / "fused.onnx")
     optimize_offline(tmp_path / "fused.onnx", tmp_path / "fp32.onnx")
     operators = [node.op_type for node in onnx.load(tmp_path / "fp32.onnx").graph.node]
-    assert operators.count("MultiHeadAttention") == (0 if architecture == "mpnet" else 2)
+    assert operators.count("MultiHeadAttention") == 2
     session = ort.InferenceSession(tmp_path / "fp32.onnx", providers=["CPUExecutionProvider"])
     assert session.get_outputs()[0].shape == ["batch", len(labels)]
     names = [each.name for each in session.get_inputs()]

@@ -33,7 +33,8 @@ LONG: dict[str, tuple[Any, Any]] = {
     "xlm-roberta": (
         XLMRobertaModel,
         type(ENCODERS["xlm-roberta"][1])(
-            **ENCODERS["xlm-roberta"][1].to_dict() | {"max_position_embeddings": 4098}
+            **ENCODERS["xlm-roberta"][1].to_dict()
+            | {"hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 4098}
         ),
     ),
 }

@@ -223,6 +223,25 @@ async def test_work_under_way_goes_back_to_the_queue_at_the_end(storage: Storage
 
 
 @pytest.mark.anyio
+async def test_what_is_done_does_not_go_back_to_the_queue_at_the_end(storage: Storage) -> None:
+    """Also where the end comes while its message is deleted: it would be done once more."""
+    steps = Steps()
+    queue = SlowlyDeleting(storage.queue("bulk-cpu"))
+    queue.send(b"x")
+    running = asyncio.create_task(Driver(steps, _with(storage, queue), "cpu", FAST).run())  # type: ignore[arg-type]
+    async with asyncio.timeout(PATIENCE_S):
+        while not queue.is_deleting.is_set():  # noqa: ASYNC110 - storage has no events
+            await asyncio.sleep(0.005)
+    running.cancel()
+    await asyncio.sleep(0)
+    queue.may_delete.set()
+    with suppress(asyncio.CancelledError):
+        await running
+    assert [name for name, _ in steps.calls if name != "reconcile"] == ["embed"]
+    assert queue.depth() == 0
+
+
+@pytest.mark.anyio
 async def test_what_fails_is_told_with_its_queue_and_message(
     storage: Storage, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -385,6 +404,22 @@ class Noting:
         renewed = self._queue.renew(message, visible_after_s=visible_after_s)
         self.hidden_s.append(visible_after_s)
         return renewed
+
+
+class SlowlyDeleting:
+    """A queue that waits before it deletes."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self.is_deleting, self.may_delete = threading.Event(), threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+    def delete(self, message: Message) -> None:
+        self.is_deleting.set()
+        assert self.may_delete.wait(PATIENCE_S)
+        self._queue.delete(message)
 
 
 def _with(storage: Storage, queue: Any) -> Storage:
