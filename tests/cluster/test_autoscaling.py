@@ -87,8 +87,13 @@ def test_the_gpu_comes_from_zero_and_goes_back(cluster: str, tmp_path: Path) -> 
     assert _scraped(cluster) == {"router", "cpu"}
     assert not replicas_of("gpu")  # a scrape wakes none
     assert answered_by({"x-blitz-backend": "gpu"}).startswith("gpu")
+
+    def all_scraped() -> bool:
+        answered_by({"x-blitz-backend": "gpu"})  # an idle replica soon goes
+        return _scraped(cluster) == {"router", "cpu", "gpu"}
+
+    wait_until(all_scraped)
     assert len(replicas_of("gpu")) == 1
-    assert _scraped(cluster) == {"router", "cpu", "gpu"}
     wait_until(lambda: not replicas_of("gpu"))
     assert answered_by({}) == "cpu"
 
