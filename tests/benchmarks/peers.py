@@ -50,13 +50,18 @@ class Peer(NamedTuple):
 
 
 def _sentence_transformers(setting: Setting) -> Embed:
+    import torch
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(setting.source), device="cpu")
     model.max_seq_length = setting.max_tokens
-    return lambda texts: np.asarray(
-        model.encode(list(texts), batch_size=BATCH, show_progress_bar=False), np.float32
-    )
+
+    def embed(texts: Sequence[str]) -> FloatMatrix:
+        torch.set_num_threads(usable_cpus())  # CTranslate2 sets one, for all of the process
+        vectors = model.encode(list(texts), batch_size=BATCH, show_progress_bar=False)
+        return np.asarray(vectors, np.float32)
+
+    return embed
 
 
 def write_dynamic(setting: Setting) -> None:
