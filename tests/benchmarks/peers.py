@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,8 @@ from shared.inference.schedule import plan_batches
 from shared.vectors import finish, pool
 
 Embed = Callable[[Sequence[str]], FloatMatrix]
-Run = Callable[[Any, Any], Any]
-"""Token ids and mask, both (B, T) int64 -> token embeddings (B, T, H)."""
+Run = Callable[[Sequence[list[int]]], Any]
+"""B texts' token ids -> token embeddings (B, T, H)."""
 
 BATCH = 32
 """sentence-transformers' default, and what each peer gets that has none of its own."""
@@ -86,7 +86,8 @@ def _onnxruntime(setting: Setting) -> Embed:
         str(dynamic_file(setting)), options, providers=["CPUExecutionProvider"]
     )
 
-    def run(ids: Any, mask: Any) -> Any:
+    def run(sequences: Sequence[list[int]]) -> Any:
+        ids, mask = _padded(sequences)
         return session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
     return _sorted_by_length(setting, run)
@@ -139,24 +140,11 @@ def _ctranslate2(setting: Setting) -> Embed:
         inter_threads=usable_cpus(),
         intra_threads=1,
     )
-    tokenize = tokenizer_of(setting)
-    threads = ThreadPoolExecutor(usable_cpus())
 
-    def embed(texts: Sequence[str]) -> FloatMatrix:
-        sequences = tokenize(texts)
-        vectors: list[Any] = [None] * len(texts)
+    def run(sequences: Sequence[list[int]]) -> Any:
+        return np.asarray(encoder.forward_batch(sequences).last_hidden_state)
 
-        def run(rows: Sequence[int]) -> None:
-            output = encoder.forward_batch([sequences[row] for row in rows])
-            hidden = np.asarray(output.last_hidden_state)
-            pooled = pool(hidden, [len(sequences[row]) for row in rows], "mean")
-            for row, vector in zip(rows, pooled, strict=True):
-                vectors[row] = vector
-
-        list(threads.map(run, _batches(sequences)))
-        return finish(np.stack(vectors), None, True)
-
-    return embed
+    return _sorted_by_length(setting, run, ThreadPoolExecutor(usable_cpus()).map)
 
 
 def _openvino_static_file(setting: Setting, texts: Sequence[str]) -> None:
@@ -242,18 +230,21 @@ def tokenizer_of(setting: Setting) -> Callable[[Sequence[str]], list[list[int]]]
     return lambda texts: [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
 
 
-def _sorted_by_length(setting: Setting, run: Run) -> Embed:
+def _sorted_by_length(setting: Setting, run: Run, each: Callable[..., Iterable[Any]] = map) -> Embed:
+    """each: as `map`, which runs a batch after the other."""
     tokenize = tokenizer_of(setting)
 
     def embed(texts: Sequence[str]) -> FloatMatrix:
         sequences = tokenize(texts)
-        vectors: list[Any] = [None] * len(texts)
-        for rows in _batches(sequences):
-            hidden = run(*_padded([sequences[row] for row in rows]))
-            pooled = pool(hidden, [len(sequences[row]) for row in rows], "mean")
-            for row, vector in zip(rows, pooled, strict=True):
-                vectors[row] = vector
-        return finish(np.stack(vectors), None, True)
+
+        def pooled(rows: Sequence[int]) -> Any:
+            batch = [sequences[row] for row in rows]
+            return pool(run(batch), [len(ids) for ids in batch], "mean")
+
+        batches = _batches(sequences)
+        vectors = np.concatenate(list(each(pooled, batches)))
+        order = np.concatenate(batches)
+        return finish(vectors[np.argsort(order)], None, True)
 
     return embed
 
