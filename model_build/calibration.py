@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from model_build.graphs import load_graph, open_graph
+from model_build.graphs import load_nodes, open_graph, reading_constants
 from model_build.linears import linears
 from model_build.odd_texts import ODD_TEXTS
 from model_build.samples import Ranking, sample_rankings, sample_texts
@@ -46,7 +46,8 @@ def find_divisors(graph: Path, source: SourceModel) -> dict[str, Channels]:
     graph: an FP32 graph from `export_onnx`.
     """
     largest = largest_inputs(graph, calibration_inputs(source))
-    return choose_divisors(load_graph(graph).graph, largest)
+    with reading_constants(graph) as model:
+        return choose_divisors(model.graph, largest)
 
 
 def calibration_inputs(source: SourceModel, given: Path | None = None) -> list[Tokens]:
@@ -142,7 +143,7 @@ def _tokenize_lines(lines: list[str], source: SourceModel, tokenizer: Tokenizer)
 
 def largest_inputs(graph: Path, sequences: Sequence[Tokens]) -> dict[str, Channels]:
     """Name of a layer's input -> (K,) float32 largest magnitude per channel over all `sequences`."""
-    model = load_graph(graph)
+    model = load_nodes(graph)
     inputs = sorted({layer.x for layer in linears(model.graph)})
     for x in inputs:  # (..., K) -> (rows, K) -> (K,), so that no large tensor leaves the graph
         model.graph.node.append(helper.make_node("Abs", [x], [f"{x}_magnitudes"]))
@@ -151,7 +152,7 @@ def largest_inputs(graph: Path, sequences: Sequence[Tokens]) -> dict[str, Channe
             helper.make_node("ReduceMax", [f"{x}_flat"], [f"{x}_largest"], axes=[0], keepdims=0)
         )
         model.graph.output.append(helper.make_tensor_value_info(f"{x}_largest", TensorProto.FLOAT, None))
-    session = open_graph(model)
+    session = open_graph(model, graph.parent)
     names = [f"{x}_largest" for x in inputs]
     largest: dict[str, Channels] = {}
     for tokens in sequences:

@@ -24,7 +24,7 @@ from model_build import torch_attention
 from model_build.describe import HEAD_FILE
 from model_build.disentangled import write_disentangled
 from model_build.folder import refused, refusing
-from model_build.graphs import load_graph, save_graph
+from model_build.graphs import load_constants, load_graph, reading_constants, save_graph, save_whole
 from model_build.masked_keys import mask_keys, tile_rows
 from model_build.nearby import DOMAIN, write_nearby
 from model_build.position_bias import fused_mpnet
@@ -67,6 +67,7 @@ def export_onnx(source: SourceModel, out: Path) -> None:
             model = _fuse(source, traced)
             # The optimiser's objects refer to each other, and to copies of the graph.
             gc.collect()
+            load_constants(model, traced.parent)
             mask_keys(model)
             write_disentangled(model)
             sizes = {TILE_ROWS: tile_rows(model.graph), SHORT_TOKENS: write_nearby(model)}
@@ -81,7 +82,7 @@ def export_plain(source: SourceModel, out: Path) -> None:
     width = _trace(source, out, out.with_name(HEAD_FILE), fused=False)
     model = load_graph(out)
     _state_width(model, width)
-    save_graph(model, out)
+    save_whole(model, out)
 
 
 def optimize_offline(src: Path, out: Path) -> None:
@@ -94,12 +95,16 @@ def optimize_offline(src: Path, out: Path) -> None:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(out)
     options.log_severity_level = 3
-    ort.InferenceSession(
-        str(src),
-        options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=["SkipLayerNormFusion"],
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch) / "whole.onnx"
+        # ONNX Runtime leaves constants in the file beside the graph, which is not published.
+        save_whole(load_graph(src), whole)
+        ort.InferenceSession(
+            str(whole),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["SkipLayerNormFusion"],
+        )
 
 
 class _Traced(torch.nn.Module):
@@ -216,6 +221,7 @@ def _load(source: SourceModel, attention: str) -> Any:
 
 
 def _fuse(source: SourceModel, src: Path) -> ModelProto:
+    """The optimised graph, whose large constants are still in the files beside `src`."""
     options = FusionOptions("bert")
     options.use_multi_head_attention = True
     options.enable_attention = source.model_type in _FUSED_ATTENTION
@@ -224,14 +230,15 @@ def _fuse(source: SourceModel, src: Path) -> ModelProto:
     options.enable_bias_skip_layer_norm = False
     # It would hide the word embeddings from the quantiser.
     options.enable_embed_layer_norm = False
-    model = optimize_model(
-        str(src),
-        model_type="bert",
-        num_heads=source.num_heads,
-        hidden_size=source.hidden_size,
-        optimization_options=options,
-        opt_level=0,
-    )
+    with reading_constants(src) as graph:  # the optimiser makes copies of it
+        model = optimize_model(
+            graph,
+            model_type="bert",
+            num_heads=source.num_heads,
+            hidden_size=source.hidden_size,
+            optimization_options=options,
+            opt_level=0,
+        )
     model.topological_sort()
     fused: ModelProto = model.model
     if not any(each.domain == _CONTRIBUTED for each in fused.opset_import):

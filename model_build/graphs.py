@@ -1,25 +1,25 @@
-"""Reads, writes and opens the graphs between a build's steps, also those larger than an ONNX file.
+"""Reads, writes and opens the graphs between a build's steps.
 
-An ONNX file ends at 2 GiB. The constants of a larger graph lie in a file beside it. It does not know
-what a graph computes, or which targets there are.
+Their large constants lie in a file beside them: an ONNX file ends at 2 GiB, and is written and read by
+way of copies of its weights. It does not know what a graph computes, or which targets there are.
 """
 
 from __future__ import annotations
 
 import math
-import tempfile
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import onnx
 import onnxruntime as ort
 from onnx import ModelProto, helper
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from shared.errors import InvalidInput
 
 LARGEST_FILE = (2 << 30) - (16 << 20)
 """Bytes of constants that one ONNX file holds, with room for its nodes."""
-_HELD = LARGEST_FILE
-"""Bytes of constants above which they are written beside the graph."""
 _SMALL = 1024
 """Bytes of a constant that stays in the graph, where optimisers look for shapes and axes."""
 
@@ -29,17 +29,42 @@ def load_graph(path: Path) -> ModelProto:
     return onnx.load(path)
 
 
-def save_graph(model: ModelProto, path: Path) -> None:
-    """Write a graph, and what it cannot hold into the file beside it, NAME.data.
+def load_nodes(path: Path) -> ModelProto:
+    """The graph without its large constants, which stay in files beside it; copies of it are small."""
+    model: ModelProto = onnx.load(path, load_external_data=False)
+    if not any(map(uses_external_data, model.graph.initializer)):  # as torch writes small models
+        save_graph(model, path)
+        # The memory of a message's fields is freed with the message.
+        del model
+        model = onnx.load(path, load_external_data=False)
+    return model
 
-    `model` is not to be used afterwards: constants that were written beside it have left it.
+
+@contextmanager
+def reading_constants(path: Path) -> Iterator[ModelProto]:
+    """As `load_nodes`; in the block `numpy_helper.to_array` reads a constant from its file.
+
+    It looks in the current directory, which is the graph's until the block ends.
+    """
+    model = load_nodes(path)
+    with chdir(path.parent):
+        yield model
+
+
+def load_constants(model: ModelProto, folder: Path) -> None:
+    """Read what `load_nodes` left in files in `folder`."""
+    load_external_data_for_model(model, str(folder))
+
+
+def save_graph(model: ModelProto, path: Path) -> None:
+    """Write a graph, and its large constants into the file beside it, NAME.data.
+
+    One file would be made in memory, as two copies of the weights. `model` is not to be used afterwards:
+    its large constants have left it.
     """
     beside = path.with_name(f"{path.name}.data")
     beside.unlink(missing_ok=True)  # onnx would append to it
-    if is_large(model):
-        onnx.save(model, path, save_as_external_data=True, location=beside.name, size_threshold=_SMALL)
-    else:
-        onnx.save(model, path)
+    onnx.save(model, path, save_as_external_data=True, location=beside.name, size_threshold=_SMALL)
 
 
 def save_whole(model: ModelProto, path: Path) -> None:
@@ -56,11 +81,6 @@ def save_whole(model: ModelProto, path: Path) -> None:
     onnx.save(model, path)
 
 
-def is_large(model: ModelProto) -> bool:
-    """Whether its constants go into a file beside it."""
-    return bytes_of(model) > _HELD
-
-
 def bytes_of(model: ModelProto) -> int:
     """Of its constants. ModelProto.ByteSize fails above 2 GiB, and a tensor's makes a copy."""
     return sum(
@@ -69,13 +89,19 @@ def bytes_of(model: ModelProto) -> int:
     )
 
 
-def open_graph(model: ModelProto) -> ort.InferenceSession:
-    """A session without graph optimisation: it runs only a few texts. As of `save_graph` for `model`."""
+def open_graph(model: ModelProto, folder: Path) -> ort.InferenceSession:
+    """A session without graph optimisation: it runs only a few texts. As of `save_graph` for `model`.
+
+    folder: where constants are that `model` does not hold.
+    """
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_mem_pattern = False
     options.log_severity_level = 3
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "graph.onnx"
+    path = folder / "opened.onnx"
+    try:
         save_graph(model, path)
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    finally:
+        for each in folder.glob(f"{path.name}*"):
+            each.unlink()

@@ -5,7 +5,7 @@ It does not know architectures, quantisation or how graphs run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +115,10 @@ class _Writer:
                 break
             for node in dead:
                 graph.node.remove(node)
-        _keep(graph, (each for each in graph.initializer if each.name in read))
+        # One by one: a list that is filled again would hold every weight twice.
+        for index in reversed(range(len(graph.initializer))):
+            if graph.initializer[index].name not in read:
+                del graph.initializer[index]
 
     def _is_product(self, x: str) -> bool:
         """Whether `x` is a product with a constant, and only attention reads products with that."""
@@ -168,9 +171,3 @@ def _width(graph: onnx.GraphProto, x: str, constants: Mapping[str, TensorProto])
 
 def _heads(node: NodeProto) -> int:
     return next(int(each.i) for each in node.attribute if each.name == "num_heads")
-
-
-def _keep(graph: onnx.GraphProto, initializers: Iterable[TensorProto]) -> None:
-    kept = list(initializers)
-    del graph.initializer[:]
-    graph.initializer.extend(kept)

@@ -27,8 +27,11 @@ def quantize_columns(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDA
 
 def quantize_rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """(V, H) float32 -> (V, H) int8 and (V, 1) scales, table ~ int8 * scale."""
-    scale = np.maximum(np.abs(table).max(axis=1, keepdims=True) / 127, 1e-12).astype(np.float32)
-    return np.rint(table / scale).astype(np.int8), scale
+    # Word embeddings are up to half of a model: a copy at a time.
+    largest = np.maximum(table.max(axis=1, keepdims=True), -table.min(axis=1, keepdims=True))
+    scale = np.maximum(largest / 127, 1e-12).astype(np.float32)
+    scaled = table / scale
+    return np.rint(scaled, out=scaled).astype(np.int8), scale
 
 
 def _largest_pair(weight: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from model_build.calibration import choosing_inputs, proving_inputs
-from model_build.graphs import load_graph, open_graph
+from model_build.graphs import load_graph, load_nodes, open_graph
 from model_build.linears import linears, matrices
 from model_build.source import SourceModel
 from shared.contracts import FloatMatrix, Tokens
@@ -60,14 +60,14 @@ class Sensitivity:
     """
 
     def __init__(self, fp32: Path, int8: Path, source: SourceModel) -> None:
-        model = load_graph(fp32)
+        model = load_nodes(fp32)
         constants = matrices(model.graph)
         layers = linears(model.graph)
         self._layers = [layer.y for layer in layers]
         sizes = np.array([np.prod(constants[layer.weight].dims) for layer in layers], np.float64)
         self._shares = dict(zip(self._layers, sizes / sizes.sum(), strict=True))
         self._source = source
-        self._session = open_graph(switchable(model, load_graph(int8)))
+        self._session = open_graph(switchable(model, load_graph(int8)), fp32.parent)
         self._ranking = self._rank()
 
     def kept_sets(self, holds: Holds, most_share: float) -> Iterator[Kept]:

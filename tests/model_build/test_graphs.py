@@ -23,39 +23,61 @@ M3 = 566_706_176
 """Weights of bge-m3 without its pooler: 2.27 GB in FP32."""
 
 
-@pytest.mark.parametrize("kind", ["bert", "mpnet", "cross-encoder"])
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        ("bert", "cpu-int8"),
+        ("mpnet", "cpu-int8"),
+        ("cross-encoder", "cpu-int8"),
+        ("bert", "cpu-fp32"),
+    ],
+)
 def test_constants_beside_the_graph_change_nothing(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The published file has the same bytes, and the layers are ranked alike."""
     make = tiny_cross_encoder if kind == "cross-encoder" else tiny_model
     source = inspect_source(make(tmp_path / "model", kind if kind in ENCODERS else "bert"))
     published, ranked = {}, {}
-    for held in (graphs.LARGEST_FILE, 1_000):
-        monkeypatch.setattr(graphs, "_HELD", held)
-        monkeypatch.setattr(graphs, "_SMALL", 64)
-        out = tmp_path / str(held)
+    for small in (1 << 30, 64):
+        monkeypatch.setattr(graphs, "_SMALL", small)
+        out = tmp_path / str(small)
         out.mkdir()
-        convert(out, source, "cpu-int8", Progressing(1))
+        convert(out, source, target, Progressing(1))
         fp32, int8 = out / "graphs" / "fp32.onnx", out / "graphs" / "int8.onnx"
-        assert (out / "graphs" / "fp32.onnx.data").exists() == (held == 1_000)
+        assert (out / "graphs" / "fp32.onnx.data").exists() == (small == 64)
         assert [path.name for path in out.iterdir() if path.is_file()] == ["model.onnx"]
-        published[held] = (out / "model.onnx").read_bytes()
-        if kind in ("bert", "cross-encoder"):
+        published[small] = (out / "model.onnx").read_bytes()
+        if target == "cpu-int8" and kind in ("bert", "cross-encoder"):
             sensitivity = Sensitivity(fp32, int8, source)
-            ranked[held] = [each.layers for each in sensitivity.kept_sets(lambda *_: True, 0.5)]
+            ranked[small] = [each.layers for each in sensitivity.kept_sets(lambda *_: True, 0.5)]
     assert len(set(published.values())) == 1
     assert len({str(each) for each in ranked.values()}) <= 1
 
 
-def test_a_graph_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often, and wherever its constants were before."""
+def test_a_graph_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """However often; also without its constants, until they are asked for."""
     path, beside = tmp_path / "g.onnx", tmp_path / "g.onnx.data"
-    for held, value in ((0, 1.0), (0, 2.0), (1 << 30, 3.0)):
-        monkeypatch.setattr(graphs, "_HELD", held)
-        graphs.save_graph(_graph(value), path)
-        assert numpy_helper.to_array(graphs.load_graph(path).graph.initializer[0])[7] == value
-        assert (beside.stat().st_size if beside.exists() else 0) == (2_000 if held == 0 else 0)
+    for write, value in ((onnx.save, 1.0), (graphs.save_graph, 2.0), (graphs.save_graph, 3.0)):
+        write(_graph(value), path)
+        with graphs.reading_constants(path) as model:
+            assert model.ByteSize() < 1_000
+            assert numpy_helper.to_array(model.graph.initializer[0])[7] == value
+        assert beside.stat().st_size == 2_000
+        graphs.load_constants(model, tmp_path)
+        for whole in (model, graphs.load_graph(path)):
+            assert numpy_helper.to_array(whole.graph.initializer[0])[7] == value
+
+
+def test_a_graph_is_opened_with_constants_of_two_files(tmp_path: Path) -> None:
+    """Its own and another's; nothing is left of it."""
+    graphs.save_graph(_graph(1.0), tmp_path / "g.onnx")
+    model = graphs.load_nodes(tmp_path / "g.onnx")
+    model.graph.initializer.extend(_graph(2.0).graph.initializer)
+    model.graph.initializer[1].name = "more"
+    before = sorted(tmp_path.iterdir())
+    graphs.open_graph(model, tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(
