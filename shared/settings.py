@@ -5,7 +5,6 @@ Unknown BLITZ_ names are refused, so that a misspelt setting does not silently s
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import tempfile
@@ -209,6 +208,8 @@ class Settings(msgspec.Struct, frozen=True):
             if not key.startswith(PREFIX) and key not in _AZURE_VARIABLES:
                 continue
             if key not in names:
+                import difflib  # a start that goes well needs none
+
                 close = difflib.get_close_matches(key, names, n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise Misconfigured(f"{key} is not a setting{hint}")

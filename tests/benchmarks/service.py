@@ -176,7 +176,7 @@ os._exit(0)
 """
 
 _FIRST_VECTOR = """
-import asyncio, sys
+import asyncio, gc, sys
 from functions import cpu
 from functions.backend.app import create_app
 from shared.contracts import EmbedRequest
@@ -184,6 +184,8 @@ from shared.settings import Settings
 settings = Settings(role="cpu", model_store=sys.argv[1])
 inference = cpu.create_inference(settings)
 create_app(settings, inference)
+gc.freeze()
+gc.enable()
 async def main(texts):
     await inference.run(EmbedRequest(sys.argv[2], texts))
 asyncio.run(main(("hello",)))
@@ -198,7 +200,9 @@ status = Path("/proc/self/status").read_text()
 print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 """
 
-_LIBRARIES = "asyncio, msgpack, msgspec, numpy, orjson, prometheus_client, starlette.applications, zstandard"
+_LIBRARIES = (
+    "asyncio, msgpack, msgspec, numpy, orjson, prometheus_client, starlette.applications, zstandard"
+)
 _STARTS = {
     "router": "import functions.router",
     "CPU app": "import functions.cpu",
