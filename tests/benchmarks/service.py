@@ -233,7 +233,8 @@ def process(store: Path) -> dict[str, float]:
             }
             for _ in range(16)
         ][1:]
-        shutil.rmtree(f"{folder}{ROOT}")
+        for room in ("functions", "shared"):
+            shutil.rmtree(f"{folder}{ROOT}/{room}")
         as_zip = {"PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": "1"}
         zipped = [_start(first, *model, environ=as_zip) for _ in range(9)]
         work = _python(_FIRST_VECTOR + _WORK, *model, environ=with_bytecode)
