@@ -45,6 +45,7 @@ test-openvino: .venv/test .venv/openvino  ## tests of the second CPU engine, aft
 # In an environment that adds Ray to .venv. On_ray runs the router's own tests with each call of a backend through Ray.
 test-cluster: .venv/cluster/installed  ## run the tests of functions.cluster, on real Ray clusters of this machine
 	$(CLUSTER) -m pytest -W ignore tests/cluster
+	RAY_SERVE_ENABLE_HA_PROXY=1 $(CLUSTER) -m pytest -W ignore tests/cluster/test_serving.py
 	$(CLUSTER) -m pytest -W ignore -p tests.cluster.on_ray tests/functions/api/test_router.py \
 		tests/clients/test_openai_client.py
 

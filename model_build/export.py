@@ -22,6 +22,7 @@ from torch.jit._trace import TracerWarning
 
 from model_build import torch_attention
 from model_build.describe import HEAD_FILE
+from model_build.disentangled import write_disentangled
 from model_build.folder import refused, refusing
 from model_build.graphs import load_graph, save_graph
 from model_build.masked_keys import mask_keys, tile_rows
@@ -29,6 +30,7 @@ from model_build.nearby import DOMAIN, write_nearby
 from model_build.position_bias import fused_mpnet
 from model_build.source import SourceModel
 from model_build.sparse import export_head
+from model_build.torch_disentangled import fuse_deberta
 from model_build.tracing import masks_without_vmap
 from model_build.weights import auto_class, check_numbers
 from shared.engines.onnx import SHORT_TOKENS, TILE_ROWS
@@ -66,6 +68,7 @@ def export_onnx(source: SourceModel, out: Path) -> None:
             # The optimiser's objects refer to each other, and to copies of the graph.
             gc.collect()
             mask_keys(model)
+            write_disentangled(model)
             sizes = {TILE_ROWS: tile_rows(model.graph), SHORT_TOKENS: write_nearby(model)}
     if any(sizes.values()):
         helper.set_model_props(model, {name: str(size) for name, size in sizes.items() if size})
@@ -145,6 +148,7 @@ def _trace(source: SourceModel, out: Path, head: Path, *, fused: bool) -> int:
     own = fused and source.model_type in _OWN_ATTENTION
     biased = fused and source.model_type == "mpnet"
     model = _load(source, torch_attention.NAME if own else "eager")
+    apart = fused and source.model_type == "deberta-v2" and fuse_deberta(model)
     has_labels = head_of(source.task, source.pooling) == "labels"
     width = source.dimensions if has_labels else source.hidden_size
     ids = torch.full((2, 7), 0 if source.pad_token_id else 1, dtype=torch.int64)  # no padding
@@ -183,7 +187,7 @@ def _trace(source: SourceModel, out: Path, head: Path, *, fused: bool) -> int:
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
-            custom_opsets={_CONTRIBUTED: 1, DOMAIN: 1} if own or biased else None,
+            custom_opsets={_CONTRIBUTED: 1, DOMAIN: 1} if own or biased or apart else None,
         )
     return width
 

@@ -7,7 +7,7 @@ Several routers that know the same choose the same, without a word between them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -26,7 +26,7 @@ class View:
     """One replica as a router sees it. key: its name, the same for all routers.
 
     holding: whether it has the model of the request. free_places: models it may load before it evicts
-    one. requests: in progress there.
+    one that is in use. requests: in progress there.
     """
 
     key: str
@@ -58,6 +58,17 @@ def rank(model: str, views: Sequence[View]) -> list[list[str]]:
             groups.insert(0, idler[:1])
     groups += [[view] for view in others]
     return [[view.key for view in group] for group in groups if group]
+
+
+def free_places(places: int, held: Sequence[Collection[str]], asked_for: Collection[str]) -> int:
+    """Of `places` for models, those that are empty or hold one that nobody asks for.
+
+    held: the names of each model that a replica has loaded. asked_for: names in recent requests. Without
+    the second kind a replica whose models are all hot would evict one for a new model, although another
+    replica has only idle ones.
+    """
+    in_use = [names for names in held if any(name in asked_for for name in names)]
+    return max(0, places - len(in_use))
 
 
 def _score(model: str, key: str) -> bytes:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from ray import serve
 
 from functions.cluster import call, scaling
+from functions.cluster.placement import free_places
 from functions.http.admission import Admission
 from functions.http.caller import LARGE_BODY_BYTES, in_thread_if
 from functions.local.driver import driver_of
@@ -32,6 +33,9 @@ from shared.settings import Settings
 from shared.wire import messages
 
 _log = logging.getLogger(__name__)
+
+IDLE_S = 60.0
+"""A model that nobody asked for in so long may go for another."""
 
 _KINDS = {kind.operation: kind for kind in REQUESTS}
 
@@ -54,6 +58,7 @@ class Replica:
             max_requests=settings.max_requests, max_bytes=settings.max_pending_bytes
         )
         self._busy = _BusyTime()
+        self._asked_at: dict[str, float] = {}
         self._bulk: asyncio.Task[None] | None = None
         if device == "cpu" and (settings.storage or settings.storage_connection_string):
             driver = driver_of(settings, self._inference, device)
@@ -94,16 +99,19 @@ class Replica:
         """What routers rank this replica by; Ray asks for it every few seconds. A loaded model goes by
         two names: the one it was asked for by, and NAME@REVISION."""
         states = self._inference.in_memory()
-        warm = {
-            state.name: pinned_name(split_pinned(state.name)[0], state.revision or "")
+        warm = [
+            {state.name, pinned_name(split_pinned(state.name)[0], state.revision or "")}
             for state in states
             if state.state == "warm"
-        }
+        ]
         loading = [state.name for state in states if state.state == "loading"]
+        since = time.monotonic() - IDLE_S
+        self._asked_at = {name: at for name, at in self._asked_at.items() if at > since}
+        places = self._settings.cache_models - len(loading)
         return {
-            "warm": sorted({*warm, *warm.values()}),
+            "warm": sorted(set[str]().union(*warm)),
             "loading": loading,
-            "free": max(0, self._settings.cache_models - len(set(warm.values())) - len(loading)),
+            "free": free_places(places, warm, self._asked_at),
         }
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -132,6 +140,7 @@ class Replica:
             )
             asked = await in_thread_if(len(body) > LARGE_BODY_BYTES, unpack)
             inputs = len(asked.texts)
+            self._asked_at[asked.model] = time.monotonic()
             metrics.PROCESS.request_arrived(inputs)
             with self._busy:
                 result = await self._inference.run(asked)

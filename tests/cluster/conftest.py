@@ -17,7 +17,10 @@ from tests.server import ROOT
 
 collect_ignore_glob = [] if find_spec("ray") else ["*"]
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+if find_spec("ray"):
+    from functions.cluster.start import OPTIONS
+
+    os.environ |= {**OPTIONS, **os.environ}
 os.environ["PYTHONPATH"] = str(ROOT)  # of Ray's processes
 os.environ["RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S"] = "1"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from functions.cluster.placement import BUSY_REQUESTS, Holding, View, rank
+from functions.cluster.placement import BUSY_REQUESTS, Holding, View, free_places, rank
 
 BUSY = BUSY_REQUESTS
 
@@ -48,6 +48,22 @@ def test_the_first_choice(views: list[View], first: list[str]) -> None:
     """And in whatever order the replicas are known."""
     assert sorted(rank("m", views)[0]) == first
     assert sorted(rank("m", views[::-1])[0]) == first
+
+
+@pytest.mark.parametrize(
+    ("places", "asked_for", "free"),
+    [
+        pytest.param(3, (), 3, id="none in use"),
+        pytest.param(3, ("a",), 2, id="one, by its name"),
+        pytest.param(3, ("b@r2",), 2, id="one, by its revision"),
+        pytest.param(3, ("b", "b@r2"), 2, id="one, by both"),
+        pytest.param(3, ("c",), 3, id="what is not here"),
+        pytest.param(2, ("a", "b"), 0, id="all"),
+        pytest.param(1, ("a", "b"), 0, id="more than there are places while one is loading"),
+    ],
+)
+def test_an_idle_model_leaves_its_place_free(places: int, asked_for: tuple[str, ...], free: int) -> None:
+    assert free_places(places, [{"a", "a@r1"}, {"b", "b@r2"}], asked_for) == free
 
 
 def test_every_replica_is_a_choice_in_the_end() -> None:
