@@ -10,9 +10,9 @@ from __future__ import annotations
 import inspect
 import re
 import tempfile
-from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
+
+from msgspec.structs import FieldInfo, fields
 
 from shared.settings import CHOICES, Settings, variable_of
 
@@ -95,7 +95,7 @@ def _described() -> dict[str, str]:
     return described
 
 
-def _row(field: Field[Any], told: str) -> str:
+def _row(field: FieldInfo, told: str) -> str:
     cells = (
         f"`{variable_of(field.name)}`",
         _type(field),
@@ -114,16 +114,17 @@ def _linked(told: str) -> str:
     )
 
 
-def _type(field: Field[Any]) -> str:
+def _type(field: FieldInfo) -> str:
     if choices := CHOICES.get(field.name):
         return " or ".join(f"`{each}`" for each in choices)
-    if str(field.type).startswith("tuple"):
+    kind = Settings.__annotations__[field.name]
+    if kind.startswith("tuple"):
         return "list"
-    unit = _UNITS.get(field.name.rpartition("_")[2]) if field.type in ("int", "float") else None
-    return _TYPES[str(field.type)] + (f", {unit}" if unit else "")
+    unit = _UNITS.get(field.name.rpartition("_")[2]) if kind in ("int", "float") else None
+    return _TYPES[kind] + (f", {unit}" if unit else "")
 
 
-def _default(field: Field[Any]) -> str:
+def _default(field: FieldInfo) -> str:
     default = field.default
     if isinstance(default, bool):
         return f"`{int(default)}`"

@@ -8,7 +8,6 @@ Exit codes: 0 done, 2 bad input, 3 a gate failed (nothing is published), 4 the p
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shutil
 import sys
@@ -20,6 +19,7 @@ from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
+from msgspec.structs import replace
 
 from model_build.locate import locate
 from model_build.make import Asked, make
@@ -221,7 +221,7 @@ def _check_packages(target: BuildTarget) -> None:
 
 def _open(url: str, cache: Path) -> ModelStore:
     settings = Settings.from_env(os.environ)
-    return open_store(dataclasses.replace(settings, model_store=url, cache_dir=cache))
+    return open_store(replace(settings, model_store=url, cache_dir=cache))
 
 
 def _check_served(store: ModelStore | None, name: str, target: BuildTarget) -> None:

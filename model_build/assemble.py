@@ -8,7 +8,6 @@ Exit codes as in `python -m model_build`.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec.structs import replace
 
 from model_build.__main__ import BAD_INPUT, GATE_FAILED, PUSH_FAILED, BuildTarget
 from model_build.locate import locate
@@ -50,9 +50,7 @@ def assemble(
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             settings = Settings.from_env(os.environ)
-            store = open_store(
-                dataclasses.replace(settings, model_store=push, cache_dir=folder / "cache")
-            )
+            store = open_store(replace(settings, model_store=push, cache_dir=folder / "cache"))
             source = locate(model).folder
             code = GATE_FAILED
             follow_recipe(recipe, source, folder)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -66,8 +65,7 @@ class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return current in (self.beside, self.revision)
 
 
-@dataclass(frozen=True, slots=True)
-class About:
+class About(msgspec.Struct, frozen=True):
     """What people are told of a model, and the service does not go by.
 
     source: where the weights are from. prompts: name -> what is put before a text; default_prompt: the
@@ -76,14 +74,16 @@ class About:
     """
 
     source: str = ""
-    prompts: Mapping[str, str] = field(default_factory=dict)
+    prompts: Mapping[str, str] = msgspec.field(default_factory=dict)
     default_prompt: str | None = None
     matryoshka_dimensions: tuple[int, ...] = ()
-    quality: Mapping[str, object] = field(default_factory=dict)
+    quality: Mapping[str, object] = msgspec.field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash(self.source)  # mappings have none
 
 
-@dataclass(frozen=True, slots=True)
-class ModelCard:
+class ModelCard(msgspec.Struct, frozen=True):
     """What is known of a model published for one device. created: Unix seconds, 0 if unknown.
 
     size_bytes: of its files. pooling: None for a cross-encoder, which has labels instead, and for a
@@ -110,23 +110,21 @@ class ModelCard:
     closeness: float | None = None
     int8_ranges: tuple[tuple[int, float], ...] = ()
     staged: Staged | None = None
-    about: About = field(default_factory=About, hash=False)
+    about: About = About()
 
     def of_revision(self, revision: str) -> ModelCard:
         """The card of the revision that answered: the staged one's, if it is that, or else this."""
         return self.staged.card if self.staged and self.staged.card.revision == revision else self
 
 
-@dataclass(frozen=True, slots=True)
-class Staged:
+class Staged(msgspec.Struct, frozen=True):
     """A staged revision, and which requests it answers."""
 
     card: ModelCard
     share: Share
 
 
-@dataclass(frozen=True, slots=True)
-class ModelState:
+class ModelState(msgspec.Struct, frozen=True):
     """What the cache knows of a model. reason: why it failed, safe to show; None otherwise.
 
     device: what the backend that knows it runs models on. max_tokens: the longest input that it takes

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from shared.contracts import RequestT, Result, ResultT, Timings
 from shared.errors import BlitzError
@@ -60,10 +60,10 @@ def join(results: Sequence[ResultT]) -> ResultT:
         name: _joined(results, name) for name in ("token_counts", *first.joined_by_item, *first.joined)
     }
     whole["timings"] = Timings(
-        *(max(getattr(result.timings, each.name) for result in results) for each in fields(Timings))
+        *(max(getattr(result.timings, name) for result in results) for name in Timings.__struct_fields__)
     )
     whole["cut"] = _cut_in_whole(results)
-    return replace(first, **whole)
+    return first.replaced(**whole)
 
 
 def _joined(results: Sequence[Result], name: str) -> object:

@@ -5,14 +5,14 @@ Unknown BLITZ_ names are refused, so that a misspelt setting does not silently s
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from shared.command_line import command_of
 from shared.errors import Misconfigured
@@ -21,8 +21,7 @@ from shared.names import is_name
 PREFIX = "BLITZ_"
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """What operators can configure. Each field is BLITZ_<NAME>; units are in the names.
 
     `python -m docs.settings` generates docs/settings.md from the following.
@@ -203,16 +202,18 @@ class Settings:
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """Read a mapping such as os.environ. Raises Misconfigured naming the variable."""
-        types = {variable_of(field.name): field for field in fields(cls)}
+        names = {variable_of(name): name for name in cls.__struct_fields__}
         values: dict[str, Any] = {}
         for key, raw in environ.items():
             if not key.startswith(PREFIX) and key not in _AZURE_VARIABLES:
                 continue
-            if key not in types:
-                close = difflib.get_close_matches(key, types, n=1)
+            if key not in names:
+                import difflib  # a start that goes well needs none
+
+                close = difflib.get_close_matches(key, names, n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise Misconfigured(f"{key} is not a setting{hint}")
-            values[types[key].name] = _cast(key, raw, str(types[key].type))
+            values[names[key]] = _cast(key, raw, cls.__annotations__[names[key]])
         return cls(**values)
 
 

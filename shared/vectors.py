@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,8 +28,7 @@ Activation: TypeAlias = Literal[
 _erf = np.vectorize(math.erf, otypes=[np.float32])
 
 
-@dataclass(frozen=True, slots=True)
-class DenseLayer:
+class DenseLayer(msgspec.Struct, frozen=True):
     """weight: (D_out, D_in) float32, as torch stores it. bias: (D_out,) float32 or None."""
 
     weight: FloatMatrix
@@ -37,16 +36,14 @@ class DenseLayer:
     activation: Activation
 
 
-@dataclass(frozen=True, slots=True)
-class NormLayer:
+class NormLayer(msgspec.Struct, frozen=True):
     """Each row to mean 0 and variance 1, then times weight plus bias, both (D,) float32."""
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class UnitLayer:
+class UnitLayer(msgspec.Struct, frozen=True):
     """Each row to unit length, where another layer follows."""
 
 

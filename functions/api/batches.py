@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -51,8 +50,7 @@ _WINDOW_S = 86_400
 _MAX_FILES, _MAX_BATCHES, _BATCHES = 10_000, 100, 20
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """endpoint: may raise BlitzError, formatted in OpenAI's shape. described: for /openapi.json."""
 
     method: str

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -143,7 +143,7 @@ class Endpoints:
         if isinstance(result, EmbedResult | RerankResult):
             result = replace(result, warnings=tuple(warnings))
         # Clients expect the model's name as they sent it.
-        answered = replace(result, model=named) if named not in ("", asked.model) else result
+        answered = result.replaced(model=named) if named not in ("", asked.model) else result
         packed = accepts_msgpack(request)
         encode = operation.format_result_msgpack if packed else operation.format_result
         content = await in_thread_if(is_large(result), partial(encode, answered, body))

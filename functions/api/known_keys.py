@@ -10,9 +10,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+import msgspec
 
 from functions.api.key_list import Caller, Key, decode_keys, owner_name
 from shared.errors import BlitzError, Misconfigured, StoreUnavailable, Unauthorized
@@ -68,8 +69,7 @@ def open_document(url: str, connection_string: str = "") -> KeyDocument:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(msgspec.Struct, frozen=True):
     """Whose a key is. name: in metrics. owner: the folder of its files and batches."""
 
     name: str

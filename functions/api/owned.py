@@ -7,7 +7,6 @@ Does not know HTTP. Everything here blocks: call it off the event loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 
 import msgspec
@@ -22,8 +21,7 @@ _RETRY_S = 60.0
 """A running batch seldom ends sooner."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(msgspec.Struct, frozen=True):
     """Limits of one owner. files: files, and records of batches. file_bytes: together. batches: running.
 
     Checked without a lock: uploads and batches that begin at the same moment may each exceed it by one.

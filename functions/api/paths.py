@@ -6,7 +6,6 @@ what a route does, or dialects.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -71,6 +70,8 @@ def nearest_path(routes: Iterable[BaseRoute], path: str) -> str:
     public = [route for route in routes if isinstance(route, Route) and route.include_in_schema]
     parts = _normalise(f"/{path}").lower().split("/")[1:]
     ends = ["/" + "/".join(parts[begin:]) for begin in range(len(parts))]
+    import difflib  # only a path that is not there needs it
+
     among = dict.fromkeys(route.path_format for route in public)
     exact = [[route.path_format for route in _at(public, end)] for end in ends]
     # A suffix of several segments, then similar spellings, then the last segment alone.

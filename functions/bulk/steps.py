@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from shared.backends.base import Backend
 from shared.bulk.control import FINISH, SPLIT, queue_of
@@ -25,8 +26,7 @@ from shared.storage.shown_names import shown
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """run: takes a message of `queue`; safe to repeat. at_once: messages that one process works on."""
 
     queue: str

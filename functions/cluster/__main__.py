@@ -12,11 +12,11 @@ import math
 import os
 import signal
 import threading
-from dataclasses import replace
 from typing import Annotated
 
 import ray
 import typer
+from msgspec.structs import replace
 from ray import serve
 from ray.serve import RunTarget
 from ray.serve.config import HTTPOptions

@@ -15,7 +15,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +23,7 @@ import msgspec
 import pyarrow as pa
 import ray
 import typer
+from msgspec.structs import replace
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any
 
+from msgspec.structs import replace
 from ray import serve
 
 from functions.cluster import call, scaling

@@ -6,11 +6,12 @@ Does not know Ray, files, or which other rows there are. No text stands in an er
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 
 import numpy as np
 import pyarrow as pa
+from msgspec.structs import replace
 
 from shared.cards import Device
 from shared.contracts import EmbedRequest, EmbedResult

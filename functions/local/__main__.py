@@ -16,11 +16,11 @@ import socket
 import sys
 import threading
 from contextlib import ExitStack
-from dataclasses import replace
 from importlib import import_module
 from typing import Annotated
 
 import typer
+from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from functions.api.app import create_app as create_router

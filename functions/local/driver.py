@@ -9,8 +9,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from functions.bulk.steps import Step, build_bulk, steps_of, unless_invalid
 from shared.backends.base import Backend
@@ -37,8 +38,7 @@ _RENEWALS = 3
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(msgspec.Struct, frozen=True):
     """Seconds.
 
     hidden_s: how long a message that was received is hidden from others; renewed while it is worked on.

@@ -6,7 +6,8 @@ Does not know models, nor the steps of a job.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from shared.bulk import jobs
 from shared.bulk.jobs import Counts, Job, JobManifest, Split, State, Status, StepMessage
@@ -24,8 +25,7 @@ def queue_of(device: Device) -> str:
     return f"bulk-{device}"
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(msgspec.Struct, frozen=True):
     """What is known of a job, begun or not. Times are Unix seconds.
 
     status: None until a splitter has taken it up. tokens: fed to the model, once it has ended.

@@ -20,16 +20,16 @@ Does not know what these blobs hold.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import sha256
+
+import msgspec
 
 JOBS, ACTIVE, EVENTS = "jobs/", "active/", "events/"
 
 _MANIFEST, _STATUS = "manifest.json", "status.json"
 
 
-@dataclass(frozen=True, slots=True)
-class JobPaths:
+class JobPaths(msgspec.Struct, frozen=True):
     """The keys of one job. `chunks`, `embedded`, `bad` and `failed` are prefixes of many keys."""
 
     job_id: str

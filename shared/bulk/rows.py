@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 
@@ -102,8 +103,7 @@ class Row:
         return size + _bytes(self.text)
 
 
-@dataclass(frozen=True, slots=True)
-class BadRow:
+class BadRow(msgspec.Struct, frozen=True):
     """A record that cannot be embedded, and why. message: for the user; never quotes the record."""
 
     line: int
@@ -123,8 +123,7 @@ class BadRow:
         return cls(found["line"], found.get("id"), found["code"], found["message"])
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """index: 0-based. table: the columns above. bad: in the order of their lines."""
 
     index: int
@@ -259,11 +258,10 @@ def unpack_table(data: bytes) -> pa.Table:
     return pa.ipc.open_file(pa.BufferReader(data)).read_all()
 
 
-@dataclass(slots=True)
-class _Draft:
+class _Draft(msgspec.Struct):
     index: int
-    rows: list[Row] = field(default_factory=list)
-    bad: list[BadRow] = field(default_factory=list)
+    rows: list[Row] = msgspec.field(default_factory=list)
+    bad: list[BadRow] = msgspec.field(default_factory=list)
     size: int = 0
 
     @property

@@ -12,7 +12,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+
+import msgspec
 
 from shared.errors import DeadlineExceeded
 
@@ -20,8 +21,7 @@ HEADER = "x-blitz-timeout-ms"
 """Whole milliseconds that the sender will wait for the answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Deadline:
+class _Deadline(msgspec.Struct, frozen=True):
     """ends_at: time.monotonic() seconds. outer: the one that it narrows."""
 
     ends_at: float

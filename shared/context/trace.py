@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 HEADER = "traceparent"
 """https://www.w3.org/TR/trace-context/: version, trace id, span id, flags."""
@@ -24,8 +25,7 @@ _TRACEPARENT = re.compile(rf"00{_IDS}|(?!00|ff)[0-9a-f]{{2}}{_IDS}(?:-.*)?")
 _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 
 
-@dataclass(slots=True)
-class Span:
+class Span(msgspec.Struct):
     """What this process works on: a request that it answers (server), one that it makes of another
     (client), or a step that nobody waits for, such as a queue's message (consumer).
 
@@ -40,13 +40,13 @@ class Span:
     trace_id: str
     parent_id: str = ""
     target: str = ""
-    span_id: str = field(default_factory=lambda: secrets.token_hex(8))
-    began_s: float = field(default_factory=time.time)
+    span_id: str = msgspec.field(default_factory=lambda: secrets.token_hex(8))
+    began_s: float = msgspec.field(default_factory=time.time)
     duration_s: float = 0.0
     status: int = 0
     error: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
-    measures: dict[str, float] = field(default_factory=dict)
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    measures: dict[str, float] = msgspec.field(default_factory=dict)
 
     @property
     def traceparent(self) -> str:

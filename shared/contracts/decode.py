@@ -5,8 +5,9 @@ Does not know HTTP, tokenizers or batches.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import ClassVar
+
+import msgspec
 
 from shared.cards import Device
 from shared.contracts.request import Request
@@ -14,8 +15,7 @@ from shared.contracts.result import Result, Timings
 from shared.errors import EmptyInput
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeResult(Result):
+class DecodeResult(Result, msgspec.Struct, frozen=True):
     """texts: one per input. token_counts: number of ids per input. cut: always empty."""
 
     arrays: ClassVar = {}
@@ -25,13 +25,12 @@ class DecodeResult(Result):
     token_counts: tuple[int, ...]
     model: str
     revision: str
-    timings: Timings = field(default_factory=Timings)
+    timings: Timings = msgspec.field(default_factory=Timings)
     device: Device = "cpu"
     cut: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeRequest(Request[DecodeResult]):
+class DecodeRequest(Request[DecodeResult], frozen=True):
     """Decode each of `inputs`, a non-empty sequence of ids of the model's vocabulary of any length.
 
     skip_special_tokens: leave special tokens out of the text. Raises EmptyInput without inputs, or for

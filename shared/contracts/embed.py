@@ -6,8 +6,9 @@ Does not know HTTP, models or batches.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
+
+import msgspec
 
 from shared.cards import Device
 from shared.contracts.request import Request
@@ -26,8 +27,7 @@ _PROMPTS: dict[InputType, tuple[str, ...]] = {
 """The names that models give to the prompt of each input type, preferred name first."""
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedResult(Result):
+class EmbedResult(Result, msgspec.Struct, frozen=True):
     """vectors: (N, D) float32, row i belongs to input i. token_counts: per input, without padding.
 
     device: where it ran; if the request was split, the device of the first part. max_tokens: the most
@@ -44,7 +44,7 @@ class EmbedResult(Result):
     token_counts: tuple[int, ...]
     model: str
     revision: str
-    timings: Timings = field(default_factory=Timings)
+    timings: Timings = msgspec.field(default_factory=Timings)
     device: Device = "cpu"
     max_tokens: int = 0
     cut: tuple[int, ...] = ()
@@ -53,8 +53,7 @@ class EmbedResult(Result):
     int8_range: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedRequest(Request[EmbedResult]):
+class EmbedRequest(Request[EmbedResult], frozen=True):
     """Embed `inputs` with `model`.
 
     dimensions: length of each returned vector; None for the model's own.

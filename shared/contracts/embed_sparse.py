@@ -6,9 +6,9 @@ Does not know HTTP, models or batches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 
 from shared.cards import Device
@@ -18,16 +18,14 @@ from shared.contracts.result import FloatVector, IntVector, ManyRows, Timings
 from shared.contracts.texts import TextInput, TruncationSide, check_not_empty
 
 
-@dataclass(frozen=True, slots=True)
-class SparseRow:
+class SparseRow(msgspec.Struct, frozen=True):
     """One text's numbers that are not 0. indices: (K,) int32, ascending. values: (K,) float32."""
 
     indices: IntVector
     values: FloatVector
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedSparseResult(ManyRows):
+class EmbedSparseResult(ManyRows, msgspec.Struct, frozen=True):
     """indices (K,) int32 and values (K,) float32 of all inputs, one behind the other.
 
     counts: how many of them each input has. An index is a token id of the model's vocabulary. Other
@@ -43,7 +41,7 @@ class EmbedSparseResult(ManyRows):
     token_counts: tuple[int, ...]
     model: str
     revision: str
-    timings: Timings = field(default_factory=Timings)
+    timings: Timings = msgspec.field(default_factory=Timings)
     device: Device = "cpu"
     cut: tuple[int, ...] = ()
 
@@ -62,8 +60,7 @@ class EmbedSparseResult(ManyRows):
             yield SparseRow(self.indices[place], self.values[place])
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedSparseRequest(Request[EmbedSparseResult]):
+class EmbedSparseRequest(Request[EmbedSparseResult], frozen=True):
     """Embed `inputs` with `model`, a sparse encoder. Fields as in EmbedRequest.
 
     Raises EmptyInput without inputs or for an empty one.

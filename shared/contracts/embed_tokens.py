@@ -6,9 +6,9 @@ Does not know HTTP, models or batches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 
 from shared.cards import Device
@@ -18,8 +18,7 @@ from shared.contracts.result import FloatMatrix, ManyRows, Timings
 from shared.contracts.texts import TextInput, TruncationSide, check_not_empty
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedTokensResult(ManyRows):
+class EmbedTokensResult(ManyRows, msgspec.Struct, frozen=True):
     """vectors: (K, D) float32 of the tokens of all inputs, one behind the other.
 
     counts: how many of them each input has: no more than it has tokens, since those that a document's
@@ -34,7 +33,7 @@ class EmbedTokensResult(ManyRows):
     token_counts: tuple[int, ...]
     model: str
     revision: str
-    timings: Timings = field(default_factory=Timings)
+    timings: Timings = msgspec.field(default_factory=Timings)
     device: Device = "cpu"
     cut: tuple[int, ...] = ()
 
@@ -50,8 +49,7 @@ class EmbedTokensResult(ManyRows):
             yield self.vectors[place]
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedTokensRequest(Request[EmbedTokensResult]):
+class EmbedTokensRequest(Request[EmbedTokensResult], frozen=True):
     """Embed `inputs` with `model`, a late-interaction model. Fields as in EmbedRequest.
 
     input_type: "query" makes queries of the inputs; anything else, documents. prompt_name: "query" and

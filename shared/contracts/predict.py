@@ -5,8 +5,9 @@ Does not know HTTP, models or batches.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import ClassVar
+
+import msgspec
 
 from shared.cards import Device
 from shared.contracts.request import Request
@@ -15,8 +16,7 @@ from shared.contracts.texts import TruncationSide
 from shared.errors import EmptyInput
 
 
-@dataclass(frozen=True, slots=True)
-class PredictResult(Result):
+class PredictResult(Result, msgspec.Struct, frozen=True):
     """scores: (N, L) float64, row i belongs to input i, column j to labels[j].
 
     token_counts: tokens per input, without padding. cut: indices of the inputs that were cut, ascending.
@@ -30,13 +30,12 @@ class PredictResult(Result):
     model: str
     revision: str
     labels: tuple[str, ...]
-    timings: Timings = field(default_factory=Timings)
+    timings: Timings = msgspec.field(default_factory=Timings)
     device: Device = "cpu"
     cut: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PredictRequest(Request[PredictResult]):
+class PredictRequest(Request[PredictResult], frozen=True):
     """Score each of `inputs`, texts or pairs of texts, with a cross-encoder or classifier.
 
     raw_scores: logits instead of probabilities. truncate, truncation_side: as in RerankRequest.

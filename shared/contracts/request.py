@@ -5,14 +5,15 @@ Does not know the operations.
 
 from __future__ import annotations
 
-from dataclasses import Field
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+
+import msgspec
 
 from shared.contracts.result import ResultT
 from shared.contracts.texts import TextInput
 
 
-class Request(Generic[ResultT]):
+class Request(msgspec.Struct, Generic[ResultT], frozen=True):
     """A request to a backend, which answers it with a ResultT.
 
     To add an operation: a file here with its request and result, an entry in REQUESTS, a handler in
@@ -23,8 +24,6 @@ class Request(Generic[ResultT]):
     the model runs; False if the tokenizer is enough.
     """
 
-    __slots__ = ()
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # subclasses are dataclasses
     operation: ClassVar[str]
     result: ClassVar[type[Any]]
     items: ClassVar[str]

@@ -5,9 +5,9 @@ Does not know HTTP, models or batches.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import msgspec
 import numpy as np
 
 from shared.cards import Device
@@ -17,8 +17,7 @@ from shared.contracts.texts import TruncationSide
 from shared.errors import EmptyInput, InvalidInput
 
 
-@dataclass(frozen=True, slots=True)
-class RerankResult(Result):
+class RerankResult(Result, msgspec.Struct, frozen=True):
     """scores: (N,) float64, entry i belongs to document i. method: how the scores were computed.
 
     token_counts: tokens per pair, without padding; with "cosine" and "maxsim", tokens per document,
@@ -36,7 +35,7 @@ class RerankResult(Result):
     model: str
     revision: str
     method: Literal["cross-encoder", "cosine", "maxsim"]
-    timings: Timings = field(default_factory=Timings)
+    timings: Timings = msgspec.field(default_factory=Timings)
     device: Device = "cpu"
     logits: FloatMatrix | None = None
     cut: tuple[int, ...] = ()
@@ -53,8 +52,7 @@ class RerankResult(Result):
         return order
 
 
-@dataclass(frozen=True, slots=True)
-class RerankRequest(Request[RerankResult]):
+class RerankRequest(Request[RerankResult], frozen=True):
     """Score each of `documents` against `query` with `model`. Blank documents get the lowest score.
 
     raw_scores: a cross-encoder's logits instead of their sigmoid.

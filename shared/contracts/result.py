@@ -6,10 +6,11 @@ Does not know the operations.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, dataclass
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, Self, TypeAlias, TypeVar, cast
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from shared.cards import Device
@@ -23,8 +24,7 @@ FloatVector: TypeAlias = NDArray[np.float32]
 IntVector: TypeAlias = NDArray[np.int32]
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(msgspec.Struct, frozen=True):
     """Durations of a request in seconds. inference_s: wall time of its batches; queue_s: the rest."""
 
     tokenization_s: float = 0.0
@@ -33,7 +33,7 @@ class Timings:
 
 
 class Result:
-    """Base of all results.
+    """Base of all results, which are msgspec Structs.
 
     arrays: field -> numpy dtype and shape of a row (None: any length), as the codec sends them.
     joined: the fields with one entry per item (or token). If a request is split, the parts' entries are
@@ -42,7 +42,6 @@ class Result:
     """
 
     __slots__ = ()
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # subclasses are dataclasses
     arrays: ClassVar[Mapping[str, tuple[str, tuple[int | None, ...]]]]
     joined: ClassVar[tuple[str, ...]]
     joined_by_item: ClassVar[tuple[str, ...]] = ()
@@ -53,6 +52,11 @@ class Result:
     timings: Timings
     device: Device
     cut: tuple[int, ...]
+
+    def replaced(self, **values: Any) -> Self:
+        """The same with other values of these fields."""
+        result: Self = replace(cast(Any, self), **values)  # this class alone is no Struct
+        return result
 
     @property
     def total_tokens(self) -> int:

@@ -5,8 +5,9 @@ Does not know HTTP, tokenizers or batches.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import ClassVar
+
+import msgspec
 
 from shared.cards import Device
 from shared.contracts.request import Request
@@ -14,8 +15,7 @@ from shared.contracts.result import IntMatrix, Result, Timings
 from shared.errors import EmptyInput
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizeResult(Result):
+class TokenizeResult(Result, msgspec.Struct, frozen=True):
     """One row of `spans` and one of `texts` per token, in the order of the inputs.
 
     spans: (T, 4) int32, columns id, is special (1 or 0), start, stop. start and stop are byte offsets in
@@ -32,7 +32,7 @@ class TokenizeResult(Result):
     token_counts: tuple[int, ...]
     model: str
     revision: str
-    timings: Timings = field(default_factory=Timings)
+    timings: Timings = msgspec.field(default_factory=Timings)
     device: Device = "cpu"
     cut: tuple[int, ...] = ()
 
@@ -42,8 +42,7 @@ class TokenizeResult(Result):
         return self.total_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizeRequest(Request[TokenizeResult]):
+class TokenizeRequest(Request[TokenizeResult], frozen=True):
     """Tokenise each of `inputs` without truncation; a text may be empty.
 
     special_tokens: include those that the model's tokenizer adds. prompt_name: as in EmbedRequest.

@@ -6,12 +6,12 @@ Does not know tokenizers or the meaning of an id.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TypeAlias
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class TokenPair:
+
+class TokenPair(msgspec.Struct, frozen=True):
     """Two texts as one sequence of T tokens.
 
     ids: T ids, special tokens included. type_ids: T values, 0 or 1: which text a token belongs to.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias, get_type_hints
 
@@ -34,8 +33,7 @@ FormatError: TypeAlias = Callable[[BlitzError], tuple[int, bytes]]
 """Error -> HTTP status and JSON body, in one dialect's shape."""
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(msgspec.Struct, frozen=True):
     """One operation of a dialect.
 
     body: a msgspec Struct; its field `model`, str or None, names the model. request_from: body, model=,

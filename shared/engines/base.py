@@ -6,10 +6,10 @@ An engine does not know tokenizers, queues, other models or where its files came
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,8 +21,7 @@ Rows: TypeAlias = Any
 multi-vector model a list with the (T, D) float32 of each input's tokens. Which, its task says."""
 
 
-@dataclass(frozen=True, slots=True)
-class Capacity:
+class Capacity(msgspec.Struct, frozen=True):
     """What an engine runs best with: the threads that call it at once, and a micro-batch's limits."""
 
     threads: int
@@ -30,8 +29,7 @@ class Capacity:
     batch_texts: int
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """All (B, T) int64, right-padded. attention_mask: 1 on real tokens. token_type_ids: 0 or 1."""
 
     input_ids: NDArray[np.int64]

@@ -11,7 +11,6 @@ from pathlib import Path
 from shared.engines.base import Engine, OpenEngine
 from shared.engines.onnx import OnnxEngine
 from shared.engines.onnx_tokens import SparseEngine, TokenVectorsEngine
-from shared.engines.static import StaticEngine
 from shared.errors import Misconfigured
 from shared.models.manifest import OPENVINO_TARGETS, Manifest
 
@@ -21,6 +20,8 @@ def open_cpu_engine(folder: Path, manifest: Manifest) -> Engine:
     if manifest.target in OPENVINO_TARGETS:
         return _openvino(manifest)(folder, manifest)
     if manifest.target == "cpu-static":
+        from shared.engines.static import StaticEngine  # its reader of safetensors is for few models
+
         return StaticEngine(folder, manifest)
     match manifest.task:
         case "sparse":

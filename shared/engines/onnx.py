@@ -7,6 +7,7 @@ shared, and no operator waits for another thread (1.3 times one session with N i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from shared.contracts import FloatMatrix, Tokens
 from shared.engines.base import Capacity, pad
 from shared.engines.cpus import usable_cpus
+from shared.engines.onnx_file import graph_of
 from shared.errors import InvalidArtefact
 from shared.models.manifest import Manifest, head_of
 from shared.vectors import pool, poolings_of
@@ -113,7 +115,10 @@ class OnnxEngine:
 
 
 def open_session(path: Path) -> ort.InferenceSession:
-    """A session over the graph in a file, as all models have it. Raises what onnxruntime does."""
+    """A session over the graph in a file, as all models have it. Its weights stay mapped from there.
+
+    Raises what onnxruntime does, and OSError and ValueError.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -123,4 +128,10 @@ def open_session(path: Path) -> ort.InferenceSession:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Memory patterns are kept for every input shape ever seen: they grow with mixed lengths.
     options.enable_mem_pattern = False
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    place = path.resolve()  # onnxruntime maps nothing that is behind a link
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(place.parent)
+    )
+    with place.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
+        graph = graph_of(mapped, place.name)
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -5,13 +5,12 @@ Does not know what waits, nor clocks: how long a batch took is told.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from shared.errors import Overloaded
 
 
-@dataclass(eq=False, slots=True)
-class TokenReservation:
+class TokenReservation(msgspec.Struct, eq=False):
     """A request that is let in and not yet queued. tokens: an estimate; 0 once it is queued."""
 
     tokens: int

@@ -12,9 +12,9 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence, Sized
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from shared.contracts import FloatMatrix
@@ -36,8 +36,7 @@ class Runs(Weighs, Protocol):
         """B sequences -> (B, D) float32, or a list of what each of them has."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batched:
+class Batched(msgspec.Struct, frozen=True):
     """rows: (N, D) float32 in input order, or a list in that order. queue_s: until the first batch
     started, inference_s: the rest of the wall time, both in seconds."""
 
@@ -46,14 +45,13 @@ class Batched:
     inference_s: float
 
 
-@dataclass(eq=False, slots=True)
-class _Ticket(Waiting):
+class _Ticket(Waiting, eq=False, kw_only=True):
     """One submitted request. `done` is resolved when nothing of it is queued or running any more."""
 
     model: Runs
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
-    submitted: float = field(default_factory=time.perf_counter)
+    submitted: float = msgspec.field(default_factory=time.perf_counter)
     started: float | None = None
     running: int = 0
     rows: FloatMatrix | list[Any] | None = None
@@ -174,7 +172,13 @@ class Batcher:
     ) -> _Ticket:
         loop = asyncio.get_running_loop()
         batches = self._queue.plan(model, [len(ids) for ids in sequences])  # outside of the lock
-        ticket = _Ticket(model, sequences, batches, loop, loop.create_future())
+        ticket = _Ticket(
+            model=model,
+            sequences=sequences,
+            batches=batches,
+            loop=loop,
+            done=loop.create_future(),
+        )
         with self._changed:
             self._check_open()
             self._backlog.release(reservation)

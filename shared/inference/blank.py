@@ -6,10 +6,10 @@ Does not know models, nor which part of a caller's request this is: all document
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
+from msgspec.structs import replace
 
 from shared.contracts import DoubleMatrix, FloatMatrix, RerankRequest, RerankResult, is_blank
 

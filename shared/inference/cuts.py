@@ -38,8 +38,11 @@ def _ends() -> re.Pattern[str]:
     return re.compile(f"[{_TAME}](?=[{_TAME} \n\t])|[{_BEFORE_SPACE}](?=[ \n\t])")
 
 
-_WORD_END = re.compile("[A-Za-z0-9À-ÖØ-öø-ɏΑ-ΡΣ-Ωα-ωЀ-ҁҊ-ԯא-תؠ-ؿف-ي가-힣](?= )")
-"""Where the pre-tokenizers that split words begin another token, whatever stands further off."""
+@cache
+def _word_end() -> re.Pattern[str]:
+    """Where the pre-tokenizers that split words begin another token, whatever stands further off."""
+    return re.compile("[A-Za-z0-9À-ÖØ-öø-ɏΑ-ΡΣ-Ωα-ωЀ-ҁҊ-ԯא-תؠ-ؿف-ي가-힣](?= )")
+
 
 _REACH = 2_048
 """Characters that are looked through for a place to cut."""
@@ -103,13 +106,13 @@ class Cuts:
         """Places from `at` on, near it, where a word ends before a space."""
         if not self._provable:
             return
-        for match in _WORD_END.finditer(text, at, at + _REACH):
+        for match in _word_end().finditer(text, at, at + _REACH):
             if self._splits_nothing(text, match.end()):
                 yield match.end()
 
     def word_end_before(self, text: str, at: int) -> int | None:
         """The last of `word_ends` up to `at`; None: there is none near."""
-        return self._last(_WORD_END, text, at)
+        return self._last(_word_end(), text, at)
 
     def first_token_from(self, encoding: Encoding, at: int) -> int | None:
         """The first token from character `at` on, if it and all behind it are as in the whole text.

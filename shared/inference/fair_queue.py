@@ -8,8 +8,9 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
+
+import msgspec
 
 from shared.inference.schedule import LOOKAHEAD, Offer, choose, plan_batches
 
@@ -21,8 +22,7 @@ class Weighs(Protocol):
         """Memory that running one text of so many tokens takes; no less for a longer one."""
 
 
-@dataclass(eq=False, slots=True)
-class Waiting:
+class Waiting(msgspec.Struct, eq=False):
     """A request in the queue. batches: what of `sequences` is not taken yet, as positions.
 
     virtual_time, order, is_begun: its place in the queue, which FairQueue sets.
@@ -31,9 +31,9 @@ class Waiting:
     model: Weighs
     sequences: Sequence[Sized]
     batches: deque[list[int]]
-    virtual_time: float = field(default=0.0, init=False)
-    order: int = field(default=0, init=False)
-    is_begun: bool = field(default=False, init=False)
+    virtual_time: float = 0.0
+    order: int = 0
+    is_begun: bool = False
 
     def __lt__(self, other: Waiting) -> bool:
         return self._key() < other._key()
@@ -57,8 +57,7 @@ class Waiting:
 WaitingT = TypeVar("WaitingT", bound=Waiting)
 
 
-@dataclass(frozen=True, slots=True)
-class MicroBatch(Generic[WaitingT]):
+class MicroBatch(msgspec.Struct, Generic[WaitingT], frozen=True):
     """What runs at once. shares: requests and which of their sequences. memory_bytes: what it takes."""
 
     shares: list[tuple[WaitingT, list[int]]]

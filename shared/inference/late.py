@@ -6,8 +6,8 @@ Does not know engines, requests or scores.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from shared.contracts import FloatMatrix, LateIds, TextInput, Tokens, TruncationSide, is_cut
@@ -18,8 +18,7 @@ from shared.models.manifest import LateInteraction
 from shared.vectors import Layer, apply_layer, finish
 
 
-@dataclass(frozen=True, slots=True)
-class LateModel:
+class LateModel(msgspec.Struct, frozen=True):
     """Of one model. queries, documents: tokenizers that read as much as is read of each."""
 
     described: LateInteraction

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-
 from shared.engines.panics import Panicked, panics_are_errors
 from shared.errors import InvalidArtefact
 from shared.models.manifest import LayerFile
@@ -17,6 +14,10 @@ def load_layer(folder: Path, described: LayerFile) -> Layer:
     """A layer of the model whose verified files are in `folder`. Raises InvalidArtefact."""
     if described.kind == "unit":
         return UnitLayer()
+    # Imported here: most models have no such layer.
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
     try:
         with panics_are_errors():
             tensors = load_file(folder / described.file)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 from tokenizers import Tokenizer
 
 from shared.contracts import TokenPair, TruncationSide
@@ -14,8 +14,7 @@ _PROBES = ("a", "A", "1", ".", "的")
 """Texts tried in turn until the tokenizer knows one as a token, to see what it puts around it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """The special tokens before, between and after, and the type of each text's tokens."""
 
     around: tuple[TokenPair, ...]

@@ -6,7 +6,8 @@ Does not know who loads models, nor who waits for them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from shared.errors import ModelLoadFailed
 
@@ -19,8 +20,7 @@ def longer(delay_s: float) -> float:
     return min(delay_s * 2, LONGEST_RETRY_S)
 
 
-@dataclass(frozen=True, slots=True)
-class _Failed:
+class _Failed(msgspec.Struct, frozen=True):
     reason: str
     delay_s: float
     retry_at: float

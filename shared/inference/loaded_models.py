@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TypeAlias
+
+import msgspec
 
 from shared.inference.model import Model
 
@@ -18,8 +19,7 @@ Key: TypeAlias = tuple[str, str]
 """A model's own name, and the revision."""
 
 
-@dataclass(slots=True, eq=False)
-class Entry:
+class Entry(msgspec.Struct, eq=False):
     """A loaded model. retired: not served any more; to be closed when its last lease ends.
 
     used: a counter, the greatest for the model that was used last. checked_at: when its revision was
@@ -34,7 +34,7 @@ class Entry:
     used: int = 0
     checking: bool = False
     retired: bool = False
-    names: set[str] = field(default_factory=set)
+    names: set[str] = msgspec.field(default_factory=set)
 
     @property
     def revision(self) -> str:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TypeVar
 
+import msgspec
 from tokenizers import Encoding
 from tokenizers import Tokenizer as HfTokenizer
 
@@ -39,8 +39,7 @@ Key = TypeVar("Key", bound=int | str)
 Item = TypeVar("Item", str, tuple[str, str])
 
 
-@dataclass(slots=True)
-class Excerpt:
+class Excerpt(msgspec.Struct):
     """The tokens of a text's beginning, of its end or of all of it, without special ones.
 
     is_whole: whether they are all of them.

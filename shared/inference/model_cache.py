@@ -15,7 +15,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+
+import msgspec
 
 from shared.cards import ModelState
 from shared.errors import BlitzError, ModelLoadFailed, Unavailable
@@ -33,14 +34,13 @@ _log = logging.getLogger(__name__)
 _LOAD_THREADS = 4
 
 
-@dataclass(slots=True, eq=False)
-class _Load:
+class _Load(msgspec.Struct, eq=False):
     """One load in flight. waiters: callers who each own a lease the moment it is done.
 
     replaces: what its name stands for until then, of one that looks for a new revision.
     """
 
-    future: Future[Entry] = field(default_factory=Future)
+    future: Future[Entry] = msgspec.field(default_factory=Future)
     waiters: int = 0
     entry: Entry | None = None
     replaces: Entry | None = None

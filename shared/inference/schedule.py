@@ -6,14 +6,14 @@ Does not know threads, models or callers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 LOOKAHEAD = 32
 """How many waiting requests are looked at to fill a batch: bounds the work done under the lock."""
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """The next micro-batch of a waiting request. longest: its padded length; tokens: its real ones.
 
     text_bytes: memory that running one text of its padded length takes.

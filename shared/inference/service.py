@@ -9,10 +9,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence, Sized
-from dataclasses import replace
 from typing import Any, TypedDict, TypeVar
 
 import numpy as np
+from msgspec.structs import replace
 
 from shared.cards import Device, ModelState
 from shared.contracts import (

@@ -6,9 +6,9 @@ Does not know how sides are paired, nor what becomes of too long a text.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 
+import msgspec
 from tokenizers import Encoding
 from tokenizers import Tokenizer as HfTokenizer
 
@@ -19,8 +19,7 @@ from shared.inference.long_texts import LongTexts, each
 from shared.inference.steps import Steps
 
 
-@dataclass(slots=True)
-class Side:
+class Side(msgspec.Struct):
     """One text's tokens without special ones: all in `encoding`, or in `ids` one more than are read.
 
     at_most: `max_document_tokens`, if it was shortened to that; is_short: whether that cut anything.
@@ -29,7 +28,7 @@ class Side:
 
     text: str
     encoding: Encoding | None = None
-    ids: list[int] = field(default_factory=list)
+    ids: list[int] = msgspec.field(default_factory=list)
     at_most: int | None = None
     count: int | None = None
     is_short: bool = False

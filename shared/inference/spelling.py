@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from tokenizers import Encoding
 
 from shared.contracts import IntMatrix
 
 
-@dataclass(frozen=True, slots=True)
-class Spelling:
+class Spelling(msgspec.Struct, frozen=True):
     """The tokens of one text. spans: (T, 4) int32, texts: T of them, both as in TokenizeResult."""
 
     spans: IntMatrix

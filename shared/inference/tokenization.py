@@ -5,13 +5,13 @@ Knows a model's longest input; does not know batches, prompts' names or padding.
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeAlias
 
+from msgspec.structs import replace
 from tokenizers import Encoding
 from tokenizers import Tokenizer as HfTokenizer
 
@@ -243,9 +243,9 @@ class Tokenizer:
             placed = self._around_two.place(
                 [cut(kept_ids, length, side) for kept_ids, length in ids_kept]
             )
-            pair = dataclasses.replace(placed, is_cut=sum(lengths) > room)
+            pair = replace(placed, is_cut=sum(lengths) > room)
         if second.is_short:
-            pair = dataclasses.replace(pair, is_cut=True)
+            pair = replace(pair, is_cut=True)
         self._check_length(len(pair.ids), where)
         return pair
 

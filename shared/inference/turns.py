@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+import msgspec
 
 from shared.errors import Overloaded
 from shared.inference.steps import Steps
@@ -17,8 +18,7 @@ from shared.inference.steps import Steps
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
-class _Result(Generic[R]):
+class _Result(msgspec.Struct, Generic[R], frozen=True):
     value: R
 
 

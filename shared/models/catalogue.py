@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 
 import msgspec
+from msgspec.structs import replace
 
 from shared.cards import About, Device, ModelCard, Share, Staged
 from shared.errors import InvalidArtefact, UnknownModel

@@ -12,10 +12,11 @@ import json
 import logging
 import sys
 import traceback
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TextIO
+
+import msgspec
 
 from shared.context import request_id, trace
 from shared.errors import BlitzError
@@ -34,8 +35,7 @@ FAILURE = "failure"
 _PLAIN = {*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName", "color_message"}
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """An exception without its message. frames: (file, line, function), the outermost first."""
 
     error: str

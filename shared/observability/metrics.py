@@ -48,10 +48,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -76,8 +76,7 @@ _TOTAL = re.compile(rb"^(# (?:HELP|TYPE) )?((?:te|blitz)_\w+)_total\b", re.MULTI
 _CREATED = re.compile(rb"^(?:# (?:HELP|TYPE) )?(?:te|blitz)_\w+_created\b.*\n", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True):
     """One series at one time. value: a counter's or gauge's, or the sum of a histogram's values.
 
     count: of a histogram's values; otherwise 1.

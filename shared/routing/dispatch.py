@@ -11,8 +11,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
-from dataclasses import replace
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from shared import partition
 from shared.backends.base import Backend

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import astuple, dataclass, field, replace
 from typing import Generic
 
+import msgspec
 import numpy as np
+from msgspec.structs import astuple, replace
 
 from shared.contracts import EmbedRequest, EmbedResult, ResultT, Timings
 from shared.errors import BlitzError, DeadlineExceeded, Overloaded, Unavailable
@@ -20,12 +21,11 @@ _TEMPORARY = (Unavailable, Overloaded, DeadlineExceeded)
 """Errors that a retry may avoid. They fail the request even if they name an item."""
 
 
-@dataclass(slots=True)
-class Answered(Generic[ResultT]):
+class Answered(msgspec.Struct, Generic[ResultT]):
     """results: (item numbers, their result) of each successful run. failed: item number -> its error."""
 
-    results: list[tuple[list[int], ResultT]] = field(default_factory=list)
-    failed: dict[int, BlitzError] = field(default_factory=dict)
+    results: list[tuple[list[int], ResultT]] = msgspec.field(default_factory=list)
+    failed: dict[int, BlitzError] = msgspec.field(default_factory=dict)
 
 
 async def run_around_failures(

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Generic
+
+from msgspec.structs import replace
 
 from shared import partition
 from shared.contracts import Request, ResultT

@@ -7,16 +7,17 @@ decision. `tests/benchmarks/routing.py` evaluates these functions over a day of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from shared.cards import Device
 from shared.settings import Settings
 from shared.wording import counted
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(msgspec.Struct, frozen=True):
     """What is known of a request before it is tokenised.
 
     tokens: an estimate. size_bytes: of the model's files, for each device that has the model.
@@ -28,8 +29,7 @@ class Work:
     size_bytes: Mapping[Device, int]
 
 
-@dataclass(frozen=True, slots=True)
-class BackendView:
+class BackendView(msgspec.Struct, frozen=True):
     """One backend as the router sees it at this moment.
 
     available: its circuit is closed. warm: it is not scaled to zero, judged by its last response.
@@ -44,8 +44,7 @@ class BackendView:
     queued_requests: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """devices: in the order to try; never empty. reason: for logs.
 
     wake_gpu: wake the GPU although another device goes first.
@@ -60,8 +59,7 @@ Policy: TypeAlias = Callable[[Work, Mapping[Device, BackendView]], Decision]
 """Views hold all backends. Raises nothing: a model that no backend has goes to the CPU."""
 
 
-@dataclass(frozen=True, slots=True)
-class Speed:
+class Speed(msgspec.Struct, frozen=True):
     """Speed of one instance. byte_tokens_per_s: model bytes x tokens per second, so that a model of
     twice the size takes twice as long. overhead_s: fixed cost of a call."""
 

@@ -10,7 +10,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 from shared.cards import ModelCard
 from shared.context import deadline
@@ -21,8 +22,7 @@ from shared.routing.staging import Way
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(msgspec.Struct):
     """tokens: of its answer."""
 
     tokens: int = 0

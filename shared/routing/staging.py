@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+import msgspec
 
 from shared.cards import Device, ModelCard, Share
 from shared.context.sender import Sender
@@ -23,8 +24,7 @@ _READ_CHARACTERS = 4_096
 """Characters of a text, and length of a list of token ids, that are hashed to tell requests apart."""
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(msgspec.Struct, frozen=True):
     """One attempt at an answer: a device, and the model to ask it for.
 
     model: NAME for the current revision, NAME@REVISION for the staged one. role: which of the two this

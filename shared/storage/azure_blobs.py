@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from azure.core import MatchConditions
 from azure.storage.blob import BlobBlock, BlobClient, BlobProperties, BlobServiceClient
+from msgspec.structs import replace
 
 from shared.errors import SourceChanged
 from shared.storage.azure_answers import made_if, unless

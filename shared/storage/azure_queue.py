@@ -9,10 +9,10 @@ import base64
 import binascii
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TypeVar
 
 from azure.storage.queue import QueueClient
+from msgspec.structs import replace
 
 from shared.storage.azure_answers import made_if, unless
 from shared.storage.blobs import Message

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
+
+import msgspec
 
 from shared.errors import InvalidInput
 
@@ -33,8 +34,7 @@ Metadata: TypeAlias = Mapping[str, str] | Callable[[], Mapping[str, str]]
 """Of a blob; a callable is asked once the blob's last byte has come."""
 
 
-@dataclass(frozen=True, slots=True)
-class BlobStat:
+class BlobStat(msgspec.Struct, frozen=True):
     """One version of a blob.
 
     etag: another one after every write, without quotes.
@@ -49,8 +49,7 @@ class BlobStat:
     metadata: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """A message as received. receipt: what `renew` and `delete` need; void once either was called with
     it, or another has received the message.
 
@@ -133,8 +132,7 @@ class Queue(Protocol):
         """About how many messages there are, hidden ones included."""
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(msgspec.Struct, frozen=True):
     """source: bulk-in. out: bulk-out. queue: by name; lower-case letters, digits and hyphens.
 
     link: a URL that reads a blob of out for some minutes, for whoever has it; None: there are none here.

@@ -10,8 +10,9 @@ import re
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from shared.storage.blobs import STORE, Message
 from shared.storage.finished_file import finished_file

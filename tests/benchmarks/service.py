@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import pickle
-import resource
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +29,7 @@ from shared.models.store import open_store_url
 from shared.wire.codec import pack
 from tests.azurite import running_azurite
 from tests.benchmarks.turns import Turns, spread, take_turns
-from tests.server import running_service
+from tests.server import ROOT, running_service
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -163,9 +165,18 @@ def cache(store: Path, work: Path) -> dict[str, float]:
             models.close()
 
 
+_AS_AN_APP_STARTS = "import gc; gc.disable()\n"  # function_app.py does
+
+_TELL = """
+import os, sys, time
+# Of Python's own start too, whose wall clock the caller reads; and what ends a process is no start.
+print(time.clock_gettime(time.CLOCK_MONOTONIC), time.process_time())
+sys.stdout.flush()
+os._exit(0)
+"""
+
 _FIRST_VECTOR = """
-import asyncio, sys
-from pathlib import Path
+import asyncio, gc, sys
 from functions import cpu
 from functions.backend.app import create_app
 from shared.contracts import EmbedRequest
@@ -173,54 +184,82 @@ from shared.settings import Settings
 settings = Settings(role="cpu", model_store=sys.argv[1])
 inference = cpu.create_inference(settings)
 create_app(settings, inference)
+gc.freeze()
+gc.enable()
 async def main(texts):
     await inference.run(EmbedRequest(sys.argv[2], texts))
 asyncio.run(main(("hello",)))
-if len(sys.argv) > 3:
-    for _ in range(20):
-        asyncio.run(main(tuple("a longer text " * n for n in range(1, 65))))
+"""
+
+_WORK = """
+from pathlib import Path
+for _ in range(20):
+    asyncio.run(main(tuple("a longer text " * n for n in range(1, 65))))
 # VmHWM, because ru_maxrss starts with the peak of the process that forked this one.
 status = Path("/proc/self/status").read_text()
 print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 """
 
-
+_LIBRARIES = (
+    "asyncio, msgpack, msgspec, numpy, orjson, prometheus_client, starlette.applications, zstandard"
+)
 _STARTS = {
     "router": "import functions.router",
     "CPU app": "import functions.cpu",
+    "Python alone": "",
     "numpy alone": "import functions, numpy",
+    "router's libraries alone": f"import functions, {_LIBRARIES}",
+    "CPU app's libraries alone": f"import functions, onnxruntime, tokenizers, {_LIBRARIES}",
 }
 
 
 def process(store: Path) -> dict[str, float]:
     """Imports and the way from exec to the first vector, and the CPU backend's peak memory after work.
 
-    Processor time too, because a machine that does something else stretches the other.
+    Processor time too, because a machine that does something else stretches the other. With bytecode,
+    which an image holds, and a machine after the first start; and without that of our modules, as in a
+    zip.
     """
-
-    def run(code: str, *more: str) -> tuple[float, float, str]:
-        started, used = time.perf_counter(), _processor_s()
-        command = [sys.executable, "-c", code, *more]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        return time.perf_counter() - started, _processor_s() - used, output
-
     model = (f"file://{store}", MODEL)
-    run(_FIRST_VECTOR, *model)
-    firsts = [run(_FIRST_VECTOR, *model) for _ in range(9)]
-    starts = [{name: run(code)[1] for name, code in _STARTS.items()} for _ in range(15)]
+    first = _AS_AN_APP_STARTS + _FIRST_VECTOR
+    with tempfile.TemporaryDirectory() as folder:
+        with_bytecode = {"PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
+        _start(first, *model, environ=with_bytecode)
+        firsts = [_start(first, *model, environ=with_bytecode) for _ in range(9)]
+        starts = [
+            {
+                name: _start(_AS_AN_APP_STARTS + code, environ=with_bytecode)[1]
+                for name, code in _STARTS.items()
+            }
+            for _ in range(16)
+        ][1:]
+        for room in ("functions", "shared"):
+            shutil.rmtree(f"{folder}{ROOT}/{room}")
+        as_zip = {"PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": "1"}
+        zipped = [_start(first, *model, environ=as_zip) for _ in range(9)]
+        work = _python(_FIRST_VECTOR + _WORK, *model, environ=with_bytecode)
     return {
-        **spread([wall for wall, _, _ in firsts]).figures("process start to first vector, s"),
-        **spread([used for _, used, _ in firsts]).figures("the same, s of processor time"),
+        **spread([wall for wall, _ in firsts]).figures("process start to first vector, s"),
+        **spread([used for _, used in firsts]).figures("the same, s of processor time"),
+        **spread([wall for wall, _ in zipped]).figures("the same from a zip, s"),
         **{
             f"{name}, import, ms of processor time": statistics.median(each[name] for each in starts)
             * 1e3
             for name in _STARTS
         },
-        "peak memory, MiB": float(run(_FIRST_VECTOR, *model, "work")[2]),
+        "peak memory, MiB": float(work),
     }
 
 
-def _processor_s() -> float:
-    """Of all child processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _start(code: str, *more: str, environ: Mapping[str, str]) -> tuple[float, float]:
+    """Seconds until Python has run that: of the wall clock, and of the processor."""
+    started = time.clock_gettime(time.CLOCK_MONOTONIC)
+    ended, used = _python(code + _TELL, *more, environ=environ).split()
+    return float(ended) - started, float(used)
+
+
+def _python(code: str, *more: str, environ: Mapping[str, str]) -> str:
+    command = [sys.executable, "-c", code, *more]
+    return subprocess.run(
+        command, env={**os.environ, **environ}, check=True, capture_output=True, text=True
+    ).stdout

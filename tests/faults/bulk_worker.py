@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+
+from msgspec.structs import replace
 
 from functions.bulk.steps import build_bulk
 from functions.cpu import create_inference

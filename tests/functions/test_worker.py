@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import httpx
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from shared.contracts import EmbedRequest, EmbedResult
 from shared.errors import UnknownModel

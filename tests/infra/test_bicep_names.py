@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
 import pytest
 import tree_sitter_bicep
+from msgspec.structs import fields
 from tree_sitter import Language, Node, Parser
 
 from shared.settings import Settings

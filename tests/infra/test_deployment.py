@@ -6,13 +6,13 @@ import ast
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 from xml.etree import ElementTree
 
 import pytest
+from msgspec.structs import fields
 from starlette.requests import HTTPConnection
 
 from functions.api import auth

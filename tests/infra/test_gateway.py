@@ -108,7 +108,7 @@ def test_the_gateway_routes_as_the_router_s_fixed_policy(path: str, body: Any) -
     present = read_present_fields(json.dumps(body).encode(), "application/json")
     operation = choose(operations_at(path), present)
     read = msgspec.convert({"model": "m", **body}, operation.body)
-    asked = operation.request_from(read, model="m", settings=replace(Settings(), allow_token_ids=True))
+    asked = operation.request_from(read, model="m", settings=Settings(allow_token_ids=True))
     is_rerank = isinstance(asked, RerankRequest)
     work = Work(len(asked.texts), 1, is_rerank, {"cpu": 1, "gpu": 1})
     up = BackendView(available=True, warm=True, waking_s=None, queued_tokens=0)

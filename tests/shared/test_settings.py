@@ -155,6 +155,6 @@ def test_every_setting_is_described_and_read_somewhere() -> None:
     text = "\n".join(path.read_text() for path in sources if path.name != "settings.py")
     text += (root / "function_app.py").read_text()
     described = Settings.__doc__ or ""
-    for name in Settings.__dataclass_fields__:
+    for name in Settings.__struct_fields__:
         assert re.search(rf"\b{name}\b[^:\n]*:", described), f"{name} is not described"
         assert re.search(rf"settings\.{name}\b", text), f"nothing reads {name}"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from shared.errors import InvalidInput
 
@@ -18,8 +19,7 @@ PIECE_BYTES = 256 << 10
 """Bytes passed on at a time. In lines of one byte, that is 10 MB of objects and half a second."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Limits of every input.
 
     max_bytes: of the file, of its unpacked content, and of its chunks (each). max_rows: bad rows

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Literal, get_args
+
+import msgspec
 
 from shared.bulk.inputs.allowance import NO_LIMITS, Allowance
 from shared.bulk.inputs.batch import looks_like_batch, read_batch
@@ -43,8 +44,7 @@ _PARQUET = b"PAR1"
 _BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
+class ReadOptions(msgspec.Struct, frozen=True):
     """How a file is read.
 
     kind: the format, whatever name and content say; None: detect it.
@@ -61,7 +61,7 @@ class ReadOptions:
     text_column: str = "text"
     id_column: str | None = None
     model: str | None = None
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
     max_dimensions: int | None = None
     max_inputs: int = 2048
 
@@ -70,8 +70,7 @@ class ReadOptions:
             raise InvalidInput(f"kind must be one of: {', '.join(get_args(Kind))}", field="kind")
 
 
-@dataclass(frozen=True, slots=True)
-class InputFormat:
+class InputFormat(msgspec.Struct, frozen=True):
     """compression: detected from the content, not from the name."""
 
     kind: Kind

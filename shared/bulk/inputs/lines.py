@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from shared.bulk.rows import BadRow, Row
 from shared.compression import Truncated
@@ -26,8 +27,7 @@ _PIECE_BYTES = 256 << 10
 BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
-class RawRecord:
+class RawRecord(msgspec.Struct, frozen=True):
     """line: 1-based number of its first line. data: its bytes, with the newline if it has one."""
 
     line: int

@@ -6,7 +6,8 @@ It does not know storage, lines or rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from shared.compression import Truncated
 
@@ -14,8 +15,7 @@ BLOCK_BYTES = 4 << 20
 """Bytes per range request: a request for 1 KB takes as long as one for 1 MB."""
 
 
-@dataclass(frozen=True, slots=True)
-class ByteSource:
+class ByteSource(msgspec.Struct, frozen=True):
     """`size` bytes that can be read by ranges.
 
     read(start, length): those bytes. It may return fewer, but at least one; its errors pass through.

@@ -7,7 +7,6 @@ inputs give equal bytes. Shapes: https://platform.openai.com/docs/guides/batch
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
@@ -28,17 +27,16 @@ class _Asked(msgspec.Struct, frozen=True):
     encoding_format: Any = None
 
 
-@dataclass(slots=True)
-class _Request:
+class _Request(msgspec.Struct):
     """One input line, whose texts may lie in several chunks."""
 
     line: int
     custom_id: str
     texts: int
     asked: _Asked
-    vectors: list[FloatMatrix] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    truncated: list[int] = field(default_factory=list)
+    vectors: list[FloatMatrix] = msgspec.field(default_factory=list)
+    tokens: list[int] = msgspec.field(default_factory=list)
+    truncated: list[int] = msgspec.field(default_factory=list)
 
 
 def write_batch(chunks: Iterable[pa.Table], *, job: str, model: str) -> Iterator[bytes]:

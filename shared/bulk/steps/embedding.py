@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -58,8 +57,7 @@ class _Failure(NamedTuple):
     why: str
 
 
-@dataclass(slots=True)
-class _Done:
+class _Done(msgspec.Struct):
     """Rows that have vectors (N, D), or (N,) of what `embedded` takes. cut: whether each was cut."""
 
     rows: list[int]

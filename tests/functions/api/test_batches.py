@@ -7,12 +7,12 @@ import hashlib
 import json
 import os
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from functions.api import batches
 from shared.bulk.steps.upkeep import MISSED_S

@@ -8,11 +8,11 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import asdict
 
 from functions.api.openapi import ERRORS
 from functions.router import function_app

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from functions.api.unknown_models import warn_of_unknown_models, warn_of_unknown_models_soon
 from shared.models.catalogue import Catalogue, card_of

@@ -7,7 +7,6 @@ import gzip
 import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from itertools import count, repeat
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +14,7 @@ from typing import Any, cast
 import httpx
 import pytest
 import zstandard
+from msgspec.structs import replace
 from starlette.types import Message
 
 from functions.api import batches

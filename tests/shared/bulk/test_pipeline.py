@@ -8,13 +8,13 @@ import gzip
 import io
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
 import pytest
 import zstandard
+from msgspec.structs import replace
 
 from shared.bulk import control, jobs, pipeline
 from shared.bulk.control import SPLIT

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from shared.contracts import EmbedRequest, EmbedResult, Timings
 from shared.errors import BlitzError, InputTooLong, InvalidInput, NotFinite, Overloaded, Unavailable

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from shared.bulk.jobs import Counts
 from shared.contracts import EmbedRequest, EmbedResult
