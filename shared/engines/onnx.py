@@ -115,7 +115,7 @@ class OnnxEngine:
 
 
 def open_session(path: Path) -> ort.InferenceSession:
-    """A session over the graph in a file, as all models have it. Its weights stay mapped from there.
+    """A session over the graph in a file, as all models have it. 8-bit weights stay mapped from there.
 
     Raises what onnxruntime does, and OSError and ValueError.
     """
@@ -129,9 +129,10 @@ def open_session(path: Path) -> ort.InferenceSession:
     # Memory patterns are kept for every input shape ever seen: they grow with mixed lengths.
     options.enable_mem_pattern = False
     place = path.resolve()  # onnxruntime maps nothing that is behind a link
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(place.parent)
-    )
     with place.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
         graph = graph_of(mapped, place.name)
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    if graph is not None:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(place.parent)
+        )
+    return ort.InferenceSession(graph or str(place), options, providers=["CPUExecutionProvider"])

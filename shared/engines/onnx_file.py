@@ -33,21 +33,23 @@ class Buffer(Protocol):
     def __len__(self) -> int: ...
 
 
-def graph_of(file: Buffer, name: str) -> bytes:
+def graph_of(file: Buffer, name: str) -> bytes | None:
     """The model with the place of its large 8-bit weights in the file `name` instead of the weights.
 
-    file: that file's content. Raises ValueError if it is no protobuf message.
+    None if it has none. file: that file's content. Raises ValueError if it is no protobuf message.
     """
     parts = []
     for number, start, content, end in _fields(file, 0, len(file)):
-        if number == _GRAPH:
-            parts.append(_message(_GRAPH, _smaller_graph(file, content, end, name)))
-        else:
+        if number != _GRAPH:
             parts.append(file[start:end])
+        elif (smaller := _smaller_graph(file, content, end, name)) is not None:
+            parts.append(_message(_GRAPH, smaller))
+        else:
+            return None
     return b"".join(parts)
 
 
-def _smaller_graph(file: Buffer, start: int, end: int, name: str) -> bytes:
+def _smaller_graph(file: Buffer, start: int, end: int, name: str) -> bytes | None:
     parts = []
     kept = start  # what is not yet copied
     for number, at, content, after in _fields(file, start, end):
@@ -56,7 +58,7 @@ def _smaller_graph(file: Buffer, start: int, end: int, name: str) -> bytes:
         if (elsewhere := _smaller_tensor(file, content, after, name)) is not None:
             parts += [file[kept:at], _message(_INITIALIZER, elsewhere)]
             kept = after
-    return b"".join((*parts, file[kept:end]))
+    return b"".join((*parts, file[kept:end])) if parts else None
 
 
 def _smaller_tensor(file: Buffer, start: int, end: int, name: str) -> bytes | None:

@@ -59,7 +59,7 @@ def test_large_8_bit_weights_are_told_by_their_place(kind: type[np.generic]) -> 
     """Everything else is as it was, and the bytes at that place are the weights'."""
     model = model_of(table(kind))
     file = model.SerializeToString()
-    smaller = onnx.load_model_from_string(graph_of(file, "model.onnx"))
+    smaller = onnx.load_model_from_string(graph_of(file, "model.onnx") or b"")
     (tensor,) = smaller.graph.initializer
     assert tensor.data_location == TensorProto.EXTERNAL
     place = {entry.key: entry.value for entry in tensor.external_data}
@@ -85,9 +85,9 @@ def test_large_8_bit_weights_are_told_by_their_place(kind: type[np.generic]) -> 
     ids=["of four bytes", "small", "as numbers", "outside already"],
 )
 def test_other_weights_stay(weights: TensorProto) -> None:
-    """The file is what it was."""
+    """Then onnxruntime reads the file, of which nobody makes a copy."""
     file = model_of(weights).SerializeToString()
-    assert graph_of(file, "model.onnx") == file
+    assert graph_of(file, "model.onnx") is None
 
 
 @pytest.mark.parametrize(
