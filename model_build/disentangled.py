@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from string import Template
 
 import onnx
-from onnx import NodeProto, helper, parser
+from onnx import NodeProto, helper
 
-from model_build.nearby import DOMAIN
+from model_build.own_operators import DOMAIN, parsed, replace_nodes
 
 DISENTANGLED = "DisentangledAttention"
 """Query, key and value (B, T, heads * D); which tokens are real, (B, T) int64; which row of the next
@@ -27,8 +27,6 @@ _ROWS = 64
 """Queries (or keys) of a block, at most. A block of R queries and T keys has T + R - 1 distances, not
 2 T - 1. Texts up to here have one block, and all heads at once; longer ones a head at a time, whose
 scores stay in the processor's cache."""
-
-_HEADER = '<ir_version: 9, opset_import: ["": 17, "com.microsoft": 1]>'
 
 # A query's distances to keys 0, 1, 2 ... go down by one, and start one higher than its neighbour's. So
 # of products with a block's distances, in descending order, row i begins one number further left than
@@ -166,15 +164,11 @@ def write_disentangled(model: onnx.ModelProto) -> int:
         names = dict.fromkeys(_TENSORS, "") | dict(zip(_TENSORS, node.input, strict=False))
         attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
         if not layers:
-            written += _parsed(_ONCE, names, attributes, rows=_ROWS)
+            written += parsed(_ONCE, names, attributes, rows=_ROWS)
         layers += 1
         written += _layer(f"apart_{layers}", names, attributes, node.output[0])
     if layers:
-        del model.graph.node[:]
-        model.graph.node.extend(written)
-        domains = [each for each in model.opset_import if each.domain != DOMAIN]
-        del model.opset_import[:]
-        model.opset_import.extend(domains)
+        replace_nodes(model, written)
     return layers
 
 
@@ -199,7 +193,7 @@ def _layer(
     scanned = [_BY_HEAD.substitute(at=at, x=x, tokens=names[x]) for x in ("query", "key", "value")]
     arguments = [f"float[?, ?, ?] {at}_{x}_n" for x in ("query", "key", "value")]
     arguments += [f"float[?, ?] {at}_{side}_far_rows_of" for side in tables]
-    return _parsed(
+    return parsed(
         _LAYER,
         attributes,
         names,
@@ -223,11 +217,3 @@ def _sum(bias: str, scores: str, sides: list[str]) -> str:
     if sides == ["key"]:
         return f"{turned} {bias} = Identity ({bias}_turned)\n"
     return f"{turned} {bias} = Add ({scores.format('query')}, {bias}_turned)\n"
-
-
-def _parsed(graph: Template, *given: Mapping[str, object], **others: object) -> list[NodeProto]:
-    values: dict[str, object] = {}
-    for each in given:
-        values.update(each)
-    text = graph.substitute(values | others)
-    return list(parser.parse_model(f"{_HEADER}{text}").graph.node)

@@ -26,7 +26,8 @@ from model_build.disentangled import write_disentangled
 from model_build.folder import refused, refusing
 from model_build.graphs import load_constants, load_graph, reading_constants, save_graph, save_whole
 from model_build.masked_keys import mask_keys, tile_rows
-from model_build.nearby import DOMAIN, write_nearby
+from model_build.nearby import write_nearby
+from model_build.own_operators import DOMAIN
 from model_build.position_bias import fused_mpnet
 from model_build.source import SourceModel
 from model_build.sparse import export_head

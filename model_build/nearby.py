@@ -7,14 +7,13 @@ See docs/decisions/073-blocks-of-queries.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from string import Template
 
 import onnx
-from onnx import NodeProto, helper, parser
+from onnx import NodeProto, helper
 
-DOMAIN = "blitz"
-"""Of operators that exist between the export and this pass alone."""
+from model_build.own_operators import DOMAIN, parsed, replace_nodes
+
 NEARBY = "NearbyAttention"
 """Query and key (B, heads, T, D), value (B, heads, T, E), and which tokens are real, (B, T), the same in
 all layers -> (B, T, heads * E). Attributes: num_heads, scale; before and after: how many tokens a query
@@ -27,8 +26,6 @@ _SHORT_TOKENS = 384
 """Texts up to here have all scores computed at once, which is faster."""
 _ROWS = 256
 """Queries in a block. More of them have more keys in vain, and fewer look at all keys more often."""
-
-_HEADER = '<ir_version: 9, opset_import: ["": 17, "com.microsoft": 1]>'
 
 # nearby_deepest: how far below the largest score of a row others may be. Their share is 3e-33 then; of
 # lower scores it is denormal, which processors are slow with.
@@ -179,26 +176,17 @@ def write_nearby(model: onnx.ModelProto) -> int:
             continue
         names = dict(zip(_TENSORS, [*node.input, *node.output], strict=True))
         if not layers:
-            written += _parsed(_ONCE, names, rows=_ROWS, short=_SHORT_TOKENS)
+            written += parsed(_ONCE, names, rows=_ROWS, short=_SHORT_TOKENS)
         layers += 1
         attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
         kind = f"nearby_{attributes['before']}_{attributes['after']}"
         if kind not in kinds:
             kinds.add(kind)
             bias = _BIAS.substitute(attributes, at=f"{kind}_short")
-            written += _parsed(_SHORT, kind=kind, bias=bias)
+            written += parsed(_SHORT, kind=kind, bias=bias)
         at = f"nearby_{layers}"
         bias = _BIAS.substitute(attributes, at=at)
-        written += _parsed(_LAYER, attributes, **names, at=at, kind=kind, bias=bias)
+        written += parsed(_LAYER, attributes, **names, at=at, kind=kind, bias=bias)
     if layers:
-        del model.graph.node[:]
-        model.graph.node.extend(written)
-        domains = [each for each in model.opset_import if each.domain != DOMAIN]
-        del model.opset_import[:]
-        model.opset_import.extend(domains)
+        replace_nodes(model, written)
     return _SHORT_TOKENS if layers else 0
-
-
-def _parsed(graph: Template, *given: Mapping[str, object], **others: object) -> list[NodeProto]:
-    text = graph.substitute(*given, **others)
-    return list(parser.parse_model(f"{_HEADER}{text}").graph.node)

@@ -16,7 +16,8 @@ from torch.onnx.symbolic_helper import parse_args
 from torch.onnx.utils import register_custom_op_symbolic
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from model_build.nearby import ALL, DOMAIN, NEARBY
+from model_build.nearby import ALL, NEARBY
+from model_build.own_operators import DOMAIN
 
 NAME = "keys-tell-padding"
 """As transformers' `attn_implementation`, once this module is imported."""

@@ -19,7 +19,7 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import (
 )
 
 from model_build.disentangled import DISENTANGLED
-from model_build.nearby import DOMAIN
+from model_build.own_operators import DOMAIN
 
 
 @torch.library.custom_op("blitz::disentangled", mutates_args=())

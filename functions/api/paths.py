@@ -65,13 +65,13 @@ def allowed_methods(routes: Iterable[BaseRoute], path: str) -> list[str]:
 
 def nearest_path(routes: Iterable[BaseRoute], path: str) -> str:
     """The route most similar to an unknown path; "" if none is similar."""
+    import difflib  # only a path that is not there needs it
+
     if len(path) > _SEARCHED_CHARACTERS:
         return ""
     public = [route for route in routes if isinstance(route, Route) and route.include_in_schema]
     parts = _normalise(f"/{path}").lower().split("/")[1:]
     ends = ["/" + "/".join(parts[begin:]) for begin in range(len(parts))]
-    import difflib  # only a path that is not there needs it
-
     among = dict.fromkeys(route.path_format for route in public)
     exact = [[route.path_format for route in _at(public, end)] for end in ends]
     # A suffix of several segments, then similar spellings, then the last segment alone.
