@@ -1,6 +1,6 @@
-"""Runs an FP32 graph over sample texts to measure the magnitudes of its layers' inputs.
+"""Runs an FP32 graph over sample texts to measure its layers' inputs: their magnitudes and their rows.
 
-It does not know how the magnitudes are used.
+It does not know how these are used.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from shared.engines.base import pad
 from shared.errors import InvalidInput
 from shared.inference.steps import completed
 from shared.inference.tokenization import Tokenizer
+from shared.models.manifest import head_of
 from shared.storage.regular_files import open_regular
 
 _TEXTS = 40
@@ -48,6 +49,27 @@ def find_divisors(graph: Path, source: SourceModel) -> dict[str, Channels]:
     largest = largest_inputs(graph, calibration_inputs(source))
     with reading_constants(graph) as model:
         return choose_divisors(model.graph, largest)
+
+
+def head_layers(graph: Path, source: SourceModel) -> tuple[str, ...]:
+    """Outputs of the linear layers that read one row of a text, not one per token, as a classifier does.
+
+    graph: an FP32 graph from `export_onnx`. None where the graph ends at the tokens.
+    """
+    if head_of(source.task, source.pooling) != "labels":
+        return ()
+    model = load_nodes(graph)
+    layers = linears(model.graph)
+    inputs = sorted({layer.x for layer in layers})
+    for x in inputs:  # (..., K) -> (rows, K) -> (2,)
+        model.graph.node.append(helper.make_node("Flatten", [x], [f"{x}_flat"], axis=-1))
+        model.graph.node.append(helper.make_node("Shape", [f"{x}_flat"], [f"{x}_shape"]))
+        model.graph.output.append(helper.make_tensor_value_info(f"{x}_shape", TensorProto.INT64, [2]))
+    session = open_graph(model, graph.parent)
+    text = max(calibration_inputs(source), key=len)
+    shapes = session.run([f"{x}_shape" for x in inputs], _feeds(session, text))
+    rows = {x: int(shape[0]) for x, shape in zip(inputs, shapes, strict=True)}
+    return tuple(layer.y for layer in layers if rows[layer.x] == 1)
 
 
 def calibration_inputs(source: SourceModel, given: Path | None = None) -> list[Tokens]:

@@ -225,11 +225,13 @@ def convert(
 
 
 def quantize(folder: Path, into: Path, source: SourceModel, kept: Collection[str] = ()) -> None:
-    """Write the INT8 model of the graphs in `folder` into `into`. kept: layers that stay in FP32.
+    """Write the INT8 model of the graphs in `folder` into `into`.
+
+    kept: layers that stay in FP32, beside those of the head (decision 083).
 
     Raises InvalidInput (field "target") if the graph has no layer to quantise.
     """
-    from model_build.calibration import find_divisors
+    from model_build.calibration import find_divisors, head_layers
     from model_build.describe import HEAD_FILE, MODEL_FILE
     from model_build.export import optimize_offline
     from model_build.int8 import quantize_per_row
@@ -237,6 +239,7 @@ def quantize(folder: Path, into: Path, source: SourceModel, kept: Collection[str
     graphs, made = folder / _GRAPHS, into / _GRAPHS
     made.mkdir(exist_ok=True)
     divisors = find_divisors(graphs / _FP32, source)
+    kept = {*kept, *head_layers(graphs / _FP32, source)}
     if not quantize_per_row(graphs / _FP32, made / _INT8, divisors, kept):
         raise InvalidInput("the model has no layer that can be quantised to INT8", field="target")
     optimize_offline(made / _INT8, into / MODEL_FILE)

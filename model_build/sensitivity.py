@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from model_build.calibration import choosing_inputs, proving_inputs
 from model_build.graphs import load_graph, load_nodes, open_graph
-from model_build.linears import linears, matrices
+from model_build.linears import Linear, linears, matrices
 from model_build.source import SourceModel
 from shared.contracts import FloatMatrix, Tokens
 from shared.engines.base import pad
@@ -39,7 +39,7 @@ logits, and how many documents each query has."""
 class Kept:
     """Layers that stay in FP32. layers: names of their outputs in the graph, the most costly first.
 
-    share: of all linear layers' multiplications.
+    share: of the multiplications of the linear layers that could be in INT8.
     """
 
     layers: tuple[str, ...] = ()
@@ -60,14 +60,14 @@ class Sensitivity:
     """
 
     def __init__(self, fp32: Path, int8: Path, source: SourceModel) -> None:
-        model = load_nodes(fp32)
+        model, quantised = load_nodes(fp32), load_graph(int8)
         constants = matrices(model.graph)
-        layers = linears(model.graph)
+        layers = _in_int8(model, quantised)
         self._layers = [layer.y for layer in layers]
         sizes = np.array([np.prod(constants[layer.weight].dims) for layer in layers], np.float64)
         self._shares = dict(zip(self._layers, sizes / sizes.sum(), strict=True))
         self._source = source
-        self._session = open_graph(switchable(model, load_graph(int8)), fp32.parent)
+        self._session = open_graph(switchable(model, quantised), fp32.parent)
         self._ranking = self._rank()
 
     def kept_sets(self, holds: Holds, most_share: float) -> Iterator[Kept]:
@@ -157,13 +157,13 @@ class Sensitivity:
 def switchable(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> onnx.ModelProto:
     """The INT8 graph with every linear layer in FP32 too, and an input that says which of both is read.
 
-    `int8_layers`, (L,) bool, is in the order of `linears`. Both forms are computed, so that one session
+    `int8_layers`, (L,) bool, is in the order of `linears`, without those in FP32 in both graphs. Both forms are computed, so that one session
     does for all choices.
     """
     merged = onnx.ModelProto()
     merged.CopyFrom(int8)
     graph = merged.graph
-    places = {layer.y: place for place, layer in enumerate(linears(fp32.graph))}
+    places = {layer.y: place for place, layer in enumerate(_in_int8(fp32, int8))}
     originals = {y: node for node in fp32.graph.node for y in node.output if y in places}
     nodes = []
     for node in int8.graph.node:
@@ -180,6 +180,12 @@ def switchable(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> onnx.ModelProto:
     )
     graph.input.append(helper.make_tensor_value_info(_SWITCH, TensorProto.BOOL, [len(places)]))
     return merged
+
+
+def _in_int8(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> list[Linear]:
+    """The linear layers of the first that are in INT8 in the second."""
+    same = {layer.y for layer in linears(int8.graph)}
+    return [layer for layer in linears(fp32.graph) if layer.y not in same]
 
 
 def _choice(original: onnx.NodeProto, y: str, place: int) -> list[onnx.NodeProto]:
