@@ -155,10 +155,10 @@ class Sensitivity:
 
 
 def switchable(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> onnx.ModelProto:
-    """The INT8 graph with every linear layer in FP32 too, and an input that says which of both is read.
+    """The INT8 graph with its linear layers in FP32 too, and an input that says which of both is read.
 
-    `int8_layers`, (L,) bool, is in the order of `linears`, without those in FP32 in both graphs. Both forms are computed, so that one session
-    does for all choices.
+    `int8_layers`, (L,) bool, is in the order of `linears`, without layers that are in FP32 in both
+    graphs. Both forms are computed, so that one session does for all choices.
     """
     merged = onnx.ModelProto()
     merged.CopyFrom(int8)
