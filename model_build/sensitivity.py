@@ -67,7 +67,9 @@ class Sensitivity:
         sizes = np.array([np.prod(constants[layer.weight].dims) for layer in layers], np.float64)
         self._shares = dict(zip(self._layers, sizes / sizes.sum(), strict=True))
         self._source = source
-        self._session = open_graph(switchable(model, quantised), fp32.parent)
+        merged = switchable(model, quantised)
+        del quantised  # a copy of the weights
+        self._session = open_graph(merged, fp32.parent)
         self._ranking = self._rank()
 
     def kept_sets(self, holds: Holds, most_share: float) -> Iterator[Kept]:
