@@ -19,6 +19,7 @@ from model_build.memory import measure_memory
 from model_build.progress import Progressing
 from model_build.prompts import with_prompts
 from model_build.ranges import calibrate_int8
+from model_build.reference import Reference
 from model_build.source import STATIC, SourceModel, inspect_source
 from shared.cards import TextMemory
 from shared.errors import InvalidArtefact, InvalidInput
@@ -59,12 +60,13 @@ def make_routed(
     failed: list[str] = []
     qualities, memories = [], []
     with progress.step("evaluate"):
-        manifest = with_int8_ranges(manifest, calibrate_int8(root, sources.values()))
-        for name, source in sources.items():
+        originals = {name: Reference(root, source) for name, source in sources.items()}
+        manifest = with_int8_ranges(manifest, calibrate_int8(originals.values()))
+        for name, original in originals.items():
             part = manifest.of_route(name)
             gates = gates_of(part.target, mean=asked.min_cosine, minimum=asked.min_worst_cosine)
             try:
-                quality = evaluate(folder, part, root, source, [], gates)
+                quality = evaluate(folder, part, original, [], gates)
                 memories.append(measure_memory(folder, part))
             except InvalidArtefact as error:
                 return manifest, origin, [f"{name}: {error.message}"]
