@@ -61,6 +61,7 @@ def make(
         from model_build.adapter import merge_adapter
         from model_build.describe import with_int8_ranges
         from model_build.native import with_native_code
+        from model_build.peaks import check_memory
         from model_build.prompts import with_prompts
         from model_build.ranges import calibrate_int8
         from model_build.reference import Reference
@@ -83,6 +84,7 @@ def make(
         source = prompted.source
         check_rankable(tasks, source.task, source.dimensions)
         _check_target(source, asked.target)
+        check_memory(source.elements, asked.target)
     build = _Build(folder, Reference(root, source), source, located.source, asked, tasks)
     build.convert(progress)
     with progress.step("describe"):

@@ -16,6 +16,7 @@ from model_build.gates import gates_of, shortfalls
 from model_build.locate import Located
 from model_build.make import Asked, convert
 from model_build.memory import measure_memory
+from model_build.peaks import check_memory
 from model_build.progress import Progressing
 from model_build.prompts import with_prompts
 from model_build.ranges import calibrate_int8
@@ -48,6 +49,8 @@ def make_routed(
         raise InvalidInput("a model with routes is not scored: leave --eval out", field="eval")
     sources, origin = _read(routes, located, asked)
     targets = {name: _target(source, asked.target) for name, source in sources.items()}
+    for name, source in sources.items():
+        check_memory(source.elements, targets[name])
     parts: dict[RouteName, tuple[Path, Manifest]] = {}
     default, *_ = sources
     for name, source in sources.items():
