@@ -5,6 +5,7 @@ It does not know how the model was built, whether it may be published, or where.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -77,6 +78,8 @@ def evaluate(
     finally:
         served.close()
     if manifest.target == "gpu-fp16" and not torch.cuda.is_available():
+        del served
+        gc.collect()  # torch's modules refer to each other
         _try_half(folder, manifest)
     return quality
 

@@ -69,7 +69,8 @@ def test_one_original_answers_all_comparisons_and_is_gone_before_the_built_model
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """For the ranges of int8, for the gate, and for each further build with layers in FP32."""
-    monkeypatch.setattr("model_build.evaluate.sample_texts", lambda: _WORDS * 3)
+    for module in ("evaluate", "ranges"):
+        monkeypatch.setattr(f"model_build.{module}.sample_texts", lambda *_: _WORDS * 3)
     monkeypatch.setattr("model_build.evaluate.sample_rankings", lambda: sample_rankings()[:2])
     beside: list[bool] = []
     run = Served._run

@@ -21,6 +21,7 @@ class _Model(torch.nn.Module):
         self.table = torch.nn.Embedding(50, 32)
         self.layers = torch.nn.ModuleList(torch.nn.Linear(32, 32) for _ in range(3))
         self.layers[2].weight = self.layers[0].weight
+        self.places: torch.Tensor
         self.register_buffer("places", torch.arange(400)[None])
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
