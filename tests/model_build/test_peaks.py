@@ -25,13 +25,14 @@ SMALL = 127_831_040
     [
         # With GB that whole builds, or their conversion, took; see docs/measurements/int8-cpu.md.
         (M3, "cpu-int8", 8e9, True),
-        (M3, "cpu-int8", 4.9e9, False),
+        (M3, "cpu-int8", 5.0e9, False),
         (SMALL, "cpu-int8", 4e9, True),
-        (SMALL, "cpu-int8", 1.4e9, False),
+        (SMALL, "cpu-int8", 1.5e9, False),
         (SMALL, "cpu-fp32", 4e9, True),
         (SMALL, "cpu-fp32", 2.1e9, False),
         (SMALL, "cpu-bf16", 2.1e9, False),
         (SMALL, "gpu-fp16", 4e9, True),
+        (SMALL, "gpu-fp16", 1.8e9, False),
         (0, "cpu-static", 1e6, True),
     ],
 )
