@@ -9,6 +9,7 @@ from typing import Any
 
 import onnxruntime as ort
 import pytest
+import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
@@ -80,6 +81,7 @@ def test_one_original_answers_all_comparisons_and_is_gone_before_the_built_model
         return run(served, *arguments)
 
     monkeypatch.setattr(Served, "_run", counted_run)
+    torch.manual_seed(0)
     folder, built = save_letters(kind(_config()), tmp_path / "model"), tmp_path / "built"
     if kind is BertModel:
         state_pooling(folder)
@@ -94,7 +96,7 @@ def test_one_original_answers_all_comparisons_and_is_gone_before_the_built_model
     assert beside
     assert not any(beside)
     assert any(name.endswith("(original)") for name in first.evaluations)
-    assert first.evaluations == again.evaluations
+    assert str(first.evaluations) == str(again.evaluations)  # one may be NaN
 
 
 def test_the_search_for_layers_ends_before_a_build_with_them(
