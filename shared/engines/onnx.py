@@ -24,7 +24,7 @@ from shared.vectors import pool, poolings_of
 
 
 def capacity() -> Capacity:
-    """A thread a core; micro-batches that stay in an L2 cache of 2 MB (4 x 384 float32 of each token)."""
+    """A thread a core; micro-batches that stay in an L2 cache of 2 MB (4 x 384 float32 a token)."""
     return Capacity(threads=usable_cpus(), batch_tokens=256, batch_texts=128)
 
 

@@ -268,7 +268,7 @@ async def test_a_caller_that_leaves_as_the_load_ends_holds_no_lease(
 async def test_a_model_that_is_replaced_while_it_arrives_is_open_as_long_as_it_is_leased(
     shelf: Shelf, clock: Clock, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread that loaded it stands still after its lease is given, until a new revision is served."""
+    """The thread that loaded it stands still once its lease is given, until a new revision is served."""
     cache, replaced, loader = open_cache(), threading.Event(), []
     set_result = Future.set_result
 
