@@ -123,4 +123,3 @@ def _precision(core: ov.Core, manifest: Manifest) -> str:
         return "f32"
     has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "bf16" if has_bf16 else "f32"
-

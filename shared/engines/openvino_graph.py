@@ -20,7 +20,7 @@ LANES = 16
 
 
 def attention_keys(longest: int) -> NDArray[np.int32]:
-    """(K,) what is fed as KEYS: the tokens of the longest text, then masked ones up to whole registers."""
+    """(K,) what KEYS is fed: the longest text's tokens, then masked ones up to whole registers."""
     keys = np.zeros(padded(longest), np.int32)
     keys[:longest] = np.arange(longest)
     return keys
@@ -107,7 +107,9 @@ def _terms(place: ov.Input) -> list[_Piece]:
         return [piece for each in node.inputs() for piece in _terms(each)]
     product = node
     while product.get_type_name() in ("Multiply", "Divide"):  # by their scale
-        sides = [each for each in product.input_values() if each.get_node().get_type_name() != "Constant"]
+        sides = [
+            each for each in product.input_values() if each.get_node().get_type_name() != "Constant"
+        ]
         if len(sides) != 1:
             break
         product = sides[0].get_node()
