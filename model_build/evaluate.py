@@ -5,6 +5,7 @@ It does not know how the model was built, whether it may be published, or where.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +21,8 @@ from model_build.evaluate_tokens import measure_late, measure_sparse
 from model_build.fidelity import compare_vectors, told
 from model_build.gates import Gates, gates_of
 from model_build.odd_texts import ODD_TEXTS
-from model_build.originals import Original, embedder, scorer
 from model_build.outputs import judge_outputs, largest_int8
+from model_build.reference import Reference
 from model_build.samples import long_text, sample_rankings, sample_texts
 from model_build.serving import Served, probabilities
 from model_build.source import SourceModel
@@ -47,15 +48,15 @@ Run = TypeVar("Run")
 def evaluate(
     folder: Path,
     manifest: Manifest,
-    root: Path,
-    source: SourceModel,
+    original: Reference,
     evaluations: Sequence[Evaluation] = (),
     gates: Gates | None = None,
 ) -> Quality:
     """Measure the model in `folder`.
 
-    root: the original's folder, which was read as `source`. gates: the model's limits, which the result
-    records; None: those of the target. evaluations: additional tasks to score.
+    original: of an embedding model or cross-encoder it answers, and is released, before the built model
+    runs. gates: the model's limits, which the result records; None: those of the target. evaluations:
+    additional tasks to score.
 
     Raises InvalidArtefact if the model does not load or run, returns NaN or infinite numbers, or reads
     another number of tokens than the original, and Unavailable if the GPU is too small.
@@ -67,16 +68,18 @@ def evaluate(
         limits = gates or gates_of(manifest.target, manifest.task)
         match manifest.task:
             case "sparse":
-                quality = measure_sparse(served, root, source, limits, load_s)
+                quality = measure_sparse(served, original.root, original.source, limits, load_s)
             case "multi-vector":
-                quality = measure_late(served, root, source, limits, load_s)
+                quality = measure_late(served, original.root, original.source, limits, load_s)
             case "embedding":
-                quality = _measure_vectors(served, root, source, limits, evaluations, load_s)
+                quality = _measure_vectors(served, original, limits, evaluations, load_s)
             case "cross-encoder":
-                quality = _measure_scores(served, root, source, limits, evaluations, load_s)
+                quality = _measure_scores(served, original, limits, evaluations, load_s)
     finally:
         served.close()
     if manifest.target == "gpu-fp16" and not torch.cuda.is_available():
+        del served
+        gc.collect()  # torch's modules refer to each other
         _try_half(folder, manifest)
     return quality
 
@@ -103,28 +106,34 @@ def _try_half(folder: Path, manifest: Manifest) -> None:
 
 def _measure_vectors(
     served: Served,
-    root: Path,
-    source: SourceModel,
+    original: Reference,
     gates: Gates,
     evaluations: Sequence[Evaluation],
     load_s: float,
 ) -> Quality:
-    original = embedder(root, source)
+    source, int8_range = original.source, served.model.manifest.int8_range()
     check_length(served, original)
     usual = sample_texts()
     texts = [*usual, *_odd(served), long_text(_compared_words(source))]
+    prompts = sorted(source.prompts.keys() & _INPUT_TYPES)
+    score = partial(
+        score_embedding,
+        prompts=set(source.prompts),
+        dimensions=source.matryoshka_dimensions,
+        int8_range=int8_range,
+    )
+    # The long text apart, which others would be padded to.
+    parts = [(texts[:-1], None), (texts[-1:], None), *((texts[:_PROMPTED], each) for each in prompts)]
+    truth = np.concatenate([original.vectors(*each) for each in parts])
+    reached = [original.figures(task, score) for task in evaluations]
+    original.release()
     served.embed(texts[:_WARM_UP], None)
     started = time.perf_counter()
     vectors = served.embed(usual, None)
     elapsed_s = time.perf_counter() - started
-    vectors = np.concatenate([vectors, served.embed(texts[len(usual) :], None)])
-    truth = original(texts, None)
-    for prompt in sorted(source.prompts.keys() & _INPUT_TYPES):
-        some = texts[:_PROMPTED]
-        vectors = np.concatenate([vectors, served.embed(some, prompt)])
-        truth = np.concatenate([truth, original(some, prompt)])
+    rest = [(texts[len(usual) :], None), *parts[2:]]
+    vectors = np.concatenate([vectors, *(served.embed(*each) for each in rest)])
     found = compare_vectors(vectors, truth, gates.cosine)
-    int8_range = served.model.manifest.int8_range()
     return Quality(
         **told(found, gates.cosine),
         outputs={
@@ -137,17 +146,7 @@ def _measure_vectors(
         batch_max_abs_diff=served.vector_difference(texts),
         load_s=load_s,
         inputs_per_s=round(len(usual) / elapsed_s, 1),
-        evaluations=_figures(
-            evaluations,
-            partial(
-                score_embedding,
-                prompts=set(source.prompts),
-                dimensions=source.matryoshka_dimensions,
-                int8_range=int8_range,
-            ),
-            served.embed,
-            original,
-        ),
+        evaluations=_figures(evaluations, score, served.embed, reached),
     )
 
 
@@ -160,7 +159,7 @@ def _compared_words(source: SourceModel) -> int:
     return min(source.max_tokens + _BEYOND, _LONGEST_COMPARED)
 
 
-def check_length(served: Served, original: Original) -> None:
+def check_length(served: Served, original: Reference) -> None:
     """Raise InvalidArtefact unless both read the same number of tokens of a long text."""
     manifest = served.model.manifest
     words = manifest.max_tokens + _BEYOND
@@ -178,24 +177,25 @@ def check_length(served: Served, original: Original) -> None:
 
 def _measure_scores(
     served: Served,
-    root: Path,
-    source: SourceModel,
+    original: Reference,
     gates: Gates,
     evaluations: Sequence[Evaluation],
     load_s: float,
 ) -> Quality:
-    original = scorer(root, source)
     rankings = sample_rankings()
     pairs = [(ranking.query, document) for ranking in rankings for document in ranking.documents]
+    odd = _odd_pairs(original.source)
+    # The long pair apart, which others would be padded to.
+    exact = np.concatenate([original.scores(each) for each in (pairs, odd[:-1], odd[-1:])])
+    reached = [original.figures(task, score_cross_encoder) for task in evaluations]
+    original.release()
     served.score(pairs[:_WARM_UP])
     started = time.perf_counter()
     logits = served.score(pairs)
     elapsed_s = time.perf_counter() - started
-    exact = original(pairs)
-    agreements = rank_agreements(logits, exact, [len(ranking.documents) for ranking in rankings])
-    odd = _odd_pairs(source)
+    counts = [len(ranking.documents) for ranking in rankings]
+    agreements = rank_agreements(logits, exact[: len(pairs)], counts)
     logits = np.concatenate([logits, served.score(odd)])
-    exact = np.concatenate([exact, original(odd)])
     differences = np.abs(probabilities(logits) - probabilities(exact))
     limits = {"rank_agreement_mean": gates.rank_agreement, "score_max_abs_diff": gates.score_difference}
     return Quality(
@@ -207,30 +207,31 @@ def _measure_scores(
         batch_max_abs_diff=served.score_difference(pairs),
         load_s=load_s,
         inputs_per_s=round(len(pairs) / elapsed_s, 1),
-        evaluations=_figures(evaluations, score_cross_encoder, served.score, original),
+        evaluations=_figures(evaluations, score_cross_encoder, served.score, reached),
     )
 
 
 def _odd_pairs(source: SourceModel) -> list[tuple[str, str]]:
-    """Pairs with odd texts as documents, one of each kind as a query, and a truncated document."""
+    """Pairs with odd texts as documents, one of each kind as a query, and last a truncated document."""
     odd = [text for texts in ODD_TEXTS.values() for text in texts if text.strip()]
     first = [texts[0] for texts in ODD_TEXTS.values() if texts[0].strip()]
     query, document = sample_rankings()[0].query, sample_rankings()[0].documents[-1]
-    documents = [*odd, long_text(_compared_words(source))]
-    return [(query, text) for text in documents] + [(text, document) for text in first]
+    pairs = [(query, text) for text in odd] + [(text, document) for text in first]
+    return [*pairs, (query, long_text(_compared_words(source)))]
 
 
 def _figures(
     evaluations: Sequence[Evaluation],
     score: Callable[[Evaluation, Run], Mapping[str, float]],
     served: Run,
-    original: Run,
+    reached: Sequence[Mapping[str, float]],
 ) -> dict[str, float]:
+    """reached: by the original in each task."""
     return {
         f"{task.name} {figure}{whose}": round(value, 6)
-        for task in evaluations
-        for whose, run in (("", served), (" (original)", original))
-        for figure, value in score(task, run).items()
+        for task, of_original in zip(evaluations, reached, strict=True)
+        for whose, figures in (("", score(task, served)), (" (original)", of_original))
+        for figure, value in figures.items()
     }
 
 

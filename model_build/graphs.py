@@ -11,15 +11,22 @@ from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from shared.errors import InvalidInput
 
 LARGEST_FILE = (2 << 30) - (16 << 20)
 """Bytes of constants that one ONNX file holds, with room for its nodes."""
+_OPSET_OF_BLOCKS, _IR_OF_BLOCKS = 21, 10
+_REDUCTIONS = {
+    f"Reduce{each}"
+    for each in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
+}
+
 _SMALL = 1024
 """Bytes of a constant that stays in the graph, where optimisers look for shapes and axes."""
 
@@ -87,6 +94,40 @@ def bytes_of(model: ModelProto) -> int:
         math.prod(each.dims) * helper.tensor_dtype_to_np_dtype(each.data_type).itemsize
         for each in model.graph.initializer
     )
+
+
+def raise_opset(model: ModelProto) -> None:
+    """Make a graph of opset 17 one of opset 21, whose QuantizeLinear has a scale for each block.
+
+    Of the operators that an export has, these are written in another way since: a reduction's axes are
+    an input, and Split says how many parts it makes. onnx's converter knows neither operators of ONNX
+    Runtime nor what an If reads from around it.
+    """
+    axes: dict[tuple[int, ...], str] = {}
+    _raise_nodes(model.graph, axes)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.array(each, np.int64), name) for each, name in axes.items()
+    )
+    for opset in model.opset_import:
+        if not opset.domain:
+            opset.version = _OPSET_OF_BLOCKS
+    model.ir_version = max(model.ir_version, _IR_OF_BLOCKS)
+
+
+def _raise_nodes(graph: GraphProto, axes: dict[tuple[int, ...], str]) -> None:
+    """axes: -> the name of the constant that they become; of the outermost graph."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                _raise_nodes(attribute.g, axes)
+        if node.op_type in _REDUCTIONS and not node.domain:
+            for attribute in list(node.attribute):
+                if attribute.name == "axes":
+                    over = tuple(attribute.ints)
+                    node.input.append(axes.setdefault(over, f"axes_{'_'.join(map(str, over))}"))
+                    node.attribute.remove(attribute)
+        elif node.op_type == "Split" and not node.domain and len(node.input) == 1:
+            node.attribute.append(helper.make_attribute("num_outputs", len(node.output)))
 
 
 def open_graph(model: ModelProto, folder: Path) -> ort.InferenceSession:

@@ -15,15 +15,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from model_build.graphs import load_constants, load_graph, reading_constants, save_whole
+from model_build.graphs import load_constants, load_graph, raise_opset, reading_constants, save_whole
 from model_build.linears import Linear, linear_of, matrices, per_token, weight_of
 from model_build.rounding import quantize_columns, quantize_rows
 from model_build.smoothing import Channels
 
-# Constants that all quantised layers share.
+# What all quantised layers share.
 _ONE = "int8_one"
-_FLAT = "int8_flat"
-_SHAPE = "int8_shape"
+_TOKENS = "int8_tokens"
 _SMOOTHING = "_smoothing"
 
 
@@ -84,6 +83,7 @@ def quantize_per_row(
     """
     with reading_constants(src) as model:
         layers = _Rewriter(model.graph, divisors or {}, kept).rewrite()
+    raise_opset(model)
     load_constants(model, src.parent)
     if not any(opset.domain == "com.microsoft" for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
@@ -149,8 +149,9 @@ class _Rewriter:
 
     def _linear(self, layer: Linear) -> None:
         """Write a layer's product as INT8, without its bias."""
-        rows, values = self._quantized_rows(layer.x), self._range(layer.x)
         columns = self._quantized_weight(layer)
+        width = self._initializers[columns].dims[0]
+        rows, values = self._quantized_rows(layer.x, width), self._range(layer.x)
         inputs = [rows, columns, _ONE, f"{columns}_scale", f"{values.key}_zero", f"{columns}_zero"]
         self._add("MatMulIntegerToFloat", inputs, f"{layer.y}_int8", domain="com.microsoft")
         self._add("Mul", [f"{layer.y}_int8", f"{rows}_scale"], layer.y)
@@ -158,7 +159,7 @@ class _Rewriter:
     def _range(self, x: str) -> _Range:
         return _ABOVE.get(self._made_by.get(x, ""), _SIGNED)
 
-    def _quantized_rows(self, x: str) -> str:
+    def _quantized_rows(self, x: str, width: int) -> str:
         if x in self._rows:
             return self._rows[x]
         name, original = f"{x}_rows", x
@@ -178,32 +179,25 @@ class _Rewriter:
         # A row of zeros would divide by zero.
         self._add("Max", [f"{name}_raw_scale", f"{values.key}_floor"], f"{name}_scale")
         if original in self._per_token:
-            self._divide_by_rows(x, name, values)
+            # A block a row: it is divided by its scale as it is rounded, without a pass over x before.
+            scales = [f"{name}_scale", self._zeros_of_tokens(values)]
+            self._add("QuantizeLinear", [x, *scales], name, axis=-1, block_size=width)
         else:
             self._add("Div", [x, f"{name}_scale"], f"{name}_unit")
             self._add("QuantizeLinear", [f"{name}_unit", _ONE, f"{values.key}_zero"], name)
         return name
 
-    def _divide_by_rows(self, x: str, name: str, values: _Range) -> None:
-        """QuantizeLinear with one scale per row (B * T), which divides as it rounds: the same integers
-        as of x / scale, without a pass over x."""
+    def _zeros_of_tokens(self, values: _Range) -> str:
+        """(B, T, 1) of the integer of 0, for blocks have one each; written once."""
         zeros = f"{values.key}_zeros"
         if zeros not in self._zeros:
+            if not self._zeros:
+                self._constant(f"{_TOKENS}_one", np.array([1], np.int64))
+                self._add("Shape", ["input_ids"], f"{_TOKENS}_batch")
+                self._add("Concat", [f"{_TOKENS}_batch", f"{_TOKENS}_one"], _TOKENS, axis=0)
             self._zeros.add(zeros)
-            self._add("Expand", [f"{values.key}_zero", self._rows_shape()], zeros)
-        self._add("Flatten", [x], f"{name}_flat", axis=-1)
-        self._add("Reshape", [f"{name}_scale", _FLAT], f"{name}_scales")
-        self._add("QuantizeLinear", [f"{name}_flat", f"{name}_scales", zeros], f"{name}_2d", axis=0)
-        self._add("Reshape", [f"{name}_2d", f"{_SHAPE}_batch"], name)
-
-    def _rows_shape(self) -> str:
-        """(B * T,); written once, with (B, T, -1)."""
-        if _FLAT not in self._initializers:
-            self._constant(_FLAT, np.array([-1], np.int64))
-            self._add("Shape", ["input_ids"], _SHAPE)
-            self._add("Concat", [_SHAPE, _FLAT], f"{_SHAPE}_batch", axis=0)
-            self._add("ReduceProd", [_SHAPE], f"{_SHAPE}_rows", axes=[0], keepdims=1)
-        return f"{_SHAPE}_rows"
+            self._add("Expand", [f"{values.key}_zero", _TOKENS], zeros)
+        return zeros
 
     def _range_constants(self, values: _Range) -> None:
         floor = -values.least / values.zero if values.least else 1e-10

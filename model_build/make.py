@@ -23,6 +23,7 @@ from shared.vectors import Pooling
 
 if TYPE_CHECKING:
     from model_build.gates import Gates
+    from model_build.reference import Reference
     from model_build.sensitivity import Kept
     from model_build.source import SourceModel
     from model_build.tasks import Evaluation
@@ -60,8 +61,10 @@ def make(
         from model_build.adapter import merge_adapter
         from model_build.describe import with_int8_ranges
         from model_build.native import with_native_code
+        from model_build.peaks import check_memory
         from model_build.prompts import with_prompts
         from model_build.ranges import calibrate_int8
+        from model_build.reference import Reference
         from model_build.routed import make_routed
         from model_build.routes import with_routes
         from model_build.source import inspect_source
@@ -81,13 +84,14 @@ def make(
         source = prompted.source
         check_rankable(tasks, source.task, source.dimensions)
         _check_target(source, asked.target)
-    build = _Build(folder, root, source, located.source, asked, tasks)
+        check_memory(source.elements, asked.target)
+    build = _Build(folder, Reference(root, source), source, located.source, asked, tasks)
     build.convert(progress)
     with progress.step("describe"):
         manifest = build.describe(folder)
     try:
         with progress.step("evaluate"):
-            ranges = calibrate_int8(root, [source])
+            ranges = calibrate_int8([build.original])
             manifest = build.measure(folder, with_int8_ranges(manifest, ranges))
         manifest = build.keep_in_fp32(manifest, progress)
         manifest = build.write_card(manifest)
@@ -98,10 +102,10 @@ def make(
 
 @dataclass(frozen=True, slots=True)
 class _Build:
-    """A model that was read. root: the original's folder. tasks: additional ones to score."""
+    """A model that was read. tasks: additional ones to score."""
 
     folder: Path
-    root: Path
+    original: Reference
     source: SourceModel
     origin: Source
     asked: Asked
@@ -122,7 +126,7 @@ class _Build:
         from model_build.evaluate import evaluate
         from model_build.memory import measure_memory
 
-        quality = evaluate(into, manifest, self.root, self.source, self.tasks, self._gates())
+        quality = evaluate(into, manifest, self.original, self.tasks, self._gates())
         memory = measure_memory(into, manifest)
         return msgspec.structs.replace(manifest, quality=quality, memory=memory)
 

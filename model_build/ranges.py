@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from model_build.originals import embedder
+from model_build.reference import Reference
 from model_build.samples import sample_texts
-from model_build.source import SourceModel
 from shared.contracts import FloatMatrix
 from shared.vectors import finish
 
@@ -26,21 +24,26 @@ _STEPS = 200
 """A range is a multiple of 1/200, so that the last bits of a processor's sums do not show."""
 
 
-def calibrate_int8(root: Path, sources: Collection[SourceModel]) -> dict[int, float]:
+def calibrate_int8(originals: Collection[Reference]) -> dict[int, float]:
     """Dimensions -> the number that becomes 127, over the builder's texts; none for a cross-encoder.
 
-    sources: of a model with routes each of them. Their vectors are compared with each other, so one is
-    for all.
+    originals: of a model with routes each of them, one at a time in memory. Their vectors are compared
+    with each other, so one range is for all.
 
-    By the original in the folder `root`, so that a model's builds for CPU and GPU have the same. The odd
+    By the original, so that a model's builds for CPU and GPU have the same. The odd
     texts are not among them: 300 times the letter a would take a third of everyone's range, for one
-    number that may as well be clipped. Raises InvalidInput and InvalidArtefact as Original does.
+    number that may as well be clipped. Raises InvalidInput and InvalidArtefact as they do.
     """
-    if any(source.task != "embedding" for source in sources):
+    if any(each.source.task != "embedding" for each in originals):
         return {}
     texts = sample_texts(_TEXTS)
-    vectors = np.concatenate([embedder(root, source)(texts, None) for source in sources])
-    return ranges_of(vectors, [size for source in sources for size in source.matryoshka_dimensions])
+    vectors = []
+    for each in originals:
+        vectors.append(each.vectors(texts, None))
+        if len(originals) > 1:
+            each.release()
+    stated = [size for each in originals for size in each.source.matryoshka_dimensions]
+    return ranges_of(np.concatenate(vectors), stated)
 
 
 def ranges_of(vectors: FloatMatrix, stated: Sequence[int]) -> dict[int, float]:

@@ -16,9 +16,11 @@ from model_build.gates import gates_of, shortfalls
 from model_build.locate import Located
 from model_build.make import Asked, convert
 from model_build.memory import measure_memory
+from model_build.peaks import check_memory
 from model_build.progress import Progressing
 from model_build.prompts import with_prompts
 from model_build.ranges import calibrate_int8
+from model_build.reference import Reference
 from model_build.source import STATIC, SourceModel, inspect_source
 from shared.cards import TextMemory
 from shared.errors import InvalidArtefact, InvalidInput
@@ -47,6 +49,8 @@ def make_routed(
         raise InvalidInput("a model with routes is not scored: leave --eval out", field="eval")
     sources, origin = _read(routes, located, asked)
     targets = {name: _target(source, asked.target) for name, source in sources.items()}
+    for name, source in sources.items():
+        check_memory(source.elements, targets[name])
     parts: dict[RouteName, tuple[Path, Manifest]] = {}
     default, *_ = sources
     for name, source in sources.items():
@@ -59,12 +63,13 @@ def make_routed(
     failed: list[str] = []
     qualities, memories = [], []
     with progress.step("evaluate"):
-        manifest = with_int8_ranges(manifest, calibrate_int8(root, sources.values()))
-        for name, source in sources.items():
+        originals = {name: Reference(root, source) for name, source in sources.items()}
+        manifest = with_int8_ranges(manifest, calibrate_int8(originals.values()))
+        for name, original in originals.items():
             part = manifest.of_route(name)
             gates = gates_of(part.target, mean=asked.min_cosine, minimum=asked.min_worst_cosine)
             try:
-                quality = evaluate(folder, part, root, source, [], gates)
+                quality = evaluate(folder, part, original, [], gates)
                 memories.append(measure_memory(folder, part))
             except InvalidArtefact as error:
                 return manifest, origin, [f"{name}: {error.message}"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -67,7 +68,8 @@ class Sensitivity:
         sizes = np.array([np.prod(constants[layer.weight].dims) for layer in layers], np.float64)
         self._shares = dict(zip(self._layers, sizes / sizes.sum(), strict=True))
         self._source = source
-        self._session = open_graph(switchable(model, load_graph(int8)), fp32.parent)
+        self._graphs = fp32, int8
+        self._session: ort.InferenceSession | None = None
         self._ranking = self._rank()
 
     def kept_sets(self, holds: Holds, most_share: float) -> Iterator[Kept]:
@@ -90,6 +92,7 @@ class Sensitivity:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if is_enough(middle) else (middle, high)
+        self._session = None  # the caller builds and compares, which needs the memory
         while high <= most:
             yield self._kept(high)
             high += max(1, high // 2)
@@ -141,6 +144,9 @@ class Sensitivity:
 
     def _run_batch(self, sequences: Sequence[Tokens], switch: NDArray[np.bool_]) -> FloatMatrix:
         padded = pad(sequences, self._source.pad_token_id)
+        if self._session is None:
+            fp32, int8 = self._graphs
+            self._session = open_graph(switchable(load_nodes(fp32), load_graph(int8)), fp32.parent)
         feeds = {
             each.name: switch if each.name == _SWITCH else getattr(padded, each.name)
             for each in self._session.get_inputs()

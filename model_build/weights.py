@@ -26,7 +26,6 @@ from transformers import (
 from model_build.configuration import WeightsIndex
 from model_build.folder import fields_of, read_json, refused, refusing
 from model_build.formats import no_weights
-from shared.engines.memory import usable_memory
 from shared.engines.torch import ENCODERS_OF
 from shared.errors import InvalidArtefact
 from shared.models.manifest import Head
@@ -40,7 +39,6 @@ MAX_MODULES = 20_000
 
 # Allowance for poolers, heads and position tables that were not saved.
 _LACKING, _LACKING_ELEMENTS = 4, 1 << 20
-_FP32_BYTES = 4
 
 
 _CLASSES: dict[Head, Any] = {
@@ -91,15 +89,10 @@ def _shard(folder: Path, name: str) -> dict[str, list[int]]:
 def check_described(config: Any, held: int, head: Head) -> int:
     """Elements of the weights that `config` describes, shared ones once.
 
-    Raises InvalidInput if they are more than the weights contain, or than memory can hold.
+    Raises InvalidInput if they are more than the weights contain.
 
     config: of transformers. held: elements in the weights. head: what it has behind its layers.
     """
-    if 2 * held * _FP32_BYTES > (memory := usable_memory()):
-        raise refused(
-            f"the model's {held} weights take {held * _FP32_BYTES} bytes in FP32, and a build needs "
-            f"them twice; this machine has {memory} bytes of memory"
-        )
     kind = auto_class(config.model_type, head)
     # On the device "meta" tensors have shapes but no memory.
     with (

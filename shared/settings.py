@@ -75,7 +75,7 @@ class Settings(msgspec.Struct, frozen=True):
     refresh_s: interval between checks of a served model's pointer for a new revision, and between reads
         of the keys document.
     threads: engine threads; 0: the container's CPU quota.
-    batch_tokens: padded tokens in a micro-batch; 0: the role's default (CPU 384; GPU by its free
+    batch_tokens: padded tokens in a micro-batch; 0: the role's default (CPU 256; GPU by its free
         memory).
     batch_texts: texts in a micro-batch; 0: the role's default (CPU 128; GPU 1,024).
     max_wait_ms: how long a free engine waits for a batch to fill; 0: not at all.

@@ -235,10 +235,12 @@ class ModelCache:
                     continue  # evicted meanwhile: nobody waits for this
                 closing += self._models.serve(name, entry)
             closing += self._shrink()
+            # Not later: once it is leased it may be replaced, and is then closed with its last lease.
+            is_wanted = bool(entry.names)
         self._close_later(closing)
         for _, load in loads:
             load.future.set_result(entry)
-        return bool(entry.names)
+        return is_wanted
 
     def _fail(self, name: str, load: _Load, error: Exception) -> None:
         if load.replaces is not None:

@@ -74,7 +74,7 @@ def test_int8_logits_are_close_and_blind_to_batch_mates(architecture: str, tmp_p
 def test_scales_of_rows_give_the_bits_of_a_division(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """QuantizeLinear with a scale per row is x / scale rounded; a classifier's rows are no tokens'."""
+    """QuantizeLinear by blocks of a row is x / scale rounded; a classifier's rows are no tokens'."""
     tiny_cross_encoder(tmp_path / "model", "bert")
     _, by_rows, _ = _sessions(tmp_path)
     nodes = onnx.load(tmp_path / "rows.onnx").graph.node

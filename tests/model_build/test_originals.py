@@ -39,7 +39,7 @@ from model_build.export import export_onnx, optimize_offline
 from model_build.fidelity import TARGETS, compare_vectors, fidelity_shortfalls
 from model_build.gates import gates_of, shortfalls
 from model_build.odd_texts import ODD_TEXTS
-from model_build.originals import embedder
+from model_build.reference import Reference
 from model_build.serving import Served
 from model_build.source import SourceModel, inspect_source
 from shared.errors import InvalidArtefact
@@ -100,7 +100,7 @@ def test_a_built_model_is_the_folder_as_sentence_transformers_reads_it(
             truth.encode(TEXTS, normalize_embeddings=True, batch_size=8),
             TARGETS["cpu-fp32"],
         )
-        check_length(served, embedder(folder, source))
+        check_length(served, Reference(folder, source))
     finally:
         served.close()
     assert fidelity_shortfalls(found, TARGETS["cpu-fp32"]) == []
@@ -162,7 +162,7 @@ def test_a_built_model_that_is_broken_falls_short(
     broken = Path(shutil.copytree(built, tmp_path / "built"))
     if mutation is not None:
         manifest = MUTATIONS[mutation](broken, manifest)
-    quality = evaluate(broken, manifest, folder, source)
+    quality = evaluate(broken, manifest, Reference(folder, source))
     short = shortfalls(quality, "cpu-fp32", gates_of("cpu-fp32"))
     assert bool(short) == (mutation is not None), short
     assert quality.limits["cosine_minimum"] == 0.9999
@@ -176,4 +176,4 @@ def test_a_model_that_stops_reading_elsewhere_falls_short(
     folder, built, source, manifest = sound
     shorter = msgspec.structs.replace(manifest, max_tokens=tokens)
     with pytest.raises(InvalidArtefact, match=f"reads {tokens} tokens, and sentence-transformers 64"):
-        evaluate(built, shorter, folder, source)
+        evaluate(built, shorter, Reference(folder, source))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
 from typing import cast
 
 import pytest
@@ -12,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from shared.errors import InvalidArtefact, ModelLoadFailed, StoreUnavailable, Unavailable, UnknownModel
 from shared.inference import load_failures
+from shared.inference.loaded_models import Entry
 from shared.inference.model_cache import ModelCache
 from shared.observability.metrics import Telemetry
 from tests.fakes.clock import Clock
@@ -260,6 +262,33 @@ async def test_a_caller_that_leaves_as_the_load_ends_holds_no_lease(
     assert task.cancelled()
     await touch(cache, "b")
     await happened(shelf.one("a").closed)
+
+
+@pytest.mark.anyio
+async def test_a_model_that_is_replaced_while_it_arrives_is_open_as_long_as_it_is_leased(
+    shelf: Shelf, clock: Clock, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that loaded it stands still once its lease is given, until a new revision is served."""
+    cache, replaced, loader = open_cache(), threading.Event(), []
+    set_result = Future.set_result
+
+    def set_and_stand(future: Future[object], result: object) -> None:
+        set_result(future, result)
+        if isinstance(result, Entry) and result.revision == "r1":
+            loader.append(threading.current_thread())
+            assert replaced.wait(PATIENCE_S)
+
+    monkeypatch.setattr(Future, "set_result", set_and_stand)
+    async with cache.lease("a"):
+        clock.now += 61
+        shelf.revisions["a"] = "r2"
+        await touch(cache, "a")
+        await until(lambda: cache.states(())["a"].revision == "r2")
+        replaced.set()
+        cache.close()  # so that the thread ends with what it does
+        await asyncio.to_thread(loader[0].join)
+        assert not shelf.one("a").closed.is_set()
+    assert shelf.one("a").closed.is_set()
 
 
 @pytest.mark.anyio
