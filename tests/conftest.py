@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -53,6 +54,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if twice := [name for name, times in ids.items() if times > 1]:
         raise pytest.UsageError(f"several tests have one id: {', '.join(twice)}")
     items.sort(key=lambda item: [not item.nodeid.startswith(long) for long in LONG])
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays, and no collection need look at it again: of torch's modules each takes
+    a third of a second, and every export of a model asks for one."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
