@@ -1,7 +1,8 @@
-"""Fixtures that many tests share: real models, built once per run by the real command; spans."""
+"""Fixtures that many tests share: real models, made once per run by the real commands; spans."""
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -36,7 +37,8 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 
 
 LONG = (
-    "tests/clients/test_client_programs.py",  # has MiniLM built, while the others need none
+    "tests/model_build/test_assemble.py",  # builds MiniLM, with torch
+    "tests/clients/test_client_programs.py",
     "tests/faults",
     "tests/model_build",
     "tests/infra",
@@ -55,6 +57,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: [not item.nodeid.startswith(long) for long in LONG])
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays, and no collection need look at it again: of torch's modules each takes
+    a third of a second, and every export of a model asks for one."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
@@ -71,8 +79,11 @@ def told() -> Iterator[list[Span]]:
 
 @pytest.fixture(scope="session")
 def minilm_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model store folder holding all-MiniLM-L6-v2, built and published by torch's build."""
-    return _built("all-MiniLM-L6-v2", tmp_path_factory)
+    """A model store folder holding all-MiniLM-L6-v2, assembled to the bytes that torch's build gives.
+
+    tests/model_build/test_assemble.py builds it and compares.
+    """
+    return _made("model_build.assemble", "all-MiniLM-L6-v2", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -81,22 +92,22 @@ def reranker_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = ROOT.parent / "shared" / "data" / "reranker"
     if not source.is_dir():
         pytest.skip("the reranker's weights are not beside this checkout (../shared/data/reranker)")
-    return _built(str(source), tmp_path_factory)
+    return _made("model_build", str(source), tmp_path_factory)
 
 
-def _built(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model's store, built once for all of this run's processes and copied for each."""
+def _made(command: str, model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model's store, made once for all of this run's processes and copied for each."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
-    built = base / f"built-{Path(model).name}"
-    with FileLock(f"{built}.lock"):
-        if not built.exists():
-            command = [sys.executable, "-m", "model_build", model, "--target", "cpu-int8"]
-            making = built.with_suffix(".making")
-            subprocess.run([*command, "--push", f"file://{making}"], cwd=ROOT, check=True)
-            making.rename(built)
+    made = base / f"made-{Path(model).name}"
+    with FileLock(f"{made}.lock"):
+        if not made.exists():
+            making = made.with_suffix(".making")
+            arguments = [model, "--target", "cpu-int8", "--push", f"file://{making}"]
+            subprocess.run([sys.executable, "-m", command, *arguments], cwd=ROOT, check=True)
+            making.rename(made)
     # In a folder of its own: the local service keeps its bulk storage beside the store.
     store = tmp_path_factory.mktemp("store") / "models"
-    shutil.copytree(built, store)
+    shutil.copytree(made, store)
     return store

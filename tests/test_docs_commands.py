@@ -30,7 +30,7 @@ NOT_RUN = {
     (
         "docs/models.md",
         "model_build all-MiniLM-L6-v2",
-    ): "a minute; the fixture minilm_store is made so",
+    ): "a minute; tests/model_build/test_assemble.py builds it",
     ("docs/rollout.md", "stage all-MiniLM-L6-v2"): (
         "needs a second revision; tests/functions/api/test_staged.py stages one"
     ),

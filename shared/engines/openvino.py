@@ -8,27 +8,21 @@ waits for another's threads.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openvino as ov
-import openvino.opset13 as ops
 from numpy.typing import NDArray
 
 from shared.contracts import FloatMatrix, Tokens
 from shared.engines.base import pad
 from shared.engines.cpus import usable_cpus
+from shared.engines.openvino_graph import KEYS, WEIGHTS, attention_keys, padded, with_keys, with_sums
 from shared.errors import InvalidArtefact
 from shared.models.manifest import Manifest
 from shared.vectors import is_weighted_sum, pool, pooling_divisors, pooling_weights, poolings_of
-
-_WEIGHTS = "pooling_weights"
-
-_LANES = 16
-"""Numbers of float32 in the longest vector register."""
-_SHORT, _SHORT_STEP = 64, 8
 
 _RESIDENT = {"cpu-int8-static": 4, "cpu-bf16": 2}
 """Memory of a loaded model by its file's size: weights are packed for the kernels, and an INT8 table of
@@ -57,8 +51,11 @@ class OpenVinoEngine:
             rank = len(model.output(0).partial_shape)
             width = model.output(0).partial_shape[-1].get_length()
             self._inputs = {each.any_name for each in model.inputs}
+            keyed = with_keys(model)
+            self._has_keys = keyed is not None
+            model = keyed or model
             if self._sums and rank == 3:
-                model = _with_sums(model)
+                model = with_sums(model)
             options = {
                 "NUM_STREAMS": threads,
                 "INFERENCE_NUM_THREADS": threads,
@@ -78,15 +75,10 @@ class OpenVinoEngine:
     def run(self, sequences: Sequence[Tokens]) -> FloatMatrix:
         """See `Engine.run`."""
         assert self._compiled is not None, "run after close"
-        rows = np.empty((len(sequences), self.dimensions), np.float32)
         lengths = [len(tokens) for tokens in sequences]
-        for longest, group in _groups(lengths, self._max_tokens):
-            rows[group] = self._run(self._compiled, [sequences[each] for each in group], longest)
-        return rows
-
-    def _run(
-        self, compiled: ov.CompiledModel, sequences: Sequence[Tokens], longest: int
-    ) -> NDArray[np.float32]:
+        longest = max(lengths)
+        if not self._has_keys:
+            longest = min(padded(longest), self._max_tokens)
         batch = pad(sequences, self._pad_token_id, longest)
         feeds: dict[str, NDArray[Any]] = {
             "input_ids": batch.input_ids,
@@ -94,10 +86,11 @@ class OpenVinoEngine:
         }
         if "token_type_ids" in self._inputs:
             feeds["token_type_ids"] = batch.token_type_ids
-        lengths = [len(tokens) for tokens in sequences]
+        if self._has_keys:
+            feeds[KEYS] = attention_keys(longest)
         if self._sums:
-            feeds[_WEIGHTS] = pooling_weights(lengths, self._poolings, longest)
-        output = self._infer(compiled, feeds)
+            feeds[WEIGHTS] = pooling_weights(lengths, self._poolings, longest)
+        output = self._infer(self._compiled, feeds)
         if self._sums:
             output /= pooling_divisors(lengths, self._poolings)
             return output.reshape(len(sequences), -1)
@@ -124,38 +117,9 @@ class OpenVinoEngine:
         return output
 
 
-def _groups(lengths: Sequence[int], most: int) -> Iterator[tuple[int, list[int]]]:
-    """(padded length, positions): texts that run together. most: tokens that the model reads.
-
-    Attention adds up a row's numbers _LANES at a time and what is left over in another order; where a
-    number then falls on the other side of an INT8 step, a vector changes by 5e-3. With nothing left over
-    a text has the same bits in every padded length. That is too much padding for short texts, which run
-    with those of the same padded length instead, as do texts that leave no room for it.
-    """
-    groups: dict[int, list[int]] = {}
-    for position, length in enumerate(lengths):
-        if length <= _SHORT:
-            padded = -(-length // _SHORT_STEP) * _SHORT_STEP
-        else:
-            padded = 0 if length <= most // _LANES * _LANES else most
-        groups.setdefault(min(padded, most), []).append(position)
-    for padded, group in groups.items():
-        longest = max(lengths[position] for position in group)
-        yield padded or -(-longest // _LANES) * _LANES, group
-
-
 def _precision(core: ov.Core, manifest: Manifest) -> str:
     """Format of what is not INT8. OpenVINO's own choice would be bfloat16 wherever there is any."""
     if manifest.target != "cpu-bf16":
         return "f32"
     has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "bf16" if has_bf16 else "f32"
-
-
-def _with_sums(model: ov.Model) -> ov.Model:
-    """(B, T, H) -> (B, P, H): one weighted sum over tokens for each row of the new input (B, P, T)."""
-    tokens = model.output(0).get_node().input_value(0)
-    weights = ops.parameter(ov.PartialShape([-1, -1, -1]), np.float32, name=_WEIGHTS)
-    weights.output(0).set_names({_WEIGHTS})
-    sums = ops.matmul(weights, tokens, False, False)
-    return ov.Model([sums], [*model.get_parameters(), weights], "pooled")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,8 +24,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """The command in this process, which imports torch once; --json writes to the real stdout."""
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command in this process, which imports torch once; --json writes to the real stdout.
+
+    Memory is measured here too: test_memory.py sees to the process of its own that finds it exactly.
+    """
+
+    def pool(workers: int, **_: Any) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr("model_build.memory.ProcessPoolExecutor", pool)
 
     def command(*arguments: object) -> Ran:
         with pytest.raises(SystemExit) as ended:

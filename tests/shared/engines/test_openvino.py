@@ -13,7 +13,17 @@ import onnxruntime as ort
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    DebertaConfig,
+    DebertaModel,
+    ModernBertConfig,
+    ModernBertModel,
+    T5Config,
+    T5EncoderModel,
+)
 
 from model_build.export import export_plain
 from model_build.source import inspect_source
@@ -24,9 +34,10 @@ from shared.errors import InvalidArtefact
 from shared.models.manifest import Manifest, decode_manifest
 from shared.vectors import Pooling, finish, pool
 from tests.tiny import manifest_of
-from tests.tiny_torch import PAIRS, SMALL, save_random, state_pooling, tiny_cross_encoder
+from tests.tiny_torch import ENCODERS, PAIRS, SMALL, save_random, state_pooling, tiny_cross_encoder
 
-pytest.importorskip("openvino", reason="OpenVINO is not installed: make test-openvino")
+openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed: make test-openvino")
+from shared.engines.openvino_graph import with_keys  # noqa: E402
 
 TEXTS = ["a b c", "z", "q w e r t y", " ".join("abcdefgh" * 3)]
 POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_length")
@@ -122,14 +133,56 @@ def test_a_build_is_static_int8(folder: Path, quantized: Path) -> None:
     assert built.quality.batch_max_abs_diff < 1e-6
 
 
-def test_a_text_has_the_same_bits_alone_and_among_others(quantized: Path) -> None:
-    """Lengths on both sides of where padding begins to matter, in one batch, in any order."""
-    built = decode_manifest((quantized / "manifest.json").read_bytes())
-    engine = open_cpu_engine(quantized, built)
-    given = sequences(3, 20, 63, 64, 65, 66, 79, 80, 81, 130, 250, 300)
-    alone = np.concatenate([engine.run([each]) for each in given])
-    assert np.array_equal(engine.run(given), alone)
-    assert np.array_equal(engine.run(given[::-1]), alone[::-1])
+@pytest.fixture(scope="module", params=["cpu-int8-static", "cpu-bf16"])
+def built(request: pytest.FixtureRequest, folder: Path) -> tuple[Path, Manifest]:
+    """The tiny BERT in both targets, as they are served."""
+    if request.param == "cpu-bf16":
+        return folder, manifest(target="cpu-bf16")
+    quantized: Path = request.getfixturevalue("quantized")
+    return quantized, decode_manifest((quantized / "manifest.json").read_bytes())
+
+
+def test_a_text_has_the_same_bits_alone_and_among_others(built: tuple[Path, Manifest]) -> None:
+    """All lengths on both sides of whole registers, in random batches."""
+    engine = open_cpu_engine(*built)
+    given = sequences(*range(3, 70), *range(77, 85), 130, 175, 250, 299, 300)
+    alone = [engine.run([each])[0] for each in given]
+    random = np.random.default_rng(1)
+    for most in (12, 40, len(given)) * 12:
+        chosen = random.choice(most, random.integers(2, 9), replace=False)
+        rows = engine.run([given[each] for each in chosen])
+        assert all(np.array_equal(row, alone[each]) for row, each in zip(rows, chosen, strict=True))
+
+
+WIDE = SMALL | {"max_position_embeddings": 64}
+DISENTANGLED = WIDE | {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 0}
+T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "pad_token_id": 1}
+ARCHITECTURES: dict[str, tuple[Any, Any, bool]] = {
+    **{name: (*ENCODERS[name], True) for name in ("roberta", "distilbert", "mpnet")},
+    "modernbert": (ModernBertModel, ModernBertConfig(**WIDE, local_attention=16), True),
+    "t5": (T5EncoderModel, T5Config(vocab_size=33, **T5), True),
+    "deberta": (DebertaModel, DebertaConfig(**DISENTANGLED), False),
+}
+"""Each with what is known of its attention: whether only the keys are padded, or whole texts."""
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_attention_sees_whole_registers_of_keys(architecture: str, tmp_path: Path) -> None:
+    """Masks, positions and rotations beside the products, in ONNX Runtime's graph; the same bits."""
+    kind, config, is_known = ARCHITECTURES[architecture]
+    state_pooling(save_random(tmp_path, kind, config, seed=0))
+    export_plain(inspect_source(tmp_path), tmp_path / "model.onnx")
+    keyed = with_keys(openvino.Core().read_model(tmp_path / "model.onnx"))
+    assert (keyed is not None) == is_known
+    given = sequences(3, 15, 18, 31, 33, 38)
+    batch = pad(given, 1)
+    feeds = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    hidden = ort.InferenceSession(tmp_path / "model.onnx").run(None, feeds)[0]
+    engine = open_cpu_engine(tmp_path, manifest(max_tokens=38))
+    rows = engine.run(given)
+    expected = pool(hidden, [len(each) for each in given], "mean")
+    np.testing.assert_allclose(rows, expected, rtol=1e-4, atol=2e-5)
+    assert np.array_equal(np.concatenate([engine.run([each]) for each in given]), rows)
 
 
 def test_threads_do_not_mix_their_rows(folder: Path) -> None:
