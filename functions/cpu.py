@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from functions.backend import app
 from functions.backend.build import build_inference
-from shared.engines.cpu import open_cpu_engine
-from shared.engines.onnx import capacity
+from shared.engines.cpu import capacity, open_cpu_engine
 from shared.inference.service import Inference
 from shared.settings import Settings
 

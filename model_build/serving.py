@@ -27,9 +27,8 @@ from shared.contracts import (
     SparseRow,
     Tokens,
 )
-from shared.engines import onnx
 from shared.engines.base import Capacity, OpenEngine, Rows
-from shared.engines.cpu import open_cpu_engine
+from shared.engines.cpu import capacity, open_cpu_engine
 from shared.engines.torch import TorchEngine, gpu_memory
 from shared.engines.torch import capacity as gpu_capacity
 from shared.errors import BlitzError, InvalidArtefact
@@ -189,7 +188,7 @@ def probabilities(logits: FloatMatrix) -> DoubleMatrix:
 
 def _runtime(target: Target) -> tuple[OpenEngine, Capacity]:
     if target != "gpu-fp16":
-        return open_cpu_engine, onnx.capacity()
+        return open_cpu_engine, capacity()
     if torch.cuda.is_available():
         open_engine = functools.partial(TorchEngine, device="cuda", dtype=torch.float16)
         return open_engine, gpu_capacity(gpu_memory()["free"])

@@ -20,8 +20,7 @@ from functions.backend.app import create_app as create_backend_app
 from functions.backend.build import build_inference
 from shared.backends.base import Backend
 from shared.contracts import DecodeRequest, EmbedRequest, PredictRequest, RerankRequest, TokenizeRequest
-from shared.engines.cpu import open_cpu_engine
-from shared.engines.onnx import capacity
+from shared.engines.cpu import capacity, open_cpu_engine
 from shared.models.catalogue import Catalogue
 from shared.models.store import open_store
 from shared.observability.metrics import Telemetry

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.contracts import LateIds, TokenPair, Tokens
-from shared.models.manifest import Manifest
+from shared.models.manifest import Manifest, Target
 
 Rows: TypeAlias = Any
 """What a model makes of B inputs: (B, D) float32; of a sparse model a list of B SparseRow; of a
@@ -22,11 +22,15 @@ multi-vector model a list with the (T, D) float32 of each input's tokens. Which,
 
 
 class Capacity(msgspec.Struct, frozen=True):
-    """What an engine runs best with: the threads that call it at once, and a micro-batch's limits."""
+    """What an engine runs best with: the threads that call it at once, and a micro-batch's limits.
+
+    target_tokens: batch_tokens of targets that another engine runs.
+    """
 
     threads: int
     batch_tokens: int
     batch_texts: int
+    target_tokens: dict[Target, int] = {}
 
 
 class Batch(msgspec.Struct, frozen=True):

@@ -15,18 +15,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from shared.contracts import FloatMatrix, Tokens
-from shared.engines.base import Capacity, pad
-from shared.engines.cpus import usable_cpus
+from shared.engines.base import pad
 from shared.engines.onnx_file import graph_of
 from shared.errors import InvalidArtefact
 from shared.models.manifest import Manifest, head_of
 from shared.vectors import pool, poolings_of
-
-
-def capacity() -> Capacity:
-    """A thread a core; micro-batches that stay in an L2 cache of 2 MB (4 x 384 float32 a token)."""
-    return Capacity(threads=usable_cpus(), batch_tokens=256, batch_texts=128)
-
 
 TILE_ROWS = "attention_tile_rows"
 """Metadata of a graph with attention in tiles: how many queries ONNX Runtime takes at once."""

@@ -18,6 +18,10 @@ from shared.inference.schedule import LOOKAHEAD, Offer, choose, plan_batches
 class Weighs(Protocol):
     """What is needed of a model to plan its batches."""
 
+    @property
+    def batch_tokens(self) -> int:
+        """Padded tokens of its micro-batches; 0: as many as all models'."""
+
     def text_bytes(self, tokens: int) -> int:
         """Memory that running one text of so many tokens takes; no less for a longer one."""
 
@@ -71,8 +75,9 @@ class FairQueue(Generic[WaitingT]):
     virtual time, which advances by service / waiting requests: so 5,000 texts do not starve one text
     behind them, nor does a stream of single texts starve them.
 
-    budget_tokens, max_texts: a micro-batch's limits. max_bytes: memory that all that run may take
-    together; what would be too much beside others waits until they have ended, and nothing overtakes it.
+    budget_tokens, max_texts: a micro-batch's limits; a model may state tokens of its own. max_bytes:
+    memory that all that run may take together; what would be too much beside others waits until they
+    have ended, and nothing overtakes it.
     queued_tokens: real tokens that wait.
     """
 
@@ -95,7 +100,7 @@ class FairQueue(Generic[WaitingT]):
         return deque(
             plan_batches(
                 lengths,
-                budget_tokens=self._budget_tokens,
+                budget_tokens=self._tokens_for(model),
                 max_texts=self._max_texts,
                 max_bytes=self._max_bytes,
                 text_bytes=model.text_bytes,
@@ -122,7 +127,7 @@ class FairQueue(Generic[WaitingT]):
         active = len(requests) + len(self._heap)
         chosen = choose(
             offers,
-            budget_tokens=self._budget_tokens,
+            budget_tokens=self._tokens_for(requests[0].model),
             max_texts=self._max_texts,
             max_bytes=free_bytes,
         )
@@ -152,6 +157,9 @@ class FairQueue(Generic[WaitingT]):
         """All requests of which something waits, in no order."""
         return [request for request in self._heap if request.batches]
 
+    def _tokens_for(self, model: Weighs) -> int:
+        return model.batch_tokens or self._budget_tokens
+
     def _next(self) -> list[WaitingT]:
         """Those whose turn it is, in order, out of the heap: no more than could share a micro-batch."""
         requests: list[WaitingT] = []
@@ -160,7 +168,7 @@ class FairQueue(Generic[WaitingT]):
             if request.batches:  # a dropped one stays in the heap until its turn
                 requests.append(request)
                 first = requests[0].offer()
-                if (first.texts + 1) * first.longest > self._budget_tokens:
+                if (first.texts + 1) * first.longest > self._tokens_for(requests[0].model):
                     break  # full already: nothing can join
         return requests
 

@@ -51,14 +51,16 @@ class Model:
         layers: Sequence[Layer] = (),
         late: LateModel | None = None,
         routes: Mapping[str, Model] | None = None,
+        batch_tokens: int = 0,
     ) -> None:
         """late: of a multi-vector model. routes: the models of routes that differ from this one (see
-        Manifest.routes).
+        Manifest.routes). batch_tokens: padded tokens of its micro-batches; 0: as many as all models'.
         """
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.engine = engine
         self._layers = tuple(layers)
+        self.batch_tokens = batch_tokens
         self._late = late
         self._routes = {} if routes is None else routes
 
@@ -184,11 +186,16 @@ class Model:
 
 
 def load_model(
-    folder: Path, manifest: Manifest, open_engine: OpenEngine, memory_bytes: int | None = None
+    folder: Path,
+    manifest: Manifest,
+    open_engine: OpenEngine,
+    memory_bytes: int | None = None,
+    batch_tokens: int = 0,
 ) -> Model:
     """Load the verified files in `folder`. Slow: never call it on an event loop.
 
     memory_bytes: what running it may take; longer texts than there is memory for are refused.
+    batch_tokens: see Model.
 
     Raises InvalidArtefact if the files do not make the model that the manifest describes, or one whose
     numbers for a short text are NaN or infinite.
@@ -210,11 +217,13 @@ def load_model(
             f"the graph gives {width} dimensions, the manifest says {manifest.dimensions}"
         )
     routes: dict[str, Model] = {}  # filled below, so that a failure closes those that are open
-    model = Model(manifest, tokenizer, engine, layers, late, routes)
+    model = Model(manifest, tokenizer, engine, layers, late, routes, batch_tokens)
     try:
         _check_numbers(model)
         for name in manifest.routes or ():
-            routes[name] = load_model(folder, manifest.of_route(name), open_engine, memory_bytes)
+            routes[name] = load_model(
+                folder, manifest.of_route(name), open_engine, memory_bytes, batch_tokens
+            )
     except BaseException:
         model.close()
         raise

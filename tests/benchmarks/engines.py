@@ -13,8 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from shared.contracts import EmbedRequest, FloatMatrix
-from shared.engines.cpu import open_cpu_engine
-from shared.engines.onnx import capacity
+from shared.engines.cpu import capacity, open_cpu_engine
 from shared.inference.batcher import Batcher
 from shared.inference.model import load_model
 from shared.inference.steps import completed
@@ -37,7 +36,8 @@ ALONE = 40
 def ours(folder: Path, manifest: Manifest) -> Embed:
     """The engine as the server drives it: tokenise, batch over all cores, pool, normalise."""
     limits = capacity()
-    model = load_model(folder, manifest, open_cpu_engine)
+    own = limits.target_tokens.get(manifest.target, 0)
+    model = load_model(folder, manifest, open_cpu_engine, batch_tokens=own)
     batcher = Batcher(
         threads=limits.threads,
         budget_tokens=limits.batch_tokens,

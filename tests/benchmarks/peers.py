@@ -27,6 +27,8 @@ Embed = Callable[[Sequence[str]], FloatMatrix]
 Run = Callable[[Sequence[list[int]]], Any]
 """B texts' token ids -> token embeddings (B, T, H)."""
 
+_TOKENS = 512
+"""Of a micro-batch of OpenVINO driven by hand, as of our own engine over it."""
 BATCH = 32
 """sentence-transformers' default, and what each peer gets that has none of its own."""
 CALIBRATION_TEXTS = 64
@@ -209,7 +211,9 @@ def _openvino(file: str, config: dict[str, Any]) -> Callable[[Setting], Embed]:
                 vectors[rows] = pool(hidden, [len(sequences[row]) for row in rows], "mean")
 
             queue.set_callback(done)
-            for rows in plan_batches([len(ids) for ids in sequences], budget_tokens=384, max_texts=128):
+            for rows in plan_batches(
+                [len(ids) for ids in sequences], budget_tokens=_TOKENS, max_texts=128
+            ):
                 ids, mask = _padded([sequences[row] for row in rows])
                 queue.start_async({"input_ids": ids, "attention_mask": mask}, rows)
             queue.wait_all()

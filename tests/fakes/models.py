@@ -34,6 +34,7 @@ class HeldModel:
     """Row = (first id, length). Holds every batch until `gate` is set; keeps what it was given."""
 
     bytes_per_token = 0
+    batch_tokens = 0
 
     def __init__(self, *, held: bool = False) -> None:
         self.gate = threading.Event()
@@ -56,6 +57,8 @@ class HeldModel:
 
 class FakeModel:
     """Ids are code points, the vector (number of ids, 1)."""
+
+    batch_tokens = 0
 
     def __init__(self, name: str) -> None:
         self.manifest = manifest_of(name)

@@ -29,8 +29,7 @@ from model_build.routes import with_routes
 from model_build.samples import sample_texts
 from shared.cards import TextMemory
 from shared.contracts import EmbedRequest, RerankRequest, TokenizeRequest
-from shared.engines.cpu import open_cpu_engine
-from shared.engines.onnx import capacity
+from shared.engines.cpu import capacity, open_cpu_engine
 from shared.errors import InvalidInput
 from shared.models.manifest import Manifest, decode_manifest
 from shared.settings import Settings

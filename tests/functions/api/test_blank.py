@@ -13,7 +13,8 @@ import pytest
 
 from functions.backend.build import build_inference
 from shared.contracts import RerankRequest
-from shared.engines.onnx import OnnxEngine, capacity
+from shared.engines.cpu import capacity
+from shared.engines.onnx import OnnxEngine
 from shared.errors import InputTooLong
 from shared.inference.service import Inference
 from shared.models.catalogue import Catalogue

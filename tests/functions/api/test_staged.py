@@ -24,7 +24,8 @@ from functions.api.known_keys import connect_keys
 from functions.backend.build import build_inference
 from model_build import rollout
 from shared.dialects.operations import OPERATIONS, Operation
-from shared.engines.onnx import OnnxEngine, capacity
+from shared.engines.cpu import capacity
+from shared.engines.onnx import OnnxEngine
 from shared.models.catalogue import Catalogue
 from shared.models.manifest import File, Manifest
 from shared.models.store import ModelStore, open_store

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from functions.backend.build import build_inference
-from shared.contracts import EmbedRequest
-from shared.engines.cpu import open_cpu_engine
-from shared.engines.onnx import capacity
+from shared.contracts import EmbedRequest, Tokens
+from shared.engines.base import Capacity, Engine, Rows
+from shared.engines.cpu import capacity, open_cpu_engine
 from shared.errors import Misconfigured, ModelLoadFailed
-from shared.models.manifest import OPENVINO_TARGETS
+from shared.models.manifest import OPENVINO_TARGETS, Manifest
 from shared.settings import Settings
 from tests.tiny import Tiny, manifest_of, nearly, publish_all
 
@@ -57,3 +58,33 @@ async def test_other_models_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert (states["needy"].state, states["plain"].state) == ("failed", "warm")
     assert "OpenVINO" in (states["needy"].reason or "")
     assert "needy did not load: needy is built for cpu-bf16, which OpenVINO runs" in caplog.text
+
+
+@pytest.mark.parametrize(("asked", "most"), [(0, 16), (8, 8)])
+async def test_a_target_runs_as_much_at_once_as_is_best_for_it(
+    asked: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless BLITZ_BATCH_TOKENS says another number, for all models."""
+    ran = []
+
+    def open_engine(folder: Path, manifest: Manifest) -> Engine:
+        engine = open_cpu_engine(folder, manifest)
+        run = engine.run
+
+        def counted(sequences: Sequence[Tokens]) -> Rows:
+            ran.append(sum(map(len, sequences)))
+            return run(sequences)
+
+        monkeypatch.setattr(engine, "run", counted)
+        return engine
+
+    store = f"file://{tmp_path / 'store'}"
+    publish_all([Tiny("m")], store, "cpu-fp32")
+    settings = Settings(model_store=store, cache_dir=tmp_path / "cache", batch_tokens=asked)
+    limits = Capacity(threads=1, batch_tokens=4, batch_texts=99, target_tokens={"cpu-fp32": 16})
+    inference = build_inference(settings, "cpu", open_engine, limits)
+    try:
+        await inference.run(EmbedRequest("m", ("w1 w2",) * 20))
+    finally:
+        await inference.close()
+    assert max(ran) == most

@@ -10,6 +10,7 @@ from shared.inference.fair_queue import FairQueue, MicroBatch, Waiting
 @dataclass
 class Model:
     bytes_per_token: int = 0
+    batch_tokens: int = 0
 
     def text_bytes(self, tokens: int) -> int:
         return tokens * self.bytes_per_token
@@ -68,6 +69,17 @@ def test_small_requests_share_a_micro_batch_with_their_own_model_only() -> None:
     assert taken(queue) == [first, second]
     assert taken(queue) == [foreign]
     assert taken(queue) == []
+
+
+def test_a_model_may_state_how_much_runs_at_once() -> None:
+    """For a request of its own, and for those that join it; others keep to the queue's limit."""
+    queue, large, small = queue_of(), Model(batch_tokens=12), Model(batch_tokens=4)
+    whole, joining = put(queue, 4, 4, model=large), put(queue, 4, model=large)
+    assert taken(queue) == [whole, joining]
+    put(queue, 2, 2, 2, model=small)
+    assert [len(taken(queue)) for _ in range(3)] == [1, 1, 0]
+    usual = put(queue, 4, 4, 4)
+    assert [taken(queue), taken(queue), taken(queue)] == [[usual], [usual], []]
 
 
 def test_positions_are_of_the_request_s_own_sequences() -> None:

@@ -22,7 +22,8 @@ from shared.contracts import (
     TokenizeRequest,
     Tokens,
 )
-from shared.engines.onnx import OnnxEngine, capacity
+from shared.engines.cpu import capacity
+from shared.engines.onnx import OnnxEngine
 from shared.errors import InputTooLong, InvalidInput, Overloaded, PayloadTooLarge, UnknownModel
 from shared.inference.batcher import Batcher
 from shared.inference.model_cache import ModelCache
