@@ -149,18 +149,23 @@ def _curves(work: Path, texts: list[str]) -> dict[str, dict[str, dict[str, float
     contenders = _contenders(work.parent / PEERS, tuple(texts))
     names = [name for name in contenders.names if not name.startswith("fastembed")]
     mixed = Random(0).sample(texts, len(texts))
-    drawn = {
-        "texts-a-call": curves.by_texts_a_call(contenders, names, mixed),
-        "length": curves.by_length(contenders, names, texts),
-        "clients": curves.by_clients(STORE, mixed),
-        "load": curves.by_load(STORE, mixed),
-    }
-    drawn["models"], drawn["models-loads"] = curves.by_models(contenders.built[engines.OURS], mixed)
     PLOTS.mkdir(exist_ok=True)
-    for name, curve in drawn.items():
+    drawn: dict[str, dict[str, dict[str, float]]] = {}
+
+    def draw(name: str, curve: curves.Curve) -> None:
+        """At once: what was measured is not lost with what comes later."""
         plots.draw(curve, PLOTS / f"{name}.svg", f"{_cpu()}; {usable_cpus()} cores")
-    console.print(f"drawn: {PLOTS}")
-    return {name: curve.figures() for name, curve in drawn.items()}
+        drawn[name] = curve.figures()
+        console.print(f"drawn: {PLOTS / name}.svg", drawn[name])
+
+    draw("texts-a-call", curves.by_texts_a_call(contenders, names, mixed))
+    draw("length", curves.by_length(contenders, names, texts))
+    draw("clients", curves.by_clients(STORE, mixed))
+    draw("load", curves.by_load(STORE, mixed))
+    rates, loads = curves.by_models(contenders.built[engines.OURS], mixed)
+    draw("models", rates)
+    draw("models-loads", loads)
+    return drawn
 
 
 def _routing() -> dict[str, dict[str, dict[str, float]]]:
