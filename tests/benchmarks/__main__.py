@@ -104,14 +104,17 @@ def _engines(work: Path, texts: list[str]) -> dict[str, dict[str, float]]:
     corpora = {"mixed": texts, **load_corpora()}
     races = {corpus: engines.race(opened, some) for corpus, some in corpora.items()}
     figures = engines.fidelity(opened, texts)
-    table = Table("engine", "texts/s", "cos mean", "cos min", "self-cos min", "peak MiB")
     ratios = Table("ours is x (quartiles)", *corpora)
     for name, row in figures.items():
-        row["texts/s"] = races["mixed"].of(name).median
-        row["peak memory, MiB"] = contenders.peak_mib(name, texts)
         of_ours = {corpus: turns.ratio(engines.OURS, name) for corpus, turns in races.items()}
         for corpus, ratio in of_ours.items():
             row |= ratio.figures(f"ours is x, {corpus}")
+        ratios.add_row(name, *(str(ratio) for ratio in of_ours.values()))
+    console.print(ratios)
+    table = Table("engine", "texts/s", "cos mean", "cos min", "self-cos min", "peak MiB")
+    for name, row in figures.items():
+        row["texts/s"] = races["mixed"].of(name).median
+        row["peak memory, MiB"] = contenders.peak_mib(name, texts)
         table.add_row(
             name,
             f"{row['texts/s']:.1f}",
@@ -120,8 +123,7 @@ def _engines(work: Path, texts: list[str]) -> dict[str, dict[str, float]]:
             f"{row['self-cos min']:.6f}",
             f"{row['peak memory, MiB']:.0f}",
         )
-        ratios.add_row(name, *(str(ratio) for ratio in of_ours.values()))
-    console.print(table, ratios)
+    console.print(table)
     return figures
 
 

@@ -29,6 +29,8 @@ Run = Callable[[Sequence[list[int]]], Any]
 
 _TOKENS = 512
 """Of a micro-batch of OpenVINO driven by hand, as of our own engine over it."""
+_COMPILED: list[Any] = []
+"""Never freed: that waits for OpenVINO's threads, which may wait for Python's lock after a callback."""
 BATCH = 32
 """sentence-transformers' default, and what each peer gets that has none of its own."""
 CALIBRATION_TEXTS = 64
@@ -197,6 +199,7 @@ def _openvino(file: str, config: dict[str, Any]) -> Callable[[Setting], Embed]:
 
         options = {"PERFORMANCE_HINT": "THROUGHPUT", **config}
         compiled = ov.Core().compile_model(setting.work / file, "CPU", options)
+        _COMPILED.append(compiled)
         tokenize = tokenizer_of(setting)
 
         def embed(texts: Sequence[str]) -> FloatMatrix:
