@@ -24,8 +24,10 @@ ALL = 1 << 30
 
 _SHORT_TOKENS = 384
 """Texts up to here have all scores computed at once, which is faster."""
-_ROWS = 256
-"""Queries in a block. More of them have more keys in vain, and fewer look at all keys more often."""
+_ROWS, _ROWS_OF_WINDOWS = 256, 64
+"""Queries in a block. More of them have more keys in vain, and fewer look at all keys more often: narrow
+windows, of _NARROW tokens at most, have few of these."""
+_NARROW = 256
 
 # nearby_deepest: how far below the largest score of a row others may be. Their share is 3e-33 then; of
 # lower scores it is denormal, which processors are slow with.
@@ -176,7 +178,7 @@ def write_nearby(model: onnx.ModelProto) -> int:
             continue
         names = dict(zip(_TENSORS, [*node.input, *node.output], strict=True))
         if not layers:
-            written += parsed(_ONCE, names, rows=_ROWS, short=_SHORT_TOKENS)
+            written += parsed(_ONCE, names, rows=_rows(model.graph), short=_SHORT_TOKENS)
         layers += 1
         attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
         kind = f"nearby_{attributes['before']}_{attributes['after']}"
@@ -190,3 +192,13 @@ def write_nearby(model: onnx.ModelProto) -> int:
     if layers:
         replace_nodes(model, written)
     return _SHORT_TOKENS if layers else 0
+
+
+def _rows(graph: onnx.GraphProto) -> int:
+    """Of a block, by the widest window of all layers."""
+    widest = max(
+        sum(each.i for each in node.attribute if each.name in ("before", "after"))
+        for node in graph.node
+        if (node.domain, node.op_type) == (DOMAIN, NEARBY)
+    )
+    return _ROWS_OF_WINDOWS if widest <= _NARROW else _ROWS
