@@ -27,7 +27,7 @@ _REDUCTIONS = {
     for each in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 }
 
-_SMALL = 1024
+SMALL = 1024
 """Bytes of a constant that stays in the graph, where optimisers look for shapes and axes."""
 
 
@@ -39,7 +39,7 @@ def load_graph(path: Path) -> ModelProto:
 def load_nodes(path: Path) -> ModelProto:
     """The graph without its large constants, which stay in files beside it; copies of it are small."""
     model: ModelProto = onnx.load(path, load_external_data=False)
-    if not any(map(uses_external_data, model.graph.initializer)):  # as torch writes small models
+    if not any(map(uses_external_data, model.graph.initializer)):  # as the head of a sparse model is
         save_graph(model, path)
         # The memory of a message's fields is freed with the message.
         del model
@@ -63,15 +63,20 @@ def load_constants(model: ModelProto, folder: Path) -> None:
     load_external_data_for_model(model, str(folder))
 
 
+def constants_of(path: Path) -> Path:
+    """The file beside a graph that has its large constants."""
+    return path.with_name(f"{path.name}.data")
+
+
 def save_graph(model: ModelProto, path: Path) -> None:
     """Write a graph, and its large constants into the file beside it, NAME.data.
 
     One file would be made in memory, as two copies of the weights. `model` is not to be used afterwards:
     its large constants have left it.
     """
-    beside = path.with_name(f"{path.name}.data")
+    beside = constants_of(path)
     beside.unlink(missing_ok=True)  # onnx would append to it
-    onnx.save(model, path, save_as_external_data=True, location=beside.name, size_threshold=_SMALL)
+    onnx.save(model, path, save_as_external_data=True, location=beside.name, size_threshold=SMALL)
 
 
 def save_whole(model: ModelProto, path: Path) -> None:

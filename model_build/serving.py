@@ -126,7 +126,7 @@ class Served:
     def _rows(self, sequences: Sequence[Tokens]) -> list[Any]:
         plan = plan_batches(
             [len(tokens) for tokens in sequences],
-            budget_tokens=self._limits.batch_tokens,
+            budget_tokens=self._limits.tokens_for(self.model.manifest.target),
             max_texts=self._limits.batch_texts,
         )
         result: list[Any] = [None] * len(sequences)

@@ -16,8 +16,7 @@ import torch
 from onnx import TensorProto, helper
 from onnx.external_data_helper import set_external_data
 
-_SMALL = 1024
-"""Bytes of a weight that stays in the graph."""
+from model_build.graphs import SMALL, constants_of
 
 
 @contextmanager
@@ -30,7 +29,7 @@ def weights_beside(path: Path) -> Iterator[None]:
     encode = torch._C.Graph._export_onnx  # type: ignore[attr-defined]
 
     def encode_without_weights(graph: Any, weights: dict[str, torch.Tensor], *options: Any) -> Any:
-        small = {name: each for name, each in weights.items() if each.nbytes <= _SMALL}
+        small = {name: each for name, each in weights.items() if each.nbytes <= SMALL}
         encoded, *others = encode(graph, small, *options)
         model = onnx.load_model_from_string(encoded)
         _take_back(model.graph, weights, [each.debugName() for each in graph.inputs()], path)
@@ -51,7 +50,7 @@ def _take_back(
     del graph.input[:]
     graph.input.extend(inputs)
     constants = {each.name: each for each in graph.initializer}
-    with path.with_name(f"{path.name}.data").open("wb") as stream:
+    with constants_of(path).open("wb") as stream:
         for name, weight in weights.items():
             if name not in constants:
                 constants[name] = _written(name, weight, stream)

@@ -43,8 +43,8 @@ def build_inference(
 
     def load(name: str, revision: str) -> Model:
         folder, manifest = store.fetch(split_pinned(name)[0], revision)
-        own = 0 if settings.batch_tokens else capacity.target_tokens.get(manifest.target, 0)
-        model = load_model(folder, manifest, open_engine, max_bytes, own)
+        batch_tokens = settings.batch_tokens or capacity.tokens_for(manifest.target)
+        model = load_model(folder, manifest, open_engine, max_bytes, batch_tokens)
         if model.tokenizer.usable_tokens < manifest.max_tokens:
             _log.warning(
                 "%s reads %d tokens, but there is memory for %d: BLITZ_BATCH_MEMORY_BYTES is %d here",

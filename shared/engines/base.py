@@ -32,6 +32,10 @@ class Capacity(msgspec.Struct, frozen=True):
     batch_texts: int
     target_tokens: dict[Target, int] = {}
 
+    def tokens_for(self, target: Target) -> int:
+        """Padded tokens of a micro-batch of that target."""
+        return self.target_tokens.get(target, self.batch_tokens)
+
 
 class Batch(msgspec.Struct, frozen=True):
     """All (B, T) int64, right-padded. attention_mask: 1 on real tokens. token_type_ids: 0 or 1."""

@@ -59,8 +59,8 @@ class Model:
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.engine = engine
-        self._layers = tuple(layers)
         self.batch_tokens = batch_tokens
+        self._layers = tuple(layers)
         self._late = late
         self._routes = {} if routes is None else routes
 

@@ -36,8 +36,9 @@ ALONE = 40
 def ours(folder: Path, manifest: Manifest) -> Embed:
     """The engine as the server drives it: tokenise, batch over all cores, pool, normalise."""
     limits = capacity()
-    own = limits.target_tokens.get(manifest.target, 0)
-    model = load_model(folder, manifest, open_cpu_engine, batch_tokens=own)
+    model = load_model(
+        folder, manifest, open_cpu_engine, batch_tokens=limits.tokens_for(manifest.target)
+    )
     batcher = Batcher(
         threads=limits.threads,
         budget_tokens=limits.batch_tokens,

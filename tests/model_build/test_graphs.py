@@ -42,7 +42,7 @@ def test_constants_beside_the_graph_change_nothing(
     source = inspect_source(make(tmp_path / "model", kind if kind in ENCODERS else "bert"))
     published, ranked = {}, {}
     for small in (1 << 30, 64):
-        monkeypatch.setattr(graphs, "_SMALL", small)
+        monkeypatch.setattr(graphs, "SMALL", small)
         out = tmp_path / str(small)
         out.mkdir()
         convert(out, source, target, Progressing(1))
