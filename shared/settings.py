@@ -75,8 +75,8 @@ class Settings(msgspec.Struct, frozen=True):
     refresh_s: interval between checks of a served model's pointer for a new revision, and between reads
         of the keys document.
     threads: engine threads; 0: the container's CPU quota.
-    batch_tokens: padded tokens in a micro-batch; 0: the role's default (CPU 256; GPU by its free
-        memory).
+    batch_tokens: padded tokens in a micro-batch; 0: the role's default (CPU 256, over OpenVINO 512;
+        GPU by its free memory).
     batch_texts: texts in a micro-batch; 0: the role's default (CPU 128; GPU 1,024).
     max_wait_ms: how long a free engine waits for a batch to fill; 0: not at all.
     batch_memory_bytes: memory for all concurrent micro-batches; 0: the container's memory minus
